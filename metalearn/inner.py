@@ -1,0 +1,103 @@
+"""The inner loop: one task, one trajectory, and the one function that unrolls it.
+
+Everything the library meta-trains is an `InnerLoop`: an in-context learner reading examples, a network trained
+by a learned optimizer or by a learned loss, a simulated system. Estimators see only these functions; batches
+of trajectories are `jax.vmap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+class InnerLoop(NamedTuple):
+    """One trajectory of something that depends on meta-parameters `theta`.
+
+    All randomness of a trajectory hangs on its key: `init` gets `fold_in(key, 0)`, step `t` gets
+    `fold_in(key, t + 1)`, so two trajectories with one key see the same task and the same noise whatever their
+    theta, and noise can be redrawn instead of stored.
+
+    Attributes:
+        init: `(theta, data, key) -> state`, samples its own task.
+        step: `(theta, state, t, key, data) -> (state, loss, aux)`; `loss` a float scalar, `aux` a dict of scalars for
+            people to look at, `{}` when there are none. The state keeps its shapes and dtypes.
+        run: `(theta, state, t0, window, key, data) -> (state, losses[window], aux)`, many steps at once where they can
+            be computed in parallel; must equal the loop over `step`. None: there is only the loop. Used when a
+            window covers the whole of `length` and the caller does not need the final state to go on from.
+        length: T, the steps of a whole trajectory; None when it has no natural end.
+    """
+
+    init: Callable[..., Any]
+    step: Callable[..., tuple[Any, Array, dict[str, Array]]]
+    run: Callable[..., tuple[Any, Array, dict[str, Array]]] | None = None
+    length: int | None = None
+
+
+def start(loop: InnerLoop, theta: Any, data: Any, key: PRNGKeyArray) -> Any:
+    """The state at the beginning of the trajectory that `key` names."""
+    return loop.init(theta, data, jax.random.fold_in(key, 0))
+
+
+def scan_steps(
+    loop: InnerLoop,
+    theta: Any,
+    state: Any,
+    t0: Int[Array, ""],
+    window: int,
+    key: PRNGKeyArray,
+    data: Any,
+    remat: bool = False,
+) -> tuple[Any, Float[Array, "W"], dict[str, Float[Array, "W"]]]:
+    """Unroll `window` steps from step `t0`, one after the other.
+
+    Args:
+        loop: the inner loop.
+        theta: meta-parameters.
+        state: the state before step `t0`.
+        t0: index of the first step; may be traced.
+        window: number of steps; static.
+        key: the key of the whole trajectory, the same for each of its windows.
+        data: passed on to `loop.step`.
+        remat: recompute each step in the backward pass instead of keeping its intermediates: memory falls from
+            every intermediate of every step to one state a step, for one more forward pass.
+
+    Returns:
+        The state after the window, the loss of each step, and each step's aux.
+    """
+
+    def body(state: Any, t: Array) -> tuple[Any, tuple[Array, dict[str, Array]]]:
+        state, loss, aux = loop.step(theta, state, t, jax.random.fold_in(key, t + 1), data)
+        return state, (loss, aux)
+
+    steps = jnp.asarray(t0, jnp.int32) + jnp.arange(window, dtype=jnp.int32)
+    state, (losses, aux) = jax.lax.scan(jax.checkpoint(body) if remat else body, state, steps)
+    return state, losses, aux
+
+
+def unroll(
+    loop: InnerLoop, theta: Any, data: Any, key: PRNGKeyArray, length: int, remat: bool = False
+) -> tuple[Float[Array, "T"], dict[str, Float[Array, "T"]]]:
+    """One whole trajectory from its start: the losses of `length` steps, in parallel where the loop can.
+
+    Args:
+        loop: the inner loop.
+        theta: meta-parameters.
+        data: passed on to the loop.
+        key: names the trajectory.
+        length: number of steps; static.
+        remat: see `scan_steps`.
+
+    Returns:
+        The loss and the aux of each step.
+    """
+    state = start(loop, theta, data, key)
+    if loop.run is not None and length == loop.length:
+        _, losses, aux = loop.run(theta, state, jnp.int32(0), length, key, data)
+    else:
+        _, losses, aux = scan_steps(loop, theta, state, jnp.int32(0), length, key, data, remat)
+    return losses, aux

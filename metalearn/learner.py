@@ -1,0 +1,201 @@
+"""What learns from examples, what it learns from, and the loss that meta-training minimises.
+
+A `Learner` turns examples into predictions, one at a time: it predicts the label of `x`, then observes
+`(x, y)`. Nothing here says how: a Transformer that reads a sequence, a network trained online by Adam and a
+nearest-neighbour rule are the same five functions. `inner_loop` puts any learner on any family of tasks and
+returns the `InnerLoop` that every gradient estimator and every learning curve drives.
+
+One learner sees one sequence; batches are `jax.vmap`. Shapes: T examples, D inputs, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from metalearn.inner import InnerLoop
+
+Labels = Int[Array, "*T"] | Float[Array, "*T"]
+
+
+class Signature(NamedTuple):
+    """The shapes on which a family of tasks and a learner must agree.
+
+    Attributes:
+        inputs: D, the width of one example.
+        outputs: C, the number of classes; 1 for regression.
+        length: T, the number of examples in a sequence.
+        regression: whether labels are real numbers (`float32`) instead of classes (`int32`).
+    """
+
+    inputs: int
+    outputs: int
+    length: int
+    regression: bool = False
+
+
+class Learner(NamedTuple):
+    """A learning algorithm: five pure functions and two facts about them.
+
+    Attributes:
+        init: `(key) -> theta`, fresh meta-parameters, a pytree of float arrays; empty when nothing is meta-learned.
+        start: `(theta, key) -> state`, a learner that has seen no example.
+        predict: `(theta, state, x[D]) -> logits[C]`, or the predicted value `[1]` in regression.
+        observe: `(theta, state, x[D], y[]) -> state`, takes in one labelled example.
+        run: `(theta, xs[T, D], ys[T]) -> logits[T, C]`, the whole sequence in parallel; must equal the loop over
+            `predict` and `observe`, where row `t` is predicted before `ys[t]` is observed. None: there is only the loop.
+        state_size: N_S, the floats in `state` that can influence the next prediction (Kirsch et al. 2022, section 4.2).
+        signature: the shapes it was built for.
+    """
+
+    init: Callable[..., Any]
+    start: Callable[..., Any]
+    predict: Callable[..., Any]
+    observe: Callable[..., Any]
+    run: Callable[..., Any] | None
+    state_size: int
+    signature: Signature
+
+
+class Family(NamedTuple):
+    """A distribution over tasks, with the tasks met in meta-training and those held out from it.
+
+    A task is any pytree. The examples live in `data`, an argument, so that the same tasks can be drawn on
+    training and on test examples; `data` is `()` for a family that makes its own.
+
+    Attributes:
+        signature: shapes of its sequences.
+        sample: `(data, key) -> task`, a task of the meta-training distribution.
+        seen: `(data, index) -> task`, the index-th task that meta-training can meet; None where every task is fresh.
+        unseen: `(data, index) -> task`, the index-th task that meta-training never meets.
+        episode: `(data, task, key) -> (xs[T, D], ys[T])`, a fresh sequence of examples of one task.
+    """
+
+    signature: Signature
+    sample: Callable[..., Any]
+    seen: Callable[..., Any] | None
+    unseen: Callable[..., Any]
+    episode: Callable[..., tuple[Array, Array]]
+
+
+def encode_label(y: Labels, outputs: int) -> Float[Array, "*T C"]:
+    """A label as a learner reads it: one-hot for a class (integer), the number itself for a real label."""
+    if jnp.issubdtype(y.dtype, jnp.integer):
+        return jax.nn.one_hot(y, outputs, dtype=jnp.float32)
+    return jnp.broadcast_to(y[..., None], (*y.shape, outputs)).astype(jnp.float32)
+
+
+def prediction_loss(logits: Float[Array, "*T C"], y: Labels) -> Float[Array, "*T"]:
+    """Cross-entropy for classes (integer `y`), squared error for real labels. Computed in float32."""
+    logits = logits.astype(jnp.float32)
+    if jnp.issubdtype(y.dtype, jnp.integer):
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    return jnp.square(logits[..., 0] - y)
+
+
+def prediction_score(logits: Float[Array, "*T C"], y: Labels) -> Float[Array, "*T"]:
+    """What a learning curve shows: 1 for a right class and 0 for a wrong one; the squared error for real labels."""
+    if jnp.issubdtype(y.dtype, jnp.integer):
+        return (jnp.argmax(logits, -1) == y).astype(jnp.float32)
+    return prediction_loss(logits, y)
+
+
+def predictions(
+    learner: Learner, theta: Any, xs: Float[Array, "T D"], ys: Labels, key: PRNGKeyArray
+) -> Float[Array, "T C"]:
+    """Predict every example of one sequence from those before it, in parallel where the learner can.
+
+    Args:
+        learner: the learner; `learner.run` is used where there is one, else the loop.
+        theta: its meta-parameters.
+        xs: examples.
+        ys: their labels; `ys[t]` is observed after row `t` is predicted.
+        key: randomness of `learner.start`.
+
+    Returns:
+        Logits, row `t` a function of `xs[:t+1]` and `ys[:t]`.
+    """
+    if learner.run is not None:
+        return learner.run(theta, xs, ys)
+    return predictions_in_order(learner, theta, xs, ys, key)
+
+
+def predictions_in_order(
+    learner: Learner, theta: Any, xs: Float[Array, "T D"], ys: Labels, key: PRNGKeyArray
+) -> Float[Array, "T C"]:
+    """The loop over `predict` and `observe` that defines what `run` must equal. Arguments as `predictions`."""
+
+    def body(state: Any, example: tuple[Array, Array]) -> tuple[Any, Array]:
+        x, y = example
+        return learner.observe(theta, state, x, y), learner.predict(theta, state, x)
+
+    return jax.lax.scan(body, learner.start(theta, key), (xs, ys))[1]
+
+
+def check_signatures(learner: Learner, family: Family) -> None:
+    """Refuse a learner whose shapes do not fit the tasks.
+
+    Raises:
+        ValueError: with both signatures, when inputs or kind of label differ, or the learner has too few outputs
+            or too short a context.
+    """
+    have, need = learner.signature, family.signature
+    if have.outputs < need.outputs and not need.regression:
+        raise ValueError(
+            f"the tasks have {need.outputs} classes and the learner's head only {have.outputs}: "
+            f"build the learner with at least {need.outputs} outputs"
+        )
+    if have.inputs != need.inputs or have.regression != need.regression or have.length < need.length:
+        raise ValueError(f"the learner was built for {have}, the tasks have {need}: build it with the tasks' signature")
+
+
+def inner_loop(learner: Learner, family: Family, sequences: int = 1) -> InnerLoop:
+    """The unroll of a learner over one task of a family: step `t` predicts example `t`, then observes it.
+
+    Args:
+        learner: any learner.
+        family: any family of tasks with a fitting signature.
+        sequences: independent sequences of the same task in one trajectory; their losses are averaged. More of
+            them share the cost of making the task.
+
+    Returns:
+        An `InnerLoop` of `family.signature.length` steps. `data` is the family's. Each step's loss is
+        `prediction_loss`, its aux `{"score": prediction_score}`.
+
+    Raises:
+        ValueError: when the signatures do not fit.
+    """
+    check_signatures(learner, family)
+    length = family.signature.length
+
+    def init(theta: Any, data: Any, key: PRNGKeyArray) -> Any:
+        key_task, key_episode, key_learner = jax.random.split(key, 3)
+        task = family.sample(data, key_task)
+        episode = jax.vmap(lambda k: family.episode(data, task, k))(jax.random.split(key_episode, sequences))
+        state = jax.vmap(lambda k: learner.start(theta, k))(jax.random.split(key_learner, sequences))
+        return episode, state
+
+    def step(theta: Any, state: Any, t: Array, key: PRNGKeyArray, data: Any) -> tuple[Any, Array, dict[str, Array]]:
+        del key, data  # all randomness of an episode is drawn in init
+        (xs, ys), inner = state
+        x, y = jax.lax.dynamic_index_in_dim(xs, t, 1, False), jax.lax.dynamic_index_in_dim(ys, t, 1, False)
+        logits = jax.vmap(lambda s, x: learner.predict(theta, s, x))(inner, x)
+        inner = jax.vmap(lambda s, x, y: learner.observe(theta, s, x, y))(inner, x, y)
+        aux = {"score": prediction_score(logits, y).mean()}
+        return ((xs, ys), inner), prediction_loss(logits, y).mean(), aux
+
+    def run(
+        theta: Any, state: Any, t0: Array, window: int, key: PRNGKeyArray, data: Any
+    ) -> tuple[Any, Array, dict[str, Array]]:
+        del t0, key, data
+        (xs, ys), _ = state
+        assert learner.run is not None and window == length, "InnerLoop.run of a learner covers the whole sequence"
+        logits = jax.vmap(lambda xs, ys: learner.run(theta, xs, ys))(xs, ys)  # pyright: ignore[reportOptionalCall]
+        return state, prediction_loss(logits, ys).mean(0), {"score": prediction_score(logits, ys).mean(0)}
+
+    return InnerLoop(init, step, run if learner.run is not None else None, length)

@@ -1,0 +1,6 @@
+"""Strictness for every test: no silent rank or dtype promotion, and shapes checked by beartype."""
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
