@@ -26,9 +26,10 @@ class InnerLoop(NamedTuple):
         init: `(theta, data, key) -> state`, samples its own task.
         step: `(theta, state, t, key, data) -> (state, loss, aux)`; `loss` a float scalar, `aux` a dict of scalars for
             people to look at, `{}` when there are none. The state keeps its shapes and dtypes.
-        run: `(theta, state, t0, window, key, data) -> (state, losses[window], aux)`, many steps at once where they can
-            be computed in parallel; must equal the loop over `step`. None: there is only the loop. Used when a
-            window covers the whole of `length` and the caller does not need the final state to go on from.
+        run: `(theta, states, t0, window, keys, data) -> (states, losses[B, window], aux)`, a batch of trajectories (the
+            leading axis of `states` and `keys`) over many steps at once, where they can be computed in parallel; must
+            equal the loop over `step`. None: there is only the loop. It is called for whole trajectories, `t0` = 0 and
+            `window` = `length`, and its final state is not gone on from.
         length: T, the steps of a whole trajectory; None when it has no natural end.
     """
 
@@ -80,24 +81,28 @@ def scan_steps(
 
 
 def unroll(
-    loop: InnerLoop, theta: Any, data: Any, key: PRNGKeyArray, length: int, remat: bool = False
-) -> tuple[Float[Array, "T"], dict[str, Float[Array, "T"]]]:
-    """One whole trajectory from its start: the losses of `length` steps, in parallel where the loop can.
+    loop: InnerLoop, theta: Any, data: Any, keys: PRNGKeyArray, length: int, remat: bool = False
+) -> tuple[Float[Array, "B T"], dict[str, Float[Array, "B T"]]]:
+    """Whole trajectories from their start, in parallel where the loop can.
 
     Args:
         loop: the inner loop.
         theta: meta-parameters.
         data: passed on to the loop.
-        key: names the trajectory.
+        keys: one a trajectory.
         length: number of steps; static.
         remat: see `scan_steps`.
 
     Returns:
-        The loss and the aux of each step.
+        The loss and the aux of each step of each trajectory.
     """
-    state = start(loop, theta, data, key)
+    states = jax.vmap(lambda key: start(loop, theta, data, key))(keys)
     if loop.run is not None and length == loop.length:
-        _, losses, aux = loop.run(theta, state, jnp.int32(0), length, key, data)
-    else:
-        _, losses, aux = scan_steps(loop, theta, state, jnp.int32(0), length, key, data, remat)
+        _, losses, aux = loop.run(theta, states, jnp.int32(0), length, keys, data)
+        return losses, aux
+
+    def one(state: Any, key: PRNGKeyArray) -> tuple[Any, Array, dict[str, Array]]:
+        return scan_steps(loop, theta, state, jnp.int32(0), length, key, data, remat)
+
+    _, losses, aux = jax.vmap(one)(states, keys)
     return losses, aux

@@ -5,7 +5,8 @@ A `Learner` turns examples into predictions, one at a time: it predicts the labe
 nearest-neighbour rule are the same five functions. `inner_loop` puts any learner on any family of tasks and
 returns the `InnerLoop` that every gradient estimator and every learning curve drives.
 
-One learner sees one sequence; batches are `jax.vmap`. Shapes: T examples, D inputs, C outputs.
+One learner sees one sequence; batches are `jax.vmap`, except for the parallel `run`, which takes them as leading axes.
+Shapes: T examples, D inputs, C outputs.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class Learner(NamedTuple):
         start: `(theta, key) -> state`, a learner that has seen no example.
         predict: `(theta, state, x[D]) -> logits[C]`, or the predicted value `[1]` in regression.
         observe: `(theta, state, x[D], y[]) -> state`, takes in one labelled example.
-        run: `(theta, xs[T, D], ys[T]) -> logits[T, C]`, the whole sequence in parallel; must equal the loop over
-            `predict` and `observe`, where row `t` is predicted before `ys[t]` is observed. None: there is only the loop.
+        run: `(theta, xs[*B, T, D], ys[*B, T]) -> logits[*B, T, C]`, whole sequences in parallel, any leading axes; must
+            equal the loop over `predict` and `observe`, where row `t` is predicted before `ys[t]` is observed. None:
+            there is only the loop.
         state_size: N_S, the floats in `state` that can influence the next prediction (Kirsch et al. 2022, section 4.2).
         signature: the shapes it was built for.
     """
@@ -106,35 +108,50 @@ def prediction_score(logits: Float[Array, "*T C"], y: Labels) -> Float[Array, "*
 
 
 def predictions(
-    learner: Learner, theta: Any, xs: Float[Array, "T D"], ys: Labels, key: PRNGKeyArray
-) -> Float[Array, "T C"]:
-    """Predict every example of one sequence from those before it, in parallel where the learner can.
+    learner: Learner, theta: Any, xs: Float[Array, "*B T D"], ys: Labels, key: PRNGKeyArray
+) -> Float[Array, "*B T C"]:
+    """Predict every example of every sequence from those before it, in parallel where the learner can.
 
     Args:
         learner: the learner; `learner.run` is used where there is one, else the loop.
         theta: its meta-parameters.
-        xs: examples.
-        ys: their labels; `ys[t]` is observed after row `t` is predicted.
-        key: randomness of `learner.start`.
+        xs: examples, any leading axes.
+        ys: their labels; `ys[..., t]` is observed after row `t` is predicted.
+        key: randomness of `learner.start`, which differs between sequences.
 
     Returns:
-        Logits, row `t` a function of `xs[:t+1]` and `ys[:t]`.
+        Logits, row `t` a function of `xs[..., :t+1, :]` and `ys[..., :t]`.
     """
     if learner.run is not None:
         return learner.run(theta, xs, ys)
-    return predictions_in_order(learner, theta, xs, ys, key)
+    *batch, length, width = xs.shape
+    flat_xs, flat_ys = xs.reshape(-1, length, width), ys.reshape(-1, length)
+    keys = jax.random.split(key, flat_xs.shape[0])
+    logits = jax.vmap(lambda x, y, k: predictions_in_order(learner, theta, x, y, k))(flat_xs, flat_ys, keys)
+    return logits.reshape(*batch, length, -1)
 
 
 def predictions_in_order(
     learner: Learner, theta: Any, xs: Float[Array, "T D"], ys: Labels, key: PRNGKeyArray
 ) -> Float[Array, "T C"]:
-    """The loop over `predict` and `observe` that defines what `run` must equal. Arguments as `predictions`."""
+    """The loop over `predict` and `observe` on one sequence: what `run` must equal. Arguments as `predictions`."""
 
     def body(state: Any, example: tuple[Array, Array]) -> tuple[Any, Array]:
         x, y = example
         return learner.observe(theta, state, x, y), learner.predict(theta, state, x)
 
     return jax.lax.scan(body, learner.start(theta, key), (xs, ys))[1]
+
+
+def batched(run: Callable[..., Array]) -> Callable[..., Array]:
+    """Make a `run` for one sequence, `(theta, xs[T, D], ys[T])`, one for any leading axes."""
+
+    def wrapped(theta: Any, xs: Float[Array, "*B T D"], ys: Labels) -> Float[Array, "*B T C"]:
+        *batch, length, width = xs.shape
+        logits = jax.vmap(lambda x, y: run(theta, x, y))(xs.reshape(-1, length, width), ys.reshape(-1, length))
+        return logits.reshape(*batch, length, -1)
+
+    return wrapped
 
 
 def check_signatures(learner: Learner, family: Family) -> None:
@@ -190,12 +207,12 @@ def inner_loop(learner: Learner, family: Family, sequences: int = 1) -> InnerLoo
         return ((xs, ys), inner), prediction_loss(logits, y).mean(), aux
 
     def run(
-        theta: Any, state: Any, t0: Array, window: int, key: PRNGKeyArray, data: Any
+        theta: Any, states: Any, t0: Array, window: int, keys: PRNGKeyArray, data: Any
     ) -> tuple[Any, Array, dict[str, Array]]:
-        del t0, key, data
-        (xs, ys), _ = state
-        assert learner.run is not None and window == length, "InnerLoop.run of a learner covers the whole sequence"
-        logits = jax.vmap(lambda xs, ys: learner.run(theta, xs, ys))(xs, ys)  # pyright: ignore[reportOptionalCall]
-        return state, prediction_loss(logits, ys).mean(0), {"score": prediction_score(logits, ys).mean(0)}
+        del t0, keys, data
+        (xs, ys), _ = states
+        assert learner.run is not None and window == length, "the parallel run covers whole sequences"
+        logits = learner.run(theta, xs, ys)  # [B, S, T, C]
+        return states, prediction_loss(logits, ys).mean(1), {"score": prediction_score(logits, ys).mean(1)}
 
     return InnerLoop(init, step, run if learner.run is not None else None, length)

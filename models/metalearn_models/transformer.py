@@ -1,0 +1,169 @@
+"""The Transformer in-context learner of GPICL (Kirsch, Harrison, Sohl-Dickstein, Metz 2022, arXiv 2212.04458).
+
+A pre-LayerNorm causal Transformer reads one token an example and predicts every label from the examples before
+it. Two tokens: the paper's `[x_j, y_{j-1}]`, in which a first attention layer has to learn to join an input with
+the label that arrives one token later, and the pair token `[x_j, y_{j-1}, x_{j-1}]`, our own, which hands that
+join over and so removes most of the plateau at the start of meta-training. State size and causality are the same.
+
+Defaults are the paper's: width N_M = 256, 4 layers, 8 heads of key size 32, MLP 4 N_M, learned positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from metalearn.learner import Labels, Learner, Signature, encode_label
+from metalearn_models.dense import Dense, LayerNorm, functional
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of the Transformer; the defaults are the paper's."""
+
+    width: int = 256
+    """N_M, the width of a token inside the model."""
+    layers: int = 4
+    """Number of blocks."""
+    heads: int = 8
+    """Attention heads."""
+    key_size: int = 32
+    """Width of a key, query and value of one head; independent of the width of the model."""
+    mlp_ratio: int = 4
+    """Hidden width of a block's MLP, in units of the model's width."""
+    token: Literal["pair", "paper"] = "paper"
+    """What one token holds: "paper" [x_j, y_{j-1}]; "pair" adds x_{j-1}, which shortens the plateau by far."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the matrix products; weights, LayerNorm, softmax and logits stay in float32."""
+
+
+class TransformerState(NamedTuple):
+    """Keys and values of the examples so far, and the last example, which the next token carries."""
+
+    keys: Float[Array, "L T H K"]
+    values: Float[Array, "L T H K"]
+    t: Int[Array, ""]
+    last_x: Float[Array, "D"]
+    last_y: Float[Array, "C"]
+
+
+class Block(nnx.Module):
+    """One pre-LayerNorm block: attention over the past, then an MLP, each added to its input."""
+
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+        """Initialise with variance scaling 2 / layers, as the paper's code does."""
+        scale, dtype = 2.0 / config.layers, jnp.dtype(config.compute)
+        inner = config.heads * config.key_size
+        self.heads, self.key_size = config.heads, config.key_size
+        self.norm_attention = LayerNorm(config.width)
+        self.qkv = Dense(config.width, 3 * inner, rngs=rngs, scale=scale, dtype=dtype)
+        self.out = Dense(inner, config.width, rngs=rngs, scale=scale, dtype=dtype)
+        self.norm_mlp = LayerNorm(config.width)
+        self.up = Dense(config.width, config.mlp_ratio * config.width, rngs=rngs, scale=scale, dtype=dtype)
+        self.down = Dense(config.mlp_ratio * config.width, config.width, rngs=rngs, scale=scale, dtype=dtype)
+
+    def project(self, h: Float[Array, "*T M"]) -> tuple[Array, Array, Array]:
+        """Queries, keys and values, each [*T, H, K]."""
+        qkv = self.qkv(self.norm_attention(h)).reshape(*h.shape[:-1], 3, self.heads, self.key_size)
+        return qkv[..., 0, :, :] * self.key_size**-0.5, qkv[..., 1, :, :], qkv[..., 2, :, :]
+
+    def finish(self, h: Float[Array, "*T M"], read: Float[Array, "*T H K"]) -> Float[Array, "*T M"]:
+        """Add what attention read, then the MLP."""
+        h = h + self.out(read.reshape(*h.shape[:-1], self.heads * self.key_size)).astype(h.dtype)
+        return h + self.down(jax.nn.gelu(self.up(self.norm_mlp(h)))).astype(h.dtype)
+
+
+class Transformer(nnx.Module):
+    """Tokens in, logits out; once for a whole sequence and once for a single token beside a cache."""
+
+    def __init__(self, signature: Signature, config: TransformerConfig, rngs: nnx.Rngs):
+        """Build for the shapes of `signature`."""
+        dtype = jnp.dtype(config.compute)
+        token = signature.inputs * (2 if config.token == "pair" else 1) + signature.outputs
+        self.embed = Dense(token, config.width, rngs=rngs, dtype=dtype)
+        positions = nnx.initializers.truncated_normal(0.1)(rngs.params(), (signature.length, config.width))
+        self.positions = nnx.Param(positions)
+        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
+        self.norm = LayerNorm(config.width)
+        self.head = Dense(config.width, signature.outputs, rngs=rngs, dtype=dtype)
+
+    def sequence(self, tokens: Float[Array, "*B T F"]) -> Float[Array, "*B T C"]:
+        """Logits of whole sequences at once."""
+        length = tokens.shape[-2]
+        h = self.embed(tokens).astype(jnp.float32)
+        h = h + jnp.broadcast_to(self.positions[:length], h.shape)
+        causal = jnp.tril(jnp.ones((length, length), bool))
+        for block in self.blocks:
+            q, k, v = block.project(h)
+            scores = jnp.einsum("...qhk,...shk->...hqs", q, k).astype(jnp.float32)
+            weights = jax.nn.softmax(jnp.where(jnp.broadcast_to(causal, scores.shape), scores, -1e30), axis=-1)
+            h = block.finish(h, jnp.einsum("...hqs,...shk->...qhk", weights.astype(v.dtype), v))
+        return self.head(self.norm(h)).astype(jnp.float32)
+
+    def one(self, token: Float[Array, "F"], state: TransformerState) -> tuple[Array, list[Array], list[Array]]:
+        """Logits of the token at position `state.t`, and its key and value in each layer."""
+        h = self.embed(token).astype(jnp.float32) + self.positions[state.t]
+        visible = jnp.arange(state.keys.shape[1]) <= state.t
+        keys, values = [], []
+        for layer, block in enumerate(self.blocks):
+            q, k, v = block.project(h)
+            keys.append(k.astype(jnp.float32))
+            values.append(v.astype(jnp.float32))
+            past_k = state.keys[layer].at[state.t].set(keys[-1]).astype(k.dtype)
+            past_v = state.values[layer].at[state.t].set(values[-1]).astype(v.dtype)
+            scores = jnp.einsum("hk,shk->hs", q, past_k).astype(jnp.float32)
+            weights = jax.nn.softmax(jnp.where(visible, scores, -1e30), axis=-1)
+            h = block.finish(h, jnp.einsum("hs,shk->hk", weights.astype(v.dtype), past_v))
+        return self.head(self.norm(h)).astype(jnp.float32), keys, values
+
+
+def transformer(signature: Signature, config: TransformerConfig) -> Learner:
+    """The Transformer as a learner.
+
+    Args:
+        signature: shapes of the tasks. The context holds `signature.length` examples: the state after more
+            observations than that is undefined.
+        config: sizes.
+
+    Returns:
+        A learner with a parallel `run` and, for one example at a time, a cache of keys and values. Its state size is
+        the paper's, 2 * layers * heads * key_size * length.
+    """
+    inputs, outputs, length, _ = signature
+    init, bind = functional(lambda rngs: Transformer(signature, config, rngs))
+
+    def token(x: Array, last_x: Array, last_y: Array) -> Array:
+        parts = [x, last_y, last_x] if config.token == "pair" else [x, last_y]
+        return jnp.concatenate(parts, axis=-1)
+
+    def start(theta: Any, key: PRNGKeyArray) -> TransformerState:
+        del theta, key
+        cache = jnp.zeros((config.layers, length, config.heads, config.key_size))
+        return TransformerState(cache, cache, jnp.int32(0), jnp.zeros(inputs), jnp.zeros(outputs))
+
+    def predict(theta: Any, state: TransformerState, x: Float[Array, "D"]) -> Float[Array, "C"]:
+        return bind(theta).one(token(x, state.last_x, state.last_y), state)[0]
+
+    def observe(theta: Any, state: TransformerState, x: Float[Array, "D"], y: Labels) -> TransformerState:
+        _, keys, values = bind(theta).one(token(x, state.last_x, state.last_y), state)
+        return TransformerState(
+            state.keys.at[:, state.t].set(jnp.stack(keys)),
+            state.values.at[:, state.t].set(jnp.stack(values)),
+            state.t + 1,
+            x,
+            encode_label(y, outputs),
+        )
+
+    def run(theta: Any, xs: Float[Array, "*B T D"], ys: Labels) -> Float[Array, "*B T C"]:
+        def delayed(a: Array) -> Array:
+            return jnp.concatenate([jnp.zeros_like(a[..., :1, :]), a[..., :-1, :]], axis=-2)
+
+        return bind(theta).sequence(token(xs, delayed(xs), delayed(encode_label(ys, outputs))))
+
+    state_size = 2 * config.layers * config.heads * config.key_size * length
+    return Learner(init, start, predict, observe, run, state_size, signature)
