@@ -177,16 +177,16 @@ def check_same_config(old: dict[str, Any], new: dict[str, Any], free: Collection
         raise RunError(f"{what}, old -> new: {'; '.join(differing)}. Use the old values, or another folder")
 
 
-def write_result(run: Run, result: Mapping[str, Any]) -> None:
-    """Write the run's final numbers to `result.json`, replacing earlier ones.
+def write_result(run: Run, result: Mapping[str, Any], name: str = "result.json") -> None:
+    """Write a run's numbers to a JSON file in its folder, replacing earlier ones.
 
     Raises:
         RunError: the disk refused.
     """
     try:
-        write_atomically(run.result, _dumps(as_json(result)))
+        write_atomically(run.folder / name, _dumps(as_json(result)))
     except OSError as error:
-        raise RunError(f"cannot write {run.result}: {error}; the checkpoints and metrics are safe") from error
+        raise RunError(f"cannot write {run.folder / name}: {error}; the checkpoints and metrics are safe") from error
 
 
 def as_json(value: Mapping[str, Any]) -> dict[str, Any]:

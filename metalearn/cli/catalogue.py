@@ -1,0 +1,41 @@
+"""`metalearn list`: presets, learners, data sets and tasks by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from metalearn.cli.config import PRESETS
+from metalearn_models.registry import LEARNERS
+from metalearn_tasks.datasets import names
+
+
+@dataclass(frozen=True)
+class ListCommand:
+    """Presets, learners and data sets by name."""
+
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command: print the names, a line each."""
+    command = tyro.cli(ListCommand, args=list(argv), prog="metalearn list")
+    sections = {
+        "presets (metalearn train NAME)": {name: text for name, (text, _) in PRESETS.items()},
+        "learners (--learner NAME)": {n: e.description for n, e in LEARNERS.items() if e.meta_learned},
+        "reference learners (metalearn evaluate RUN --references NAME ...)": {
+            n: e.description for n, e in LEARNERS.items() if not e.meta_learned
+        },
+        "data sets (--data.source NAME, or any tensorflow-datasets name or prepared folder)": names(),
+    }
+    for title, entries in sections.items():
+        print(title)
+        for name, text in entries.items():
+            print(f"  {name:<15} {text}")
+        print()
+    if command.json:
+        print(json.dumps({title.partition(" (")[0]: list(entries) for title, entries in sections.items()}))

@@ -1,0 +1,45 @@
+"""`metalearn plot RUN`: draw a run's meta-training again from its files, finished or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metalearn.errors import RunError
+from metalearn.metrics import read_metrics
+from metalearn.pictures import draw_training, new_figure, save
+from metalearn.runs import open_run
+
+
+@dataclass(frozen=True)
+class PlotCommand:
+    """Draw a run's meta-training: loss and held-out scores against outer steps."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    out: Path | None = None
+    """The PNG to write; none: training.png in the run's folder."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command: parse, draw, say where."""
+    command = tyro.cli(PlotCommand, args=list(argv), prog="metalearn plot")
+    run = open_run(command.run)
+    records = read_metrics(run)
+    if not records:
+        raise RunError(f"{command.run} has no metrics yet: nothing to draw")
+    figure, (ax,) = new_figure()
+    regression = run.config.get("task", {}).get("name") == "regression"
+    draw_training(ax, records, None if regression else 0.1)
+    path = command.out or command.run / "training.png"
+    save(figure, path)
+    print(f"picture: {path}")
+    if command.json:
+        print(json.dumps({"picture": str(path), "run": str(command.run), "steps": records[-1]["step"]}))

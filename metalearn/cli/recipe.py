@@ -1,0 +1,229 @@
+"""From a configuration to the parts it names: data, tasks, learner, outer loop, and their scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from metalearn.cli.config import DataConfig, OptimizerConfig, TrainConfig
+from metalearn.curves import Curve, curve_scorer, last_positions, summarise
+from metalearn.gradients import Estimator, backprop, scheduled, truncated_backprop
+from metalearn.learner import Family, Learner, inner_loop
+from metalearn.outer import Outer, OuterState, local_mesh, outer
+from metalearn_models.registry import build_learner, learner_entry
+from metalearn_tasks.datasets import Dataset, load
+from metalearn_tasks.projected import ProjectedConfig, anneal, projected, projected_data, unprojected
+from metalearn_tasks.regression import RegressionConfig, regression
+
+REFERENCES = ("1nn", "centroid", "ridge", "logistic")
+LAST = 10
+"""The positions over which a curve is summed up in one number."""
+
+
+class Recipe(NamedTuple):
+    """What a configuration builds.
+
+    Attributes:
+        config: the configuration.
+        family: the meta-training tasks.
+        data: their `data`, of training examples.
+        test_data: the same of held-out examples.
+        learner: what is meta-trained.
+        estimator: where its meta-gradients come from.
+        chance: accuracy of guessing; None in regression.
+    """
+
+    config: TrainConfig
+    family: Family
+    data: Any
+    test_data: Any
+    learner: Learner
+    estimator: Estimator
+    chance: float | None
+
+
+def load_data(config: DataConfig) -> Dataset:
+    """The data set a configuration names, prepared as it says. Errors are `metalearn_tasks.datasets.load`'s."""
+    return load(config.source, size=config.size, pca=config.pca, data_dir=config.data_dir)
+
+
+def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
+    """Build everything a configuration names.
+
+    Args:
+        config: the configuration.
+        dataset: the examples, when they are at hand already; loaded otherwise.
+
+    Raises:
+        ValueError: parts that do not fit each other, or numbers out of range.
+    """
+    if isinstance(config.task, RegressionConfig):
+        family, data, test_data, chance = regression(config.task), (), (), None
+    else:
+        dataset = dataset or load_data(config.data)
+        family = projected(dataset.inputs, dataset.classes, config.task)
+        data = projected_data(*dataset.train, config.task.permute_prob)
+        test_data = projected_data(*dataset.test)
+        chance = 1.0 / dataset.classes
+    learner = build_learner(family.signature, config.learner)
+    loop = inner_loop(learner, family, config.sequences)
+    if config.window is None:
+        estimator = backprop(loop, config.tasks)
+    else:
+        estimator = truncated_backprop(loop, config.tasks, config.window)
+    if isinstance(config.task, ProjectedConfig) and config.task.anneal_steps:
+        estimator = scheduled(estimator, anneal(config.task))
+    return Recipe(config, family, data, test_data, learner, estimator, chance)
+
+
+def outer_loop(recipe: Recipe, steps_left: int) -> tuple[Outer, int]:
+    """The compiled outer loop, over all local devices that divide the tasks, and the steps in one of its calls.
+
+    The steps in a call are made to divide what is left, so that a run ends on the step it was asked to.
+    """
+    per_call = math.gcd(max(steps_left, 1), recipe.config.steps_per_call)
+    # A step count without a common divisor would mean one dispatch a step; the largest divisor below the wish is better.
+    per_call = max(d for d in range(per_call, recipe.config.steps_per_call + 1) if max(steps_left, 1) % d == 0)
+    optimizer = outer_optimizer(recipe.config.optimizer, recipe.config.steps)
+    return outer(recipe.estimator, optimizer, per_call, local_mesh(recipe.config.tasks)), per_call
+
+
+def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Adam with the warm-up, decay and clipping of the configuration.
+
+    Raises:
+        ValueError: the warm-up is not shorter than the run.
+    """
+    rate: Any = config.learning_rate
+    if config.warmup >= steps and config.warmup:
+        raise ValueError(f"the warm-up of {config.warmup} steps must be shorter than the run of {steps}")
+    if config.schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0 if config.warmup else config.learning_rate,
+            config.learning_rate,
+            config.warmup,
+            steps,
+            config.learning_rate / 100,
+        )
+    elif config.warmup:
+        rate = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
+    adam = optax.adam(rate, b1=config.b1, b2=config.b2, eps=config.eps, eps_root=config.eps_root)
+    return adam if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), adam)
+
+
+def initial_state(recipe: Recipe, loop: Outer) -> OuterState:
+    """The state before the first outer step, from the one seed."""
+    key_theta, key_outer = jax.random.split(jax.random.key(recipe.config.seed))
+    theta = jax.jit(recipe.learner.init)(key_theta)
+    return loop.init(theta, recipe.data, key_outer)
+
+
+def evaluations(recipe: Recipe) -> dict[str, tuple[Callable[..., Any], Any]]:
+    """The tasks a learner is scored on while it is meta-trained: name -> (numbered task, data).
+
+    "seen": tasks of meta-training with held-out examples, or, where every task is fresh, fresh tasks with
+    training examples. "unseen": tasks meta-training never meets, held-out examples.
+    """
+    family = recipe.family
+    if family.seen is not None:
+        return {"seen": (family.seen, recipe.test_data), "unseen": (family.unseen, recipe.test_data)}
+
+    def training(data: Any, index: Array) -> Any:
+        return family.sample(data, jax.random.fold_in(jax.random.key(recipe.config.seed), index))
+
+    return {"training": (training, recipe.data), "unseen": (family.unseen, recipe.test_data)}
+
+
+def evaluate_theta(recipe: Recipe) -> Callable[[Any], dict[str, float]]:
+    """A function `theta -> {"unseen_score": ..., ...}`: mean scores over the last 10 positions."""
+    config = recipe.config
+    key = evaluation_key(config.seed)
+    scorers = {
+        name: (
+            curve_scorer(recipe.learner, recipe.family, task, config.eval_tasks, config.eval_sequences),
+            data,
+        )
+        for name, (task, data) in evaluations(recipe).items()
+    }
+
+    def evaluate(theta: Any) -> dict[str, float]:
+        return {
+            f"{name}_score": last_positions(np.asarray(score(theta, data, key)), LAST)[0]
+            for name, (score, data) in scorers.items()
+        }
+
+    return evaluate
+
+
+def evaluation_key(seed: int) -> Any:
+    """The key of all evaluation episodes, apart from those of meta-training."""
+    return jax.random.fold_in(jax.random.key(seed), 0xE7A1)
+
+
+def score_all(
+    learner: Learner,
+    theta: Any,
+    family: Family,
+    kinds: dict[str, tuple[Callable[..., Any], Any]],
+    references: Sequence[str],
+    tasks: int,
+    sequences: int,
+    seed: int,
+) -> dict[str, Array]:
+    """Scores [tasks, T] of a learner on each kind of task, and of reference learners on the last kind.
+
+    All on the same episodes. A reference learner that cannot do the family's kind of label is left out.
+    """
+    key = evaluation_key(seed)
+    scores = {}
+    for name, (task, data) in kinds.items():
+        scores[name] = curve_scorer(learner, family, task, tasks, sequences)(theta, data, key)
+    task, data = list(kinds.values())[-1]
+    for name in references:
+        entry = learner_entry(name)
+        if entry.meta_learned:
+            raise ValueError(f"{name} needs meta-training; reference learners are those that need none")
+        if family.signature.regression and name in ("centroid", "logistic"):
+            continue
+        reference = entry.build(family.signature, entry.config())
+        theta_reference = reference.init(jax.random.key(seed))
+        scores[f"reference: {name}"] = curve_scorer(reference, family, task, tasks, sequences)(
+            theta_reference, data, key
+        )
+    return {name: np.asarray(value) for name, value in scores.items()}  # pyright: ignore[reportReturnType]
+
+
+def identity_kinds(dataset: Dataset, config: ProjectedConfig) -> tuple[Family, dict[str, Any]]:
+    """The unprojected tasks of a data set, labels permuted and not, as kinds for `score_all`."""
+    family = unprojected(dataset.inputs, dataset.classes, config)
+    permuted = projected_data(*dataset.test)
+    return family, {
+        "identity": (family.unseen, permuted),
+        "identity, labels as they are": (family.unseen, permuted._replace(permute_prob=jnp.float32(0))),
+    }
+
+
+def curves(scores: dict[str, Any]) -> dict[str, Curve]:
+    """Means and intervals of `score_all`'s result."""
+    return {name: summarise(value) for name, value in scores.items()}
+
+
+def table(scores: dict[str, Any], regression: bool) -> str:
+    """The result as text: one row a learner, the score with its 95 % interval after n examples."""
+    length = next(iter(scores.values())).shape[1]
+    columns = [n for n in (1, 10, 20, 40, 99) if n < length]
+    title = "squared error" if regression else "accuracy"
+    header = f"{title + ' after n examples':<34}" + "".join(f"{'n=' + str(n):>15}" for n in columns)
+    rows = [header + f"{'last ' + str(min(LAST, length)):>15}"]
+    for name, value in scores.items():
+        curve, (mean, half) = summarise(value), last_positions(value, LAST)
+        cells = [f"{curve.mean[n]:.3f} ± {curve.high[n] - curve.mean[n]:.3f}" for n in columns]
+        rows.append(f"{name:<34}" + "".join(f"{c:>15}" for c in [*cells, f"{mean:.3f} ± {half:.3f}"]))
+    return "\n".join(rows)

@@ -1,0 +1,201 @@
+"""`metalearn train`: meta-train a learner, from a preset to a table and a picture."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from metalearn.checkpoints import checkpoint_steps, restore_checkpoint
+from metalearn.cli.config import PRESETS, TrainConfig, from_json, to_json, with_learner
+from metalearn.cli.recipe import (
+    LAST,
+    REFERENCES,
+    Recipe,
+    curves,
+    evaluate_theta,
+    evaluations,
+    initial_state,
+    outer_loop,
+    prepare,
+    score_all,
+    table,
+)
+from metalearn.curves import last_positions
+from metalearn.errors import unknown_name
+from metalearn.metrics import read_metrics
+from metalearn.pictures import draw_learning_curves, draw_training, new_figure, save
+from metalearn.progress import Progress, Quiet, default_progress
+from metalearn.runs import Run, create_run, open_run, resume_run, write_result
+from metalearn.training import train as drive
+from metalearn.weights import theta_sha256
+from metalearn_models.registry import LEARNERS
+from metalearn_tasks.regression import RegressionConfig
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Meta-train a learner: metalearn train [PRESET] [--learner NAME] [--resume RUN] [options].
+
+    Presets: {presets}. Learners: {learners}. The options below are those of the chosen preset and learner, with
+    their defaults.
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """Folder of the run; none: runs/PRESET-DATE-TIME."""
+    overwrite: bool = False
+    """Remove an older run in that folder first."""
+    quiet: bool = False
+    """No progress, only the result."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+def free_fields(config: TrainConfig) -> tuple[str, ...]:
+    """Fields that may change on resume: those that leave the numbers of the steps already done as they are."""
+    free = ("steps_per_call", "evaluate_every", "checkpoint_every", "eval_tasks", "eval_sequences", "data.data_dir")
+    return free if config.optimizer.schedule == "cosine" else ("steps", *free)
+
+
+def meta_train(
+    config: TrainConfig, folder: Path, *, resume: bool = False, overwrite: bool = False, progress: Progress | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Meta-train as configured, in a run's folder; go on from its newest checkpoint if asked to.
+
+    Args:
+        config: what to do.
+        folder: the run's folder; new or empty, unless resuming or overwriting.
+        resume: go on from the newest readable checkpoint.
+        overwrite: remove an older run in that folder first.
+        progress: what a person sees.
+
+    Returns:
+        The result (also in the run's result.json): `unseen_accuracy` over the last 10 positions (`unseen_error` in
+        regression), `seconds` of this call, `steps`, `theta_sha256`, `run`; and the scores [tasks, T] of every learner.
+
+    Raises:
+        RunError: the folder cannot be used as asked.
+        ValueError: the configuration does not fit together.
+        FloatingPointError: a number became NaN or infinite; names the step.
+    """
+    began = time.monotonic()
+    recipe = prepare(config)
+    values = to_json(config)
+    if resume:
+        run = resume_run(folder, values, free=free_fields(config))
+    else:
+        run = create_run(folder, values, free=free_fields(config), overwrite=overwrite)
+    loop, _ = outer_loop(recipe, config.steps)
+    state = initial_state(recipe, loop)
+    if resume and checkpoint_steps(run):
+        state = restore_checkpoint(run, state)
+    loop, per_call = outer_loop(recipe, config.steps - int(state.step))
+    state = drive(
+        loop.step,
+        state,
+        recipe.data,
+        run,
+        steps=config.steps,
+        steps_per_call=per_call,
+        log_every=max(1, config.steps // 1000),
+        checkpoint_every=config.checkpoint_every,
+        evaluate=evaluate_theta(recipe),
+        evaluate_every=config.evaluate_every,
+        progress=progress,
+    )
+    scores = score_all(
+        recipe.learner,
+        state.theta,
+        recipe.family,
+        evaluations(recipe),
+        REFERENCES,
+        config.eval_tasks,
+        config.eval_sequences,
+        config.seed,
+    )
+    result = {
+        "unseen_accuracy" if recipe.chance is not None else "unseen_error": last_positions(scores["unseen"], LAST)[0],
+        "seconds": round(time.monotonic() - began, 1),
+        "steps": int(state.step),
+        "theta_sha256": theta_sha256(state.theta),
+        "run": str(run.folder),
+    }
+    write_result(run, {**result, "curves": {name: c.mean.tolist() for name, c in curves(scores).items()}})
+    draw_run(recipe, run, scores)
+    return result, scores
+
+
+def draw_run(recipe: Recipe, run: Run, scores: dict[str, Any]) -> Path:
+    """The picture of a run: learning curves on the left, meta-training on the right."""
+    figure, (left, right) = new_figure(columns=2)
+    names = {
+        "seen": "seen tasks, held-out examples",
+        "training": "training examples",
+        "unseen": "unseen tasks, held-out examples",
+    }
+    draw_learning_curves(left, {names.get(k, k): c for k, c in curves(scores).items()}, recipe.chance)
+    draw_training(right, read_metrics(run), recipe.chance)
+    path = run.folder / "learning_curves.png"
+    save(figure, path)
+    return path
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command: parse, meta-train, print."""
+    preset, command, resume = parse(list(argv))
+    folder = resume or command.run or Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    regression = isinstance(command.config.task, RegressionConfig)
+    progress = Quiet() if command.quiet else default_progress("squared error" if regression else "accuracy")
+    progress.note(f"meta-training in {folder}")
+    result, scores = meta_train(
+        command.config, folder, resume=resume is not None, overwrite=command.overwrite, progress=progress
+    )
+    print(table(scores, regression))
+    print(f"\npicture: {folder / 'learning_curves.png'}\nrun:     {folder} ({result['seconds']} s)")
+    if command.json:
+        print(json.dumps(result))
+
+
+def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
+    """Preset, parsed command and the run to resume, from the words after `metalearn train`.
+
+    The preset, `--learner NAME` and `--resume RUN` decide which options there are, so they are read first.
+    """
+    resume, learner = _take(argv, "--resume"), _take(argv, "--learner")
+    preset = argv.pop(0) if argv and not argv[0].startswith("-") else "digits"
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    config = PRESETS[preset][1]
+    if resume is not None:
+        config = from_json(open_run(resume).config)
+    if learner is not None:
+        config = with_learner(config, learner)
+    known = {"{presets}": ", ".join(PRESETS), "{learners}": ", ".join(n for n, e in LEARNERS.items() if e.meta_learned)}
+    description = str(TrainCommand.__doc__)
+    for name, value in known.items():
+        description = description.replace(name, value)
+    command = tyro.cli(
+        TrainCommand, default=TrainCommand(config), args=argv, prog="metalearn train", description=description
+    )
+    return preset, command, Path(resume) if resume is not None else None
+
+
+def _take(argv: list[str], option: str) -> str | None:
+    """Remove `option VALUE` or `option=VALUE` from the words and return the value."""
+    for i, word in enumerate(argv):
+        if word == option:
+            if i + 1 == len(argv):
+                raise ValueError(f"{option} needs a value")
+            value = argv[i + 1]
+            del argv[i : i + 2]
+            return value
+        if word.startswith(option + "="):
+            del argv[i]
+            return word.partition("=")[2]
+    return None

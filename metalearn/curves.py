@@ -1,0 +1,90 @@
+"""Learning curves: how well a learner predicts after n examples, on tasks it has or has not met.
+
+The protocol of GPICL (Kirsch et al. 2022, arXiv 2212.04458, and its official code): sequences of held-out examples on
+seen and on unseen tasks; the score at every position, not only the last. Every learner given the same key meets
+the same tasks and the same examples, so curves can be compared pairwise; intervals are over tasks, the unit that
+is drawn independently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from metalearn.learner import Family, Learner, check_signatures, prediction_score, predictions
+
+
+class Curve(NamedTuple):
+    """Mean score after n = 0 .. T-1 examples with a 95 % interval; numpy arrays."""
+
+    mean: Float[np.ndarray, "T"]
+    low: Float[np.ndarray, "T"]
+    high: Float[np.ndarray, "T"]
+
+
+def curve_scorer(
+    learner: Learner,
+    family: Family,
+    task: Callable[..., Any],
+    tasks: int = 128,
+    sequences: int = 4,
+    chunk: int = 16,
+) -> Callable[[Any, Any, PRNGKeyArray], Float[Array, "tasks T"]]:
+    """Compile the scoring of a learner on numbered tasks.
+
+    Args:
+        learner: any learner.
+        family: where episodes come from.
+        task: `(data, index) -> task`, such as `family.seen` or `family.unseen`.
+        tasks: how many tasks, numbered from 0.
+        sequences: sequences a task.
+        chunk: tasks scored at the same time; bounds memory, does not change results.
+
+    Returns:
+        A jitted `(theta, data, key) -> scores[tasks, T]`, each the mean over the task's sequences of 1 for a right
+        class (or of the squared error in regression) at each position.
+
+    Raises:
+        ValueError: when learner and family do not fit, or a number is not positive.
+    """
+    check_signatures(learner, family)
+    if min(tasks, sequences, chunk) < 1:
+        raise ValueError(f"tasks, sequences and chunk must be at least 1, got {tasks}, {sequences} and {chunk}")
+
+    @jax.jit
+    def score(theta: Any, data: Any, key: PRNGKeyArray) -> Float[Array, "tasks T"]:
+        def episodes(index: Array) -> tuple[Array, Array]:
+            keys = jax.random.split(jax.random.fold_in(key, index), sequences)
+            return jax.vmap(lambda k: family.episode(data, task(data, index), k))(keys)
+
+        def score_chunk(indices: Array) -> Array:
+            xs, ys = jax.vmap(episodes)(indices)
+            logits = predictions(learner, theta, xs, ys, jax.random.fold_in(key, indices[0]))
+            return prediction_score(logits, ys).mean(1)
+
+        # Padded to whole chunks; the tasks beyond the last are scored and dropped.
+        count = -(-tasks // chunk)
+        indices = jnp.arange(count * chunk, dtype=jnp.int32).reshape(count, chunk)
+        return jax.lax.map(score_chunk, indices).reshape(count * chunk, -1)[:tasks]
+
+    return score
+
+
+def summarise(scores: Float[Array, "tasks T"]) -> Curve:
+    """Mean over tasks and its 95 % interval (normal approximation, 1.96 standard errors)."""
+    scores = np.asarray(scores, np.float64)
+    mean = scores.mean(0)
+    spread = 1.96 * scores.std(0, ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else np.full_like(mean, np.nan)
+    return Curve(mean, mean - spread, mean + spread)
+
+
+def last_positions(scores: Float[Array, "tasks T"], count: int = 10) -> tuple[float, float]:
+    """Mean score over the last `count` positions, and half the width of its 95 % interval over tasks."""
+    per_task = np.asarray(scores, np.float64)[:, -count:].mean(1)
+    half = 1.96 * per_task.std(ddof=1) / np.sqrt(len(per_task)) if len(per_task) > 1 else float("nan")
+    return float(per_task.mean()), float(half)

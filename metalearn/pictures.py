@@ -1,0 +1,102 @@
+"""Pictures of learning curves and of meta-training; each function draws on the axes it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metalearn.curves import Curve
+
+STYLE: dict[str, Any] = {
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "font.size": 9,
+}
+
+
+def new_figure(columns: int = 1, width: float = 5.0, height: float = 3.6) -> tuple[Any, list[Any]]:
+    """A figure with `columns` axes in the library's style, drawn without a display."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height))
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def draw_learning_curves(ax: Any, curves: Mapping[str, Curve], chance: float | None = None) -> None:
+    """Score against examples seen, one line a learner, its 95 % interval as a band.
+
+    Args:
+        ax: matplotlib axes.
+        curves: by label; a label that starts with "reference: " is drawn thin and dashed.
+        chance: where a horizontal line marks guessing; None: regression, the score is an error.
+    """
+    for number, (label, curve) in enumerate(curves.items()):
+        n = np.arange(len(curve.mean))
+        reference = label.startswith("reference: ")
+        color = f"C{number % 10}"
+        ax.plot(
+            n,
+            curve.mean,
+            "--" if reference else "-",
+            color=color,
+            linewidth=1.2 if reference else 2.2,
+            label=label.removeprefix("reference: "),
+        )
+        ax.fill_between(n, curve.low, curve.high, color=color, alpha=0.12 if reference else 0.2, linewidth=0)
+    ax.set_xlabel("examples seen")
+    if chance is None:
+        ax.set_ylabel("squared error")
+        ax.set_yscale("log")
+    else:
+        ax.axhline(chance, color="0.5", linewidth=0.8, linestyle=":")
+        ax.set_ylabel("accuracy")
+        ax.set_ylim(0, 1)
+    ax.legend(ncols=1)
+
+
+def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float | None = None) -> None:
+    """Meta-training as it went: the loss of every logged step, and the scores of the evaluations.
+
+    Args:
+        ax: matplotlib axes.
+        records: the lines of a run's metrics, each with "step" and "loss" or "eval/..." entries.
+        chance: where a horizontal line marks guessing, in accuracy; None: regression.
+    """
+    steps = [r["step"] for r in records if "loss" in r]
+    losses = [r["loss"] for r in records if "loss" in r]
+    ax.plot(steps, losses, color="0.65", linewidth=1, label="meta-training loss")
+    ax.set_xlabel("outer step")
+    ax.set_ylabel("loss")
+    names = sorted({name for r in records for name in r if name.startswith("eval/") and name.endswith("_score")})
+    right = ax.twinx()
+    right.grid(False)
+    for number, name in enumerate(names):
+        points = [(r["step"], r[name]) for r in records if name in r]
+        label = name.removeprefix("eval/").removesuffix("_score").replace("_", " ")
+        right.plot(*zip(*points, strict=True), "o-", markersize=3, color=f"C{number}", label=label)
+    if chance is not None:
+        right.axhline(chance, color="0.5", linewidth=0.8, linestyle=":")
+        right.set_ylim(0, 1)
+    right.set_ylabel("score, last 10 positions")
+    lines = ax.get_lines() + right.get_lines()[: len(names)]
+    ax.legend(lines, [str(line.get_label()) for line in lines], loc="center right")
