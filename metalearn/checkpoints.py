@@ -112,11 +112,7 @@ def restore_checkpoint(run: Run, template: Any, note: Callable[[str], None] = no
 def last_good(run: Run) -> str:
     """One sentence for error messages: what a person still has."""
     steps = checkpoint_steps(run)
-    return (
-        f"The last good checkpoint is step {steps[-1]} in {run.folder}"
-        if steps
-        else "There is no checkpoint yet"
-    )
+    return f"The last good checkpoint is step {steps[-1]} in {run.folder}" if steps else "There is no checkpoint yet"
 
 
 def _write(folder: Path, run: Run, step: int, state: Any) -> None:
@@ -132,7 +128,6 @@ def _write(folder: Path, run: Run, step: int, state: Any) -> None:
         "step": step,
         "config": run.config,
         "leaves": [_description(name, x) for name, x in leaves],
-        "weak": [i for i, (_, x) in enumerate(leaves) if x.weak_type],
         "files": {p.relative_to(folder).as_posix(): file_sha256(p) for p in files},
     }
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
@@ -157,16 +152,13 @@ def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
         for i, (_, x) in enumerate(leaves)
         if x.size
     }
-    arguments = ocp.args.PyTreeRestore(
-        item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)
-    )
+    arguments = ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             arrays = checkpointer.restore((folder / "state").absolute(), args=arguments)
     except Exception as error:  # Orbax and TensorStore have no common class for "cannot be read"
         raise _UnreadableError(f"Orbax: {error}") from error
     data = [arrays.get(f"{i:05d}", x) for i, (_, x) in enumerate(leaves)]
-    data = [_weak(x) if i in manifest["weak"] else x for i, x in enumerate(data)]
     data = [_like_key(x, old) for x, old in zip(data, jax.tree.leaves(template), strict=True)]
     return copy_state(jax.tree.unflatten(jax.tree.structure(template), data))
 
@@ -174,7 +166,7 @@ def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
 def _verified_manifest(folder: Path, step: int) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
-        if manifest["step"] != step or not {"leaves", "weak", "config"} <= manifest.keys():
+        if manifest["step"] != step or not {"leaves", "config"} <= manifest.keys():
             raise _UnreadableError("its manifest is of another checkpoint")
         for name, sha256 in manifest["files"].items():
             if file_sha256(folder / name) != sha256:
@@ -194,24 +186,18 @@ def copy_state(state: Any) -> Any:
 
 def _leaves(state: Any) -> list[tuple[str, jax.Array]]:
     """Name and array of every leaf, keys as the integers they are made of."""
-    named = [
-        (keystr(path, simple=True, separator="/"), jnp.asarray(x))
-        for path, x in tree_flatten_with_path(state)[0]
-    ]
-    return [
-        (n, jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x) for n, x in named
-    ]
+    named = []
+    for path, x in tree_flatten_with_path(state)[0]:
+        x = x if isinstance(x, jax.Array) else jnp.asarray(x)
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        named.append((keystr(path, simple=True, separator="/"), jax.random.key_data(x) if is_key else x))
+    return named
 
 
 def _like_key(data: jax.Array, leaf: Any) -> jax.Array:
     if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     return data
-
-
-def _weak(x: jax.Array) -> jax.Array:
-    """`x` as a weakly typed array: a strong one would promote differently from then on."""
-    return jax.lax.convert_element_type(x, type(x.dtype.type(0).item()))
 
 
 def _description(name: str, x: jax.Array) -> str:

@@ -34,16 +34,12 @@ def git_commit(folder: Path) -> str | None:
     """
 
     def git(*command: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *command], capture_output=True, timeout=10, check=True
-        )
+        done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, timeout=10, check=True)
         return done.stdout.decode(errors="replace").strip()
 
     try:
         if not git("ls-files", "."):
             return None
-        return git("rev-parse", "HEAD") + (
-            "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None

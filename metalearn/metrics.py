@@ -110,11 +110,7 @@ def _drop_lines_past(path: Path, done: int) -> None:
         return
     lines = path.read_bytes().splitlines(keepends=True)
     parsed = [_parse(line) for line in lines]
-    kept = [
-        line
-        for line, values in zip(lines, parsed, strict=True)
-        if values is not None and values["step"] <= done
-    ]
+    kept = [line for line, values in zip(lines, parsed, strict=True) if values is not None and values["step"] <= done]
     if kept != lines:
         write_atomically(path, b"".join(kept))
 

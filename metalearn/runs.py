@@ -95,9 +95,7 @@ def create_run(
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "config.json").exists() and overwrite:
             _remove_run(open_run(folder))
-        left = sorted(
-            p.name for p in folder.iterdir() if p.suffix != ".tmp"
-        )  # a kill may leave config.json.tmp
+        left = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp")  # a kill may leave config.json.tmp
         if "config.json" in left:
             raise RunError(f"{folder} holds a run already: resume it, overwrite it, or choose another folder")
         if left:
@@ -154,9 +152,7 @@ def resume_run(
     try:
         _write_config(run, [*content["environments"], now])
     except OSError as error:
-        raise RunError(
-            f"cannot write {run.folder / 'config.json'}: {error}; nothing saved before is lost"
-        ) from error
+        raise RunError(f"cannot write {run.folder / 'config.json'}: {error}; nothing saved before is lost") from error
     return run
 
 
@@ -170,8 +166,7 @@ def check_same_config(old: dict[str, Any], new: dict[str, Any], free: Collection
     differing = [
         f"{name}: {_shown(old_fields, name)} -> {_shown(new_fields, name)}"
         for name in sorted(old_fields.keys() | new_fields.keys())
-        if not _same(old_fields, new_fields, name)
-        and not any(name == f or name.startswith(f + ".") for f in free)
+        if not _same(old_fields, new_fields, name) and not any(name == f or name.startswith(f + ".") for f in free)
     ]
     if differing:
         raise RunError(f"{what}, old -> new: {'; '.join(differing)}. Use the old values, or another folder")

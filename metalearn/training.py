@@ -86,6 +86,8 @@ def train(
     if done >= steps:
         progress.note(f"{run.folder} is at step {done} of {steps}: nothing left to do")
         return state
+    # a checkpoint cannot hold a weak type; without one from the start, a resumed run promotes as one never stopped
+    state = jax.tree.map(lambda x: x.astype(x.dtype) if getattr(x, "weak_type", False) else x, state)
     _check(done, steps, steps_per_call, log_every, checkpoint_every, evaluate_every)
     saved = -1
 
@@ -120,9 +122,7 @@ def train(
                 if done < steps and not stop.signal:
                     state, metrics = step(state, data)
                     done += steps_per_call
-                    wanted = due(done, checkpoint_every) or (
-                        evaluate is not None and due(done, evaluate_every)
-                    )
+                    wanted = due(done, checkpoint_every) or (evaluate is not None and due(done, evaluate_every))
                     call = _Call(done, metrics, copy_state(state) if wanted else None)
                 if previous is not None:
                     finish(previous)
@@ -139,19 +139,13 @@ def train(
     return state
 
 
-def _log(
-    run: Run, writer: MetricsWriter, before: int, k: int, values: dict[str, np.ndarray], log_every: int
-) -> None:
+def _log(run: Run, writer: MetricsWriter, before: int, k: int, values: dict[str, np.ndarray], log_every: int) -> None:
     """Write the lines of the call that began after step `before`, up to the first step that went wrong."""
     for name, x in values.items():
         if x.ndim == 0 or x.shape[0] != k:
-            raise ValueError(
-                f"metric {name!r} has shape {x.shape}: a call of {k} steps must give [{k}] or [{k}, ...]"
-            )
+            raise ValueError(f"metric {name!r} has shape {x.shape}: a call of {k} steps must give [{k}] or [{k}, ...]")
     bad = [
-        (int(np.argmin(np.isfinite(values[n]))), n)
-        for n in WATCHED
-        if n in values and not np.isfinite(values[n]).all()
+        (int(np.argmin(np.isfinite(values[n]))), n) for n in WATCHED if n in values and not np.isfinite(values[n]).all()
     ]
     end = min(bad)[0] + 1 if bad else k
     numbers = [before + i + 1 for i in range(end)]
@@ -164,18 +158,14 @@ def _log(
     )
     if bad:
         i, name = min(bad)
-        raise FloatingPointError(
-            f"{name} is {values[name][i]} at outer step {before + i + 1}. {last_good(run)}"
-        )
+        raise FloatingPointError(f"{name} is {values[name][i]} at outer step {before + i + 1}. {last_good(run)}")
 
 
 def _check_theta(run: Run, after: int, theta: Any) -> None:
     # an update can overflow after the last finite loss, and the next loss would show it too late
     floats = [x for x in jax.tree.leaves(theta) if jnp.issubdtype(x.dtype, jnp.inexact)]
     if not all(bool(jnp.isfinite(x).all()) for x in floats):
-        raise FloatingPointError(
-            f"theta is not finite after the update of outer step {after}. {last_good(run)}"
-        )
+        raise FloatingPointError(f"theta is not finite after the update of outer step {after}. {last_good(run)}")
 
 
 def _check(done: int, steps: int, k: int, log_every: int, checkpoint_every: int, evaluate_every: int) -> None:

@@ -42,14 +42,13 @@ def save_weights(path: str | Path, theta: Any, metadata: dict[str, Any]) -> None
         ValueError: a name has a `/` in it, or the tree has other nodes than dicts and lists.
         RunError: the disk refused; an older file at `path` is as it was.
     """
-    arrays = _named(theta)
     header = {
         "metadata": json.dumps(metadata),
-        "nodes": json.dumps(_nodes(theta), sort_keys=True),
+        "nodes": json.dumps(_nodes(theta)),
         "sha256": theta_sha256(theta),  # safetensors itself has no checksum
     }
     try:
-        write_atomically(Path(path), safetensors.numpy.save(arrays, metadata=header))
+        write_atomically(Path(path), safetensors.numpy.save(_named(theta), metadata=header))
     except OSError as error:
         raise RunError(f"cannot write {path}: {error}; what was there before is untouched") from error
 
@@ -71,9 +70,7 @@ def load_weights(path: str | Path) -> tuple[Any, dict[str, Any]]:
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} is damaged or no safetensors file: {error}") from error
     if not {"metadata", "nodes", "sha256"} <= header.keys():
-        raise RunError(
-            f"{path} was not written by metalearn's save_weights: its header lacks metadata, nodes, sha256"
-        )
+        raise RunError(f"{path} was not written by metalearn's save_weights: its header lacks metadata, nodes, sha256")
     wide = [name for name, x in arrays.items() if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype]
     if wide:
         raise RunError(f"{path} holds 64-bit numbers ({', '.join(wide[:3])}): set jax_enable_x64 to read it")
@@ -88,28 +85,34 @@ def load_weights(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _named(theta: Any) -> dict[str, np.ndarray]:
-    # np.array keeps a scalar an array, which safetensors needs, and makes it contiguous
     leaves = tree_flatten_with_path(theta)[0]
-    named = {keystr(path, simple=True, separator="/"): np.array(x, order="C") for path, x in leaves}
+    named = {keystr(path, simple=True, separator="/"): _array(x) for path, x in leaves}
     if len(named) != len(leaves):
-        raise ValueError(
-            "two arrays have the same name: a key holds a '/', or 1 and '1' are keys of one dict"
-        )
+        raise ValueError("two arrays have the same name: a key holds a '/', or 1 and '1' are keys of one dict")
     return named
+
+
+def _array(x: Any) -> np.ndarray:
+    # np.array keeps a scalar an array, which safetensors needs, and makes it contiguous
+    return np.array(jax.random.key_data(x) if _is_key(x) else x, order="C")
+
+
+def _is_key(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _nodes(theta: Any) -> Any:
     """The tree's nodes in JSON; an array is null, a dict a list of pairs since its keys may be integers."""
-    for path, _ in tree_flatten_with_path(theta)[0]:
+    for path, x in tree_flatten_with_path(theta)[0]:
+        if _is_key(x):
+            raise ValueError(f"{keystr(path)} is a random key, which is no weight: save a run's state as a checkpoint")
         for entry in path:
             if not isinstance(entry, DictKey | SequenceKey):
                 raise ValueError(
                     f"weights must be nested dicts and lists of arrays, got {keystr(path)}: convert it first"
                 )
             if isinstance(entry, DictKey) and (not isinstance(entry.key, str | int) or "/" in str(entry.key)):
-                raise ValueError(
-                    f"key {entry.key!r} cannot be part of a name: use strings without '/' or integers"
-                )
+                raise ValueError(f"key {entry.key!r} cannot be part of a name: use strings without '/' or integers")
     return _shape(theta)
 
 
