@@ -16,7 +16,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -147,9 +147,10 @@ def _read_builder(builder: Any, again: str) -> dict[str, tuple[Any, Any]]:
     keys = info.supervised_keys
     if not (isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(k, str) for k in keys)):
         raise ValueError(f"{name} says not which feature to predict from which: its supervised_keys are {keys!r}")
-    feature: Any = info.features[keys[0]]
-    numeric = isinstance(feature, tfds.features.Tensor | tfds.features.Image)  # and so is Text, a Tensor of bytes
-    if not numeric or np.dtype(feature.np_dtype).kind not in "buif":
+    feature = info.features[keys[0]]
+    plain = isinstance(feature, tfds.features.Tensor | tfds.features.Image)
+    # Text is a Tensor too, of bytes.
+    if not plain or np.dtype(cast(Any, feature).np_dtype).kind not in "buif":
         raise ValueError(f"{name}: inputs must be images or numeric arrays, {keys[0]!r} is {feature!r}")
     if "train" not in info.splits:
         raise ValueError(f"{name} has no split 'train', only {', '.join(map(repr, info.splits)) or 'none at all'}")

@@ -115,9 +115,7 @@ def load(
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
     if not isinstance(test_fraction, numbers.Real) or not 0 < test_fraction < 1:
-        raise ValueError(
-            f"test_fraction must be a number between 0 and 1, both excluded, got {test_fraction!r}"
-        )
+        raise ValueError(f"test_fraction must be a number between 0 and 1, both excluded, got {test_fraction!r}")
 
     name, splits = _read(source, size, data_dir, int(seed))
     held_out = next((split for split in splits if split != "train"), None)
@@ -137,9 +135,7 @@ def load(
         same = splits[held_out] is splits["train"]
         origin = f"the source's own splits, train and {held_out}" + (", the same examples" if same else "")
     if y.min() == y.max():
-        raise ValueError(
-            f"all {len(y)} training examples have the same label; at least two classes are needed"
-        )
+        raise ValueError(f"all {len(y)} training examples have the same label; at least two classes are needed")
 
     shape = x.shape[1:]
     x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
@@ -153,9 +149,7 @@ def load(
 
 
 def _check_count(name: str, value: int | None) -> None:
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1
-    ):
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
         raise ValueError(f"{name} must be an integer of at least 1, or None, got {value!r}")
 
 
@@ -163,12 +157,8 @@ def _read(source: Any, size: int | None, data_dir: Any, seed: int) -> tuple[str,
     """The source's name and its splits as they come, name -> `(X, y)`; "train" first."""
     if isinstance(source, tuple):
         if len(source) not in (2, 4):
-            raise ValueError(
-                f"arrays come as (X, y) or (X_train, y_train, X_test, y_test), got {len(source)} of them"
-            )
-        return "arrays", dict(
-            zip(("train", "test"), zip(source[::2], source[1::2], strict=True), strict=False)
-        )
+            raise ValueError(f"arrays come as (X, y) or (X_train, y_train, X_test, y_test), got {len(source)} of them")
+        return "arrays", dict(zip(("train", "test"), zip(source[::2], source[1::2], strict=True), strict=False))
     if isinstance(source, os.PathLike):
         return _tfds.read_folder(Path(source).expanduser())
     if not isinstance(source, str):
@@ -195,9 +185,7 @@ def _inputs(raw: Any, size: int | None, split: str) -> tuple[np.ndarray, bool]:
         x = np.asarray(raw)
     except ValueError:  # NumPy's word for rows that do not match
         if size is None:
-            raise ValueError(
-                f"the {split} inputs have different shapes; images can be given one: size=..."
-            ) from None
+            raise ValueError(f"the {split} inputs have different shapes; images can be given one: size=...") from None
         images = [_resized(np.asarray(image)[None], size, split) for image in raw]
         if len({image.shape for image in images}) > 1:
             raise ValueError(f"the {split} images have different numbers of channels") from None
@@ -216,18 +204,14 @@ def _floats(x: np.ndarray, split: str) -> np.ndarray:
         return np.divide(x, np.float32(255), dtype=np.float32)
     x = x.astype(np.float32 if np.can_cast(x.dtype, np.float32) else np.float64)
     if not np.isfinite(x).all():
-        raise ValueError(
-            f"the {split} inputs must be finite, got {np.sum(~np.isfinite(x))} NaN or infinite values"
-        )
+        raise ValueError(f"the {split} inputs must be finite, got {np.sum(~np.isfinite(x))} NaN or infinite values")
     return x
 
 
 def _resized(x: np.ndarray, size: int, split: str) -> np.ndarray:
     """Images `[N, H, W(, C)]` as floats `[N, size, size(, C)]`: one small matrix for each axis."""
     if x.ndim not in (3, 4):
-        raise ValueError(
-            f"size={size} needs images [N, H, W] or [N, H, W, C], the {split} inputs are {x.shape}"
-        )
+        raise ValueError(f"size={size} needs images [N, H, W] or [N, H, W, C], the {split} inputs are {x.shape}")
     height, width = x.shape[1:3]
     down, across = _resize_matrix(height, size), _resize_matrix(width, size)
     chunks = []
@@ -261,11 +245,7 @@ def _labels(raw: Any, count: int, split: str) -> list[Any]:
         ) from None
     if any(label != label for label in distinct):
         raise ValueError(f"some {split} labels are NaN")
-    real = [
-        label
-        for label in distinct
-        if isinstance(label, float | np.floating) and not float(label).is_integer()
-    ]
+    real = [label for label in distinct if isinstance(label, float | np.floating) and not float(label).is_integer()]
     if real:
         raise ValueError(f"labels must name classes, got real numbers such as {real[0]!r} in {split}")
     return list(labels)
@@ -281,9 +261,7 @@ def _numbered(labels: list[Any], more: list[Any]) -> tuple[Int[np.ndarray, " N"]
 
 
 def _in_order(labels: set[Any]) -> list[Any]:
-    if all(isinstance(label, numbers.Real) for label in labels) or all(
-        isinstance(label, str) for label in labels
-    ):
+    if all(isinstance(label, numbers.Real) for label in labels) or all(isinstance(label, str) for label in labels):
         return sorted(labels)
     return sorted(labels, key=lambda label: (type(label).__name__, repr(label)))  # no order of their own
 
@@ -316,9 +294,7 @@ def _column_scale(train: np.ndarray) -> tuple[Any, Any]:
 
 def _scalar_scale(train: np.ndarray) -> tuple[Any, Any]:
     if train.max() == train.min():
-        raise ValueError(
-            f"all training inputs equal {train.flat[0]}: there is nothing to tell the classes by"
-        )
+        raise ValueError(f"all training inputs equal {train.flat[0]}: there is nothing to tell the classes by")
     mean, std = _moments(train, None)
     return mean, std + 1e-8  # as the authors' code
 
@@ -333,9 +309,7 @@ def _principal(train: np.ndarray, test: np.ndarray, count: int) -> tuple[np.ndar
     """Both splits on the first `count` principal axes of `train`; each axis' largest entry is positive."""
     if count > min(train.shape):
         n, d = train.shape
-        raise ValueError(
-            f"pca={count}, but {n} training examples of {d} inputs have at most {min(n, d)} components"
-        )
+        raise ValueError(f"pca={count}, but {n} training examples of {d} inputs have at most {min(n, d)} components")
     centre, _ = _moments(train, 0)
     if len(train) > train.shape[1]:  # the axes of the scatter matrix, which is then the smaller
         scatter = sum(((rest := chunk - centre).T @ rest for chunk in _rows(train)), np.zeros(()))
@@ -352,7 +326,5 @@ def _split(x: np.ndarray, y: np.ndarray) -> Split:
     with np.errstate(over="ignore"):
         x = np.ascontiguousarray(x, np.float32)
     if not np.isfinite(x).all():
-        raise ValueError(
-            "some test inputs lie so far from the training inputs that float32 cannot hold the distance"
-        )
+        raise ValueError("some test inputs lie so far from the training inputs that float32 cannot hold the distance")
     return Split(x, y)

@@ -210,6 +210,8 @@ def test_pca_is_that_of_scikit_learn_up_to_one_scale(n, d):
     np.testing.assert_allclose(data.train.inputs, want * flip / scale, atol=1e-4)
     np.testing.assert_allclose(data.test.inputs, want_test * flip / scale, atol=1e-4)
     assert data.shape == (d,) and data.inputs == 6
+    axes = np.linalg.lstsq(plain.train.inputs.astype(np.float64), data.train.inputs, rcond=1e-6)[0]
+    assert (axes[np.abs(axes).argmax(0), np.arange(6)] > 0).all()
 
 
 def test_the_sign_of_a_principal_axis_does_not_depend_on_the_order_of_the_rows():
