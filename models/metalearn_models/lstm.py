@@ -29,7 +29,7 @@ Token = Literal["paper", "pair"]
 
 @dataclass(frozen=True)
 class LSTMConfig:
-    """Size and input of the LSTM learner."""
+    """Size and input of the LSTM learner. The paper varies the size and names no default; 64 is ours."""
 
     hidden: int = 64
     """Units of the cell, and of the two layers before it; the state holds twice as many floats."""

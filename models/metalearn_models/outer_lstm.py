@@ -24,7 +24,7 @@ State = tuple[Float[Array, "*B NH"], Float[Array, "*B N H H"]]
 
 @dataclass(frozen=True)
 class OuterLSTMConfig:
-    """Size and input of the outer-product LSTM learner."""
+    """Size and input of the outer-product LSTM learner. One head is the paper's default, the size 64 is ours."""
 
     hidden: int = 64
     """Side of a head's square memory, and units of the two layers before the cell."""

@@ -28,7 +28,7 @@ from metalearn_models.lstm import lstm_update
 
 @dataclass(frozen=True)
 class VSMLConfig:
-    """Size of VSML's cells; the grid takes its size from the task."""
+    """Size of VSML's cells, by default the paper's; the grid takes its size from the task."""
 
     hidden: int = 16
     """Units of each LSTM; the state holds 2 x hidden x inputs x outputs floats."""
