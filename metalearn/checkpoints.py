@@ -9,10 +9,13 @@ step's name; what a disk does to it later, the hashes show.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +73,7 @@ def save_checkpoint(run: Run, step: int, state: Any, keep: int = 3) -> Path:
         sync_folder(run.checkpoints)
     except Exception as error:  # TensorStore reports a full disk as a ValueError
         shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"could not save step {step} to {final}: {error}. {last_good(run)}") from error
+        raise RunError(f"could not save step {step} to {final}: {_reason(error)}. {last_good(run)}") from error
     for old in [s for s in checkpoint_steps(run) if s <= step][:-keep]:
         # renamed first: a kill amid the deletion must not leave a damaged checkpoint under its name
         dropped = run.checkpoints / f"dropped-{old}"
@@ -121,7 +124,7 @@ def _write(folder: Path, run: Run, step: int, state: Any) -> None:
     leaves = _leaves(state)
     arrays = {f"{i:05d}": x for i, (_, x) in enumerate(leaves) if x.size}  # Orbax refuses empty arrays
     folder.mkdir()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _without_logs(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save((folder / "state").absolute(), args=ocp.args.PyTreeSave(arrays))
     files = sorted(p for p in (folder / "state").rglob("*") if p.is_file())
     manifest = {
@@ -154,10 +157,10 @@ def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
     }
     arguments = ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with _without_logs(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             arrays = checkpointer.restore((folder / "state").absolute(), args=arguments)
     except Exception as error:  # Orbax and TensorStore have no common class for "cannot be read"
-        raise _UnreadableError(f"Orbax: {error}") from error
+        raise _UnreadableError(f"Orbax: {_reason(error)}") from error
     data = [arrays.get(f"{i:05d}", x) for i, (_, x) in enumerate(leaves)]
     data = [_like_key(x, old) for x, old in zip(data, jax.tree.leaves(template), strict=True)]
     return copy_state(jax.tree.unflatten(jax.tree.structure(template), data))
@@ -202,6 +205,26 @@ def _like_key(data: jax.Array, leaf: Any) -> jax.Array:
 
 def _description(name: str, x: jax.Array) -> str:
     return f"{name} {x.dtype}{list(x.shape)}"
+
+
+def _reason(error: Exception) -> str:
+    """An error of Orbax or TensorStore in one line for people; theirs go on for a page."""
+    full = os.strerror(errno.ENOSPC)
+    return f"{full}, the disk is full" if full in str(error) else str(error).partition("\n")[0][:200]
+
+
+@contextlib.contextmanager
+def _without_logs() -> Iterator[None]:
+    """Keep Orbax from logging, some pages long, each error that it also raises."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio", "concurrent.futures")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _move_aside(run: Run, step: int) -> None:
