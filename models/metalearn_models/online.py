@@ -1,0 +1,220 @@
+"""Networks trained online, one update an example; and MAML, whose initial weights are meta-learned.
+
+The backpropagation baselines of Kirsch, Harrison, Sohl-Dickstein and Metz 2022 (arXiv 2212.04458): a fresh network
+for every sequence, each example predicted before the one optimizer step that is taken on it. MAML is Finn, Abbeel
+and Levine 2017 (arXiv 1703.03400) in that setting: the same learner, started from weights that are `theta` and are
+meta-learned by backpropagation through all its updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from metalearn.errors import unknown_name
+from metalearn.learner import Learner, Signature, prediction_loss
+
+Optimizer = Literal["adam", "sgd"]
+
+
+class Network(NamedTuple):
+    """A model as two pure functions; whatever library wrote it fits.
+
+    Attributes:
+        init: `(key) -> params`.
+        apply: `(params, x[D]) -> y[C]`.
+    """
+
+    init: Callable[[PRNGKeyArray], Any]
+    apply: Callable[[Any, Float[Array, "D"]], Float[Array, "C"]]
+
+
+class OnlineState(NamedTuple):
+    """A network in training: its weights and what its optimizer remembers."""
+
+    params: Any
+    memory: Any
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """A fresh multilayer perceptron a sequence, one optimizer step an example."""
+
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers; none at all is softmax (or linear) regression trained online."""
+    optimizer: Optimizer = "adam"
+    """Takes the step on each example."""
+    learning_rate: float = 1e-3
+    """Its step size."""
+
+
+@dataclass(frozen=True)
+class MAMLConfig:
+    """A multilayer perceptron whose initial weights are meta-learned, one optimizer step an example."""
+
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers."""
+    optimizer: Optimizer = "adam"
+    """Takes the step on each example."""
+    learning_rate: float = 1e-3
+    """Its step size."""
+    epsilon_root: float = 1e-8
+    """Adam's constant inside the square root. Zero makes the meta-gradient NaN at a weight whose gradients were
+    all exactly 0 (a dead ReLU): the square root has no slope there."""
+
+
+def relu_network(inputs: int, hidden: tuple[int, ...], outputs: int) -> Network:
+    """A multilayer perceptron with ReLU; weights truncated normal of variance 1/fan_in, biases 0.
+
+    Args:
+        inputs: D.
+        hidden: widths of the hidden layers, from the input on; may be empty.
+        outputs: C.
+
+    Returns:
+        Its `init` and `apply`. The parameters are a tuple of `{"weight": [in, out], "bias": [out]}`, one a layer.
+
+    Raises:
+        ValueError: when a width is not positive.
+    """
+    widths = (inputs, *hidden, outputs)
+    if min(widths) < 1:
+        raise ValueError(f"every layer needs at least one unit, got the widths {widths}")
+    draw = jax.nn.initializers.lecun_normal()
+
+    def init(key: PRNGKeyArray) -> tuple[dict[str, Array], ...]:
+        keys = jax.random.split(key, len(widths) - 1)
+        return tuple(
+            {"weight": draw(k, shape, jnp.float32), "bias": jnp.zeros(shape[1])}
+            for k, shape in zip(keys, pairwise(widths), strict=True)
+        )
+
+    def apply(params: tuple[dict[str, Array], ...], x: Float[Array, "D"]) -> Float[Array, "C"]:
+        for layer in params[:-1]:
+            x = jax.nn.relu(x @ layer["weight"] + layer["bias"])
+        return x @ params[-1]["weight"] + params[-1]["bias"]
+
+    return Network(init, apply)
+
+
+def online(signature: Signature, config: OnlineConfig = OnlineConfig()) -> Learner:
+    """A fresh multilayer perceptron trained online; nothing is meta-learned.
+
+    Args:
+        signature: shapes of the task.
+        config: network and optimizer.
+
+    Returns:
+        A learner without meta-parameters. Labels are classes (cross-entropy) or real (squared error).
+
+    Raises:
+        ValueError: for an unknown optimizer, a step size or a width that is not positive.
+    """
+    tx = _optimizer(config.optimizer, config.learning_rate, epsilon_root=0.0)
+    return online_with(signature, relu_network(signature.inputs, config.hidden, signature.outputs), tx)
+
+
+def maml(signature: Signature, config: MAMLConfig = MAMLConfig()) -> Learner:
+    """The same multilayer perceptron, started from meta-learned weights.
+
+    Args:
+        signature: shapes of the task.
+        config: network and inner optimizer.
+
+    Returns:
+        A learner whose `theta` is the network's initial parameters.
+
+    Raises:
+        ValueError: for an unknown optimizer, a step size or a width that is not positive.
+    """
+    tx = _optimizer(config.optimizer, config.learning_rate, config.epsilon_root)
+    return maml_with(signature, relu_network(signature.inputs, config.hidden, signature.outputs), tx)
+
+
+def online_with(signature: Signature, network: Network, tx: optax.GradientTransformation) -> Learner:
+    """Any network trained online by any optimizer, from a fresh draw of its parameters.
+
+    Args:
+        signature: shapes of the task.
+        network: maps `x[D]` to `signature.outputs` values.
+        tx: any optax transformation, hand-designed or learned; it is given the loss as `value`.
+
+    Returns:
+        A learner without meta-parameters: `init` returns `()`.
+    """
+
+    def init(key: PRNGKeyArray) -> tuple[()]:
+        del key  # nothing is meta-learned
+        return ()
+
+    def initial(theta: tuple[()], key: PRNGKeyArray) -> Any:
+        del theta
+        return network.init(key)
+
+    return _trained_online(signature, network, tx, init, initial)
+
+
+def maml_with(signature: Signature, network: Network, tx: optax.GradientTransformation) -> Learner:
+    """Any network trained online by any optimizer, from initial parameters that are `theta`.
+
+    Args:
+        signature: shapes of the task.
+        network: maps `x[D]` to `signature.outputs` values.
+        tx: any optax transformation that can be differentiated through; it is given the loss as `value`.
+
+    Returns:
+        A learner whose `theta` has the structure of `network.init(key)`.
+    """
+
+    def initial(theta: Any, key: PRNGKeyArray) -> Any:
+        del key  # every sequence starts from the same weights
+        return theta
+
+    return _trained_online(signature, network, tx, network.init, initial)
+
+
+def _trained_online(
+    signature: Signature,
+    network: Network,
+    tx: optax.GradientTransformation,
+    init: Callable[[PRNGKeyArray], Any],
+    initial: Callable[[Any, PRNGKeyArray], Any],
+) -> Learner:
+    """One update an example; `initial(theta, key)` says where the parameters start."""
+    tx = optax.with_extra_args_support(tx)
+
+    def start(theta: Any, key: PRNGKeyArray) -> OnlineState:
+        params = initial(theta, key)
+        return OnlineState(params, tx.init(params))
+
+    def predict(theta: Any, state: OnlineState, x: Array) -> Array:
+        del theta
+        return network.apply(state.params, x)
+
+    def observe(theta: Any, state: OnlineState, x: Array, y: Array) -> OnlineState:
+        del theta
+        loss, grads = jax.value_and_grad(lambda params: prediction_loss(network.apply(params, x), y))(state.params)
+        updates, memory = tx.update(grads, state.memory, state.params, value=loss)
+        return OnlineState(optax.apply_updates(state.params, updates), memory)
+
+    shapes = jax.eval_shape(lambda key: start(init(key), key), jax.random.key(0))
+    floats = sum(leaf.size for leaf in jax.tree.leaves(shapes) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    return Learner(init, start, predict, observe, None, floats, signature)
+
+
+def _optimizer(name: Optimizer, learning_rate: float, epsilon_root: float) -> optax.GradientTransformation:
+    if learning_rate <= 0:
+        raise ValueError(f"the step size must be positive, got {learning_rate}")
+    match name:
+        case "adam":
+            return optax.adam(learning_rate, eps_root=epsilon_root)
+        case "sgd":
+            return optax.sgd(learning_rate)
+    raise unknown_name("optimizer", name, get_args(Optimizer))
