@@ -1,0 +1,1 @@
+"""The command line, the one place of the wheel that composes all three packages."""

@@ -1,0 +1,127 @@
+"""The outer loop: one compilation, any number of steps a call, any number of devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metalearn.gradients import backprop, truncated_backprop
+from metalearn.inner import InnerLoop
+from metalearn.outer import outer
+
+ROOT = Path(__file__).parents[2]
+
+
+def noisy_quadratic(length: int = 4) -> InnerLoop:
+    def init(theta, data, key):
+        del theta
+        return data + jax.random.normal(key, (3,))
+
+    def step(theta, state, t, key, data):
+        del data, t
+        state = 0.5 * state + 0.1 * jax.random.normal(key, (3,))
+        return state, jnp.mean((state - theta) ** 2), {"score": state[0]}
+
+    return InnerLoop(init, step, None, length)
+
+
+def run_steps(estimator, steps_per_call, calls, mesh=None):
+    loop = outer(estimator, optax.adam(0.1), steps_per_call, mesh)
+    state = loop.init(jnp.zeros(3), jnp.float32(1.0), jax.random.key(0))
+    losses = []
+    for _ in range(calls):
+        state, metrics = loop.step(state, jnp.float32(1.0))
+        losses.append(np.asarray(metrics["loss"]))
+    return np.asarray(state.theta), np.concatenate(losses), loop, state
+
+
+def test_an_outer_step_is_the_optax_update_of_the_estimators_gradient():
+    estimator = backprop(noisy_quadratic(), batch=8)
+    loop = outer(estimator, optax.sgd(0.5))
+    state = loop.init(jnp.ones(3), jnp.float32(1.0), jax.random.key(7))
+    key = jax.random.fold_in(state.key, 0)
+    gradient, _, _ = estimator.grad(state.theta, state.estimator, jnp.float32(1.0), key, jnp.int32(0))
+    expected = np.asarray(state.theta) - 0.5 * np.asarray(gradient)
+    state, metrics = loop.step(state, jnp.float32(1.0))
+    np.testing.assert_allclose(state.theta, expected, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], [np.linalg.norm(gradient)], rtol=1e-5)
+    assert int(state.step) == 1
+
+
+@pytest.mark.parametrize("make", [lambda: backprop(noisy_quadratic(), 8), lambda: truncated_backprop(noisy_quadratic(), 8, 2)])
+def test_steps_per_call_do_not_change_the_numbers(make):
+    theta_1, losses_1, _, _ = run_steps(make(), 1, 12)
+    theta_6, losses_6, _, _ = run_steps(make(), 6, 2)
+    np.testing.assert_array_equal(losses_1, losses_6)
+    np.testing.assert_array_equal(theta_1, theta_6)
+
+
+def test_the_second_call_does_not_compile_again():
+    loop = noisy_quadratic()
+    traces = []
+
+    def step(*args):
+        traces.append(1)
+        return loop.step(*args)
+
+    run = outer(backprop(loop._replace(step=step), 8), optax.adam(0.1), 2)
+    state = run.init(jnp.zeros(3), jnp.float32(1.0), jax.random.key(0))
+    state, _ = run.step(state, jnp.float32(1.0))
+    first = len(traces)
+    for _ in range(3):
+        state, _ = run.step(state, jnp.float32(1.0))
+    assert first >= 1 and len(traces) == first
+
+
+def test_the_callers_theta_survives_donation():
+    theta = jnp.zeros(3)
+    loop = outer(backprop(noisy_quadratic(), 4), optax.sgd(0.1))
+    state = loop.init(theta, jnp.float32(1.0), jax.random.key(0))
+    loop.step(state, jnp.float32(1.0))
+    np.testing.assert_array_equal(theta, np.zeros(3))
+
+
+SCRIPT = """
+import sys; sys.path[:0] = ["tests/metalearn"]
+import jax, numpy as np
+import test_outer as t
+from metalearn.gradients import backprop, truncated_backprop
+from metalearn.outer import local_mesh
+for make in (lambda: backprop(t.noisy_quadratic(), 16), lambda: truncated_backprop(t.noisy_quadratic(), 16, 2)):
+    mesh = local_mesh(16)
+    assert mesh.devices.size == 8, mesh
+    one, losses_1, _, _ = t.run_steps(make(), 3, 4)
+    eight, losses_8, loop, state = t.run_steps(make(), 3, 4, mesh)
+    np.testing.assert_allclose(losses_1, losses_8, rtol=2e-6)
+    np.testing.assert_allclose(one, eight, rtol=2e-6, atol=1e-7)
+    assert len(jax.tree.leaves(state.estimator)[0].sharding.device_set) == 8
+print("equal")
+"""
+
+
+def test_eight_devices_give_the_numbers_of_one():
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    out = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path},
+    )
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.strip() == "equal"
+
+
+def test_a_batch_that_does_not_split_over_the_devices_is_refused():
+    class TwoDevices:
+        devices = np.zeros(2)
+
+    with pytest.raises(ValueError, match="3 trajectories cannot be split evenly over 2 devices"):
+        outer(backprop(noisy_quadratic(), 3), optax.sgd(0.1), mesh=TwoDevices())
