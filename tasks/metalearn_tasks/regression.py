@@ -222,9 +222,7 @@ def network(inputs: int, hidden: int) -> FunctionClass:
 
     def draw(key: PRNGKeyArray) -> NetworkTask:
         key_hidden, key_output = jax.random.split(key)
-        return NetworkTask(
-            _normal(key_hidden, inputs, hidden), _normal(key_output, hidden) * math.sqrt(2 / hidden)
-        )
+        return NetworkTask(_normal(key_hidden, inputs, hidden), _normal(key_output, hidden) * math.sqrt(2 / hidden))
 
     def value(task: NetworkTask, xs: Float[Array, "T D"]) -> Float[Array, " T"]:
         return _matmul(jax.nn.relu(_matmul(xs, task.hidden)), task.output)

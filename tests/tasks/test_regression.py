@@ -31,9 +31,7 @@ def episodes(config, count=4000):
 
 def same(a, b):
     """Equal up to the last bits, in which a compiled program may differ from another."""
-    return all(
-        np.allclose(x, y, rtol=1e-5) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
+    return all(np.allclose(x, y, rtol=1e-5) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def numpy_value(kind, task, x):

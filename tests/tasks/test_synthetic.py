@@ -172,6 +172,21 @@ def test_an_input_is_centre_plus_spread_times_z_of_the_shape_of_its_task(drawn, 
         assert np.abs(z).max() < math.sqrt(3) + 0.02
 
 
+def test_the_clusters_of_a_class_in_use_are_equally_frequent(drawn):
+    tasks, xs, ys = drawn
+    chosen = (tasks.teacher == TEACHERS.index("clusters")) & (tasks.noise == 0) & (tasks.inputs.clusters > 1)
+    squares = []
+    for i in np.flatnonzero(chosen):
+        task = pick(tasks, i)
+        used = task.inputs.centres[:, : task.inputs.clusters].astype(float)
+        c = classes_of(task, ys[i])
+        latent = np.linalg.solve(task.inputs.mixing.T.astype(float), xs[i].T.astype(float)).T
+        variance = used.var(1) + np.square(task.inputs.spreads.astype(float))  # of the mixture that is a class
+        deviation = ((latent - used.mean(1)[c]) / np.sqrt(variance[c])).sum(0) / math.sqrt(T)
+        squares.append(np.mean(np.square(deviation)))
+    assert abs(np.mean(squares) - 1) < 4 * np.std(squares) / math.sqrt(len(squares))
+
+
 def test_clusters_are_as_frequent_as_the_proportions_say(drawn):
     tasks, _, ys = drawn
     chosen = (tasks.teacher == TEACHERS.index("clusters")) & (tasks.noise == 0)
