@@ -96,12 +96,13 @@ def _digits() -> TrainConfig:
 
 def _mnist(source: str) -> TrainConfig:
     return TrainConfig(
-        data=DataConfig(source, size=14),
+        # All components: a rotation that centres every pixel. The projections have no preferred direction, so the
+        # tasks are those of the plain images, less the mean image that all examples would share.
+        data=DataConfig(source, size=14, pca=14 * 14),
         task=ProjectedConfig(length=100),
-        learner=TransformerConfig(width=128, layers=3, heads=4, key_size=32, token="pair"),
+        learner=TransformerConfig(width=128, layers=3, heads=4, key_size=32, token="pair", initial="matching"),
         optimizer=OptimizerConfig(1e-3, warmup=200, schedule="cosine", clip=1.0),
-        tasks=8,
-        sequences=4,
+        tasks=32,
         steps=12000,
         checkpoint_every=500,
     )
