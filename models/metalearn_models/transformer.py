@@ -5,6 +5,12 @@ it. Two tokens: the paper's `[x_j, y_{j-1}]`, in which a first attention layer h
 the label that arrives one token later, and the pair token `[x_j, y_{j-1}, x_{j-1}]`, our own, which hands that
 join over and so removes most of the plateau at the start of meta-training. State size and causality are the same.
 
+Two initialisations: the paper's, and "matching", our own. With the paper's, attention starts unrelated to similarity, and
+a one-hot label enters a token of F numbers with variance 1/F beside inputs of variance near 1: on wide inputs (196
+numbers) the plateau lasts for thousands of steps. "matching" gives the label unit variance, embeds the two inputs of a
+pair token by the same matrix into the two halves of the width, and lets queries read the first half and keys the
+second through the same projection: attention starts out comparing x_j with x_{i-1}, whose label is in token i.
+
 Defaults are the paper's: width N_M = 256, 4 layers, 8 heads of key size 32, MLP 4 N_M, learned positions.
 """
 
@@ -38,6 +44,8 @@ class TransformerConfig:
     """Hidden width of a block's MLP, in units of the model's width."""
     token: Literal["pair", "paper"] = "paper"
     """What one token holds: "paper" [x_j, y_{j-1}]; "pair" adds x_{j-1}, which shortens the plateau by far."""
+    initial: Literal["matching", "paper"] = "paper"
+    """Initial weights: "paper" variance scaling; "matching", our own, starts attention as a comparison of inputs."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix products; weights, LayerNorm, softmax and logits stay in float32."""
 
@@ -90,6 +98,8 @@ class Block(nnx.Module):
         self.heads, self.key_size = config.heads, config.key_size
         self.norm_attention = LayerNorm(config.width)
         self.qkv = Dense(config.width, 3 * inner, rngs=rngs, scale=scale, dtype=dtype)
+        if config.initial == "matching":
+            self.qkv.kernel[...] = _matching_queries_and_keys(self.qkv.kernel[...], inner)
         self.out = Dense(inner, config.width, rngs=rngs, scale=scale, dtype=dtype)
         self.norm_mlp = LayerNorm(config.width)
         self.up = Dense(config.width, config.mlp_ratio * config.width, rngs=rngs, scale=scale, dtype=dtype)
@@ -114,6 +124,8 @@ class Transformer(nnx.Module):
         dtype = jnp.dtype(config.compute)
         token = signature.inputs * (2 if config.token == "pair" else 1) + signature.outputs
         self.embed = Dense(token, config.width, rngs=rngs, dtype=dtype)
+        if config.initial == "matching":
+            self.embed.kernel[...] = _matching_embedding(self.embed.kernel[...], signature.inputs, signature.outputs)
         positions = nnx.initializers.truncated_normal(0.1)(rngs.params(), (signature.length, config.width))
         self.positions = nnx.Param(positions)
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
@@ -147,6 +159,27 @@ class Transformer(nnx.Module):
         return self.head(self.norm(h)).astype(jnp.float32), keys, values
 
 
+def _matching_embedding(kernel: Float[Array, "F M"], inputs: int, outputs: int) -> Float[Array, "F M"]:
+    # Rows of a pair token: x_j, y_{j-1}, x_{j-1}. Twice the variance into half the width keeps the norm.
+    half = kernel.shape[1] // 2
+    current, label, nothing = kernel[:inputs, :half] * 2**0.5, kernel[inputs : inputs + outputs], jnp.zeros
+    return jnp.concatenate(
+        [
+            jnp.concatenate([current, nothing((inputs, kernel.shape[1] - half))], axis=1),
+            label * kernel.shape[0] ** 0.5,
+            jnp.concatenate([nothing((inputs, kernel.shape[1] - half)), current], axis=1),
+        ]
+    )
+
+
+def _matching_queries_and_keys(kernel: Float[Array, "M E"], inner: int) -> Float[Array, "M E"]:
+    # Columns: queries, keys, values.
+    half = kernel.shape[0] // 2
+    shared, nothing = kernel[:half, :inner] * 2**0.5, jnp.zeros((kernel.shape[0] - half, inner))
+    queries, keys = jnp.concatenate([shared, nothing]), jnp.concatenate([nothing, shared])
+    return jnp.concatenate([queries, keys, kernel[:, 2 * inner :]], axis=1)
+
+
 def transformer(signature: Signature, config: TransformerConfig) -> Learner:
     """The Transformer as a learner.
 
@@ -158,8 +191,16 @@ def transformer(signature: Signature, config: TransformerConfig) -> Learner:
     Returns:
         A learner with a parallel `run` and, for one example at a time, a cache of keys and values. Its state size is
         the paper's, 2 * layers * heads * key_size * length.
+
+    Raises:
+        ValueError: the matching initialisation is asked for a token or width it cannot be made for.
     """
     inputs, outputs, length, _ = signature
+    if config.initial == "matching" and (config.token != "pair" or config.width % 2):
+        raise ValueError(
+            f'initial="matching" compares the two inputs of a pair token in two halves of the width: '
+            f'it needs token="pair" and an even width, got {config.token!r} and {config.width}'
+        )
     init, bind = functional(lambda rngs: Transformer(signature, config, rngs))
 
     def token(x: Array, last_x: Array, last_y: Array) -> Array:
