@@ -58,10 +58,12 @@ class LogisticState(NamedTuple):
 class LogisticConfig:
     """Multinomial logistic regression with an L2 penalty."""
 
-    inverse_penalty: float = 1.0
-    """scikit-learn's C: multiplies the sum of cross-entropies beside half the sum of squared weights."""
-    iterations: int = 40
-    """Accelerated steps after each example, from the previous solution."""
+    inverse_penalty: float = 10.0
+    """scikit-learn's C: multiplies the sum of cross-entropies beside half the sum of squared weights. The default is
+    our choice, tuned on randomly projected digits (16 inputs of unit variance); accuracy is flat from 3 to 30."""
+    iterations: int = 80
+    """Accelerated steps after each example, from the previous solution. A C ten times smaller needs half as many for
+    the same precision (probabilities within 0.01), larger ones need more."""
 
 
 def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) -> Learner:

@@ -47,12 +47,14 @@ class OnlineState(NamedTuple):
 class OnlineConfig:
     """A fresh multilayer perceptron a sequence, one optimizer step an example."""
 
-    hidden: tuple[int, ...] = (128, 128)
-    """Widths of the hidden layers; none at all is softmax (or linear) regression trained online."""
+    hidden: tuple[int, ...] = ()
+    """Widths of the hidden layers. None at all is softmax (or linear) regression trained online, the best of this kind
+    here as in the paper, whose code starts from 128 128 with a step size of 0.001."""
     optimizer: Optimizer = "adam"
     """Takes the step on each example."""
-    learning_rate: float = 1e-3
-    """Its step size."""
+    learning_rate: float = 0.1
+    """Its step size. The default is our choice, tuned for Adam without hidden layer on randomly projected digits (16
+    inputs of unit variance); the best falls as 1.6 / inputs (0.01 with 196). With 128 128: 0.005."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class RidgeConfig:
     """Least squares with a penalty on the weights."""
 
     penalty: float = 1.0
-    """Multiplies the sum of squared weights beside the sum of squared errors; the intercept is free."""
+    """Multiplies the sum of squared weights beside the sum of squared errors; the intercept is free. The default is our
+    choice, tuned on randomly projected digits (16 inputs of unit variance); 10 to 100 was best with 196 inputs."""
 
 
 def ridge(signature: Signature, config: RidgeConfig = RidgeConfig()) -> Learner:

@@ -36,8 +36,7 @@ def _peer(xs, ys, x, inverse_penalty):
     return peer.predict_proba(np.asarray(x, np.float64)[None])[0], peer.classes_
 
 
-@pytest.mark.parametrize("inputs, length", [(16, 51), (196, 61)])
-@pytest.mark.parametrize("inverse_penalty", [0.1, 1.0])
+@pytest.mark.parametrize("inputs, length, inverse_penalty", [(16, 51, 0.1), (16, 51, 10.0), (196, 61, 1.0)])
 def test_probabilities_are_scikit_learns(inputs, length, inverse_penalty):
     xs, ys = _episodes(2, length, inputs, 10)
     config = LogisticConfig(inverse_penalty)
