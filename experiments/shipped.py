@@ -7,6 +7,8 @@ projected digits, training images only, and synthetic classification tasks of 2 
     python -m experiments.shipped train --run runs/shipped            meta-train
     python -m experiments.shipped train --run runs/shipped --resume   go on after a kill
     python -m experiments.shipped export --run runs/shipped           score, and write weights and their JSON
+
+A run may start from the weights of another (`--start RUN`), as a second phase on another mixture.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from metalearn.outer import Outer, OuterState, outer
 from metalearn.runs import as_json, create_run, open_run, resume_run, write_result
 from metalearn.training import train as drive
 from metalearn.weights import save_weights, theta_sha256
+from metalearn_models.pretrained import load_pretrained
 from metalearn_models.registry import LEARNERS, build_learner
 from metalearn_models.transformer import TransformerConfig, transformer
 from metalearn_tasks.datasets import load
@@ -56,6 +59,8 @@ class ShippedConfig:
     """T, the examples in a sequence and the context of the classifier."""
     digits: float = 0.6
     """Probability that a task is made of projected digits; the others are synthetic."""
+    narrow: tuple[int, ...] = (3, 6)
+    """Half of the synthetic tasks have so few inputs before they are mapped to `inputs`; none: all have `inputs`."""
     learner: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=96, layers=3, heads=4, key_size=24, token="pair")
     )
@@ -69,7 +74,7 @@ class ShippedConfig:
     warmup: int = 200
     """Outer steps of linear warm-up, after which the learning rate stays."""
     decay: int = 2000
-    """Outer steps of linear decay to 0 at the end; until they begin, a resumed run may change `steps`."""
+    """Outer steps of linear decay to 0 at the end; until they begin, a resumed run may change this and `steps`."""
     clip: float = 1.0
     """Largest global gradient norm."""
     steps: int = 10_000
@@ -89,8 +94,8 @@ class Parts(NamedTuple):
 
     family: Family
     data: Any
-    digits: Family
     test_data: Any
+    digits: Family
     learner: Learner
     loop: Outer
 
@@ -99,8 +104,13 @@ def build(config: ShippedConfig) -> Parts:
     """Build what a configuration names. Errors are those of the parts."""
     dataset = load("digits", pca=config.inputs)
     digits = projected(dataset.inputs, dataset.classes, ProjectedConfig(length=config.length))
-    tables = reprojected(synthetic(SyntheticConfig(config.inputs, dataset.classes, config.length)))
-    family = mixture((digits, tables), (config.digits, 1.0 - config.digits))
+    tables = [
+        reprojected(synthetic(SyntheticConfig(features, dataset.classes, config.length)), config.inputs)
+        for features in (config.inputs, *config.narrow)
+    ]
+    others = 1.0 - config.digits
+    weights = [others / 2] + [others / 2 / len(config.narrow)] * len(config.narrow) if config.narrow else [others]
+    family = mixture((digits, *tables), (config.digits, *weights))
     learner = transformer(family.signature, config.learner)
     rate = optax.join_schedules(
         [
@@ -111,32 +121,46 @@ def build(config: ShippedConfig) -> Parts:
     )
     optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate, b2=config.b2))
     loop = outer(backprop(inner_loop(learner, family), config.tasks), optimizer, config.steps_per_call)
-    return Parts(family, (projected_data(*dataset.train), ()), digits, projected_data(*dataset.test), learner, loop)
+    none = ((),) * len(tables)
+    data, test_data = (projected_data(*dataset.train), *none), (projected_data(*dataset.test), *none)
+    return Parts(family, data, test_data, digits, learner, loop)
 
 
-def initial_state(config: ShippedConfig, parts: Parts) -> OuterState:
-    """The state before the first outer step."""
+def initial_state(config: ShippedConfig, parts: Parts, theta: Any = None) -> OuterState:
+    """The state before the first outer step, with fresh weights or with `theta`."""
     key_theta, key_outer = jax.random.split(jax.random.key(config.seed))
-    return parts.loop.init(jax.jit(parts.learner.init)(key_theta), parts.data, key_outer)
+    theta = jax.jit(parts.learner.init)(key_theta) if theta is None else theta
+    return parts.loop.init(theta, parts.data, key_outer)
 
 
-def train(config: ShippedConfig, folder: Path, resume: bool = False) -> OuterState:
+def train(config: ShippedConfig, folder: Path, resume: bool = False, start: Path | None = None) -> OuterState:
     """Meta-train in a run's folder, from its newest checkpoint if asked to.
+
+    Args:
+        config: what to do.
+        folder: of the run.
+        resume: go on from the newest checkpoint.
+        start: take the first weights from this run instead of drawing them; needed again to resume.
 
     Raises:
         RunError: the folder cannot be used as asked.
         FloatingPointError: a number became NaN or infinite; names the step.
     """
-    parts, values = build(config), as_json({"config": config})["config"]
-    free = ("steps", "evaluate_every", "checkpoint_every")
+    parts, values, theta = build(config), as_json({"config": config})["config"], None
+    if start is not None:
+        before = load_pretrained(start)
+        theta = before.theta
+        origin = {"config": before.card["config"], "steps": before.card["steps"], "theta_sha256": theta_sha256(theta)}
+        values["start"] = origin
+    free = ("steps", "decay", "evaluate_every", "checkpoint_every")
     run = resume_run(folder, values, free=free) if resume else create_run(folder, values, free=free)
-    state = initial_state(config, parts)
+    state = initial_state(config, parts, theta)
     if resume and checkpoint_steps(run):
         state = restore_checkpoint(run, state)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     scorers = {
-        "digits": (curve_scorer(parts.learner, parts.digits, parts.digits.unseen), parts.test_data),
-        "mixture": (curve_scorer(parts.learner, parts.family, parts.family.unseen), (parts.test_data, ())),
+        "digits": (curve_scorer(parts.learner, parts.digits, parts.digits.unseen), parts.test_data[0]),
+        "mixture": (curve_scorer(parts.learner, parts.family, parts.family.unseen), parts.test_data),
     }
 
     def evaluate(theta: Any) -> dict[str, float]:
@@ -205,7 +229,9 @@ def export(folder: Path, target: Path, figures: bool = True) -> dict[str, Any]:
         The content of the JSON file.
     """
     run = open_run(folder)
-    config = ShippedConfig(**{**run.config, "learner": TransformerConfig(**run.config["learner"])})
+    values = {name: value for name, value in run.config.items() if name != "start"}
+    learner = TransformerConfig(**values.pop("learner"))
+    config = ShippedConfig(**{**values, "narrow": tuple(values["narrow"]), "learner": learner})
     parts = build(config)
     state = restore_checkpoint(run, initial_state(config, parts))
     card = {
@@ -239,6 +265,8 @@ class Command:
     """Folder of the run."""
     resume: bool = False
     """Go on from the newest checkpoint."""
+    start: Path | None = None
+    """Take the first weights from this run."""
     target: Path = WEIGHTS / f"{NAME}.safetensors"
     """Where `export` writes."""
     config: ShippedConfig = field(default_factory=ShippedConfig)
@@ -248,7 +276,7 @@ class Command:
 def main(command: Command) -> None:
     """Do what the command says."""
     if command.action == "train":
-        train(command.config, command.run, command.resume)
+        train(command.config, command.run, command.resume, command.start)
     else:
         began = time.monotonic()
         card = export(command.run, command.target)

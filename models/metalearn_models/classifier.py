@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from metalearn.learner import Signature
-from metalearn_models.ensemble import draw_views, fit_standardiser, inputs_of, standardise
+from metalearn_models.ensemble import draw_views, features_of, fit_features, inputs_of
 from metalearn_models.pretrained import learner_for, load_pretrained
 
 GROUP = 8
@@ -99,11 +99,10 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         pretrained = load_pretrained(self.weights)
         signature = pretrained.signature
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
-        self.standardiser_ = fit_standardiser(X)
-        X = standardise(self.standardiser_, X)
-        views = draw_views(
-            X, classes, (signature.inputs, signature.outputs, signature.length), int(self.n_estimators), rng
-        )
+        self._features = fit_features(X, signature.inputs)
+        X, squares = features_of(self._features, X), self._features.squares is not None
+        shapes = (signature.inputs, signature.outputs, signature.length)
+        views = draw_views(X, squares, classes, shapes, int(self.n_estimators), rng)
         self.card_, self.n_views_ = pretrained.card, len(views.rows)
         self._labels = views.labels
         self._learner = (signature, pretrained.config, pretrained.theta)
@@ -125,7 +124,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
             ValueError: `X` has the wrong shape, is empty, or holds NaN or infinity.
         """
         check_is_fitted(self)
-        X = standardise(self.standardiser_, validate_data(self, X, dtype=np.float64, reset=False))
+        X = features_of(self._features, validate_data(self, X, dtype=np.float64, reset=False))
         return np.concatenate([self._predict_chunk(X[i : i + CHUNK]) for i in range(0, len(X), CHUNK)])
 
     def predict(self, X: Any) -> np.ndarray:
@@ -165,11 +164,19 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
                 total += value if merged else np.exp(value)
                 view += 1
         if merged:
-            total = np.exp((total - total.max(1, keepdims=True)) / self.n_views_ * _SHARPEN)
+            total = np.exp((total - total.max(1, keepdims=True)) * (_evidence(self._labels) / self.n_views_))
         return total / total.sum(1, keepdims=True)
 
 
-_SHARPEN = 2.0
+def _evidence(labels: Int[np.ndarray, "M K"]) -> float:
+    """How many views' worth of evidence the product over all views is given, where views merge classes.
+
+    Views that see the same rows err together, so their product would be far too sure of itself, and their geometric
+    mean, which is 1, too unsure: a view leaves the classes that it merged tied. Where all classes share their
+    label, 4 came near the best log loss on Gaussian classes (26 and 100 of them); where none does, 1 is right.
+    """
+    sharing = np.mean([(row[:, None] == row[None]).sum(1) > 1 for row in labels])
+    return 1.0 + 3.0 * float(sharing)
 
 
 class _Group(NamedTuple):

@@ -3,8 +3,10 @@
 A learner that was meta-trained on D inputs, C labels and sequences of T examples knows no other table. One view of
 any table is: the features standardised, reduced to D by principal components where there are more, mapped to
 D inputs by a random rotation, and scaled to the unit deviation of meta-training; at most T - 1 rows, stratified, in
-random order; the classes named by random labels. With more classes than labels, a view merges classes at random
-under each label, an error-correcting output code (Dietterich & Bakiri 1995, arXiv cs/9501101) with C symbols.
+random order; the classes named by random labels. Where the features leave room, every second view sees their squares
+as well: a learner that was meta-trained on many inputs uses few of them badly. With more classes than labels, a view
+merges classes at random under each label, an error-correcting output code (Dietterich & Bakiri 1995, arXiv
+cs/9501101) with C symbols.
 
 Everything here runs once a fit, on the host; only `inputs_of` runs a prediction.
 """
@@ -30,11 +32,18 @@ class Standardiser(NamedTuple):
     scale: Float[np.ndarray, " F"]
 
 
+class Features(NamedTuple):
+    """How features are made of a table: its columns standardised, and, where there is room, their squares likewise."""
+
+    columns: Standardiser
+    squares: Standardiser | None
+
+
 class Views(NamedTuple):
     """M views of one table of N rows and K classes.
 
     Attributes:
-        projection: standardised features to the inputs of each view.
+        projection: features to the inputs of each view.
         rows: which rows a view shows, in which order.
         labels: the label that stands for each class.
     """
@@ -61,8 +70,25 @@ def standardise(standardiser: Standardiser, x: Float[np.ndarray, "N F"]) -> Floa
     return np.clip((z - standardiser.mean) / standardiser.scale, -CLIP, CLIP)
 
 
+def fit_features(x: Float[np.ndarray, "N P"], inputs: int) -> Features:
+    """The features of a table for a learner with D = `inputs`; squares if they fit in beside the P columns."""
+    columns = fit_standardiser(x)
+    if 2 * x.shape[1] > inputs:
+        return Features(columns, None)
+    return Features(columns, fit_standardiser(np.square(standardise(columns, x))))
+
+
+def features_of(features: Features, x: Float[np.ndarray, "N P"]) -> Float[np.ndarray, "N F"]:
+    """Features of rows, each by itself; F is P, or 2 P with the squares behind."""
+    z = standardise(features.columns, x)
+    if features.squares is None:
+        return z
+    return np.concatenate([z, standardise(features.squares, np.square(z))], axis=1)
+
+
 def draw_views(
     x: Float[np.ndarray, "N F"],
+    squares: bool,
     y: Int[np.ndarray, " N"],
     shapes: tuple[int, int, int],
     count: int,
@@ -71,7 +97,8 @@ def draw_views(
     """Draw the views of a table.
 
     Args:
-        x: standardised features.
+        x: features.
+        squares: whether the second half of them are squares, which only every second view sees.
         y: classes, 0 to K - 1, each with a row.
         shapes: D, C, T of the learner.
         count: the fewest views; as many more as it takes to show every row.
@@ -81,17 +108,14 @@ def draw_views(
     size = min(len(y), length - 1)  # position T - 1 is the query's
     rows = _blocks(y, size, count, rng)
     axes = _principal_axes(x, inputs, rng)
-    spread = x @ axes.T
-    # The mean square of an input is that of the features behind it over D, whatever the rotation.
-    deviation = np.sqrt(np.square(spread).sum(1).mean() / inputs)
-    deviation = deviation if deviation > 0 else 1.0
-    projection = np.stack([_rotation(inputs, len(axes), rng) @ axes / deviation for _ in rows])
+    plain = axes[: len(axes) // 2] if squares else axes
+    projection = np.stack([_projection(x, (plain, axes)[view % 2], inputs, rng) for view in range(len(rows))])
     labels = np.stack([_code(int(y.max()) + 1, outputs, rng) for _ in rows])
     return Views(projection, rows, labels)
 
 
 def inputs_of(projection: Float[np.ndarray, "M D F"], x: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N M D"]:
-    """The inputs that each view makes of standardised features, in float32.
+    """The inputs that each view makes of features, in float32.
 
     One product a row, always of the same shape and from the same place in memory: the sums of a product of two
     matrices may be ordered by the number of rows, and a row's prediction must not depend on the other rows.
@@ -138,10 +162,13 @@ def _principal_axes(x: Float[np.ndarray, "N F"], most: int, rng: np.random.Gener
     return np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:most]
 
 
-def _rotation(inputs: int, dimensions: int, rng: np.random.Generator) -> Float[np.ndarray, "D k"]:
-    """A random map with orthonormal columns."""
-    q, r = np.linalg.qr(rng.standard_normal((inputs, dimensions)))
-    return q * np.sign(np.diag(r))
+def _projection(
+    x: Float[np.ndarray, "N F"], axes: Float[np.ndarray, "k F"], inputs: int, rng: np.random.Generator
+) -> Float[np.ndarray, "D F"]:
+    """The features along `axes`, turned by a random map with orthonormal columns, with mean square 1 an input."""
+    q, r = np.linalg.qr(rng.standard_normal((inputs, len(axes))))
+    deviation = np.sqrt(np.square(x @ axes.T).sum(1).mean() / inputs)
+    return (q * np.sign(np.diag(r))) @ axes / (deviation if deviation > 0 else 1.0)
 
 
 def _code(classes: int, outputs: int, rng: np.random.Generator) -> Int[np.ndarray, " K"]:

@@ -59,13 +59,13 @@ def load_pretrained(source: str | os.PathLike[str]) -> Pretrained:
         FileNotFoundError: a path ending in `.safetensors` that does not exist.
     """
     path = Path(source)
+    if str(source) in shipped():
+        return _from_file(SHIPPED / f"{source}.safetensors")
     if path.is_dir():
         return _from_run(path)
     if path.suffix == ".safetensors" or path.is_file():
         return _from_file(path)
-    if str(source) not in shipped():
-        raise unknown_name("weights (and no such path exists)", str(source), shipped())
-    return _from_file(SHIPPED / f"{source}.safetensors")
+    raise unknown_name("weights (and no such path exists)", str(source), shipped())
 
 
 @functools.lru_cache(maxsize=8)

@@ -31,7 +31,7 @@ class ReprojectedTask(NamedTuple):
     """A task of a family, and the linear map that its inputs go through."""
 
     task: Any
-    projection: Float[Array, "D D"]
+    projection: Float[Array, "F D"]
 
 
 def mixture(families: Sequence[Family], weights: Sequence[float], seed: int = 0) -> Family:
@@ -82,17 +82,24 @@ def mixture(families: Sequence[Family], weights: Sequence[float], seed: int = 0)
     return Family(signature, sample, None, unseen, episode)
 
 
-def reprojected(family: Family, seed: int = 0) -> Family:
-    """The same tasks behind a random linear map of their inputs, with entries N(0, 1/D), drawn once a task.
+def reprojected(family: Family, width: int | None = None, seed: int = 0) -> Family:
+    """The same tasks behind a random linear map of their F inputs, with entries N(0, 1/F), drawn once a task.
 
     Args:
-        family: any family; its `data`, its labels and its signature stay.
+        family: any family; its `data` and its labels stay.
+        width: D, the number of inputs after the map; by default as many as before.
         seed: names the maps of the numbered tasks.
+
+    Raises:
+        ValueError: for a width below 1.
     """
-    width = family.signature.inputs
+    features = family.signature.inputs
+    width = features if width is None else width
+    if width < 1:
+        raise ValueError(f"width must be at least 1, got {width}")
 
     def draw(task: Any, key: PRNGKeyArray) -> ReprojectedTask:
-        return ReprojectedTask(task, jax.random.normal(key, (width, width)) / jnp.sqrt(jnp.float32(width)))
+        return ReprojectedTask(task, jax.random.normal(key, (features, width)) / jnp.sqrt(jnp.float32(features)))
 
     def sample(data: Any, key: PRNGKeyArray) -> ReprojectedTask:
         key_task, key_projection = jax.random.split(key)
@@ -110,4 +117,4 @@ def reprojected(family: Family, seed: int = 0) -> Family:
         return xs @ task.projection, ys
 
     seen = None if family.seen is None else numbered(family.seen)
-    return Family(family.signature, sample, seen, numbered(family.unseen), episode)
+    return Family(family.signature._replace(inputs=width), sample, seen, numbered(family.unseen), episode)
