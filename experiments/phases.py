@@ -76,7 +76,11 @@ def main(config: PhasesConfig, progress: Progress | None = None) -> dict[str, An
         draw_learning_curves(ax, shown, chance=0.1)
         ax.set_title(f"{number:,} tasks: seen {seen:.2f}, unseen {unseen:.2f}", fontsize=9)
     save(figure, config.out / "phases.png")
-    result = {"phases": phases, "seconds": round(time.monotonic() - began, 1), "picture": str(config.out / "phases.png")}
+    result = {
+        "phases": phases,
+        "seconds": round(time.monotonic() - began, 1),
+        "picture": str(config.out / "phases.png"),
+    }
     (config.out / "result.json").write_text(json.dumps(result, indent=2))
     return result
 

@@ -14,6 +14,9 @@ from metalearn_tasks.projected import ProjectedConfig
 from metalearn_tasks.regression import RegressionConfig
 
 
+REFERENCES = ("1nn", "centroid", "ridge", "logistic")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the examples come from."""
@@ -82,6 +85,8 @@ class TrainConfig:
     """Tasks in an evaluation."""
     eval_sequences: int = 4
     """Sequences a task in an evaluation."""
+    references: tuple[str, ...] = REFERENCES
+    """Reference learners in the final table and picture."""
 
 
 def _digits() -> TrainConfig:
@@ -174,6 +179,7 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
             learner=learner_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in learner.items()}),
             data=DataConfig(**values.pop("data")),
             optimizer=OptimizerConfig(**values.pop("optimizer")),
+            references=tuple(values.pop("references")),
             **values,
         )
     except (KeyError, TypeError) as error:

@@ -31,6 +31,7 @@ from metalearn.curves import last_positions
 from metalearn.errors import RunError
 from metalearn.pictures import draw_learning_curves, new_figure, save
 from metalearn.runs import open_run, write_result
+from metalearn_models.averaged import averaged
 from metalearn_tasks.projected import ProjectedConfig, projected, projected_data
 
 
@@ -54,6 +55,8 @@ class EvaluateCommand:
     """Where tensorflow-datasets keeps its prepared sets."""
     identity: bool = False
     """Score the unprojected task too; needs inputs of the learner's own width."""
+    average: int = 1
+    """Average the learner over this many random rotations of its inputs and permutations of the labels."""
     references: tuple[str, ...] = REFERENCES
     """Reference learners on the same episodes."""
     tasks: int = 128
@@ -104,8 +107,9 @@ def evaluate(command: EvaluateCommand) -> tuple[dict[str, Any], dict[str, Any], 
         task = dataclasses.replace(config.task, project_to=recipe.learner.signature.inputs)
         family = projected(dataset.inputs, dataset.classes, task)
         kinds = {"unseen": (family.unseen, projected_data(*dataset.test))}
+    learner = recipe.learner if command.average == 1 else averaged(recipe.learner, command.average, command.seed)
     scores = score_all(
-        recipe.learner, theta, family, kinds, command.references, command.tasks, command.sequences, command.seed
+        learner, theta, family, kinds, command.references, command.tasks, command.sequences, command.seed
     )
     if command.identity:
         if dataset is None or not isinstance(config.task, ProjectedConfig):
@@ -117,12 +121,18 @@ def evaluate(command: EvaluateCommand) -> tuple[dict[str, Any], dict[str, Any], 
                 f"set --size or --pca so that they agree"
             )
         plain, identity = identity_kinds(dataset, dataclasses.replace(config.task, project_to=None))
-        extra = score_all(recipe.learner, theta, plain, identity, (), command.tasks, command.sequences, command.seed)
+        extra = score_all(learner, theta, plain, identity, (), command.tasks, command.sequences, command.seed)
         scores = {**extra, **scores}
     regression = recipe.chance is None
     label = "unseen_error" if regression else "unseen_accuracy"
     summary = {n: dict(zip(("mean", "half"), last_positions(s, LAST), strict=True)) for n, s in scores.items()}
-    result = {label: summary["unseen"]["mean"], "data": name, "run": str(command.run), "last_positions": summary}
+    result = {
+        label: summary["unseen"]["mean"],
+        "data": name,
+        "run": str(command.run),
+        "average": command.average,
+        "last_positions": summary,
+    }
     stem = "evaluate-" + Path(name).name
     chance = None if regression or dataset is None else 1.0 / dataset.classes
     figure, (ax,) = new_figure()

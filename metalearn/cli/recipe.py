@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +21,6 @@ from metalearn_tasks.datasets import Dataset, load
 from metalearn_tasks.projected import ProjectedConfig, anneal, projected, projected_data, unprojected
 from metalearn_tasks.regression import RegressionConfig, regression
 
-REFERENCES = ("1nn", "centroid", "ridge", "logistic")
 LAST = 10
 """The positions over which a curve is summed up in one number."""
 
@@ -88,9 +86,7 @@ def outer_loop(recipe: Recipe, steps_left: int) -> tuple[Outer, int]:
 
     The steps in a call are made to divide what is left, so that a run ends on the step it was asked to.
     """
-    per_call = math.gcd(max(steps_left, 1), recipe.config.steps_per_call)
-    # A step count without a common divisor would mean one dispatch a step; the largest divisor below the wish is better.
-    per_call = max(d for d in range(per_call, recipe.config.steps_per_call + 1) if max(steps_left, 1) % d == 0)
+    per_call = max(d for d in range(1, recipe.config.steps_per_call + 1) if max(steps_left, 1) % d == 0)
     optimizer = outer_optimizer(recipe.config.optimizer, recipe.config.steps)
     return outer(recipe.estimator, optimizer, per_call, local_mesh(recipe.config.tasks)), per_call
 

@@ -64,7 +64,12 @@ def free_fields(config: TrainConfig) -> tuple[str, ...]:
 
 
 def meta_train(
-    config: TrainConfig, folder: Path, *, resume: bool = False, overwrite: bool = False, progress: Progress | None = None
+    config: TrainConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Meta-train as configured, in a run's folder; go on from its newest checkpoint if asked to.
 

@@ -172,6 +172,4 @@ def _check(inputs: int, classes: int, config: ProjectedConfig) -> None:
     if not 0.0 <= config.permute_prob <= 1.0:
         raise ValueError(f"permute_prob is a probability, got {config.permute_prob}")
     if config.length < 1 or inputs < 1 or classes < 2:
-        raise ValueError(
-            f"need length >= 1, inputs >= 1 and classes >= 2, got {config.length}, {inputs} and {classes}"
-        )
+        raise ValueError(f"need length >= 1, inputs >= 1 and classes >= 2, got {config.length}, {inputs} and {classes}")

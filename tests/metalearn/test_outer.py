@@ -54,7 +54,9 @@ def test_an_outer_step_is_the_optax_update_of_the_estimators_gradient():
     assert int(state.step) == 1
 
 
-@pytest.mark.parametrize("make", [lambda: backprop(noisy_quadratic(), 8), lambda: truncated_backprop(noisy_quadratic(), 8, 2)])
+@pytest.mark.parametrize(
+    "make", [lambda: backprop(noisy_quadratic(), 8), lambda: truncated_backprop(noisy_quadratic(), 8, 2)]
+)
 def test_steps_per_call_do_not_change_the_numbers(make):
     theta_1, losses_1, _, _ = run_steps(make(), 1, 12)
     theta_6, losses_6, _, _ = run_steps(make(), 6, 2)

@@ -83,11 +83,13 @@ def test_the_coin_of_a_task_makes_a_fixed_share_of_permuted_tasks():
     data = examples()._replace(permute_prob=jnp.float32(0.1))
     identity = (np.asarray(tasks(family, data, 2000).permutation) == np.arange(CLASSES)).all(1)
     assert abs(identity.mean() - 0.9) < 4 * np.sqrt(0.09 / 2000)
-    more = (np.asarray(tasks(family, data._replace(permute_prob=jnp.float32(0.5)), 2000).permutation)
-            == np.arange(CLASSES)).all(1)
+    more = (
+        np.asarray(tasks(family, data._replace(permute_prob=jnp.float32(0.5)), 2000).permutation) == np.arange(CLASSES)
+    ).all(1)
     assert not np.any(more & ~identity)  # a task once permuted stays so as the bias is annealed away
-    assert (np.asarray(tasks(family, data._replace(permute_prob=jnp.float32(0)), 50).permutation)
-            == np.arange(CLASSES)).all()
+    assert (
+        np.asarray(tasks(family, data._replace(permute_prob=jnp.float32(0)), 50).permutation) == np.arange(CLASSES)
+    ).all()
 
 
 def test_annealing_follows_the_official_schedule():

@@ -1,0 +1,144 @@
+"""The command line at toy size: results, pictures, resume, and what it says to bad input."""
+
+import json
+
+import numpy as np
+import pytest
+
+from metalearn.checkpoints import checkpoint_steps
+from metalearn.cli import config as configs
+from metalearn.cli.main import main
+from metalearn.cli.recipe import load_data, prepare
+from metalearn.cli.train import parse
+from metalearn.metrics import read_metrics
+from metalearn.runs import open_run
+
+TINY = [
+    *("--learner.width", "8", "--learner.layers", "1", "--learner.heads", "2", "--learner.key-size", "4"),
+    *("--task.length", "8", "--tasks", "4", "--eval-tasks", "3", "--eval-sequences", "2", "--quiet", "--json"),
+    *("--steps-per-call", "2", "--evaluate-every", "4", "--checkpoint-every", "2", "--optimizer.warmup", "1"),
+]
+
+
+def run(capsys, *words):
+    status = main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", "digits", "--steps", "4", "--run", str(folder), *TINY]) == 0
+    return folder
+
+
+def test_train_leaves_a_complete_run_folder(trained):
+    assert (trained / "learning_curves.png").stat().st_size > 10_000
+    result = json.loads((trained / "result.json").read_text())
+    assert result["steps"] == 4 and 0 <= result["unseen_accuracy"] <= 1
+    assert set(result["curves"]) >= {"training", "unseen", "reference: 1nn", "reference: logistic"}
+    assert len(result["curves"]["unseen"]) == 8
+    assert [r["step"] for r in read_metrics(open_run(trained)) if "loss" in r] == [1, 2, 3, 4]
+    assert checkpoint_steps(open_run(trained)) == [2, 4]
+    assert list((trained / "tensorboard").iterdir())
+    assert configs.from_json(open_run(trained).config).learner.width == 8
+
+
+def test_the_last_line_is_one_json_object_with_the_promised_keys(trained, capsys, tmp_path):
+    status, out, _ = run(capsys, "train", "digits", "--steps", 4, "--run", tmp_path / "again", *TINY)
+    result = json.loads(out.splitlines()[-1])
+    assert status == 0 and set(result) == {"unseen_accuracy", "seconds", "steps", "theta_sha256", "run"}
+    # The same seed gives the same bytes.
+    assert result["theta_sha256"] == json.loads((trained / "result.json").read_text())["theta_sha256"]
+
+
+def test_a_resumed_run_ends_in_the_same_bytes(trained, capsys, tmp_path):
+    folder = tmp_path / "half"
+    constant = ("--optimizer.schedule", "constant")  # a cosine would depend on the number of steps
+    assert run(capsys, "train", "digits", "--steps", 4, "--run", tmp_path / "whole", *TINY, *constant)[0] == 0
+    assert run(capsys, "train", "digits", "--steps", 2, "--run", folder, *TINY, *constant)[0] == 0
+    status, out, _ = run(capsys, "train", "--resume", folder, "--steps", 4, "--quiet", "--json")
+    assert status == 0
+    whole = json.loads((tmp_path / "whole" / "result.json").read_text())
+    assert json.loads(out.splitlines()[-1])["theta_sha256"] == whole["theta_sha256"]
+    status, _, err = run(capsys, "train", "--resume", folder, "--seed", 3, "--quiet")
+    assert status == 1 and "seed" in err
+
+
+def test_evaluate_on_other_data_with_fewer_features_and_classes(trained, capsys):
+    words = ("--tasks", 3, "--sequences", 2, "--references", "1nn", "--json")
+    status, out, err = run(capsys, "evaluate", trained, "--data", "wine", *words)
+    assert status == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert set(result["last_positions"]) == {"unseen", "reference: 1nn"}
+    assert (trained / "evaluate-wine.png").exists() and (trained / "evaluate-wine.json").exists()
+
+
+def test_plot_draws_from_the_files_alone(trained, capsys, tmp_path):
+    status, out, _ = run(capsys, "plot", trained, "--out", tmp_path / "p.png", "--json")
+    assert status == 0 and json.loads(out.splitlines()[-1])["steps"] == 4
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+
+
+def test_list_names_everything(capsys):
+    status, out, _ = run(capsys, "list", "--json")
+    names = json.loads(out.splitlines()[-1])
+    assert status == 0 and "digits" in names["presets"] and "vsml" in names["learners"] and "1nn" in out
+
+
+def test_evaluation_uses_held_out_examples_only():
+    config = configs.PRESETS["digits"][1]
+    recipe, dataset = prepare(config), load_data(config.data)
+    np.testing.assert_array_equal(recipe.test_data.inputs, dataset.test.inputs)
+    np.testing.assert_array_equal(recipe.data.inputs, dataset.train.inputs)
+    train = {row.tobytes() for row in np.asarray(dataset.train.inputs)}
+    assert not any(row.tobytes() in train for row in np.asarray(dataset.test.inputs))
+
+
+@pytest.mark.parametrize("preset", configs.PRESETS)
+def test_every_preset_survives_its_json_form(preset):
+    config = configs.PRESETS[preset][1]
+    assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
+        (["train", "digit"], "unknown preset 'digit'. Did you mean 'digits'?"),
+        (["train", "--learner", "transformr"], "unknown learner 'transformr'. Did you mean 'transformer'?"),
+        (["train", "--learner", "ridge"], "ridge has nothing to meta-train"),
+        (["train", "--data.source", "digitz", "--run", "{tmp}"], "digitz"),
+        (["train", "--resume", "{tmp}"], "{tmp}"),
+        (["train", "--task.num-tasks", "0", "--run", "{tmp}"], "num_tasks must lie between 1 and"),
+        (["train", "--task.length", "5000", "--run", "{tmp}"], "5000 different examples cannot be drawn from"),
+        (["evaluate", "{tmp}"], "{tmp}"),
+    ],
+)
+def test_bad_input_is_one_clear_line(capsys, tmp_path, words, message):
+    words = [word.replace("{tmp}", str(tmp_path / "x")) for word in words]
+    status, _, err = run(capsys, *words)
+    assert status == 1
+    assert message.replace("{tmp}", str(tmp_path / "x")) in err
+    assert "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_misspelt_option_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "digits", "--learner.widht", "8"])
+    assert stopped.value.code == 2
+    assert "--learner.width" in capsys.readouterr().err
+
+
+def test_an_existing_run_folder_is_refused_and_kept(trained, capsys):
+    before = (trained / "result.json").read_bytes()
+    status, _, err = run(capsys, "train", "digits", "--steps", 4, "--run", trained, *TINY)
+    assert status == 1 and "holds a run already" in err
+    assert (trained / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("learner", ["lstm", "mlp", "maml"])
+def test_learner_options_follow_the_chosen_learner(learner):
+    _, command, _ = parse(["digits", "--learner", learner, "--learner.hidden", "5", "--task.num-tasks", "None"])
+    assert command.config.learner.hidden in (5, (5,))
