@@ -13,7 +13,6 @@ from metalearn_models.transformer import TransformerConfig
 from metalearn_tasks.projected import ProjectedConfig
 from metalearn_tasks.regression import RegressionConfig
 
-
 REFERENCES = ("1nn", "centroid", "ridge", "logistic")
 
 

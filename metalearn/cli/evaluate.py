@@ -12,10 +12,9 @@ from typing import Annotated, Any
 import tyro
 
 from metalearn.checkpoints import checkpoint_steps, restore_checkpoint
-from metalearn.cli.config import from_json
+from metalearn.cli.config import REFERENCES, from_json
 from metalearn.cli.recipe import (
     LAST,
-    REFERENCES,
     Recipe,
     curves,
     evaluations,

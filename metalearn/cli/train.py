@@ -15,7 +15,6 @@ from metalearn.checkpoints import checkpoint_steps, restore_checkpoint
 from metalearn.cli.config import PRESETS, TrainConfig, from_json, to_json, with_learner
 from metalearn.cli.recipe import (
     LAST,
-    REFERENCES,
     Recipe,
     curves,
     evaluate_theta,
@@ -59,7 +58,8 @@ class TrainCommand:
 
 def free_fields(config: TrainConfig) -> tuple[str, ...]:
     """Fields that may change on resume: those that leave the numbers of the steps already done as they are."""
-    free = ("steps_per_call", "evaluate_every", "checkpoint_every", "eval_tasks", "eval_sequences", "data.data_dir")
+    looks = ("evaluate_every", "checkpoint_every", "eval_tasks", "eval_sequences", "references")
+    free = ("steps_per_call", "data.data_dir", *looks)
     return free if config.optimizer.schedule == "cosine" else ("steps", *free)
 
 
@@ -96,6 +96,8 @@ def meta_train(
         run = resume_run(folder, values, free=free_fields(config))
     else:
         run = create_run(folder, values, free=free_fields(config), overwrite=overwrite)
+    if progress is not None:
+        progress.note(f"meta-training in {run.folder}")
     loop, _ = outer_loop(recipe, config.steps)
     state = initial_state(recipe, loop)
     if resume and checkpoint_steps(run):
@@ -119,7 +121,7 @@ def meta_train(
         state.theta,
         recipe.family,
         evaluations(recipe),
-        REFERENCES,
+        config.references,
         config.eval_tasks,
         config.eval_sequences,
         config.seed,
@@ -157,7 +159,6 @@ def main(argv: Sequence[str]) -> None:
     folder = resume or command.run or Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     regression = isinstance(command.config.task, RegressionConfig)
     progress = Quiet() if command.quiet else default_progress("squared error" if regression else "accuracy")
-    progress.note(f"meta-training in {folder}")
     result, scores = meta_train(
         command.config, folder, resume=resume is not None, overwrite=command.overwrite, progress=progress
     )

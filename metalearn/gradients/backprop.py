@@ -128,7 +128,7 @@ def truncated_backprop(loop: InnerLoop, batch: int, window: int, length: int | N
 
         def objective(theta: Any) -> tuple[Array, tuple[Any, Array, Any]]:
             totals, (inner, counts, aux) = jax.vmap(lambda s: one(theta, s, data))(state)
-            # Each trajectory's mean over its own valid steps, so that a short last window weighs as much as a whole one.
+            # The mean over each trajectory's own valid steps: a short last window weighs as much as a whole one.
             per_step = 1.0 / jnp.maximum(counts, 1.0)
             means = jax.tree.map(lambda a: (a * per_step).mean(), aux)
             return (totals * per_step).mean(), (inner, counts, means)

@@ -19,8 +19,8 @@ class Estimator(NamedTuple):
 
     Attributes:
         init: `(theta, data, key) -> state`; every leaf has the trajectories on its leading axis.
-        grad: `(theta, state, data, key, outer_step) -> (gradient, state, metrics)`; the gradient and each of the scalars
-            in `metrics` (always `"loss"`) are means over the trajectories present in `state`.
+        grad: `(theta, state, data, key, outer_step) -> (gradient, state, metrics)`; the gradient and each scalar in
+            `metrics` (always `"loss"`) are means over the trajectories present in `state`.
         batch: number of trajectories, the size of that leading axis.
     """
 

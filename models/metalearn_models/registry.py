@@ -24,7 +24,7 @@ from metalearn_models.vsml import VSMLConfig, vsml
 
 
 class Entry(NamedTuple):
-    """A named learner: the class of its configuration, its builder, a line for people, and whether it is meta-learned."""
+    """A named learner: the class of its configuration, its builder, a line for people, and if it is meta-learned."""
 
     config: type
     build: Callable[[Signature, Any], Learner]

@@ -5,8 +5,8 @@ it. Two tokens: the paper's `[x_j, y_{j-1}]`, in which a first attention layer h
 the label that arrives one token later, and the pair token `[x_j, y_{j-1}, x_{j-1}]`, our own, which hands that
 join over and so removes most of the plateau at the start of meta-training. State size and causality are the same.
 
-Two initialisations: the paper's, and "matching", our own. With the paper's, attention starts unrelated to similarity, and
-a one-hot label enters a token of F numbers with variance 1/F beside inputs of variance near 1: on wide inputs (196
+Two initialisations: the paper's, and "matching", our own. With the paper's, attention starts unrelated to similarity,
+and a one-hot label enters a token of F numbers with variance 1/F beside inputs of variance near 1: on wide inputs (196
 numbers) the plateau lasts for thousands of steps. "matching" gives the label unit variance, embeds the two inputs of a
 pair token by the same matrix into the two halves of the width, and lets queries read the first half and keys the
 second through the same projection: attention starts out comparing x_j with x_{i-1}, whose label is in token i.

@@ -33,7 +33,7 @@ class ProjectedConfig:
     permute_prob: float = 1.0
     """Probability that a task permutes its labels, decided once a task; 0.1 is the paper's "90 % biased"."""
     anneal_steps: int = 0
-    """Grow permute_prob from this step on, linearly, until every task is permuted (p * step / anneal_steps); 0: never."""
+    """From this step on, grow permute_prob to p * step / anneal_steps, until every task is permuted; 0: never."""
     seed: int = 0
     """Names the tasks: task i of one seed is the same whenever it is drawn."""
 
