@@ -73,11 +73,11 @@ class ShippedConfig:
     """Decay of Adam's second moment."""
     warmup: int = 200
     """Outer steps of linear warm-up, after which the learning rate stays."""
-    decay: int = 2000
+    decay: int = 4000
     """Outer steps of linear decay to 0 at the end; until they begin, a resumed run may change this and `steps`."""
     clip: float = 1.0
     """Largest global gradient norm."""
-    steps: int = 10_000
+    steps: int = 15_000
     """Outer steps."""
     steps_per_call: int = 25
     """Outer steps in one dispatch; must divide steps, does not change the numbers."""
@@ -164,9 +164,7 @@ def train(config: ShippedConfig, folder: Path, resume: bool = False, start: Path
     }
 
     def evaluate(theta: Any) -> dict[str, float]:
-        return {
-            name: last_positions(np.asarray(score(theta, data, key)))[0] for name, (score, data) in scorers.items()
-        }
+        return {name: last_positions(np.asarray(score(theta, data, key)))[0] for name, (score, data) in scorers.items()}
 
     return drive(
         parts.loop.step,
@@ -183,7 +181,7 @@ def train(config: ShippedConfig, folder: Path, resume: bool = False, start: Path
 
 
 def compare(
-    learner: Learner, theta: Any, inputs: int = 16, tasks: int = 1024, sequences: int = 4, seed: int = 1
+    learner: Learner, theta: Any, inputs: int = 16, tasks: int = 1024, sequences: int = 16, seed: int = 1
 ) -> dict[str, dict[str, list[float]]]:
     """Accuracy after 10, 20 and 40 examples on unseen projected-digits tasks of held-out images, and its interval.
 
@@ -217,6 +215,24 @@ def compare(
     return figures
 
 
+def commands(values: dict[str, Any], name: str = "RUN") -> list[str]:
+    """The commands that make a run with the default learner, and before it the run that it started from."""
+    start = values.get("start")
+    before = commands(start["config"], name + "_BEFORE") if start else []
+    default = as_json({"config": ShippedConfig()})["config"]
+    fixed = {"narrow": [], **values}  # the first of the shipped runs is older than that field
+    changed = [
+        f"--config.{key.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, list) else value}".strip()
+        for key, value in fixed.items()
+        if key not in ("start", "learner") and value != default[key]
+    ]
+    # A run that was stopped early has fewer steps than it was asked for: those are what the next one started from.
+    stopped = f"  # stopped at step {start['steps']}, before the next began" if start else ""
+    origin = [f"--start {name}_BEFORE"] if start else []
+    command = " ".join(["python -m experiments.shipped train --run", name, *origin, *changed])
+    return [*[line + stopped if line == before[-1] else line for line in before], command]
+
+
 def export(folder: Path, target: Path, figures: bool = True) -> dict[str, Any]:
     """Write the newest weights of a run, and a JSON file beside them that says what they are.
 
@@ -241,11 +257,12 @@ def export(folder: Path, target: Path, figures: bool = True) -> dict[str, Any]:
         "config": run.config,
         "seed": config.seed,
         "steps": int(state.step),
-        "command": "python -m experiments.shipped train --run RUN && python -m experiments.shipped export --run RUN",
+        "start": run.config.get("start"),
+        "commands": commands(run.config),
         "theta_sha256": theta_sha256(state.theta),
         "figures": compare(parts.learner, state.theta, config.inputs) if figures else {},
-        "figures_protocol": "accuracy [mean, low, high] after n examples: 1024 unseen projected-digits tasks, 4 sequences "
-        "each of 50 held-out images, PCA 16; 95 % intervals over tasks",
+        "figures_protocol": "accuracy [mean, low, high] after n examples on 1024 unseen projected-digits tasks, 16 "
+        "sequences each of 50 held-out images, PCA 16; 95 % intervals over tasks",
         "metalearn": environment()["metalearn"],
         "licence": "Apache-2.0",
     }

@@ -14,10 +14,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
-from sklearn.base import ClassifierMixin
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
@@ -59,13 +59,13 @@ def table(name: str) -> tuple[np.ndarray, np.ndarray]:
     if name == "digits":
         test = load("digits").test
         return np.asarray(test.inputs, np.float64), np.asarray(test.labels)
-    loaders = {"iris": load_iris, "wine": load_wine, "breast_cancer": load_breast_cancer}
+    loaders: dict[str, Any] = {"iris": load_iris, "wine": load_wine, "breast_cancer": load_breast_cancer}
     if name not in loaders:
         raise ValueError(f"no table {name!r}: use {', '.join(TABLES)}")
     return loaders[name](return_X_y=True)
 
 
-def contestants(config: TabularConfig) -> dict[str, ClassifierMixin]:
+def contestants(config: TabularConfig) -> dict[str, Any]:
     """The classifiers to compare, unfitted."""
     return {
         "in-context": InContextClassifier(config.weights, n_estimators=config.n_estimators),
@@ -88,7 +88,7 @@ def accuracies(config: TabularConfig, name: str) -> dict[str, list[float]]:
 
 
 def compare(config: TabularConfig) -> dict[str, dict[str, float]]:
-    """Mean accuracy of each classifier on each table, and what the in-context learner is ahead of the better reference."""
+    """Mean accuracy of each classifier on each table, and how far the learner is ahead of the better reference."""
     figures = {}
     for name in config.tables:
         means = {label: float(np.mean(scores)) for label, scores in accuracies(config, name).items()}
@@ -101,9 +101,7 @@ def show(figures: dict[str, dict[str, float]]) -> str:
     """The figures as a text table."""
     columns: Sequence[str] = ("in-context", *REFERENCES, "ahead")
     lines = [f"{'accuracy':<15}" + "".join(f"{column:>12}" for column in columns)]
-    lines += [
-        f"{name:<15}" + "".join(f"{row[column]:>12.3f}" for column in columns) for name, row in figures.items()
-    ]
+    lines += [f"{name:<15}" + "".join(f"{row[column]:>12.3f}" for column in columns) for name, row in figures.items()]
     return "\n".join(lines)
 
 

@@ -124,7 +124,8 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
             ValueError: `X` has the wrong shape, is empty, or holds NaN or infinity.
         """
         check_is_fitted(self)
-        X = features_of(self._features, validate_data(self, X, dtype=np.float64, reset=False))
+        checked: Any = validate_data(self, X, dtype=np.float64, reset=False)
+        X = features_of(self._features, checked)
         return np.concatenate([self._predict_chunk(X[i : i + CHUNK]) for i in range(0, len(X), CHUNK)])
 
     def predict(self, X: Any) -> np.ndarray:

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits, load_wine
+from sklearn.model_selection import train_test_split
+
+from experiments.tabular import REFERENCES, TABLES, TabularConfig, accuracies, compare, show, table
+from metalearn_tasks.datasets import load
+
+
+def test_the_digits_of_the_comparison_took_no_part_in_meta_training():
+    X, y = table("digits")
+    assert X.shape == (397, 64)
+    trained_on = {row.tobytes() for row in np.asarray(load("digits").train.inputs, np.float64)}
+    assert not any(row.tobytes() in trained_on for row in X)
+    images, labels = load_digits(return_X_y=True)
+    scaled = (images - images.mean()) / images.std()
+    nearest = [int(np.abs(scaled - row).sum(1).argmin()) for row in X[:20]]
+    np.testing.assert_array_equal(labels[nearest], y[:20])
+
+
+def test_the_reference_is_1nn_on_standardised_features_of_the_same_split():
+    scores = accuracies(TabularConfig(splits=2, n_estimators=8), "wine")
+    X, y = load_wine(return_X_y=True)
+    for split in range(2):
+        parts = train_test_split(X, y, train_size=50, stratify=y, random_state=split)
+        A, B, a, b = (np.asarray(part) for part in parts)
+        mean, std = A.mean(0), A.std(0)  # of the training rows alone
+        A, B = (A - mean) / std, (B - mean) / std
+        nearest = np.square(A[None] - B[:, None]).sum(2).argmin(1)
+        assert scores["1nn"][split] == (a[nearest] == b).mean()
+
+
+def test_ahead_is_the_distance_to_the_better_reference():
+    figures = compare(TabularConfig(tables=("iris",), splits=2, n_estimators=8))
+    row = figures["iris"]
+    assert row["ahead"] == pytest.approx(row["in-context"] - max(row[name] for name in REFERENCES), abs=2e-4)
+    assert "iris" in show(figures)
+    with pytest.raises(ValueError, match="no table 'titanic': use iris"):
+        compare(TabularConfig(tables=("titanic",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_the_in_context_learner_is_within_three_points_of_the_better_reference(name):
+    assert compare(TabularConfig(tables=(name,)))[name]["ahead"] > -0.03
