@@ -23,7 +23,8 @@ from metalearn.cli.recipe import (
     load_data,
     outer_loop,
     prepare,
-    score_all,
+    score_learner,
+    score_references,
     table,
 )
 from metalearn.curves import last_positions
@@ -107,9 +108,9 @@ def evaluate(command: EvaluateCommand) -> tuple[dict[str, Any], dict[str, Any], 
         family = projected(dataset.inputs, dataset.classes, task)
         kinds = {"unseen": (family.unseen, projected_data(*dataset.test))}
     learner = recipe.learner if command.average == 1 else averaged(recipe.learner, command.average, command.seed)
-    scores = score_all(
-        learner, theta, family, kinds, command.references, command.tasks, command.sequences, command.seed
-    )
+    shape = (command.tasks, command.sequences, command.seed)
+    scores = score_learner(learner, theta, family, kinds, *shape)
+    scores |= score_references(command.references, family, kinds["unseen"][1], *shape)
     if command.identity:
         if dataset is None or not isinstance(config.task, ProjectedConfig):
             raise ValueError("--identity is for projected classification")
@@ -120,7 +121,7 @@ def evaluate(command: EvaluateCommand) -> tuple[dict[str, Any], dict[str, Any], 
                 f"set --size or --pca so that they agree"
             )
         plain, identity = identity_kinds(dataset, dataclasses.replace(config.task, project_to=None))
-        extra = score_all(learner, theta, plain, identity, (), command.tasks, command.sequences, command.seed)
+        extra = score_learner(learner, theta, plain, identity, *shape)
         scores = {**extra, **scores}
     regression = recipe.chance is None
     label = "unseen_error" if regression else "unseen_accuracy"

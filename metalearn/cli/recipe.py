@@ -66,6 +66,12 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
         family, data, test_data, chance = regression(config.task), (), (), None
     else:
         dataset = dataset or load_data(config.data)
+        for split, (inputs, _) in (("training", dataset.train), ("held-out", dataset.test)):
+            if len(inputs) < config.task.length:
+                raise ValueError(
+                    f"a sequence of {config.task.length} different examples cannot be drawn from the {len(inputs)} "
+                    f"{split} examples of {dataset.name}: shorten task.length or take more data"
+                )
         family = projected(dataset.inputs, dataset.classes, config.task)
         data = projected_data(*dataset.train, config.task.permute_prob)
         test_data = projected_data(*dataset.test)
@@ -137,25 +143,15 @@ def evaluations(recipe: Recipe) -> dict[str, tuple[Callable[..., Any], Any]]:
     return {"training": (training, recipe.data), "unseen": (family.unseen, recipe.test_data)}
 
 
-def evaluate_theta(recipe: Recipe) -> Callable[[Any], dict[str, float]]:
-    """A function `theta -> {"unseen_score": ..., ...}`: mean scores over the last 10 positions."""
-    config = recipe.config
-    key = evaluation_key(config.seed)
-    scorers = {
-        name: (
-            curve_scorer(recipe.learner, recipe.family, task, config.eval_tasks, config.eval_sequences),
-            data,
-        )
-        for name, (task, data) in evaluations(recipe).items()
-    }
+def learner_scorers(recipe: Recipe) -> dict[str, Callable[[Any], np.ndarray]]:
+    """For each kind of task in `evaluations`, a compiled `theta -> scores[tasks, T]`."""
+    config, key = recipe.config, evaluation_key(recipe.config.seed)
 
-    def evaluate(theta: Any) -> dict[str, float]:
-        return {
-            f"{name}_score": last_positions(np.asarray(score(theta, data, key)), LAST)[0]
-            for name, (score, data) in scorers.items()
-        }
+    def scorer(task: Callable[..., Any], data: Any) -> Callable[[Any], np.ndarray]:
+        score = curve_scorer(recipe.learner, recipe.family, task, config.eval_tasks, config.eval_sequences)
+        return lambda theta: np.asarray(score(theta, data, key))
 
-    return evaluate
+    return {name: scorer(task, data) for name, (task, data) in evaluations(recipe).items()}
 
 
 def evaluation_key(seed: int) -> Any:
@@ -163,41 +159,50 @@ def evaluation_key(seed: int) -> Any:
     return jax.random.fold_in(jax.random.key(seed), 0xE7A1)
 
 
-def score_all(
+def score_learner(
     learner: Learner,
     theta: Any,
     family: Family,
     kinds: dict[str, tuple[Callable[..., Any], Any]],
-    references: Sequence[str],
     tasks: int,
     sequences: int,
     seed: int,
-) -> dict[str, Array]:
-    """Scores [tasks, T] of a learner on each kind of task, and of reference learners on the last kind.
-
-    All on the same episodes. A reference learner that cannot do the family's kind of label is left out.
-    """
+) -> dict[str, np.ndarray]:
+    """Scores [tasks, T] of a learner on each kind of task: name -> (numbered task, data)."""
     key = evaluation_key(seed)
+    return {
+        name: np.asarray(curve_scorer(learner, family, task, tasks, sequences)(theta, data, key))
+        for name, (task, data) in kinds.items()
+    }
+
+
+def score_references(
+    names: Sequence[str], family: Family, data: Any, tasks: int, sequences: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Scores [tasks, T] of reference learners on unseen tasks, on the episodes that `score_learner` draws.
+
+    A reference learner that only knows classes is left out in regression.
+
+    Raises:
+        UnknownNameError: with the nearest names.
+        ValueError: for a learner that would need meta-training.
+    """
     scores = {}
-    for name, (task, data) in kinds.items():
-        scores[name] = curve_scorer(learner, family, task, tasks, sequences)(theta, data, key)
-    task, data = list(kinds.values())[-1]
-    for name in references:
+    for name in names:
         entry = learner_entry(name)
         if entry.meta_learned:
             raise ValueError(f"{name} needs meta-training; reference learners are those that need none")
         if family.signature.regression and name in ("centroid", "logistic"):
             continue
-        reference = entry.build(family.signature, entry.config())
-        theta_reference = reference.init(jax.random.key(seed))
-        scores[f"reference: {name}"] = curve_scorer(reference, family, task, tasks, sequences)(
-            theta_reference, data, key
-        )
-    return {name: np.asarray(value) for name, value in scores.items()}  # pyright: ignore[reportReturnType]
+        learner = entry.build(family.signature, entry.config())
+        kinds = {f"reference: {name}": (family.unseen, data)}
+        theta = learner.init(jax.random.key(seed))
+        scores.update(score_learner(learner, theta, family, kinds, tasks, sequences, seed))
+    return scores
 
 
 def identity_kinds(dataset: Dataset, config: ProjectedConfig) -> tuple[Family, dict[str, Any]]:
-    """The unprojected tasks of a data set, labels permuted and not, as kinds for `score_all`."""
+    """The unprojected tasks of a data set, labels permuted and not, as kinds for `score_learner`."""
     family = unprojected(dataset.inputs, dataset.classes, config)
     permuted = projected_data(*dataset.test)
     return family, {
@@ -207,7 +212,7 @@ def identity_kinds(dataset: Dataset, config: ProjectedConfig) -> tuple[Family, d
 
 
 def curves(scores: dict[str, Any]) -> dict[str, Curve]:
-    """Means and intervals of `score_all`'s result."""
+    """Means and intervals of scores [tasks, T]."""
     return {name: summarise(value) for name, value in scores.items()}
 
 

@@ -17,12 +17,11 @@ from metalearn.cli.recipe import (
     LAST,
     Recipe,
     curves,
-    evaluate_theta,
-    evaluations,
     initial_state,
+    learner_scorers,
     outer_loop,
     prepare,
-    score_all,
+    score_references,
     table,
 )
 from metalearn.curves import last_positions
@@ -103,6 +102,7 @@ def meta_train(
     if resume and checkpoint_steps(run):
         state = restore_checkpoint(run, state)
     loop, per_call = outer_loop(recipe, config.steps - int(state.step))
+    scorers = learner_scorers(recipe)
     state = drive(
         loop.step,
         state,
@@ -112,20 +112,13 @@ def meta_train(
         steps_per_call=per_call,
         log_every=max(1, config.steps // 1000),
         checkpoint_every=config.checkpoint_every,
-        evaluate=evaluate_theta(recipe),
+        evaluate=lambda theta: {f"{n}_score": last_positions(f(theta), LAST)[0] for n, f in scorers.items()},
         evaluate_every=config.evaluate_every,
         progress=progress,
     )
-    scores = score_all(
-        recipe.learner,
-        state.theta,
-        recipe.family,
-        evaluations(recipe),
-        config.references,
-        config.eval_tasks,
-        config.eval_sequences,
-        config.seed,
-    )
+    scores = {name: score(state.theta) for name, score in scorers.items()}
+    shape = (config.eval_tasks, config.eval_sequences, config.seed)
+    scores |= score_references(config.references, recipe.family, recipe.test_data, *shape)
     result = {
         "unseen_accuracy" if recipe.chance is not None else "unseen_error": last_positions(scores["unseen"], LAST)[0],
         "seconds": round(time.monotonic() - began, 1),

@@ -2,8 +2,9 @@
 
 On randomly projected tasks nothing depends on the basis of the inputs or on the names of the classes, yet a
 meta-trained black box is only nearly invariant to them. Averaging its predictions over random rotations and
-permutations removes that variance at the cost of one more pass a member, with nothing to train. Test-time averaging over transformed
-inputs is old (Krizhevsky et al. 2012); TabPFN (Hollmann et al. 2022, arXiv 2207.01848) does it for in-context learners.
+permutations removes that variance at the cost of one more pass a member, with nothing to train. Test-time averaging
+over transformed inputs is old (Krizhevsky et al. 2012); TabPFN (Hollmann et al. 2022, arXiv 2207.01848) does it for
+in-context learners.
 """
 
 from __future__ import annotations

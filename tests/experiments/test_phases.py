@@ -20,7 +20,9 @@ def test_phases_run_end_to_end_at_toy_size(tmp_path, monkeypatch):
         full = config_for(config, num_tasks)
         learner = dataclasses.replace(full.learner, width=8, layers=1, heads=1, key_size=4)
         task, optimizer = dataclasses.replace(full.task, length=12), dataclasses.replace(full.optimizer, warmup=0)
-        return dataclasses.replace(full, learner=learner, task=task, optimizer=optimizer, tasks=4, eval_sequences=1)
+        return dataclasses.replace(
+            full, learner=learner, task=task, optimizer=optimizer, tasks=4, eval_sequences=1, references=("1nn",)
+        )
 
     monkeypatch.setattr(phases, "config_for", tiny)
     found = main(PhasesConfig(num_tasks=(2,), steps=2, eval_tasks=2, out=tmp_path))
