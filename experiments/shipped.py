@@ -257,7 +257,6 @@ def export(folder: Path, target: Path, figures: bool = True) -> dict[str, Any]:
         "config": run.config,
         "seed": config.seed,
         "steps": int(state.step),
-        "start": run.config.get("start"),
         "commands": commands(run.config),
         "theta_sha256": theta_sha256(state.theta),
         "figures": compare(parts.learner, state.theta, config.inputs) if figures else {},

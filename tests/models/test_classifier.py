@@ -247,7 +247,7 @@ def test_shipped_weights_say_what_they_are_and_are_small(name):
     card = json.loads(Path(path.with_suffix(".json")).read_text())
     assert card == metadata
     assert card["theta_sha256"] == theta_sha256(theta)
-    assert {"config", "seed", "steps", "command", "figures", "metalearn", "licence"} <= card.keys()
+    assert {"config", "seed", "steps", "commands", "figures", "metalearn", "licence"} <= card.keys()
     assert path.stat().st_size < 3e6
 
 
