@@ -164,7 +164,7 @@ def train(config: ShippedConfig, folder: Path, resume: bool = False, start: Path
     }
 
     def evaluate(theta: Any) -> dict[str, float]:
-        return {name: last_positions(score(theta, data, key))[0] for name, (score, data) in scorers.items()}
+        return {name: last_positions(np.asarray(score(theta, data, key)))[0] for name, (score, data) in scorers.items()}
 
     return drive(
         parts.loop.step,
@@ -208,7 +208,7 @@ def compare(
     figures = {}
     for name, (one, its_theta) in contestants.items():
         score = curve_scorer(one, family, family.unseen, tasks, sequences)
-        curve = summarise(score(its_theta, data, key))
+        curve = summarise(np.asarray(score(its_theta, data, key)))
         figures[name] = {
             str(n): [round(float(part[n]), 4) for part in (curve.mean, curve.low, curve.high)] for n in EXAMPLES
         }

@@ -75,7 +75,7 @@ def curve_scorer(
     return score
 
 
-def summarise(scores: Float[Array, "tasks T"]) -> Curve:
+def summarise(scores: Float[np.ndarray, "tasks T"]) -> Curve:
     """Mean over tasks and its 95 % interval (normal approximation, 1.96 standard errors)."""
     scores = np.asarray(scores, np.float64)
     mean = scores.mean(0)
@@ -83,7 +83,7 @@ def summarise(scores: Float[Array, "tasks T"]) -> Curve:
     return Curve(mean, mean - spread, mean + spread)
 
 
-def last_positions(scores: Float[Array, "tasks T"], count: int = 10) -> tuple[float, float]:
+def last_positions(scores: Float[np.ndarray, "tasks T"], count: int = 10) -> tuple[float, float]:
     """Mean score over the last `count` positions, and half the width of its 95 % interval over tasks."""
     per_task = np.asarray(scores, np.float64)[:, -count:].mean(1)
     half = 1.96 * per_task.std(ddof=1) / np.sqrt(len(per_task)) if len(per_task) > 1 else float("nan")

@@ -10,7 +10,7 @@ import numpy as np
 
 from metalearn.curves import Curve
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
     "axes.spines.top": False,

@@ -74,15 +74,17 @@ class TrainConfig:
     """Outer steps."""
     steps_per_call: int = 25
     """Outer steps in one dispatch to the device; does not change the numbers."""
+    start: str | None = None
+    """Begin from the meta-parameters of this run's newest checkpoint, as a further phase; none: from fresh ones."""
     seed: int = 0
     """The one seed of everything random but the tasks themselves, which have task.seed."""
     evaluate_every: int = 250
     """Outer steps between evaluations on held-out examples."""
     checkpoint_every: int = 500
     """Outer steps between checkpoints."""
-    eval_tasks: int = 128
+    eval_tasks: int = 512
     """Tasks in an evaluation."""
-    eval_sequences: int = 4
+    eval_sequences: int = 1
     """Sequences a task in an evaluation."""
     references: tuple[str, ...] = REFERENCES
     """Reference learners in the final table and picture."""
@@ -92,9 +94,12 @@ def _digits() -> TrainConfig:
     return TrainConfig(
         data=DataConfig("digits", pca=16),
         task=ProjectedConfig(length=50),
-        learner=TransformerConfig(width=64, layers=2, heads=4, key_size=16, token="pair"),
-        optimizer=OptimizerConfig(2e-3, warmup=100, schedule="cosine", clip=1.0),
-        steps=3000,
+        learner=TransformerConfig(width=96, layers=2, heads=4, key_size=24, token="pair"),
+        optimizer=OptimizerConfig(3e-3, warmup=100, schedule="cosine", clip=1.0, b2=0.99),
+        steps=5000,
+        steps_per_call=50,
+        evaluate_every=500,
+        checkpoint_every=1000,
     )
 
 

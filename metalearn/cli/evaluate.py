@@ -11,24 +11,20 @@ from typing import Annotated, Any
 
 import tyro
 
-from metalearn.checkpoints import checkpoint_steps, restore_checkpoint
 from metalearn.cli.config import REFERENCES, from_json
 from metalearn.cli.recipe import (
     LAST,
-    Recipe,
     curves,
     evaluations,
     identity_kinds,
-    initial_state,
     load_data,
-    outer_loop,
     prepare,
+    restore_theta,
     score_learner,
     score_references,
     table,
 )
 from metalearn.curves import last_positions
-from metalearn.errors import RunError
 from metalearn.pictures import draw_learning_curves, new_figure, save
 from metalearn.runs import open_run, write_result
 from metalearn_models.averaged import averaged
@@ -69,25 +65,12 @@ class EvaluateCommand:
     """Print one JSON object as the last line."""
 
 
-def restore_theta(recipe: Recipe, folder: Path) -> Any:
-    """The meta-parameters of the newest readable checkpoint of a run.
-
-    Raises:
-        RunError: no checkpoint, none readable, or of another configuration.
-    """
-    run = open_run(folder)
-    if not checkpoint_steps(run):
-        raise RunError(f"{folder} holds no checkpoint yet: train it first")
-    loop, _ = outer_loop(recipe, recipe.config.steps)
-    return restore_checkpoint(run, initial_state(recipe, loop)).theta
-
-
 def evaluate(command: EvaluateCommand) -> tuple[dict[str, Any], dict[str, Any], bool]:
     """The result, the scores [tasks, T] of every learner, and whether it is regression. Writes result and picture."""
     run = open_run(command.run)
     config = from_json(run.config)
     recipe = prepare(config)
-    theta = restore_theta(recipe, command.run)
+    theta = restore_theta(command.run)
     name = command.data or config.data.source
     if recipe.chance is None:
         if command.data is not None:

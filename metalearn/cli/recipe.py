@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +13,14 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from metalearn.cli.config import DataConfig, OptimizerConfig, TrainConfig
+from metalearn.checkpoints import checkpoint_steps, restore_checkpoint
+from metalearn.cli.config import DataConfig, OptimizerConfig, TrainConfig, from_json
 from metalearn.curves import Curve, curve_scorer, last_positions, summarise
+from metalearn.errors import RunError
 from metalearn.gradients import Estimator, backprop, scheduled, truncated_backprop
 from metalearn.learner import Family, Learner, inner_loop
 from metalearn.outer import Outer, OuterState, local_mesh, outer
+from metalearn.runs import open_run
 from metalearn_models.registry import build_learner, learner_entry
 from metalearn_tasks.datasets import Dataset, load
 from metalearn_tasks.projected import ProjectedConfig, anneal, projected, projected_data, unprojected
@@ -121,10 +126,34 @@ def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
 
 
 def initial_state(recipe: Recipe, loop: Outer) -> OuterState:
-    """The state before the first outer step, from the one seed."""
+    """The state before the first outer step, from the one seed, and from another run's theta where one is named.
+
+    Raises:
+        RunError: the run to begin from has no readable checkpoint.
+        ValueError: its meta-parameters have other shapes.
+    """
     key_theta, key_outer = jax.random.split(jax.random.key(recipe.config.seed))
     theta = jax.jit(recipe.learner.init)(key_theta)
+    if recipe.config.start is not None:
+        found = restore_theta(Path(recipe.config.start))
+        if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, theta):
+            raise ValueError(f"the learner of {recipe.config.start} has other sizes than this one: give it the same")
+        theta = found
     return loop.init(theta, recipe.data, key_outer)
+
+
+def restore_theta(folder: Path) -> Any:
+    """The meta-parameters of the newest readable checkpoint of a run.
+
+    Raises:
+        RunError: no run, no checkpoint, none readable, or of another configuration.
+    """
+    run = open_run(folder)
+    if not checkpoint_steps(run):
+        raise RunError(f"{folder} holds no checkpoint yet: train it first")
+    recipe = prepare(dataclasses.replace(from_json(run.config), start=None))
+    loop, _ = outer_loop(recipe, recipe.config.steps)
+    return restore_checkpoint(run, initial_state(recipe, loop)).theta
 
 
 def evaluations(recipe: Recipe) -> dict[str, tuple[Callable[..., Any], Any]]:

@@ -61,7 +61,7 @@ def backprop(loop: InnerLoop, batch: int, length: int | None = None, remat: bool
 class TruncatedState(NamedTuple):
     """Trajectories in the middle of their unroll, on the leading axis."""
 
-    index: Int[Array, "B"]
+    number: Int[Array, "B"]
     key: PRNGKeyArray
     inner: Any
     t: Int[Array, "B"]
@@ -111,7 +111,7 @@ def truncated_backprop(loop: InnerLoop, batch: int, window: int, length: int | N
         theta: Any, state: TruncatedState, data: Any, key: PRNGKeyArray, outer_step: Array
     ) -> tuple[Any, TruncatedState, dict[str, Array]]:
         del outer_step
-        fresh_keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(state.index)
+        fresh_keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(state.number)
         fresh = jax.vmap(lambda k: start(loop, jax.lax.stop_gradient(theta), data, k))(fresh_keys)
         done = state.t >= state.length
 
@@ -119,7 +119,7 @@ def truncated_backprop(loop: InnerLoop, batch: int, window: int, length: int | N
             return jax.vmap(jnp.where)(done, new, old)
 
         state = TruncatedState(
-            state.index,
+            state.number,
             restart(fresh_keys, state.key),
             jax.tree.map(restart, fresh, state.inner),
             jnp.where(done, 0, state.t),
