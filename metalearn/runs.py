@@ -6,12 +6,14 @@
     checkpoints/    the last few states (`checkpoints.py`)
     *.png           pictures, written by whoever draws them
     result.json     what the run came to, written at its end
+    lock            held by the process that writes the run (`lock.py`); means nothing by being there
 
 The folder is the only state: a run that was killed goes on from its folder alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,6 +29,7 @@ import numpy as np
 from metalearn.environment import environment
 from metalearn.errors import RunError
 from metalearn.files import write_atomically
+from metalearn.lock import LOCK, only_writer
 
 FORMAT = 1
 
@@ -87,23 +90,28 @@ def create_run(
         overwrite: remove an older *run* in that folder first. Anything else in it is never touched.
 
     Raises:
-        RunError: the folder holds something already, or cannot be written.
+        RunError: the folder holds something already, cannot be written, or holds an older run that another process
+            is writing.
         TypeError: a value of `config` has no JSON form.
     """
     folder, values = Path(folder), as_json(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "config.json").exists() and overwrite:
-            _remove_run(open_run(folder))
-        left = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp")  # a kill may leave config.json.tmp
-        if "config.json" in left:
-            raise RunError(f"{folder} holds a run already: resume it, overwrite it, or choose another folder")
-        if left:
-            raise RunError(
-                f"{folder} is no run folder but holds {', '.join(left[:5])}: choose a new or an empty folder"
-            )
-        run = Run(folder, values, tuple(sorted(free)))
-        _write_config(run, [environment()])
+        older = open_run(folder) if (folder / "config.json").exists() and overwrite else None
+        # only a run has a writer: no lock file is put into a folder of other things
+        with only_writer(folder) if older else contextlib.nullcontext():
+            if older:
+                _remove_run(older)
+            # a kill may leave config.json.tmp, and a lock stays
+            left = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp" and p.name != LOCK)
+            if "config.json" in left:
+                raise RunError(f"{folder} holds a run already: resume it, overwrite it, or choose another folder")
+            if left:
+                raise RunError(
+                    f"{folder} is no run folder but holds {', '.join(left[:5])}: choose a new or an empty folder"
+                )
+            run = Run(folder, values, tuple(sorted(free)))
+            _write_config(run, [environment()])
     except OSError as error:
         raise RunError(f"cannot begin a run in {folder}: {error}") from error
     return run
@@ -140,7 +148,8 @@ def resume_run(
         note: gets a sentence for each thing a person should know.
 
     Raises:
-        RunError: no run there, or other fields differ; each is named with its old and its new value.
+        RunError: no run there, another process is writing it, or other fields differ; each is named with its old
+            and its new value.
     """
     content, values = _read_config(Path(folder)), as_json(config)
     check_same_config(content["config"], values, free, f"{folder} was run with another configuration")
@@ -150,7 +159,8 @@ def resume_run(
         if now[name] != before.get(name):
             note(f"{name} was {before.get(name)} and is {now[name]}: the result may differ in the last bits")
     try:
-        _write_config(run, [*content["environments"], now])
+        with only_writer(run.folder):
+            _write_config(run, [*content["environments"], now])
     except OSError as error:
         raise RunError(f"cannot write {run.folder / 'config.json'}: {error}; nothing saved before is lost") from error
     return run
@@ -232,7 +242,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _remove_run(run: Run) -> None:
-    # config.json goes last: until then a kill leaves a folder that still says what it is
+    # config.json goes last: until then a kill leaves a folder that still says what it is; the lock stays
     for path in [*run.folder.glob("*.png"), run.result, run.metrics]:
         path.unlink(missing_ok=True)
     for path in (run.tensorboard, run.checkpoints):

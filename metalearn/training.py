@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array
 
 from metalearn.checkpoints import copy_state, last_good, save_checkpoint
+from metalearn.lock import only_writer
 from metalearn.metrics import MetricsWriter
 from metalearn.progress import Progress, default_progress
 from metalearn.runs import Run
@@ -76,7 +77,7 @@ def train(
         ValueError: an argument does not fit.
         FloatingPointError: a loss or gradient norm, or theta, is not finite; names the outer step and the
             last good checkpoint. No state of that step or later is saved.
-        RunError: a file could not be written; says what is safe.
+        RunError: a file could not be written, says what is safe; or another process is writing this run.
         KeyboardInterrupt: after Ctrl-C, once the call in progress was finished and its state saved. A second
             Ctrl-C interrupts at once.
         SystemExit: the same after SIGTERM, with code 143.
@@ -94,7 +95,7 @@ def train(
     def due(after: int, every: int) -> bool:
         return after == steps or (every > 0 and after // every > (after - steps_per_call) // every)
 
-    with MetricsWriter(run, done) as writer, _StopOnSignal() as stop:
+    with only_writer(run.folder), MetricsWriter(run, done) as writer, _StopOnSignal() as stop:
 
         def save(after: int, kept: Any) -> None:
             nonlocal saved

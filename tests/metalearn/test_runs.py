@@ -98,7 +98,7 @@ def test_overwrite_removes_a_run_and_nothing_else(run: Run):
     with MetricsWriter(run, 0) as writer:
         writer.write([{"step": 1, "loss": 1.0}])
     again = create_run(run.folder, {"seed": 8}, overwrite=True)
-    assert sorted(p.name for p in run.folder.iterdir()) == ["config.json"] and again.config == {"seed": 8}
+    assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "lock"] and again.config == {"seed": 8}
     (run.folder / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match=r"no run folder but holds notes.txt"):
         create_run(run.folder, CONFIG, overwrite=True)
