@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 import optax
 import tyro
 
@@ -289,18 +290,25 @@ class Command:
     """Take the first weights from this run."""
     target: Path = WEIGHTS / f"{NAME}.safetensors"
     """Where `export` writes."""
+    json: bool = False
+    """Print one JSON object as the last line."""
     config: ShippedConfig = field(default_factory=ShippedConfig)
     """What to train."""
 
 
 def main(command: Command) -> None:
     """Do what the command says."""
+    began = time.monotonic()
     if command.action == "train":
-        train(command.config, command.run, command.resume, command.start)
+        state = train(command.config, command.run, command.resume, command.start)
+        found = {"run": str(command.run), "steps": int(state.step), "theta_sha256": theta_sha256(state.theta)}
     else:
-        began = time.monotonic()
         card = export(command.run, command.target)
         print(json.dumps(card["figures"], indent=2), f"\n{time.monotonic() - began:.0f} s")
+        found = {"run": str(command.run), "target": str(command.target)}
+        found |= {name: card[name] for name in ("steps", "theta_sha256", "figures", "tabular")}
+    if command.json:
+        print(json.dumps({**found, "seconds": round(time.monotonic() - began, 1)}))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ class TabularConfig:
     """Views whose predictions are averaged."""
     out: Path | None = None
     """Write the figures to this JSON file."""
+    json: bool = False
+    """Print one JSON object as the last line."""
 
 
 def table(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +113,8 @@ def main(config: TabularConfig) -> None:
     print(show(figures))
     if config.out is not None:
         config.out.write_text(json.dumps(figures, indent=2) + "\n")
+    if config.json:
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,17 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_wine
 from sklearn.model_selection import train_test_split
 
-from experiments.tabular import REFERENCES, TABLES, TabularConfig, accuracies, compare, show, table
+import experiments.shipped as shipped
+from experiments.tabular import REFERENCES, TABLES, TabularConfig, accuracies, compare, main, show, table
+from metalearn.outer import OuterState
+from metalearn.weights import theta_sha256
 from metalearn_tasks.datasets import load
 
 
@@ -37,6 +45,32 @@ def test_ahead_is_the_distance_to_the_better_reference():
     assert "iris" in show(figures)
     with pytest.raises(ValueError, match="no table 'titanic': use iris"):
         compare(TabularConfig(tables=("titanic",)))
+
+
+def test_json_is_the_last_line_and_holds_what_the_file_does(tmp_path, capsys):
+    config = TabularConfig(tables=("iris",), splits=1, n_estimators=1, out=tmp_path / "figures.json")
+    main(config)
+    assert not capsys.readouterr().out.splitlines()[-1].startswith("{")
+    main(dataclasses.replace(config, json=True))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert (
+        json.loads(last) == json.loads((tmp_path / "figures.json").read_text()) and "ahead" in json.loads(last)["iris"]
+    )
+
+
+def test_json_of_the_shipped_weights_is_the_last_line_of_both_actions(tmp_path, capsys, monkeypatch):
+    theta = {"w": jnp.ones(2)}
+    state = OuterState(theta, (), (), jax.random.key(0), jnp.int32(7))
+    card = {"steps": 7, "theta_sha256": theta_sha256(theta), "figures": {"shipped": {}}, "tabular": {"iris": {}}}
+    monkeypatch.setattr(shipped, "train", lambda *_: state)
+    monkeypatch.setattr(shipped, "export", lambda *_: {**card, "config": {}})
+    common = {"run": str(tmp_path), "steps": 7, "theta_sha256": theta_sha256(theta)}
+    for action, expected in (("train", common), ("export", {**common, **card, "target": str(shipped.Command.target)})):
+        shipped.main(shipped.Command(action, tmp_path, json=True))
+        found = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert found.pop("seconds") >= 0 and found == expected
+        shipped.main(shipped.Command(action, tmp_path))
+        assert "seconds" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
