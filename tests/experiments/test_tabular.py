@@ -65,11 +65,14 @@ def test_json_of_the_shipped_weights_is_the_last_line_of_both_actions(tmp_path, 
     monkeypatch.setattr(shipped, "train", lambda *_: state)
     monkeypatch.setattr(shipped, "export", lambda *_: {**card, "config": {}})
     common = {"run": str(tmp_path), "steps": 7, "theta_sha256": theta_sha256(theta)}
-    for action, expected in (("train", common), ("export", {**common, **card, "target": str(shipped.Command.target)})):
-        shipped.main(shipped.Command(action, tmp_path, json=True))
+    for command, expected in (
+        (shipped.Command("train", tmp_path), common),
+        (shipped.Command("export", tmp_path), {**common, **card, "target": str(shipped.Command.target)}),
+    ):
+        shipped.main(dataclasses.replace(command, json=True))
         found = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert found.pop("seconds") >= 0 and found == expected
-        shipped.main(shipped.Command(action, tmp_path))
+        shipped.main(command)
         assert "seconds" not in capsys.readouterr().out
 
 
