@@ -43,6 +43,8 @@ class PhasesConfig:
     """Folder of the runs, the picture and the table."""
     resume: bool = False
     """Go on with runs that are in the folder already."""
+    overwrite: bool = False
+    """Remove runs that are in the folder already."""
     json: bool = False
     """Print one JSON object as the last line."""
 
@@ -57,7 +59,7 @@ def config_for(config: PhasesConfig, num_tasks: int) -> TrainConfig:
         seed=config.seed,
         eval_tasks=config.eval_tasks,
         evaluate_every=max(1, config.steps // 6),
-        checkpoint_every=config.steps,
+        checkpoint_every=max(1, config.steps // 6),
     )
 
 
@@ -69,9 +71,11 @@ def main(config: PhasesConfig, progress: Progress | None = None) -> dict[str, An
     for ax, number in zip(axes, config.num_tasks, strict=True):
         folder = config.out / f"tasks-{number}"
         resume = config.resume and (folder / "config.json").exists()
-        _, scores = meta_train(config_for(config, number), folder, resume=resume, overwrite=True, progress=progress)
-        seen, unseen = last_positions(scores["seen"], LAST)[0], last_positions(scores["unseen"], LAST)[0]
-        phases[number] = {"seen": seen, "unseen": unseen}
+        _, scores = meta_train(
+            config_for(config, number), folder, resume=resume, overwrite=config.overwrite, progress=progress
+        )
+        (seen, seen_half), (unseen, unseen_half) = (last_positions(scores[kind], LAST) for kind in ("seen", "unseen"))
+        phases[number] = {"seen": seen, "seen_half": seen_half, "unseen": unseen, "unseen_half": unseen_half}
         shown = {n: c for n, c in curves(scores).items() if n in ("seen", "unseen", "reference: 1nn")}
         draw_learning_curves(ax, shown, chance=0.1)
         ax.set_title(f"{number:,} tasks: seen {seen:.2f}, unseen {unseen:.2f}", fontsize=9)
@@ -88,9 +92,10 @@ def main(config: PhasesConfig, progress: Progress | None = None) -> dict[str, An
 if __name__ == "__main__":
     command = tyro.cli(PhasesConfig, description=__doc__)
     found = main(command, default_progress())
-    print(f"{'tasks':>8} {'seen':>8} {'unseen':>8}   accuracy over the last {LAST} positions, held-out digits")
+    print(f"{'tasks':>8} {'seen':>15} {'unseen':>15}   accuracy over the last {LAST} positions, held-out digits")
     for number, score in found["phases"].items():
-        print(f"{number:>8,} {score['seen']:>8.3f} {score['unseen']:>8.3f}")
+        cells = [f"{score[kind]:.3f} ± {score[kind + '_half']:.3f}" for kind in ("seen", "unseen")]
+        print(f"{number:>8,} {cells[0]:>15} {cells[1]:>15}")
     print(f"picture: {found['picture']} ({found['seconds']} s)")
     if command.json:
         print(json.dumps(found))

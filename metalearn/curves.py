@@ -58,13 +58,19 @@ def curve_scorer(
 
     @jax.jit
     def score(theta: Any, data: Any, key: PRNGKeyArray) -> Float[Array, "tasks T"]:
+        key_episode, key_learner = jax.random.split(key)
+
         def episodes(index: Array) -> tuple[Array, Array]:
-            keys = jax.random.split(jax.random.fold_in(key, index), sequences)
+            keys = jax.random.split(jax.random.fold_in(key_episode, index), sequences)
             return jax.vmap(lambda k: family.episode(data, task(data, index), k))(keys)
 
         def score_chunk(indices: Array) -> Array:
             xs, ys = jax.vmap(episodes)(indices)
-            logits = predictions(learner, theta, xs, ys, jax.random.fold_in(key, indices[0]))
+            if learner.run is not None:
+                logits = learner.run(theta, xs, ys)
+            else:  # a key of its own for the learner of each task, whatever the chunk
+                keys = jax.vmap(lambda i: jax.random.fold_in(key_learner, i))(indices)
+                logits = jax.vmap(lambda x, y, k: predictions(learner, theta, x, y, k))(xs, ys, keys)
             return prediction_score(logits, ys).mean(1)
 
         # Padded to whole chunks; the tasks beyond the last are scored and dropped.

@@ -85,6 +85,7 @@ def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float |
     steps = [r["step"] for r in records if "loss" in r]
     losses = [r["loss"] for r in records if "loss" in r]
     ax.plot(steps, losses, color="0.65", linewidth=1, label="meta-training loss")
+    ax.set_xscale("log")  # the jump from chance takes a small part of the steps
     ax.set_xlabel("outer step")
     ax.set_ylabel("loss")
     names = sorted({name for r in records for name in r if name.startswith("eval/") and name.endswith("_score")})
@@ -93,10 +94,13 @@ def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float |
     for number, name in enumerate(names):
         points = [(r["step"], r[name]) for r in records if name in r]
         label = name.removeprefix("eval/").removesuffix("_score").replace("_", " ")
-        right.plot(*zip(*points, strict=True), "o-", markersize=3, color=f"C{number}", label=label)
+        right.plot(*zip(*points, strict=True), "o-", markersize=3, color=f"C{number}", label=f"{label}, last 10")
     if chance is not None:
         right.axhline(chance, color="0.5", linewidth=0.8, linestyle=":")
         right.set_ylim(0, 1)
-    right.set_ylabel("score, last 10 positions")
-    lines = ax.get_lines() + right.get_lines()[: len(names)]
+    each = [(r["step"], r["score"]) for r in records if "score" in r]
+    if each:
+        right.plot(*zip(*each, strict=True), color="0.3", linewidth=0.8, label="meta-training, all positions")
+    right.set_ylabel("squared error" if chance is None else "accuracy")
+    lines = ax.get_lines() + [line for line in right.get_lines() if not str(line.get_label()).startswith("_")]
     ax.legend(lines, [str(line.get_label()) for line in lines], loc="center right")

@@ -1,4 +1,4 @@
-"""`metalearn list`: presets, learners, data sets and tasks by name."""
+"""`metalearn list`: presets, learners, tasks, shipped weights and data sets by name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import tyro
 
 from metalearn.cli.config import PRESETS
+from metalearn_models.pretrained import shipped
 from metalearn_models.registry import LEARNERS
 from metalearn_tasks.datasets import names
 
@@ -30,6 +31,11 @@ def main(argv: Sequence[str]) -> None:
         "reference learners (metalearn evaluate RUN --references NAME ...)": {
             n: e.description for n, e in LEARNERS.items() if not e.meta_learned
         },
+        "tasks (the presets' --task options)": {
+            "projected": "randomly projected classification over a data set (Kirsch et al. 2022)",
+            "regression": "linear, sparse, sinusoid, network, tree (Garg et al. 2022; Finn et al. 2017)",
+        },
+        "shipped weights (InContextClassifier(weights=NAME))": {name: "" for name in shipped()},
         "data sets (--data.source NAME, or any tensorflow-datasets name or prepared folder)": names(),
     }
     for title, entries in sections.items():

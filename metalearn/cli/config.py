@@ -96,7 +96,7 @@ def _digits() -> TrainConfig:
         task=ProjectedConfig(length=50),
         learner=TransformerConfig(width=96, layers=2, heads=4, key_size=24, token="pair"),
         optimizer=OptimizerConfig(3e-3, warmup=100, schedule="cosine", clip=1.0, b2=0.99),
-        steps=5000,
+        steps=5500,
         steps_per_call=50,
         evaluate_every=500,
         checkpoint_every=1000,

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from metalearn.cli.config import REFERENCES, from_json
 from metalearn.cli.recipe import (
     LAST,
+    check_references,
     curves,
+    curves_as_json,
     evaluations,
     identity_kinds,
     load_data,
@@ -29,6 +32,7 @@ from metalearn.pictures import draw_learning_curves, new_figure, save
 from metalearn.runs import open_run, write_result
 from metalearn_models.averaged import averaged
 from metalearn_tasks.projected import ProjectedConfig, projected, projected_data
+from metalearn_tasks.regression import RegressionConfig
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,11 @@ class EvaluateCommand:
     data: str | None = None
     """A bundled set, a tensorflow-datasets name, or a prepared folder; none: the run's own."""
     size: int | None = None
-    """Resize images to size x size; none: as the run did, for images."""
+    """With --data: resize images to size x size; none: leave them."""
     pca: int | None = None
-    """Reduce inputs to this many principal components; none: as the run did, where the data are wide enough."""
+    """With --data: reduce inputs to this many principal components; none: keep all."""
     data_dir: str | None = None
-    """Where tensorflow-datasets keeps its prepared sets."""
+    """Where tensorflow-datasets keeps its prepared sets, also those of the run; none: where the run found them."""
     identity: bool = False
     """Score the unprojected task too; needs inputs of the learner's own width."""
     average: int = 1
@@ -67,27 +71,34 @@ class EvaluateCommand:
 
 def evaluate(command: EvaluateCommand) -> tuple[dict[str, Any], dict[str, Any], bool]:
     """The result, the scores [tasks, T] of every learner, and whether it is regression. Writes result and picture."""
+    if command.data is None and (command.size is not None or command.pca is not None):
+        raise ValueError("--size and --pca go with --data: the run's own data are as its configuration has them")
+    check_references(command.references)
     run = open_run(command.run)
     config = from_json(run.config)
-    recipe = prepare(config)
+    if command.data_dir is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=command.data_dir))
+    dataset = load_data(config.data) if isinstance(config.task, ProjectedConfig) else None
+    recipe = prepare(config, dataset)
     theta = restore_theta(command.run)
     name = command.data or config.data.source
-    if recipe.chance is None:
+    if isinstance(config.task, RegressionConfig):
         if command.data is not None:
             raise ValueError("a regression learner makes its own data: leave --data out")
-        family, kinds, dataset, name = recipe.family, evaluations(recipe), None, config.task.kind
+        family, kinds, name = recipe.family, evaluations(recipe), config.task.kind
     elif command.data is None:
-        family, kinds, dataset = recipe.family, evaluations(recipe), load_data(config.data)
+        family, kinds = recipe.family, evaluations(recipe)
     else:
         wanted = dataclasses.replace(
             config.data,
             source=command.data,
             size=command.size,
             pca=command.pca,
-            data_dir=command.data_dir or config.data.data_dir,
         )
         dataset = load_data(wanted)
-        task = dataclasses.replace(config.task, project_to=recipe.learner.signature.inputs)
+        # A small set gives shorter sequences, each example still at most once.
+        length = min(config.task.length, len(dataset.test.labels))
+        task = dataclasses.replace(config.task, project_to=recipe.learner.signature.inputs, length=length)
         family = projected(dataset.inputs, dataset.classes, task)
         kinds = {"unseen": (family.unseen, projected_data(*dataset.test))}
     learner = recipe.learner if command.average == 1 else averaged(recipe.learner, command.average, command.seed)
@@ -108,7 +119,7 @@ def evaluate(command: EvaluateCommand) -> tuple[dict[str, Any], dict[str, Any], 
         scores = {**extra, **scores}
     regression = recipe.chance is None
     label = "unseen_error" if regression else "unseen_accuracy"
-    summary = {n: dict(zip(("mean", "half"), last_positions(s, LAST), strict=True)) for n, s in scores.items()}
+    summary = {n: _mean_and_half(s) for n, s in scores.items()}
     result = {
         label: summary["unseen"]["mean"],
         "data": name,
@@ -116,7 +127,7 @@ def evaluate(command: EvaluateCommand) -> tuple[dict[str, Any], dict[str, Any], 
         "average": command.average,
         "last_positions": summary,
     }
-    stem = "evaluate-" + Path(name).name
+    stem = "evaluate-" + Path(name).name + (f"-average{command.average}" if command.average > 1 else "")
     chance = None if regression or dataset is None else 1.0 / dataset.classes
     figure, (ax,) = new_figure()
     draw_learning_curves(ax, curves(scores), chance)
@@ -124,10 +135,15 @@ def evaluate(command: EvaluateCommand) -> tuple[dict[str, Any], dict[str, Any], 
     save(figure, command.run / f"{stem}.png")
     write_result(
         run,
-        {**result, "curves": {n: c.mean.tolist() for n, c in curves(scores).items()}},
+        {**result, "curves": curves_as_json(scores)},
         f"{stem}.json",
     )
     return {**result, "picture": str(command.run / f"{stem}.png")}, scores, regression
+
+
+def _mean_and_half(scores: Any) -> dict[str, float | None]:
+    mean, half = last_positions(scores, LAST)
+    return {"mean": mean, "half": half if np.isfinite(half) else None}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] not in COMMANDS:
             raise unknown_name("command", words[0], COMMANDS)
         importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
-    except (MetalearnError, ValueError, FloatingPointError) as error:
+    except (MetalearnError, ValueError, FloatingPointError, OSError) as error:
         print(f"metalearn: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:

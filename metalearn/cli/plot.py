@@ -36,8 +36,7 @@ def main(argv: Sequence[str]) -> None:
     if not records:
         raise RunError(f"{command.run} has no metrics yet: nothing to draw")
     figure, (ax,) = new_figure()
-    regression = run.config.get("task", {}).get("name") == "regression"
-    draw_training(ax, records, None if regression else 0.1)
+    draw_training(ax, records)
     path = command.out or command.run / "training.png"
     save(figure, path)
     print(f"picture: {path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from metalearn.checkpoints import checkpoint_steps, restore_checkpoint
 from metalearn.cli.config import DataConfig, OptimizerConfig, TrainConfig, from_json
@@ -23,7 +24,7 @@ from metalearn.outer import Outer, OuterState, local_mesh, outer
 from metalearn.runs import open_run
 from metalearn_models.registry import build_learner, learner_entry
 from metalearn_tasks.datasets import Dataset, load
-from metalearn_tasks.projected import ProjectedConfig, anneal, projected, projected_data, unprojected
+from metalearn_tasks.projected import ProjectedConfig, ProjectedData, anneal, projected, projected_data, unprojected
 from metalearn_tasks.regression import RegressionConfig, regression
 
 LAST = 10
@@ -67,6 +68,9 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
     Raises:
         ValueError: parts that do not fit each other, or numbers out of range.
     """
+    for name in ("tasks", "sequences", "steps_per_call", "eval_tasks", "eval_sequences"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     if isinstance(config.task, RegressionConfig):
         family, data, test_data, chance = regression(config.task), (), (), None
     else:
@@ -97,7 +101,8 @@ def outer_loop(recipe: Recipe, steps_left: int) -> tuple[Outer, int]:
 
     The steps in a call are made to divide what is left, so that a run ends on the step it was asked to.
     """
-    per_call = max(d for d in range(1, recipe.config.steps_per_call + 1) if max(steps_left, 1) % d == 0)
+    wish = range(1, recipe.config.steps_per_call + 1)
+    per_call = max(d for d in wish if max(steps_left, 1) % d == 0 and recipe.config.steps % d == 0)
     optimizer = outer_optimizer(recipe.config.optimizer, recipe.config.steps)
     return outer(recipe.estimator, optimizer, per_call, local_mesh(recipe.config.tasks)), per_call
 
@@ -110,7 +115,9 @@ def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
     """
     rate: Any = config.learning_rate
     if config.warmup >= steps and config.warmup:
-        raise ValueError(f"the warm-up of {config.warmup} steps must be shorter than the run of {steps}")
+        raise ValueError(
+            f"the warm-up of {config.warmup} steps must be shorter than the run of {steps}: lower --optimizer.warmup"
+        )
     if config.schedule == "cosine":
         rate = optax.warmup_cosine_decay_schedule(
             0.0 if config.warmup else config.learning_rate,
@@ -132,14 +139,13 @@ def initial_state(recipe: Recipe, loop: Outer) -> OuterState:
         RunError: the run to begin from has no readable checkpoint.
         ValueError: its meta-parameters have other shapes.
     """
-    key_theta, key_outer = jax.random.split(jax.random.key(recipe.config.seed))
-    theta = jax.jit(recipe.learner.init)(key_theta)
+    theta = jax.jit(recipe.learner.init)(stream(recipe.config.seed, "theta"))
     if recipe.config.start is not None:
         found = restore_theta(Path(recipe.config.start))
         if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, theta):
             raise ValueError(f"the learner of {recipe.config.start} has other sizes than this one: give it the same")
         theta = found
-    return loop.init(theta, recipe.data, key_outer)
+    return loop.init(theta, recipe.data, stream(recipe.config.seed, "outer"))
 
 
 def restore_theta(folder: Path) -> Any:
@@ -164,28 +170,41 @@ def evaluations(recipe: Recipe) -> dict[str, tuple[Callable[..., Any], Any]]:
     """
     family = recipe.family
     if family.seen is not None:
-        return {"seen": (family.seen, recipe.test_data), "unseen": (family.unseen, recipe.test_data)}
+        seen = recipe.test_data
+        if isinstance(seen, ProjectedData):  # the very tasks that were met, permuted only where they were
+            seen = seen._replace(permute_prob=recipe.data.permute_prob)
+        return {"seen": (family.seen, seen), "unseen": (family.unseen, recipe.test_data)}
 
     def training(data: Any, index: Array) -> Any:
-        return family.sample(data, jax.random.fold_in(jax.random.key(recipe.config.seed), index))
+        return family.sample(data, jax.random.fold_in(stream(recipe.config.seed, "training tasks"), index))
 
     return {"training": (training, recipe.data), "unseen": (family.unseen, recipe.test_data)}
 
 
 def learner_scorers(recipe: Recipe) -> dict[str, Callable[[Any], np.ndarray]]:
     """For each kind of task in `evaluations`, a compiled `theta -> scores[tasks, T]`."""
-    config, key = recipe.config, evaluation_key(recipe.config.seed)
+    config, key = recipe.config, stream(recipe.config.seed, "evaluation")
 
-    def scorer(task: Callable[..., Any], data: Any) -> Callable[[Any], np.ndarray]:
-        score = curve_scorer(recipe.learner, recipe.family, task, config.eval_tasks, config.eval_sequences)
+    def scorer(name: str, task: Callable[..., Any], data: Any) -> Callable[[Any], np.ndarray]:
+        tasks = tasks_to_score(name, config.eval_tasks, config)
+        score = curve_scorer(recipe.learner, recipe.family, task, tasks, config.eval_sequences)
         return lambda theta: np.asarray(score(theta, data, key))
 
-    return {name: scorer(task, data) for name, (task, data) in evaluations(recipe).items()}
+    return {name: scorer(name, task, data) for name, (task, data) in evaluations(recipe).items()}
 
 
-def evaluation_key(seed: int) -> Any:
-    """The key of all evaluation episodes, apart from those of meta-training."""
-    return jax.random.fold_in(jax.random.key(seed), 0xE7A1)
+def stream(seed: int, name: str) -> PRNGKeyArray:
+    """The root key of one use of the seed.
+
+    Two folds away from `key(seed)`, so that no use shares a key with another, nor with task number i of a family of
+    the same seed, which is one fold away.
+    """
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0x6D6C), zlib.crc32(name.encode()))
+
+
+def tasks_to_score(name: str, tasks: int, config: TrainConfig) -> int:
+    """As many tasks as asked for, but no more seen ones than there are: an interval must not count one twice."""
+    return min(tasks, config.task.num_tasks) if name == "seen" and config.task.num_tasks else tasks
 
 
 def score_learner(
@@ -198,11 +217,23 @@ def score_learner(
     seed: int,
 ) -> dict[str, np.ndarray]:
     """Scores [tasks, T] of a learner on each kind of task: name -> (numbered task, data)."""
-    key = evaluation_key(seed)
+    key = stream(seed, "evaluation")
     return {
         name: np.asarray(curve_scorer(learner, family, task, tasks, sequences)(theta, data, key))
         for name, (task, data) in kinds.items()
     }
+
+
+def check_references(names: Sequence[str]) -> None:
+    """Refuse names that are no reference learners.
+
+    Raises:
+        UnknownNameError: with the nearest names.
+        ValueError: for a learner that would need meta-training.
+    """
+    for name in names:
+        if learner_entry(name).meta_learned:
+            raise ValueError(f"{name} needs meta-training; reference learners are those that need none")
 
 
 def score_references(
@@ -210,22 +241,17 @@ def score_references(
 ) -> dict[str, np.ndarray]:
     """Scores [tasks, T] of reference learners on unseen tasks, on the episodes that `score_learner` draws.
 
-    A reference learner that only knows classes is left out in regression.
-
-    Raises:
-        UnknownNameError: with the nearest names.
-        ValueError: for a learner that would need meta-training.
+    A reference learner that only knows classes is left out in regression. Errors are `check_references`'s.
     """
+    check_references(names)
     scores = {}
     for name in names:
         entry = learner_entry(name)
-        if entry.meta_learned:
-            raise ValueError(f"{name} needs meta-training; reference learners are those that need none")
         if family.signature.regression and name in ("centroid", "logistic"):
             continue
         learner = entry.build(family.signature, entry.config())
         kinds = {f"reference: {name}": (family.unseen, data)}
-        theta = learner.init(jax.random.key(seed))
+        theta = learner.init(stream(seed, "reference"))
         scores.update(score_learner(learner, theta, family, kinds, tasks, sequences, seed))
     return scores
 
@@ -243,6 +269,15 @@ def identity_kinds(dataset: Dataset, config: ProjectedConfig) -> tuple[Family, d
 def curves(scores: dict[str, Any]) -> dict[str, Curve]:
     """Means and intervals of scores [tasks, T]."""
     return {name: summarise(value) for name, value in scores.items()}
+
+
+def curves_as_json(scores: dict[str, Any]) -> dict[str, dict[str, list[float | None]]]:
+    """The same as JSON values: mean, low and high of each curve; null where one task gives no interval."""
+
+    def numbers(row: np.ndarray) -> list[float | None]:
+        return [float(x) if np.isfinite(x) else None for x in row]
+
+    return {name: {field: numbers(row) for field, row in c._asdict().items()} for name, c in curves(scores).items()}
 
 
 def table(scores: dict[str, Any], regression: bool) -> str:

@@ -16,7 +16,9 @@ from metalearn.cli.config import PRESETS, TrainConfig, from_json, to_json, with_
 from metalearn.cli.recipe import (
     LAST,
     Recipe,
+    check_references,
     curves,
+    curves_as_json,
     initial_state,
     learner_scorers,
     outer_loop,
@@ -89,20 +91,21 @@ def meta_train(
         FloatingPointError: a number became NaN or infinite; names the step.
     """
     began = time.monotonic()
+    # Everything that can be refused is refused before a folder is made or an older run removed.
     recipe = prepare(config)
+    check_references(config.references)
+    loop, _ = outer_loop(recipe, config.steps)
+    state, scorers = initial_state(recipe, loop), learner_scorers(recipe)
     values = to_json(config)
     if resume:
         run = resume_run(folder, values, free=free_fields(config))
+        if checkpoint_steps(run):
+            state = restore_checkpoint(run, state)
     else:
         run = create_run(folder, values, free=free_fields(config), overwrite=overwrite)
     if progress is not None:
         progress.note(f"meta-training in {run.folder}")
-    loop, _ = outer_loop(recipe, config.steps)
-    state = initial_state(recipe, loop)
-    if resume and checkpoint_steps(run):
-        state = restore_checkpoint(run, state)
     loop, per_call = outer_loop(recipe, config.steps - int(state.step))
-    scorers = learner_scorers(recipe)
     state = drive(
         loop.step,
         state,
@@ -126,7 +129,7 @@ def meta_train(
         "theta_sha256": theta_sha256(state.theta),
         "run": str(run.folder),
     }
-    write_result(run, {**result, "curves": {name: c.mean.tolist() for name, c in curves(scores).items()}})
+    write_result(run, {**result, "curves": curves_as_json(scores)})
     draw_run(recipe, run, scores)
     return result, scores
 
@@ -167,11 +170,14 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
     The preset, `--learner NAME` and `--resume RUN` decide which options there are, so they are read first.
     """
     resume, learner = _take(argv, "--resume"), _take(argv, "--learner")
-    preset = argv.pop(0) if argv and not argv[0].startswith("-") else "digits"
+    named = bool(argv) and not argv[0].startswith("-")
+    preset = argv.pop(0) if named else "digits"
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
     config = PRESETS[preset][1]
     if resume is not None:
+        if named or learner is not None:
+            raise ValueError("--resume goes on with a run as it was: leave the preset and --learner out")
         config = from_json(open_run(resume).config)
     if learner is not None:
         config = with_learner(config, learner)
@@ -182,6 +188,8 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
     command = tyro.cli(
         TrainCommand, default=TrainCommand(config), args=argv, prog="metalearn train", description=description
     )
+    if resume is not None and (command.run is not None or command.overwrite):
+        raise ValueError("--resume goes on in the run's own folder: leave --run and --overwrite out")
     return preset, command, Path(resume) if resume is not None else None
 
 

@@ -96,9 +96,10 @@ def truncated_backprop(loop: InnerLoop, batch: int, window: int, length: int | N
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> TruncatedState:
         index = jnp.arange(batch, dtype=jnp.int32)
+        key, key_stagger = jax.random.split(key)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         windows = -(-steps // window)
-        stagger = jax.vmap(lambda k: jax.random.randint(jax.random.fold_in(k, 0), (), 1, windows + 1))(keys)
+        stagger = jax.random.randint(key_stagger, (batch,), 1, windows + 1)
         inner = jax.vmap(lambda k: start(loop, theta, data, k))(keys)
         return TruncatedState(index, keys, inner, jnp.zeros_like(index), jnp.minimum(stagger * window, steps))
 

@@ -47,7 +47,7 @@ class TransformerConfig:
     initial: Literal["matching", "paper"] = "paper"
     """Initial weights: "paper" variance scaling; "matching", our own, starts attention as a comparison of inputs."""
     compute: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the matrix products; weights, LayerNorm, softmax and logits stay in float32."""
+    """Precision of the matrix products; weights, LayerNorm, softmax and the head stay in float32."""
 
 
 class TransformerState(NamedTuple):
@@ -130,7 +130,7 @@ class Transformer(nnx.Module):
         self.positions = nnx.Param(positions)
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
         self.norm = LayerNorm(config.width)
-        self.head = Dense(config.width, signature.outputs, rngs=rngs, dtype=dtype)
+        self.head = Dense(config.width, signature.outputs, rngs=rngs)
 
     def sequence(self, tokens: Float[Array, "*B T F"]) -> Float[Array, "*B T C"]:
         """Logits of whole sequences at once."""
