@@ -1,17 +1,28 @@
 """The command line at toy size: results, pictures, resume, and what it says to bad input."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from metalearn.checkpoints import checkpoint_steps
 from metalearn.cli import config as configs
 from metalearn.cli.main import main
-from metalearn.cli.recipe import load_data, prepare
+from metalearn.cli.recipe import (
+    evaluations,
+    initial_state,
+    load_data,
+    outer_loop,
+    prepare,
+    stream,
+    tasks_to_score,
+)
 from metalearn.cli.train import parse
 from metalearn.metrics import read_metrics
 from metalearn.runs import open_run
+from metalearn.weights import theta_sha256
 
 TINY = [
     *("--learner.width", "8", "--learner.layers", "1", "--learner.heads", "2", "--learner.key-size", "4"),
@@ -39,7 +50,7 @@ def test_train_leaves_a_complete_run_folder(trained):
     result = json.loads((trained / "result.json").read_text())
     assert result["steps"] == 4 and 0 <= result["unseen_accuracy"] <= 1
     assert set(result["curves"]) >= {"training", "unseen", "reference: 1nn"}
-    assert len(result["curves"]["unseen"]) == 8
+    assert {len(row) for row in result["curves"]["unseen"].values()} == {8}
     assert [r["step"] for r in read_metrics(open_run(trained)) if "loss" in r] == [1, 2, 3, 4]
     assert checkpoint_steps(open_run(trained)) == [2, 4]
     assert list((trained / "tensorboard").iterdir())
@@ -121,6 +132,55 @@ def test_a_misspelt_option_names_the_nearest(capsys):
         main(["train", "digits", "--learner.widht", "8"])
     assert stopped.value.code == 2
     assert "--learner.width" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--optimizer.warmup", "9"], "lower --optimizer.warmup"),
+        (["--references", "1nnn"], "unknown learner '1nnn'. Did you mean '1nn'?"),
+        (["--references", "lstm"], "lstm needs meta-training"),
+        (["--steps-per-call", "0"], "steps_per_call must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_an_older_run_is_removed(trained, capsys, words, message):
+    before = {f: f.stat().st_mtime_ns for f in trained.rglob("*")}
+    start = ("train", "digits", "--steps", 4, "--run", trained, "--overwrite")
+    status, _, err = run(capsys, *start, *TINY, *words)
+    assert status == 1 and message in err
+    assert {f: f.stat().st_mtime_ns for f in trained.rglob("*")} == before
+
+
+def test_resume_takes_nothing_that_would_be_ignored(trained, capsys):
+    status, _, err = run(capsys, "train", "mnist", "--resume", trained)
+    assert status == 1 and "leave the preset and --learner out" in err
+    status, _, err = run(capsys, "train", "--resume", trained, "--overwrite")
+    assert status == 1 and "leave --run and --overwrite out" in err
+
+
+def test_every_use_of_the_seed_has_keys_of_its_own():
+    uses = ("theta", "outer", "evaluation", "training tasks", "reference")
+    roots = [jax.random.key_data(stream(0, use)).tobytes() for use in uses]
+    tasks = [jax.random.key_data(jax.random.fold_in(jax.random.key(0), i)).tobytes() for i in range(8)]
+    assert len({*roots, *tasks}) == len(roots) + len(tasks)
+
+
+def test_seen_tasks_are_counted_once_and_permuted_as_they_were_met():
+    config = configs.PRESETS["digits"][1]
+    few = dataclasses.replace(config, task=dataclasses.replace(config.task, num_tasks=5, permute_prob=0.0))
+    assert tasks_to_score("seen", 100, few) == 5 and tasks_to_score("unseen", 100, few) == 100
+    (_, seen), (_, unseen) = evaluations(prepare(few)).values()
+    assert float(seen.permute_prob) == 0.0 and float(unseen.permute_prob) == 1.0
+
+
+def test_a_run_begins_from_the_theta_of_another(trained, capsys, tmp_path):
+    _, command, _ = parse(["digits", *TINY, "--steps", "4", "--start", str(trained)])
+    recipe = prepare(command.config)
+    state = initial_state(recipe, outer_loop(recipe, 4)[0])
+    assert theta_sha256(state.theta) == json.loads((trained / "result.json").read_text())["theta_sha256"]
+    other = ("--learner.width", "16", "--start", trained, "--run", tmp_path / "x")
+    status, _, err = run(capsys, "train", "digits", "--steps", 4, *TINY, *other)
+    assert status == 1 and "has other sizes than this one" in err
 
 
 def test_an_existing_run_folder_is_refused_and_kept(trained, capsys):
