@@ -37,7 +37,7 @@ class PhasesConfig:
     """Outer steps of each run."""
     seed: int = 0
     """Seed of each run."""
-    eval_tasks: int = 128
+    eval_tasks: int = 512
     """Tasks in an evaluation; of seen tasks at most as many as there are."""
     out: Path = Path("runs/phases")
     """Folder of the runs, the picture and the table."""
@@ -58,6 +58,8 @@ def config_for(config: PhasesConfig, num_tasks: int) -> TrainConfig:
         steps=config.steps,
         seed=config.seed,
         eval_tasks=config.eval_tasks,
+        eval_sequences=4,
+        references=("1nn",),
         evaluate_every=max(1, config.steps // 6),
         checkpoint_every=max(1, config.steps // 6),
     )

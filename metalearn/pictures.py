@@ -42,6 +42,16 @@ def save(figure: Any, path: Path) -> None:
     figure.savefig(path)
 
 
+def named(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The same curves under the names a reader needs instead of those of the evaluations."""
+    names = {
+        "seen": "seen tasks, held-out examples",
+        "training": "training examples",
+        "unseen": "unseen tasks, held-out examples",
+    }
+    return {names.get(name, name): curve for name, curve in curves.items()}
+
+
 def draw_learning_curves(ax: Any, curves: Mapping[str, Curve], chance: float | None = None) -> None:
     """Score against examples seen, one line a learner, its 95 % interval as a band.
 
@@ -71,7 +81,7 @@ def draw_learning_curves(ax: Any, curves: Mapping[str, Curve], chance: float | N
         ax.axhline(chance, color="0.5", linewidth=0.8, linestyle=":")
         ax.set_ylabel("accuracy")
         ax.set_ylim(0, 1)
-    ax.legend(ncols=1)
+    ax.legend(fontsize=8, frameon=False)
 
 
 def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float | None = None) -> None:
@@ -103,4 +113,4 @@ def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float |
         right.plot(*zip(*each, strict=True), color="0.3", linewidth=0.8, label="meta-training, all positions")
     right.set_ylabel("squared error" if chance is None else "accuracy")
     lines = ax.get_lines() + [line for line in right.get_lines() if not str(line.get_label()).startswith("_")]
-    ax.legend(lines, [str(line.get_label()) for line in lines], loc="center right")
+    ax.legend(lines, [str(line.get_label()) for line in lines], loc="center left", fontsize=8)

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
+from metalearn.curves import Curve
 from metalearn.errors import RunError
 from metalearn.metrics import read_metrics
-from metalearn.pictures import draw_training, new_figure, save
+from metalearn.pictures import draw_learning_curves, draw_training, named, new_figure, save
 from metalearn.runs import open_run
 
 
 @dataclass(frozen=True)
 class PlotCommand:
-    """Draw a run's meta-training: loss and held-out scores against outer steps."""
+    """Draw a run from its files: its meta-training so far and, once it has ended, its learning curves."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
@@ -35,8 +37,17 @@ def main(argv: Sequence[str]) -> None:
     records = read_metrics(run)
     if not records:
         raise RunError(f"{command.run} has no metrics yet: nothing to draw")
-    figure, (ax,) = new_figure()
-    draw_training(ax, records)
+    if run.result.exists():  # finished: its learning curves are known
+        result = json.loads(run.result.read_text())
+        figure, (left, right) = new_figure(columns=2)
+        found = {
+            name: Curve(*(np.asarray(c[f], np.float64) for f in Curve._fields)) for name, c in result["curves"].items()
+        }
+        draw_learning_curves(left, named(found), result["chance"])
+        draw_training(right, records, result["chance"])
+    else:
+        figure, (right,) = new_figure()
+        draw_training(right, records)
     path = command.out or command.run / "training.png"
     save(figure, path)
     print(f"picture: {path}")

@@ -29,7 +29,7 @@ from metalearn.cli.recipe import (
 from metalearn.curves import last_positions
 from metalearn.errors import unknown_name
 from metalearn.metrics import read_metrics
-from metalearn.pictures import draw_learning_curves, draw_training, new_figure, save
+from metalearn.pictures import draw_learning_curves, draw_training, named, new_figure, save
 from metalearn.progress import Progress, Quiet, default_progress
 from metalearn.runs import Run, create_run, open_run, resume_run, write_result
 from metalearn.training import train as drive
@@ -129,7 +129,7 @@ def meta_train(
         "theta_sha256": theta_sha256(state.theta),
         "run": str(run.folder),
     }
-    write_result(run, {**result, "curves": curves_as_json(scores)})
+    write_result(run, {**result, "chance": recipe.chance, "curves": curves_as_json(scores)})
     draw_run(recipe, run, scores)
     return result, scores
 
@@ -137,12 +137,7 @@ def meta_train(
 def draw_run(recipe: Recipe, run: Run, scores: dict[str, Any]) -> Path:
     """The picture of a run: learning curves on the left, meta-training on the right."""
     figure, (left, right) = new_figure(columns=2)
-    names = {
-        "seen": "seen tasks, held-out examples",
-        "training": "training examples",
-        "unseen": "unseen tasks, held-out examples",
-    }
-    draw_learning_curves(left, {names.get(k, k): c for k, c in curves(scores).items()}, recipe.chance)
+    draw_learning_curves(left, named(curves(scores)), recipe.chance)
     draw_training(right, read_metrics(run), recipe.chance)
     path = run.folder / "learning_curves.png"
     save(figure, path)
