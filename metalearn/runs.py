@@ -101,6 +101,9 @@ def create_run(
         # only a run has a writer: no lock file is put into a folder of other things
         with only_writer(folder) if older else contextlib.nullcontext():
             if older:
+                foreign = sorted(p.name for p in folder.iterdir() if not _is_of_a_run(p))
+                if foreign:  # said before anything is removed
+                    raise RunError(f"{folder} holds {', '.join(foreign[:5])} beside its run: choose another folder")
                 _remove_run(older)
             # a kill may leave config.json.tmp, and a lock stays
             left = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp" and p.name != LOCK)
@@ -241,9 +244,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def _is_of_a_run(path: Path) -> bool:
+    names = {"config.json", "metrics.jsonl", "result.json", "tensorboard", "checkpoints", LOCK}
+    return path.name in names or path.suffix in (".png", ".tmp") or path.match("evaluate-*.json")
+
+
 def _remove_run(run: Run) -> None:
     # config.json goes last: until then a kill leaves a folder that still says what it is; the lock stays
-    for path in [*run.folder.glob("*.png"), run.result, run.metrics]:
+    for path in [*run.folder.glob("*.png"), *run.folder.glob("evaluate-*.json"), run.result, run.metrics]:
         path.unlink(missing_ok=True)
     for path in (run.tensorboard, run.checkpoints):
         if path.exists():

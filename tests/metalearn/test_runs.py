@@ -100,7 +100,7 @@ def test_overwrite_removes_a_run_and_nothing_else(run: Run):
     again = create_run(run.folder, {"seed": 8}, overwrite=True)
     assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "lock"] and again.config == {"seed": 8}
     (run.folder / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match=r"no run folder but holds notes.txt"):
+    with pytest.raises(RunError, match=r"holds notes.txt beside its run"):
         create_run(run.folder, CONFIG, overwrite=True)
     assert (run.folder / "notes.txt").read_text() == "mine"
 
@@ -333,3 +333,14 @@ def test_a_result_replaces_an_older_one(run: Run):
     write_result(run, {"accuracy": 0.5})
     write_result(run, {"accuracy": np.float64(0.75)})
     assert json.loads(run.result.read_text()) == {"accuracy": 0.75}
+
+
+def test_overwriting_refuses_a_folder_with_other_things_before_it_removes_the_run(tmp_path):
+    run = create_run(tmp_path / "r", {"seed": 1})
+    (run.folder / "thesis.tex").write_text("mine")
+    with pytest.raises(RunError, match=r"holds thesis.tex beside its run"):
+        create_run(run.folder, {"seed": 2}, overwrite=True)
+    assert open_run(run.folder).config == {"seed": 1}
+    (run.folder / "thesis.tex").rename(run.folder / "evaluate-wine.json")
+    assert create_run(run.folder, {"seed": 2}, overwrite=True).config == {"seed": 2}
+    assert not (run.folder / "evaluate-wine.json").exists()
