@@ -1,4 +1,4 @@
-"""Strictness for every test: no silent rank or dtype promotion, and shapes checked by beartype."""
+"""Strictness for every test: no silent rank or dtype promotion."""
 
 import jax
 
