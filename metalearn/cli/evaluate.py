@@ -80,43 +80,32 @@ def evaluate(command: EvaluateCommand) -> tuple[dict[str, Any], dict[str, Any], 
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=command.data_dir))
     dataset = load_data(config.data) if isinstance(config.task, ProjectedConfig) else None
     recipe = prepare(config, dataset)
-    theta = restore_theta(command.run)
-    name = command.data or config.data.source
-    if isinstance(config.task, RegressionConfig):
-        if command.data is not None:
-            raise ValueError("a regression learner makes its own data: leave --data out")
-        family, kinds, name = recipe.family, evaluations(recipe), config.task.kind
-    elif command.data is None:
-        family, kinds = recipe.family, evaluations(recipe)
-    else:
-        wanted = dataclasses.replace(
-            config.data,
-            source=command.data,
-            size=command.size,
-            pca=command.pca,
-        )
-        dataset = load_data(wanted)
+    theta, signature = restore_theta(command.run, recipe), recipe.learner.signature
+    family, kinds, name, task = recipe.family, evaluations(recipe), config.data.source, config.task
+    if isinstance(task, RegressionConfig):
+        if command.data is not None or command.identity:
+            raise ValueError("a regression learner makes its own data: leave --data and --identity out")
+        name = task.kind
+    elif command.data is not None:
+        name = command.data
+        dataset = load_data(dataclasses.replace(config.data, source=name, size=command.size, pca=command.pca))
         # A small set gives shorter sequences, each example still at most once.
-        length = min(config.task.length, len(dataset.test.labels))
-        task = dataclasses.replace(config.task, project_to=recipe.learner.signature.inputs, length=length)
+        length = min(task.length, len(dataset.test.labels))
+        task = dataclasses.replace(task, project_to=signature.inputs, length=length)
         family = projected(dataset.inputs, dataset.classes, task)
         kinds = {"unseen": (family.unseen, projected_data(*dataset.test))}
+    if command.identity and dataset is not None and dataset.inputs != signature.inputs:
+        raise ValueError(
+            f"--identity needs inputs of the learner's width {signature.inputs}, {name} has {dataset.inputs}: "
+            f"set --size or --pca so that they agree"
+        )
     learner = recipe.learner if command.average == 1 else averaged(recipe.learner, command.average, command.seed)
     shape = (command.tasks, command.sequences, command.seed)
     scores = score_learner(learner, theta, family, kinds, *shape)
     scores |= score_references(command.references, family, kinds["unseen"][1], *shape)
-    if command.identity:
-        if dataset is None or not isinstance(config.task, ProjectedConfig):
-            raise ValueError("--identity is for projected classification")
-        width = recipe.learner.signature.inputs
-        if dataset.inputs != width:
-            raise ValueError(
-                f"--identity needs inputs of the learner's width {width}, {name} has {dataset.inputs}: "
-                f"set --size or --pca so that they agree"
-            )
-        plain, identity = identity_kinds(dataset, dataclasses.replace(config.task, project_to=None))
-        extra = score_learner(learner, theta, plain, identity, *shape)
-        scores = {**extra, **scores}
+    if command.identity and dataset is not None and isinstance(task, ProjectedConfig):
+        plain, identity = identity_kinds(dataset, dataclasses.replace(task, project_to=None))
+        scores = {**score_learner(learner, theta, plain, identity, *shape), **scores}
     regression = recipe.chance is None
     label = "unseen_error" if regression else "unseen_accuracy"
     summary = {n: _mean_and_half(s) for n, s in scores.items()}

@@ -141,15 +141,20 @@ def initial_state(recipe: Recipe, loop: Outer) -> OuterState:
     """
     theta = jax.jit(recipe.learner.init)(stream(recipe.config.seed, "theta"))
     if recipe.config.start is not None:
-        found = restore_theta(Path(recipe.config.start))
+        begun = Path(recipe.config.start)
+        found = restore_theta(begun, prepare(from_json(open_run(begun).config)))
         if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, theta):
             raise ValueError(f"the learner of {recipe.config.start} has other sizes than this one: give it the same")
         theta = found
     return loop.init(theta, recipe.data, stream(recipe.config.seed, "outer"))
 
 
-def restore_theta(folder: Path) -> Any:
+def restore_theta(folder: Path, recipe: Recipe) -> Any:
     """The meta-parameters of the newest readable checkpoint of a run.
+
+    Args:
+        folder: of the run.
+        recipe: what the run's configuration builds.
 
     Raises:
         RunError: no run, no checkpoint, none readable, or of another configuration.
@@ -157,7 +162,8 @@ def restore_theta(folder: Path) -> Any:
     run = open_run(folder)
     if not checkpoint_steps(run):
         raise RunError(f"{folder} holds no checkpoint yet: train it first")
-    recipe = prepare(dataclasses.replace(from_json(run.config), start=None))
+    # Only shapes are needed, so the run that this one began from need not be there any more.
+    recipe = recipe._replace(config=dataclasses.replace(recipe.config, start=None))
     loop, _ = outer_loop(recipe, recipe.config.steps)
     return restore_checkpoint(run, initial_state(recipe, loop)).theta
 

@@ -16,6 +16,7 @@ from metalearn.cli.recipe import (
     load_data,
     outer_loop,
     prepare,
+    restore_theta,
     stream,
     tasks_to_score,
 )
@@ -76,6 +77,23 @@ def test_evaluate_on_other_data_with_fewer_features_and_classes(trained, capsys)
     result = json.loads(out.splitlines()[-1])
     assert set(result["last_positions"]) == {"unseen", "reference: 1nn"}
     assert (trained / "evaluate-wine.png").exists() and (trained / "evaluate-wine.json").exists()
+
+
+def test_evaluate_scores_the_identity_task_and_refuses_it_before_any_work_where_it_does_not_fit(trained, capsys):
+    words = ("--tasks", 3, "--sequences", 2, "--references", "1nn", "--identity", "--json")
+    status, out, err = run(capsys, "evaluate", trained, *words)
+    assert status == 0, err
+    found = json.loads(out.splitlines()[-1])["last_positions"]
+    assert set(found) == {"training", "unseen", "identity", "identity, labels as they are", "reference: 1nn"}
+    status, _, err = run(capsys, "evaluate", trained, "--data", "wine", *words)
+    assert status == 1 and "learner's width 16, wine has 13" in err
+
+
+def test_evaluate_does_not_need_the_run_that_its_run_began_from(trained):
+    recipe = prepare(configs.from_json(open_run(trained).config))
+    moved = recipe._replace(config=dataclasses.replace(recipe.config, start="no-longer-there"))
+    theta = restore_theta(trained, moved)
+    assert theta_sha256(theta) == json.loads((trained / "result.json").read_text())["theta_sha256"]
 
 
 def test_plot_draws_from_the_files_alone(trained, capsys, tmp_path):
