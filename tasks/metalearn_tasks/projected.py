@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Family, Signature
-
-FRESH_TASKS = 2**31 - 1
+from metalearn_tasks.numbered import numbered_tasks
 
 
 @dataclass(frozen=True)
@@ -90,23 +89,14 @@ def projected(inputs: int, classes: int, config: ProjectedConfig) -> Family:
     _check(inputs, classes, config)
     width = config.project_to or inputs
 
-    def numbered(data: ProjectedData, number: Array) -> ProjectedTask:
-        key = jax.random.fold_in(jax.random.key(config.seed), number.astype(jnp.uint32))
+    def draw(data: ProjectedData, key: PRNGKeyArray) -> ProjectedTask:
         key_projection, key_permutation, key_coin = jax.random.split(key, 3)
         projection = jax.random.normal(key_projection, (inputs, width)) / jnp.sqrt(jnp.float32(inputs))
         return ProjectedTask(projection, _permutation(data, classes, key_permutation, key_coin))
 
-    def sample(data: ProjectedData, key: PRNGKeyArray) -> ProjectedTask:
-        return numbered(data, jax.random.randint(key, (), 0, config.num_tasks or FRESH_TASKS))
-
-    def seen(data: ProjectedData, index: Array) -> ProjectedTask:
-        return numbered(data, jnp.asarray(index, jnp.int32) % jnp.int32(config.num_tasks or FRESH_TASKS))
-
-    def unseen(data: ProjectedData, index: Array) -> ProjectedTask:
-        return numbered(data, -1 - jnp.asarray(index, jnp.int32))
-
+    sample, seen, unseen = numbered_tasks(draw, config.num_tasks, config.seed)
     signature = Signature(width, classes, config.length)
-    return Family(signature, sample, seen if config.num_tasks else None, unseen, _episode(config.length))
+    return Family(signature, sample, seen, unseen, _episode(config.length))
 
 
 def unprojected(inputs: int, classes: int, config: ProjectedConfig) -> Family:
@@ -165,8 +155,6 @@ def _episode(length: int) -> Callable[..., tuple[Array, Array]]:
 
 
 def _check(inputs: int, classes: int, config: ProjectedConfig) -> None:
-    if config.num_tasks is not None and not 1 <= config.num_tasks <= FRESH_TASKS:
-        raise ValueError(f"num_tasks must lie between 1 and 2^31 - 1, or be none, got {config.num_tasks}")
     if config.project_to is not None and config.project_to < 1:
         raise ValueError(f"project_to must be at least 1, got {config.project_to}")
     if not 0.0 <= config.permute_prob <= 1.0:

@@ -19,8 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Family, Signature
-
-FRESH_TASKS = 2**31 - 1
+from metalearn_tasks.numbered import numbered_tasks
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def function_family(
         raise ValueError(f"length must be at least 1, got {length}")
     if not 0.0 <= noise < math.inf:
         raise ValueError(f"noise is a standard deviation, finite and at least 0, got {noise}")
-    sample, seen, unseen = numbered_tasks(functions.draw, num_tasks, seed)
+    sample, seen, unseen = numbered_tasks(lambda data, key: functions.draw(key), num_tasks, seed)
 
     def episode(data: Any, task: Any, key: PRNGKeyArray) -> tuple[Array, Array]:
         del data
@@ -141,39 +140,6 @@ def function_family(
         return xs, functions.value(task, xs) + noise * jax.random.normal(key_noise, (length,), jnp.float32)
 
     return Family(Signature(functions.inputs, 1, length, regression=True), sample, seen, unseen, episode)
-
-
-def numbered_tasks(
-    draw: Callable[[PRNGKeyArray], Any], num_tasks: int | None, seed: int
-) -> tuple[Callable[..., Any], Callable[..., Any] | None, Callable[..., Any]]:
-    """`sample`, `seen` and `unseen` of a `Family` that regenerates a task from its number and stores none.
-
-    Task i is `draw(fold_in(key(seed), uint32(i)))`. Meta-training draws i uniformly below `num_tasks`; the
-    unseen tasks are those of negative i, so the two never share a key.
-
-    Args:
-        draw: `(key) -> task`.
-        num_tasks: number of meta-training tasks; None: 2^31 - 1, so always a new one, and no `seen`.
-        seed: names the tasks.
-
-    Returns:
-        `sample(data, key)`, `seen(data, index)`, which wraps around at `num_tasks`, `unseen(data, index)`.
-
-    Raises:
-        ValueError: for a number of tasks below 1 or above 2^31 - 1.
-    """
-    if num_tasks is not None and not 1 <= num_tasks <= FRESH_TASKS:
-        raise ValueError(f"num_tasks must lie between 1 and 2^31 - 1, or be none, got {num_tasks}")
-    count = num_tasks or FRESH_TASKS
-
-    def numbered(number: Array) -> Any:
-        return draw(jax.random.fold_in(jax.random.key(seed), number.astype(jnp.uint32)))
-
-    return (
-        lambda data, key: numbered(jax.random.randint(key, (), 0, count)),
-        None if num_tasks is None else lambda data, index: numbered(jnp.asarray(index, jnp.int32) % count),
-        lambda data, index: numbered(-1 - jnp.asarray(index, jnp.int32)),
-    )
 
 
 def linear(inputs: int) -> FunctionClass:

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Family, Signature
-from metalearn_tasks.regression import numbered_tasks
+from metalearn_tasks.numbered import numbered_tasks
 
 Teacher = Literal["clusters", "argmax", "score", "tree"]
 
@@ -118,7 +118,7 @@ def synthetic(config: SyntheticConfig) -> Family:
     for teacher in config.teachers:
         if teacher not in TEACHERS:
             raise unknown_name("teacher", teacher, TEACHERS)
-    sample, seen, unseen = numbered_tasks(lambda key: draw_task(config, key), config.num_tasks, config.seed)
+    sample, seen, unseen = numbered_tasks(lambda data, key: draw_task(config, key), config.num_tasks, config.seed)
 
     def episode(data: Any, task: SyntheticTask, key: PRNGKeyArray) -> tuple[Array, Array]:
         del data

@@ -11,7 +11,8 @@ import pytest
 from metalearn import learner
 from metalearn.errors import UnknownNameError
 from metalearn.inner import scan_steps
-from metalearn_tasks.regression import RegressionConfig, network, numbered_tasks, regression
+from metalearn_tasks.numbered import numbered_tasks
+from metalearn_tasks.regression import RegressionConfig, network, regression
 
 KINDS = ("linear", "sparse", "sinusoid", "network", "tree")
 
@@ -149,7 +150,7 @@ def test_a_task_is_drawn_from_the_key_folded_with_its_number():
 
 def numbers(num_tasks, samples=2000, seed=0):
     """Sampled, seen and unseen tasks, where a task is the key it would be drawn from: [count, 2] integers."""
-    sample, seen, unseen = numbered_tasks(jax.random.key_data, num_tasks, seed)
+    sample, seen, unseen = numbered_tasks(lambda data, key: jax.random.key_data(key), num_tasks, seed)
     sampled = jax.vmap(sample, (None, 0))((), jax.random.split(jax.random.key(1), samples))
     all_seen = None if seen is None else jax.vmap(seen, (None, 0))((), jnp.arange(num_tasks))
     return np.asarray(sampled), all_seen, np.asarray(jax.vmap(unseen, (None, 0))((), jnp.arange(1000)))
@@ -173,7 +174,7 @@ def test_without_a_number_of_tasks_every_task_is_new_and_none_is_seen():
 
 
 def test_the_last_unseen_task_of_the_largest_family_is_the_number_minus_2_to_the_31():
-    _, seen, unseen = numbered_tasks(jax.random.key_data, 2**31 - 1, seed=0)
+    _, seen, unseen = numbered_tasks(lambda data, key: jax.random.key_data(key), 2**31 - 1, seed=0)
     key = jax.random.key(0)
     assert seen is not None
     last_unseen = jax.random.key_data(jax.random.fold_in(key, np.uint32(2**31)))
