@@ -1,0 +1,1 @@
+"""Inner loops whose answers are known, for gradient estimators to be shown on."""

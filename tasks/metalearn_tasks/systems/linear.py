@@ -1,0 +1,203 @@
+"""A random linear system with a quadratic loss: the mean and the variance of evolution strategies, exactly.
+
+s <- A s + B theta,  L_t = (c_t . s - y_t)^2 / 2 with s after the update. In the linear-Gaussian setting of the variance
+analyses of Vicol, Metz & Sohl-Dickstein 2021 (PES, arXiv 2112.13835), Vicol 2023 (ES-Single, arXiv 2304.11153) and
+Li et al. 2023 (NRES, arXiv 2304.12180); the formulas below are derived for any influence between windows.
+
+The loss is quadratic, so the difference of an antithetic pair is linear in its noise: with W windows and noise eps_q in
+window q it is delta_w = sum_q g[w, q] . eps_q, whatever the standard deviation of the noise, and each estimate is a
+quadratic form in Gaussians. That makes the formulas exact, not asymptotic. All are for one antithetic pair and a fixed
+theta, a window's loss being the sum over its steps, and "variance" being the trace of the covariance of the sum of the
+estimates of all windows of one trajectory; n pairs divide it by n.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from metalearn.inner import InnerLoop
+
+
+class LinearSystem(NamedTuple):
+    """The constants: the `data` of the inner loop. S state variables, P parameters, T steps."""
+
+    transition: Float[Array, "S S"]  # A
+    control: Float[Array, "S P"]  # B
+    readout: Float[Array, "T S"]  # c
+    target: Float[Array, " T"]  # y
+
+
+def linear_system(
+    key: PRNGKeyArray, state: int, parameters: int, length: int, spectral_radius: float = 0.9
+) -> LinearSystem:
+    """Draw the constants: Gaussian, scaled such that a readout is of order one for theta of order one.
+
+    Args:
+        key: names the system.
+        state: S.
+        parameters: P.
+        length: T.
+        spectral_radius: of A; it is scaled to this.
+
+    Returns:
+        A system in JAX's default float type, which is float64 where 64 bits are enabled.
+
+    Raises:
+        ValueError: when a size is not positive.
+    """
+    if min(state, parameters, length) < 1:
+        raise ValueError(
+            f"a linear system needs at least one state variable, parameter and step, got state={state}, "
+            f"parameters={parameters}, length={length}"
+        )
+    key_a, key_b, key_c, key_y = jax.random.split(key, 4)
+    transition = jax.random.normal(key_a, (state, state))
+    return LinearSystem(
+        transition * (spectral_radius / jnp.abs(jnp.linalg.eigvals(transition)).max()),
+        jax.random.normal(key_b, (state, parameters)) * parameters**-0.5,
+        jax.random.normal(key_c, (length, state)) * state**-0.5,
+        jax.random.normal(key_y, (length,)),
+    )
+
+
+def linear(length: int) -> InnerLoop:
+    """The inner loop: theta is an array [P], `data` a `LinearSystem` of at least `length` steps, s_0 = 0.
+
+    Nothing in it is random: all variance of an estimate is that of the estimator's own noise.
+
+    Raises:
+        ValueError: when the length is not positive; when the system that is passed as data has fewer steps.
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+
+    def init(theta: Float[Array, "P"], data: LinearSystem, key: PRNGKeyArray) -> Float[Array, "S"]:
+        del key
+        steps = data.target.shape[0]
+        if steps < length:
+            raise ValueError(f"the linear system has {steps} steps, the inner loop {length}: draw a longer system")
+        return jnp.zeros(data.transition.shape[0], theta.dtype)
+
+    def step(
+        theta: Float[Array, "P"], state: Float[Array, "S"], t: Array, key: PRNGKeyArray, data: LinearSystem
+    ) -> tuple[Float[Array, "S"], Float[Array, ""], dict[str, Array]]:
+        del key
+        a, b, c, y = jax.tree.map(lambda leaf: leaf.astype(theta.dtype), data)
+        state = a @ state + b @ theta
+        return state, jnp.square(c[t] @ state - y[t]) / 2, {}
+
+    return InnerLoop(init, step, None, length)
+
+
+def influence(system: LinearSystem, theta: Float[Array, "P"], window: int) -> Float[Array, "W W P"]:
+    """Which window's theta moves which window's loss.
+
+    dL_t/dtheta_r = (c_t . s - y_t) B^T (A^T)^(t-r) c_t for the theta used in step r <= t, summed over the steps t of
+    window w and r of window q.
+
+    Args:
+        system: the constants, T steps.
+        theta: where the gradient is taken.
+        window: steps a window; where it does not divide T, the last window is shorter.
+
+    Returns:
+        g[w, q], the gradient of the summed loss of window w with respect to the theta used in window q; zero for q > w.
+
+    Raises:
+        ValueError: when the window is not positive.
+    """
+    if window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
+    a, b, c, y = system
+    length = y.shape[0]
+
+    def advance(power: Array, _: Any) -> tuple[Array, Array]:
+        return a @ power, power
+
+    powers = jax.lax.scan(advance, b, length=length)[1]  # [T, S, P], A^k B
+    response = jnp.einsum("ts,ksp->tkp", c, powers)  # of readout t to the theta used k steps before
+    steps = jnp.arange(length)
+    lag = steps[:, None] - steps[None, :]
+    by_step = jnp.where(lag[..., None] >= 0, jnp.take_along_axis(response, jnp.maximum(lag, 0)[..., None], 1), 0.0)
+    residual = jnp.einsum("trp,p->t", by_step, theta) - y  # s_0 = 0: a readout is the sum of all responses
+    member = jax.nn.one_hot(steps // window, -(-length // window), dtype=theta.dtype)  # [T, W]
+    return jnp.einsum("t,trp,tw,rq->wqp", residual, by_step, member, member)
+
+
+def full_gradient(g: Float[Array, "W W P"]) -> Float[Array, "P"]:
+    """The gradient of the whole trajectory's loss: the mean of every unbiased estimator."""
+    return g.sum((0, 1))
+
+
+def coarsen(g: Float[Array, "W W P"], windows: int) -> Float[Array, "V V P"]:
+    """The influence between groups of so many consecutive windows; the last is smaller where they do not divide W.
+
+    Raises:
+        ValueError: when `windows` is not positive.
+    """
+    if windows < 1:
+        raise ValueError(f"windows must be at least 1, got {windows}")
+    member = jax.nn.one_hot(jnp.arange(len(g)) // windows, -(-len(g) // windows), dtype=g.dtype)
+    return jnp.einsum("wqp,wv,qu->vup", g, member, member)
+
+
+def pes_variance(g: Float[Array, "W W P"]) -> Float[Array, ""]:
+    """Variance of PES, new noise every window.
+
+    P sum_{s, q} |G_sq|^2 + sum_{s, q} G_sq . G_qs with G_sq = sum_{w >= max(s, q)} g_wq.
+    """
+    return _accumulated_variance(_tail_sums(g))
+
+
+def gpes_variance(g: Float[Array, "W W P"], windows: int) -> Float[Array, ""]:
+    """Variance of GPES, whose noise lasts `windows` windows: 1 is PES, W or more is NRES.
+
+    The accumulator changes only with the noise, so the windows of one noise segment count as one window.
+
+    Raises:
+        ValueError: when `windows` is not positive.
+    """
+    return pes_variance(coarsen(g, windows))
+
+
+def nres_variance(g: Float[Array, "W W P"]) -> Float[Array, ""]:
+    """Variance of NRES, of ES-Single and of ES on whole trajectories, one noise a trajectory: (P + 1) |g|^2."""
+    return (g.shape[-1] + 1) * jnp.square(full_gradient(g)).sum()
+
+
+def pes_analytic_variance(g: Float[Array, "W W P"]) -> Float[Array, ""]:
+    """Variance of PES with the in-window gradients g[w, w] exact: as PES, with the sums over w > max(s, q)."""
+    return _accumulated_variance(_tail_sums(g[1:]))
+
+
+def nres_analytic_variance(g: Float[Array, "W W P"]) -> Float[Array, ""]:
+    """Variance of NRES with the in-window gradients as control variate: (P + 1) |g - sum_w g[w, w]|^2."""
+    local = jnp.einsum("wwp->p", g)
+    return (g.shape[-1] + 1) * jnp.square(full_gradient(g) - local).sum()
+
+
+def pes_second_moment(g: Float[Array, "W W P"]) -> Float[Array, " W"]:
+    """E|estimate|^2 of PES for each single window w = 1 .. W: P w sum_q |g_wq|^2 + 2 |sum_q g_wq|^2."""
+    number = jnp.arange(1, len(g) + 1).astype(g.dtype)
+    return g.shape[-1] * number * jnp.square(g).sum((1, 2)) + 2 * jnp.square(g.sum(1)).sum(-1)
+
+
+def nres_second_moment(g: Float[Array, "W W P"]) -> Float[Array, " W"]:
+    """E|estimate|^2 of NRES for each single window: (P + 2) |sum_q g_wq|^2, never above that of PES."""
+    return (g.shape[-1] + 2) * jnp.square(g.sum(1)).sum(-1)
+
+
+def _tail_sums(g: Float[Array, "V W P"]) -> Float[Array, "V V P"]:
+    """G[s, q] = sum_{w >= max(s, q)} g[w, q], for as many segments as there are rows."""
+    tail = jnp.flip(jnp.cumsum(jnp.flip(g, 0), 0), 0)[:, : len(g)]  # [s, q], over w >= s
+    first = jnp.arange(len(g))
+    return tail[jnp.maximum(first[:, None], first[None, :]), first[None, :]]
+
+
+def _accumulated_variance(sums: Float[Array, "V V P"]) -> Float[Array, ""]:
+    """Trace of the covariance of sum_{s, q} eps_s (G_sq . eps_q), eps standard normal."""
+    return sums.shape[-1] * jnp.square(sums).sum() + jnp.einsum("sqp,qsp->", sums, sums)

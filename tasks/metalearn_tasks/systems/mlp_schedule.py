@@ -1,0 +1,139 @@
+"""The decay of a multilayer perceptron's learning rate, meta-learned.
+
+The MNIST experiment of Vicol, Metz & Sohl-Dickstein 2021 (PES, arXiv 2112.13835) and Vicol 2023 (ES-Single, arXiv
+2304.11153): SGD with momentum, step size a_t = theta_0 / (1 + t / Q)^theta_1, judged by the training loss or by the
+accuracy on validation data, through which nothing can be differentiated. Both parameters are positive and learned
+as logarithms.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from metalearn.errors import unknown_name
+from metalearn.inner import InnerLoop
+from metalearn_models.online import relu_network
+
+Objective = Literal["train", "accuracy"]
+Examples = tuple[Float[Array, "N D"], Int[Array, " N"]]
+Schedule = dict[str, Float[Array, ""]]
+
+
+@dataclass(frozen=True)
+class MLPScheduleConfig:
+    """Learning-rate decay of a multilayer perceptron. The batch is our choice, the other numbers are the papers'."""
+
+    hidden: tuple[int, ...] = (100, 100)
+    """Widths of the hidden layers."""
+    classes: int = 10
+    """C, the network's outputs."""
+    momentum: float = 0.9
+    """What is kept of the velocity in each step."""
+    timescale: float = 5000.0
+    """Q, the steps after which the decay has halved the step size, if its exponent is 1."""
+    length: int = 5000
+    """T, steps of training."""
+    batch: int = 100
+    """Examples in each batch, drawn with replacement."""
+    objective: Objective = "train"
+    """The loss of a step, on a fresh batch after the update: "train", cross-entropy on training examples; "accuracy",
+    the error rate on validation examples, whose gradient is zero."""
+
+
+class MLPState(NamedTuple):
+    """A network in training."""
+
+    params: Any
+    velocity: Any
+
+
+def schedule(learning_rate: float, decay: float) -> Schedule:
+    """The theta of a first step size and of an exponent of its decay, in JAX's default float type.
+
+    Raises:
+        ValueError: when one is not positive.
+    """
+    if min(learning_rate, decay) <= 0:
+        raise ValueError(f"learning_rate and decay must be positive, got {learning_rate} and {decay}")
+    return {"log_learning_rate": jnp.array(math.log(learning_rate)), "log_decay": jnp.array(math.log(decay))}
+
+
+def learning_rate_at(theta: Schedule, t: Array, timescale: float) -> Float[Array, ""]:
+    """a_t = theta_0 / (1 + t / Q)^theta_1."""
+    elapsed = t.astype(theta["log_decay"].dtype) / timescale
+    return jnp.exp(theta["log_learning_rate"] - jnp.exp(theta["log_decay"]) * jnp.log1p(elapsed))
+
+
+def mlp_schedule(config: MLPScheduleConfig = MLPScheduleConfig()) -> InnerLoop:
+    """The inner loop: train a network from a fresh start, one batch a step.
+
+    Its theta is `{"log_learning_rate": [], "log_decay": []}` (see `schedule`); its `data` the training examples
+    `(inputs[N, D], labels[N])`, or, with the objective "accuracy", a pair of those: training, validation. The velocity
+    follows v <- momentum v + gradient, the parameters lose a_t v. Everything is computed in theta's float type.
+
+    Args:
+        config: the network, its training, and the loss of a step.
+
+    Returns:
+        An inner loop of `config.length` steps; its aux are the `accuracy` on the batch that the loss is of, and the
+        step's `learning_rate`.
+
+    Raises:
+        ValueError: for an unknown objective, a number that is not positive, or a momentum outside [0, 1).
+    """
+    if config.objective not in get_args(Objective):
+        raise unknown_name("objective", config.objective, get_args(Objective))
+    if min(config.classes, config.timescale, config.length, config.batch) <= 0:
+        raise ValueError(f"classes, timescale, length and batch must be positive, got {config}")
+    if not 0 <= config.momentum < 1:
+        raise ValueError(f"momentum must be in [0, 1), got {config.momentum}")
+
+    def split(data: Any) -> tuple[Examples, Examples]:
+        return data if config.objective == "accuracy" else (data, data)
+
+    def draw(examples: Examples, key: PRNGKeyArray, dtype: Any) -> tuple[Float[Array, "B D"], Int[Array, "B"]]:
+        inputs, labels = examples
+        chosen = jax.random.randint(key, (config.batch,), 0, len(labels))
+        return inputs[chosen].astype(dtype), labels[chosen]
+
+    def logits(params: Any, inputs: Float[Array, "B D"]) -> Float[Array, "B C"]:
+        network = relu_network(inputs.shape[-1], config.hidden, config.classes)
+        return jax.vmap(lambda x: network.apply(params, x))(inputs)
+
+    def cross_entropy(params: Any, inputs: Float[Array, "B D"], labels: Int[Array, "B"]) -> Float[Array, ""]:
+        return optax.softmax_cross_entropy_with_integer_labels(logits(params, inputs), labels).mean()
+
+    def init(theta: Schedule, data: Any, key: PRNGKeyArray) -> MLPState:
+        (inputs, _), _ = split(data)
+        dtype = theta["log_learning_rate"].dtype
+        params = relu_network(inputs.shape[-1], config.hidden, config.classes).init(key)
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        return MLPState(params, jax.tree.map(jnp.zeros_like, params))
+
+    def step(
+        theta: Schedule, state: MLPState, t: Array, key: PRNGKeyArray, data: Any
+    ) -> tuple[MLPState, Float[Array, ""], dict[str, Array]]:
+        train, valid = split(data)
+        key_update, key_loss = jax.random.split(key)
+        rate = learning_rate_at(theta, t, config.timescale)
+        gradient = jax.grad(cross_entropy)(state.params, *draw(train, key_update, rate.dtype))
+        velocity = jax.tree.map(lambda v, g: config.momentum * v + g, state.velocity, gradient)
+        params = jax.tree.map(lambda p, v: p - rate * v, state.params, velocity)
+
+        inputs, labels = draw(valid, key_loss, rate.dtype)
+        scores = logits(params, inputs)
+        accuracy = (jnp.argmax(scores, -1) == labels).astype(rate.dtype).mean()
+        if config.objective == "accuracy":
+            loss = 1 - accuracy
+        else:
+            loss = optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
+        return MLPState(params, velocity), loss, {"accuracy": accuracy, "learning_rate": rate}
+
+    return InnerLoop(init, step, None, config.length)
