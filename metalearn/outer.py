@@ -74,8 +74,8 @@ def outer(
     """
     if mesh is not None and estimator.batch % mesh.devices.size:
         raise ValueError(
-            f"{estimator.batch} trajectories cannot be split evenly over {mesh.devices.size} devices: "
-            f"make the batch a multiple of {mesh.devices.size}"
+            f"{estimator.batch} trajectories (or pairs) cannot be split evenly over {mesh.devices.size} devices: "
+            f"make their number a multiple of {mesh.devices.size}"
         )
     grad = estimator.grad if mesh is None else _over_devices(estimator.grad, mesh)
 
@@ -90,6 +90,7 @@ def outer(
     def one_step(state: OuterState, data: Any) -> tuple[OuterState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
         gradient, estimator_state, metrics = grad(state.theta, state.estimator, data, key, state.step)
+        gradient, metrics = estimator.finish(gradient, metrics)
         with jax.numpy_dtype_promotion("standard"):  # optax counts on it, also for a caller who is strict elsewhere
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.theta)
             theta = optax.apply_updates(state.theta, updates)

@@ -13,7 +13,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from metalearn.gradients.checks import check_loop
 from metalearn.gradients.estimator import Estimator
+from metalearn.gradients.windows import (
+    Clock,
+    Horizon,
+    begun,
+    blank,
+    inside,
+    masked_mean,
+    renewed,
+    stopped,
+    windows,
+)
 from metalearn.inner import InnerLoop, scan_steps, start, unroll
 
 
@@ -39,7 +51,7 @@ def backprop(loop: InnerLoop, batch: int, length: int | None = None, remat: bool
     _check_positive(batch=batch, length=steps)
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> Int[Array, "B"]:
-        del theta, data, key
+        check_loop(loop, theta, data, key)
         return jnp.arange(batch, dtype=jnp.int32)
 
     def grad(
@@ -61,81 +73,54 @@ def backprop(loop: InnerLoop, batch: int, length: int | None = None, remat: bool
 class TruncatedState(NamedTuple):
     """Trajectories in the middle of their unroll, on the leading axis."""
 
-    number: Int[Array, "B"]
-    key: PRNGKeyArray
+    clock: Clock
     inner: Any
-    t: Int[Array, "B"]
-    length: Int[Array, "B"]
 
 
-def truncated_backprop(loop: InnerLoop, batch: int, window: int, length: int | None = None) -> Estimator:
+def truncated_backprop(
+    loop: InnerLoop, batch: int, window: int, horizon: int | Horizon | None = None, stagger: bool = True
+) -> Estimator:
     """Gradients of one window at a time; the inner state is carried over, its gradient is not.
-
-    Trajectories start staggered: the first length of each is drawn uniformly from the multiples of the window up to
-    `length`, so that at any time all parts of a trajectory are being learned from. A trajectory whose length is
-    reached starts afresh at the next window; steps past its length are masked.
 
     Args:
         loop: the inner loop; stepped one step at a time.
         batch: trajectories on the way at any time.
         window: steps an outer step; static.
-        length: steps of a whole trajectory; by default the loop's own.
+        horizon: steps of a whole trajectory, or a schedule of them; by default the loop's own length.
+        stagger: spread the first lengths over the multiples of the window, so that at any time all parts of a
+            trajectory are being learned from.
 
     Returns:
-        An estimator, its metrics as in `backprop`, over the steps of the window.
+        An estimator, its metrics as in `backprop`, over the steps of the window. A trajectory whose length is reached
+        starts afresh at the next window; steps past its length are masked. The gradient is that of the sum of the
+        losses divided by the window, so that the windows of a trajectory add up to its loss.
 
     Raises:
         ValueError: when there is no length, a number is not positive, or the window is longer than the trajectory.
     """
-    steps = loop.length if length is None else length
-    if steps is None:
-        raise ValueError("this inner loop has no length of its own: give truncated_backprop(..., length=...)")
-    _check_positive(batch=batch, window=window, length=steps)
-    if window > steps:
-        raise ValueError(f"the window of {window} steps is longer than the trajectory of {steps}: make it shorter")
+    _check_positive(batch=batch)
+    cut = windows(loop, window, horizon, stagger)
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> TruncatedState:
-        index = jnp.arange(batch, dtype=jnp.int32)
-        key, key_stagger = jax.random.split(key)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-        windows = -(-steps // window)
-        stagger = jax.random.randint(key_stagger, (batch,), 1, windows + 1)
-        inner = jax.vmap(lambda k: start(loop, theta, data, k))(keys)
-        return TruncatedState(index, keys, inner, jnp.zeros_like(index), jnp.minimum(stagger * window, steps))
-
-    def one(theta: Any, state: TruncatedState, data: Any) -> tuple[Array, tuple[Any, Array, Any]]:
-        inner, losses, aux = scan_steps(loop, theta, state.inner, state.t, window, state.key, data)
-        inside = (state.t + jnp.arange(window, dtype=jnp.int32) < state.length).astype(losses.dtype)
-        return (losses * inside).sum(), (inner, inside.sum(), jax.tree.map(lambda a: (a * inside).sum(), aux))
+        return TruncatedState(stopped(batch, key), blank(check_loop(loop, theta, data, key), (batch,), key))
 
     def grad(
         theta: Any, state: TruncatedState, data: Any, key: PRNGKeyArray, outer_step: Array
     ) -> tuple[Any, TruncatedState, dict[str, Array]]:
-        del outer_step
-        fresh_keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(state.number)
-        fresh = jax.vmap(lambda k: start(loop, jax.lax.stop_gradient(theta), data, k))(fresh_keys)
-        done = state.t >= state.length
+        done, clock = renewed(cut, state.clock, key, outer_step)
+        inner = begun(done, lambda: jax.vmap(lambda k: start(loop, theta, data, k))(clock.key), state.inner)
+        valid = inside(cut, clock)
 
-        def restart(new: Array, old: Array) -> Array:
-            return jax.vmap(jnp.where)(done, new, old)
+        def objective(theta: Any) -> tuple[Array, tuple[Any, Any]]:
+            def one(inner: Any, t: Array, key: PRNGKeyArray) -> tuple[Any, Array, dict[str, Array]]:
+                return scan_steps(loop, theta, inner, t, window, key, data)
 
-        state = TruncatedState(
-            state.number,
-            restart(fresh_keys, state.key),
-            jax.tree.map(restart, fresh, state.inner),
-            jnp.where(done, 0, state.t),
-            jnp.where(done, jnp.int32(steps), state.length),
-        )
+            after, losses, aux = jax.vmap(one)(inner, clock.t, clock.key)
+            means = {name: masked_mean(value, valid).mean() for name, value in {"loss": losses, **aux}.items()}
+            return jnp.where(valid, losses, 0).sum() / losses.size, (after, means)
 
-        def objective(theta: Any) -> tuple[Array, tuple[Any, Array, Any]]:
-            totals, (inner, counts, aux) = jax.vmap(lambda s: one(theta, s, data))(state)
-            # The mean over each trajectory's own valid steps: a short last window weighs as much as a whole one.
-            per_step = 1.0 / jnp.maximum(counts, 1.0)
-            means = jax.tree.map(lambda a: (a * per_step).mean(), aux)
-            return (totals * per_step).mean(), (inner, counts, means)
-
-        (loss, (inner, _, aux)), gradient = jax.value_and_grad(objective, has_aux=True)(theta)
-        return gradient, state._replace(inner=inner, t=state.t + window), {"loss": loss, **aux}
+        gradient, (after, means) = jax.grad(objective, has_aux=True)(theta)
+        return gradient, TruncatedState(clock._replace(t=clock.t + window), after), means
 
     return Estimator(init, grad, batch)
 

@@ -22,11 +22,14 @@ class Estimator(NamedTuple):
         grad: `(theta, state, data, key, outer_step) -> (gradient, state, metrics)`; the gradient and each scalar in
             `metrics` (always `"loss"`) are means over the trajectories present in `state`.
         batch: number of trajectories, the size of that leading axis.
+        finish: `(gradient, metrics) -> (gradient, metrics)`, applied once to the means over all trajectories, on
+            however many devices they were: for what is no mean itself, such as a ratio of means.
     """
 
     init: Callable[..., Any]
     grad: Callable[..., tuple[Any, Any, dict[str, Array]]]
     batch: int
+    finish: Callable[..., tuple[Any, dict[str, Array]]] = lambda gradient, metrics: (gradient, metrics)
 
 
 def scheduled(estimator: Estimator, schedule: Callable[[Any, Array], Any]) -> Estimator:

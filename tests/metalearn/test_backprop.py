@@ -60,13 +60,14 @@ def test_backprop_equals_the_chain_rule_on_a_linear_system(remat):
 def test_truncated_windows_hold_their_past_fixed():
     loop, theta, data, key = linear_system(), jnp.asarray([0.4, -0.9]), jnp.float32(0.0), jax.random.key(2)
     estimator = truncated_backprop(loop, batch=4, window=2)
-    state = estimator.init(theta, data, key)
-    # Put every trajectory at step 2 of a whole length, from a known state.
-    state = state._replace(t=jnp.full(4, 2, jnp.int32), length=jnp.full(4, LENGTH, jnp.int32))
+    state = estimator.grad(theta, estimator.init(theta, data, key), data, key, jnp.int32(0))[1]
+    # Put every trajectory at step 2 of a whole length.
+    clock = state.clock._replace(t=jnp.full(4, 2, jnp.int32), length=jnp.full(4, LENGTH, jnp.int32))
+    state = state._replace(clock=clock)
     exact = [exact_gradient(theta, jax.tree.map(lambda a, i=i: a[i], state.inner), 2, 2)[0] for i in range(4)]
     gradient, after, _ = estimator.grad(theta, state, data, key, jnp.int32(0))
     np.testing.assert_allclose(gradient, np.mean(exact, 0) / 2, rtol=2e-5)
-    assert after.t.tolist() == [4] * 4
+    assert after.clock.t.tolist() == [4] * 4
 
 
 def counting_loop(length: int) -> InnerLoop:
@@ -87,19 +88,22 @@ def counting_loop(length: int) -> InnerLoop:
 def test_windows_restart_at_their_boundary_and_mask_past_the_end():
     loop, theta = counting_loop(7), jnp.float32(1.0)
     estimator = truncated_backprop(loop, batch=32, window=3)
-    state = estimator.init(theta, (), jax.random.key(0))
-    assert set(state.length.tolist()) == {3, 6, 7}  # staggered over the multiples of the window, at most the length
     grad = jax.jit(estimator.grad)
+    state = estimator.init(theta, (), jax.random.key(0))
+    _, state, _ = grad(theta, state, (), jax.random.key(4), jnp.int32(0))
+    # staggered over the multiples of the window, at most the length
+    assert set(state.clock.length.tolist()) == {3, 6, 7}
     restarts = 0
-    for i in range(6):
+    for i in range(1, 7):
         before = state
         gradient, state, metrics = grad(theta, state, (), jax.random.fold_in(jax.random.key(5), i), jnp.int32(i))
-        restarted = np.asarray(before.t >= before.length)
+        restarted = np.asarray(before.clock.t >= before.clock.length)
         restarts += restarted.sum()
-        begin = np.where(restarted, 0, before.t)
-        length = np.where(restarted, 7, before.length)
-        means = [np.mean([t for t in range(b, b + 3) if t < n]) for b, n in zip(begin, length, strict=True)]
-        np.testing.assert_allclose(gradient, np.mean(means), rtol=1e-6)
+        begin = np.where(restarted, 0, before.clock.t)
+        length = np.where(restarted, 7, before.clock.length)
+        steps = [[t for t in range(b, b + 3) if t < n] for b, n in zip(begin, length, strict=True)]
+        np.testing.assert_allclose(gradient, np.mean([np.sum(s) / 3 for s in steps]), rtol=1e-6)
+        np.testing.assert_allclose(metrics["loss"], np.mean([np.mean(s) for s in steps]), rtol=1e-6)
         assert float(metrics["gap"]) == 0.0  # no window mixes two trajectories
         changed = np.asarray(state.inner["id"] != before.inner["id"])
         np.testing.assert_array_equal(changed, restarted)

@@ -125,5 +125,5 @@ def test_a_batch_that_does_not_split_over_the_devices_is_refused():
     class TwoDevices:
         devices = np.zeros(2)
 
-    with pytest.raises(ValueError, match="3 trajectories cannot be split evenly over 2 devices"):
+    with pytest.raises(ValueError, match=r"3 trajectories \(or pairs\) cannot be split evenly over 2 devices"):
         outer(backprop(noisy_quadratic(), 3), optax.sgd(0.1), mesh=TwoDevices())
