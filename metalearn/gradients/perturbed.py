@@ -1,0 +1,426 @@
+"""Evaluate a function of theta whose matrices carry a low-rank perturbation, without building the perturbed matrices.
+
+"Evolution Strategies at the Hyperscale" (EGGROLL; Sarkar, Fellows, Duque, Letcher et al. 2025, arXiv 2511.16652):
+every member of a population sees `W + A B^T` with thin A and B. In `x @ (W + A B^T) = x @ W + (x @ A) @ B^T` the first
+product is the same for all members, so that a population costs little more than a batch of its size.
+
+The paper's code needs models written for it. Here the function is any that JAX can trace: `apply_perturbed` traces it
+and interprets its jaxpr, in which a perturbed matrix stays a `LowRank` for as long as it is only moved, reshaped,
+cast, scaled or handed to a loop, and ends in a product, a convolution or a lookup. Any other use materialises it:
+always right, only slower.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jaxtyping import Array, Float
+
+Rule = Callable[[JaxprEqn, list[Any]], list[Any] | None]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LowRank:
+    """The array `weight + sum_r left[..., r] right[..., r]`, kept in its parts.
+
+    The axes of `weight` are those of `left` (rows) and then those of `right` (columns), at least one of each, so a
+    kernel of any number of axes is a matrix to the perturbation. Scale and sign belong in one of the two factors.
+    To evaluate many perturbations of one weight, `jax.vmap` with `LowRank(None, 0, 0)` in `in_axes`.
+
+    Attributes:
+        weight: the unperturbed array, [*rows, *columns].
+        left: [*rows, rank].
+        right: [*columns, rank].
+    """
+
+    weight: Float[Array, "..."]
+    left: Float[Array, "*rows rank"]
+    right: Float[Array, "*columns rank"]
+
+
+def materialise(x: Any) -> Any:
+    """The array that a `LowRank` stands for; anything else as it is."""
+    return x.weight + _outer(x.left, x.right) if isinstance(x, LowRank) else x
+
+
+def apply_perturbed(f: Callable[..., Any], theta: Any, *args: Any) -> Any:
+    """Evaluate `f(theta, *args)` with the `LowRank` leaves of theta read as the arrays they stand for.
+
+    Equal to `f` of the materialised theta up to rounding; in low precision closer to exact arithmetic, since a small
+    perturbation is not rounded away against its weight. Traces `f` at every call: call it under `jax.jit`. It can be
+    mapped and differentiated, by the parts of a `LowRank` as well. Where `f` has a derivative rule of its own
+    (`jax.custom_jvp`, `jax.custom_vjp`) that rule is kept, and is given the materialised matrix.
+
+    Args:
+        f: any function that JAX can trace, of arrays.
+        theta: pytree of arrays and `LowRank`.
+        args: further arguments of `f`, pytrees of arrays, with no `LowRank` in them.
+
+    Returns:
+        What `f` returns.
+
+    Raises:
+        ValueError: when the parts of a `LowRank` do not fit each other.
+    """
+    paths, tree = jax.tree_util.tree_flatten_with_path(theta, is_leaf=_is_low_rank)
+    leaves = [leaf for _, leaf in paths]
+    for path, leaf in paths:
+        if isinstance(leaf, LowRank):
+            _check(jax.tree_util.keystr(path), leaf)
+    abstract = [jax.eval_shape(materialise, leaf) if _is_low_rank(leaf) else leaf for leaf in leaves]
+    closed, shapes = jax.make_jaxpr(lambda leaves, args: f(tree.unflatten(leaves), *args), return_shape=True)(
+        abstract, args
+    )
+    results = _call(closed, [*leaves, *jax.tree.leaves(args)])
+    return jax.tree.unflatten(jax.tree.structure(shapes), [materialise(r) for r in results])
+
+
+def _is_low_rank(x: Any) -> bool:
+    return isinstance(x, LowRank)
+
+
+def _check(where: str, x: LowRank) -> None:
+    shapes = f"theta{where}: weight {x.weight.shape}, left {x.left.shape}, right {x.right.shape}"
+    if min(x.left.ndim, x.right.ndim) < 2 or x.left.shape[-1] != x.right.shape[-1]:
+        raise ValueError(f"{shapes}; left must be [*rows, rank] and right [*columns, rank], of the same rank")
+    if x.weight.shape != x.left.shape[:-1] + x.right.shape[:-1]:
+        raise ValueError(f"{shapes}; weight must be [*rows, *columns] = {x.left.shape[:-1] + x.right.shape[:-1]}")
+    if not x.weight.dtype == x.left.dtype == x.right.dtype:
+        types = f"{x.weight.dtype}, {x.left.dtype}, {x.right.dtype}"
+        raise ValueError(f"theta{where}: weight, left and right must be of one dtype, got {types}")
+
+
+# --- The interpreter. A rule gets an equation with at least one LowRank operand; None means that it does not apply.
+
+
+def _interpret(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        operands = [read(atom) for atom in eqn.invars]
+        results = None
+        if any(map(_is_low_rank, operands)) and eqn.primitive.name in _RULES:
+            results = _RULES[eqn.primitive.name](eqn, operands)
+        if results is None:
+            results = _bind(eqn, operands)
+        values.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _call(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
+    return _interpret(closed.jaxpr, closed.consts, args)
+
+
+def _bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    results = eqn.primitive.bind(*map(materialise, operands), **eqn.primitive.get_bind_params(eqn.params))
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+# --- Uses that give an ordinary array.
+
+
+def _outer(left: Float[Array, "*rows rank"], right: Float[Array, "*columns rank"]) -> Float[Array, "..."]:
+    """The sum over the last axes, [*rows, *columns]."""
+    if left.shape[-1] > 1:
+        return lax.dot_general(left, right, (((left.ndim - 1,), (right.ndim - 1,)), ((), ())))
+    # A product of broadcast arrays, which XLA fuses with the sum it becomes part of.
+    rows, columns = left.shape[:-1], right.shape[:-1]
+    return left.reshape(rows + (1,) * len(columns)) * right.reshape((1,) * len(rows) + columns)
+
+
+def _dot(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
+    """A product that sums over row axes alone, or over column axes alone: two thin products beside the shared one."""
+    lhs, rhs = operands
+    if _is_low_rank(lhs) and _is_low_rank(rhs):
+        lhs = materialise(lhs)
+    p, flipped = eqn.params, _is_low_rank(lhs)
+    sums, batches = p["dimension_numbers"]
+    (x, w) = (rhs, lhs) if flipped else (lhs, rhs)
+    (x_sum, w_sum), (x_batch, w_batch) = (sums[::-1], batches[::-1]) if flipped else (sums, batches)
+    rows, used = w.left.ndim - 1, {*w_sum, *w_batch}
+    if not w_sum or p.get("out_sharding") is not None or min(used) < rows <= max(used):
+        return None
+    near, far, first = (w.left, w.right, 0) if max(used) < rows else (w.right, w.left, rows)
+
+    def product(a: Array, b: Array, numbers: Any) -> Array:
+        return lax.dot_general(
+            a, b, numbers, precision=p["precision"], preferred_element_type=p["preferred_element_type"]
+        )
+
+    y = product(*((w.weight, x) if flipped else (x, w.weight)), p["dimension_numbers"])
+    numbers = ((x_sum, [a - first for a in w_sum]), (x_batch, [a - first for a in w_batch]))
+    thin = product(x, near, numbers)
+    z = _outer(thin, far.astype(thin.dtype))
+    # z is [batch, free of x, free of near, far]; y has the free axes of w in the order of w, and x first or last.
+    cuts = [0, len(x_batch), x.ndim - len(x_sum), thin.ndim - 1, z.ndim]
+    batch, free_x, free_near, free_far = (tuple(range(a, b)) for a, b in itertools.pairwise(cuts))
+    free_w = free_near + free_far if first == 0 else free_far + free_near
+    return [y + lax.transpose(z, batch + (free_w + free_x if flipped else free_x + free_w)).astype(y.dtype)]
+
+
+def _convolution(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
+    """A convolution whose kernel has its output channels as all of its columns, or all of its rows."""
+    x, w = operands
+    p, outputs = eqn.params, eqn.params["dimension_numbers"].rhs_spec[0]
+    if not _is_low_rank(w) or _is_low_rank(x) or p["feature_group_count"] != 1 or p["batch_group_count"] != 1:
+        return None
+    if w.right.ndim == 2 and outputs == w.weight.ndim - 1:
+        thin, far = w.left, w.right
+    elif w.left.ndim == 2 and outputs == 0:
+        thin, far = jnp.moveaxis(w.right, -1, 0), w.left
+    else:
+        return None
+
+    def convolve(kernel: Array) -> Array:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=p["window_strides"],
+            padding=p["padding"],
+            lhs_dilation=p["lhs_dilation"],
+            rhs_dilation=p["rhs_dilation"],
+            dimension_numbers=p["dimension_numbers"],
+            precision=p["precision"],
+            preferred_element_type=p["preferred_element_type"],
+        )
+
+    channels = p["dimension_numbers"].out_spec[1]
+    few = jnp.moveaxis(convolve(thin), channels, -1)
+    return [convolve(w.weight) + jnp.moveaxis(_outer(few, far.astype(few.dtype)), -1, channels)]
+
+
+def _lookup(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
+    """`w[i]` for arrays of indices i that pick whole columns, as an embedding does."""
+    x, at = operands
+    p, rows = eqn.params, x.left.ndim - 1
+    numbers, shape = p["dimension_numbers"], eqn.outvars[0].aval.shape
+    whole = (1,) * rows + x.right.shape[:-1] == tuple(p["slice_sizes"]) and x.right.ndim == 2
+    if not whole or numbers.collapsed_slice_dims != tuple(range(rows)) or numbers.offset_dims != (len(shape) - 1,):
+        return None
+
+    def gather(operand: Array, width: int, fill: Any) -> Array:
+        return lax.gather(
+            operand,
+            at,
+            numbers,
+            (1,) * rows + (width,),
+            unique_indices=p["unique_indices"],
+            indices_are_sorted=p["indices_are_sorted"],
+            mode=p["mode"],
+            fill_value=fill,
+        )
+
+    # Past the end there is only what fills the weight.
+    return [
+        gather(x.weight, *x.right.shape[:1], p["fill_value"]) + _outer(gather(x.left, x.left.shape[-1], 0), x.right)
+    ]
+
+
+# --- Uses that give a LowRank.
+
+
+def _each(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
+    """The same of each part."""
+    if not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating):
+        return None
+    return [jax.tree.map(lambda part: _bind(eqn, [part])[0], operands[0])]
+
+
+def _barrier(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+    del eqn
+    return list(lax.optimization_barrier(operands))
+
+
+def _scale(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
+    """A sign or a scalar factor: of the weight and of one thin factor."""
+    scalars = [o for o in operands if not _is_low_rank(o)]
+    if len(scalars) < len(operands) - 1 or any(map(jnp.ndim, scalars)):
+        return None
+    if eqn.primitive.name == "div" and not _is_low_rank(operands[0]):
+        return None
+    operation = {"neg": lax.neg, "mul": lax.mul, "div": lax.div}[eqn.primitive.name]
+    (x,) = filter(_is_low_rank, operands)
+    weight, left = (operation(*[part if o is x else o for o in operands]) for part in (x.weight, x.left))
+    return [LowRank(weight, left, x.right)]
+
+
+def _transpose(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
+    (x,), order = operands, tuple(eqn.params["permutation"])
+    rows, columns = x.left.ndim - 1, x.right.ndim - 1
+    weight = lax.transpose(x.weight, order)
+    if max(order[:rows]) < rows:
+        right = lax.transpose(x.right, [*(a - rows for a in order[rows:]), columns])
+        return [LowRank(weight, lax.transpose(x.left, [*order[:rows], rows]), right)]
+    if min(order[:columns]) >= rows:
+        left = lax.transpose(x.right, [*(a - rows for a in order[:columns]), columns])
+        return [LowRank(weight, left, lax.transpose(x.left, [*order[columns:], rows]))]
+    return None
+
+
+def _reshape(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
+    """Any change of shape that keeps rows before columns; unit axes come and go."""
+    x, shape = operands[0], eqn.outvars[0].aval.shape
+    if math.prod(shape) != x.weight.size or (eqn.primitive.name == "reshape" and eqn.params["dimensions"] is not None):
+        return None
+    for cut in range(1, len(shape)):
+        rows, columns = shape[:cut], shape[cut:]
+        if math.prod(rows) == math.prod(x.left.shape[:-1]) and math.prod(columns) == math.prod(x.right.shape[:-1]):
+            left, right = x.left.reshape(*rows, -1), x.right.reshape(*columns, -1)
+            return [LowRank(x.weight.reshape(shape), left, right)]
+    return None
+
+
+def _slice(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+    (x,), rows, rank = operands, operands[0].left.ndim - 1, operands[0].left.shape[-1]
+    start, limit = eqn.params["start_indices"], eqn.params["limit_indices"]
+    strides = eqn.params["strides"] or (1,) * len(start)
+
+    def thin(part: Array, axes: slice) -> Array:
+        return lax.slice(part, (*start[axes], 0), (*limit[axes], rank), (*strides[axes], 1))
+
+    weight = lax.slice(x.weight, start, limit, strides)
+    return [LowRank(weight, thin(x.left, slice(0, rows)), thin(x.right, slice(rows, None)))]
+
+
+def _dynamic_slice(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+    (x, *start), sizes = operands, eqn.params["slice_sizes"]
+    rows, rank, zero = x.left.ndim - 1, x.left.shape[-1], jnp.zeros_like(operands[1])
+
+    def thin(part: Array, axes: slice) -> Array:
+        return lax.dynamic_slice(part, (*start[axes], zero), (*sizes[axes], rank))
+
+    weight = lax.dynamic_slice(x.weight, start, sizes)
+    return [LowRank(weight, thin(x.left, slice(0, rows)), thin(x.right, slice(rows, None)))]
+
+
+# --- Functions inside the function.
+
+
+def _inline(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+    return _call(eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"], operands)
+
+
+def _remat(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
+    p = eqn.params
+    if not isinstance(p["prevent_cse"], bool):
+        return None
+    if p["differentiated"] and p["prevent_cse"]:
+        operands = lax.optimization_barrier(operands)  # else XLA would share with the forward pass and keep, not redo
+    again = jax.checkpoint(lambda *o: _interpret(p["jaxpr"], (), o), prevent_cse=p["prevent_cse"], policy=p["policy"])
+    return again(*operands)
+
+
+def _custom_jvp(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+    """The value by interpretation, the derivative by the function's own rule."""
+    call = jax.custom_jvp(lambda *o: [materialise(r) for r in _call(eqn.params["call_jaxpr"], o)])
+    call.defjvp(lambda primals, tangents: jax.jvp(lambda *o: _bind(eqn, o), primals, tangents))
+    return call(*operands)
+
+
+def _custom_vjp(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+    call = jax.custom_vjp(lambda *o: [materialise(r) for r in _call(eqn.params["call_jaxpr"], o)])
+    call.defvjp(lambda *o: jax.vjp(lambda *o: _bind(eqn, o), *o), lambda pullback, cotangents: pullback(cotangents))
+    return call(*operands)
+
+
+def _cond(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+    index, *rest = operands
+    branches = [
+        lambda *o, branch=branch: [materialise(r) for r in _call(branch, o)] for branch in eqn.params["branches"]
+    ]
+    return list(lax.switch(index, branches, *rest))
+
+
+def _unchanged(body: Jaxpr, consts: int, carry: Sequence[Any]) -> list[bool]:
+    """Which LowRanks a loop hands on as they are; the others are materialised, to be carried."""
+    inputs, outputs = body.invars[consts:], body.outvars
+    return [_is_low_rank(c) and inputs[i] is outputs[i] for i, c in enumerate(carry)]
+
+
+def _hold(kept: list[bool], values: Sequence[Any]) -> list[Any]:
+    return [None if keep else materialise(v) for keep, v in zip(kept, values, strict=True)]
+
+
+def _put_back(kept: list[bool], values: Sequence[Any], carry: Sequence[Any]) -> list[Any]:
+    return [c if keep else v for keep, v, c in zip(kept, values, carry, strict=True)]
+
+
+def _scan(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+    p = eqn.params
+    consts, (first, last) = operands[: p["num_consts"]], (p["num_consts"], p["num_consts"] + p["num_carry"])
+    carry, xs = operands[first:last], operands[last:]
+    kept = _unchanged(p["jaxpr"].jaxpr, first, carry)
+
+    def slice_of(x: Any, part: Any) -> Any:
+        """A slice along the first axis shares the columns; with no row axis left it is small."""
+        if not _is_low_rank(x):
+            return part
+        one = replace(part, right=x.right)
+        return materialise(one) if one.left.ndim == 1 else one
+
+    def body(held: list[Any], parts: list[Any]) -> tuple[list[Any], list[Any]]:
+        now = [slice_of(x, part) for x, part in zip(xs, parts, strict=True)]
+        results = _call(p["jaxpr"], [*consts, *_put_back(kept, held, carry), *now])
+        return _hold(kept, results[: len(carry)]), [materialise(r) for r in results[len(carry) :]]
+
+    parts = [replace(x, right=None) if _is_low_rank(x) else x for x in xs]
+    held, ys = lax.scan(body, _hold(kept, carry), parts, length=p["length"], reverse=p["reverse"], unroll=p["unroll"])
+    return [*_put_back(kept, held, carry), *ys]
+
+
+def _while(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+    p = eqn.params
+    first, last = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
+    to_test, to_step, carry = operands[:first], operands[first:last], operands[last:]
+    kept = _unchanged(p["body_jaxpr"].jaxpr, len(to_step), carry)
+    held = lax.while_loop(
+        lambda held: materialise(_call(p["cond_jaxpr"], [*to_test, *_put_back(kept, held, carry)])[0]),
+        lambda held: _hold(kept, _call(p["body_jaxpr"], [*to_step, *_put_back(kept, held, carry)])),
+        _hold(kept, carry),
+    )
+    return _put_back(kept, held, carry)
+
+
+# By the names of the primitives, some of which have changed: one that is not here is materialised, never wrong.
+_RULES: dict[str, Rule] = {
+    "dot_general": _dot,
+    "conv_general_dilated": _convolution,
+    "gather": _lookup,
+    "convert_element_type": _each,
+    "copy": _each,
+    "name": _each,
+    "stop_gradient": _each,
+    "optimization_barrier": _barrier,
+    "neg": _scale,
+    "mul": _scale,
+    "div": _scale,
+    "transpose": _transpose,
+    "reshape": _reshape,
+    "squeeze": _reshape,
+    "broadcast_in_dim": _reshape,
+    "slice": _slice,
+    "dynamic_slice": _dynamic_slice,
+    "jit": _inline,
+    "pjit": _inline,
+    "closed_call": _inline,
+    "remat2": _remat,
+    "remat": _remat,
+    "checkpoint": _remat,
+    "custom_jvp_call": _custom_jvp,
+    "custom_vjp_call": _custom_vjp,
+    "cond": _cond,
+    "scan": _scan,
+    "while": _while,
+}
