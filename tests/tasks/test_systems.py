@@ -5,13 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from scipy.integrate import solve_ivp
 
 from metalearn.errors import UnknownNameError
 from metalearn.inner import scan_steps, start, unroll
-from metalearn_models.online import relu_network
 from metalearn_tasks.systems import influence as balancing
 from metalearn_tasks.systems import linear, lorenz, mlp_schedule, schedule_2d
 
@@ -44,7 +42,7 @@ def window_losses(system, thetas, window):
     loop, steps = linear.linear(T), jnp.arange(T, dtype=jnp.int32)
 
     def body(state, t):
-        return loop.step(thetas[t // window], state, t, jax.random.fold_in(KEY, t + 1), system)[:2]
+        return loop.step(thetas[t // window], state, t, KEY, system)[:2]
 
     losses = jax.lax.scan(body, start(loop, thetas[0], system, KEY), steps)[1]
     return jnp.zeros(len(thetas)).at[steps // window].add(losses)
@@ -90,25 +88,34 @@ def estimates(system, theta, window, segment, analytic=False):
     GPES as its authors define it: the noise lasts `segment` windows, the accumulator is the sum of the noises so far.
     """
     windows = -(-T // window)
-    of = jnp.arange(windows) // segment
-    g = linear.influence(system, theta, window)
+    of = np.arange(windows) // segment
+    local = jnp.einsum("wwp->wp", linear.influence(system, theta, window))  # each window's own gradient
 
     def estimate(noise):
         high, low = (window_losses(system, theta[None] + sign * noise[of], window) for sign in (1, -1))
         delta, total = (high - low) / 2, jnp.cumsum(noise, 0)[of]
         if not analytic:
             return total * delta[:, None]
-        local = jnp.einsum("wwp->wp", g)  # each window's own gradient, known
         before = total if segment >= windows else total - noise[of]
         return local + before * (delta - (local * noise[of]).sum(-1))[:, None]
 
-    return estimate, jnp.zeros((int(of[-1]) + 1, P))
+    return estimate, (of[-1] + 1, P)
 
 
-def moments(estimate, zero):
-    """Mean and trace of the covariance of a quadratic form in standard normals, from its Hessian and constant."""
-    hessian = jax.jit(jax.hessian(estimate))(zero).reshape(-1, zero.size, zero.size)
-    return estimate(zero) + jnp.trace(hessian, axis1=1, axis2=2) / 2, jnp.square(hessian).sum() / 2
+def moments(estimate, shape):
+    """Mean [W, P] and covariance [W, P, W, P] of estimates that are quadratic forms of standard normals.
+
+    q(e) = constant + e M e with symmetric M has mean constant + tr M, and two such covariance 2 tr M M'. M is read off
+    from the values at all sums of two unit vectors, or none.
+    """
+    size = math.prod(shape)
+    points = np.concatenate([np.zeros((1, size)), np.eye(size)])
+    sums = (points[:, None] + points[None]).reshape(-1, *shape)
+    values = np.asarray(jax.jit(jax.vmap(estimate))(sums))
+    values = values.reshape(size + 1, size + 1, *values.shape[1:])
+    constant, at_units = values[0, 0], values[0, 1:]
+    forms = (values[1:, 1:] - at_units[:, None] - at_units[None] + constant) / 2
+    return constant + np.einsum("iiwp->wp", forms), 2 * np.einsum("ijwp,jivq->wpvq", forms, forms)
 
 
 @pytest.mark.parametrize("window", [1, 3, 5])
@@ -118,30 +125,28 @@ def test_variances_are_those_of_the_simulated_estimators(window):
     g = linear.influence(system, theta, window)
     windows = len(g)
     cases = {
-        "pes": (1, False, linear.pes_variance(g)),
-        "gpes": (2, False, linear.gpes_variance(g, 2)),
-        "nres": (windows, False, linear.nres_variance(g)),
-        "pes with local gradients": (1, True, linear.pes_analytic_variance(g)),
-        "nres with local gradients": (windows, True, linear.nres_analytic_variance(g)),
+        "pes": (1, False, linear.pes_variance),
+        "gpes": (2, False, lambda g: linear.gpes_variance(g, 2)),
+        "nres": (windows, False, linear.nres_variance),
+        "pes with local gradients": (1, True, linear.pes_analytic_variance),
+        "nres with local gradients": (windows, True, linear.nres_analytic_variance),
     }
-    for name, (segment, analytic, variance) in cases.items():
-        estimate, zero = estimates(system, theta, window, segment, analytic)
-        mean, exact = moments(lambda noise, estimate=estimate: estimate(noise).sum(0), zero)
-        np.testing.assert_allclose(mean, linear.full_gradient(g), rtol=1e-9, err_msg=name)
-        np.testing.assert_allclose(variance, exact, rtol=1e-9, err_msg=name)
-        assert float(exact) > 0
+    formulas = jax.jit(lambda g: {name: formula(g) for name, (*_, formula) in cases.items()})(g)
+    for name, (segment, analytic, _) in cases.items():
+        mean, covariance = moments(*estimates(system, theta, window, segment, analytic))
+        np.testing.assert_allclose(mean.sum(0), linear.full_gradient(g), rtol=1e-9, err_msg=name)
+        exact = np.einsum("wpvp->", covariance)
+        np.testing.assert_allclose(formulas[name], exact, rtol=1e-9, err_msg=name)
+        assert exact > 0
 
 
 def test_second_moments_of_single_windows_are_those_of_the_simulated_estimators():
     system, theta = system_and_theta(2)
-    window = 3
-    g = linear.influence(system, theta, window)
+    g = linear.influence(system, theta, 3)
     pes, nres = linear.pes_second_moment(g), linear.nres_second_moment(g)
     for segment, formula in ((1, pes), (len(g), nres)):
-        estimate, zero = estimates(system, theta, window, segment)
-        for w in (0, 2, 3):
-            mean, variance = moments(lambda noise, w=w, estimate=estimate: estimate(noise)[w], zero)
-            np.testing.assert_allclose(formula[w], variance + jnp.square(mean).sum(), rtol=1e-9)
+        mean, covariance = moments(*estimates(system, theta, 3, segment))
+        np.testing.assert_allclose(formula, np.einsum("wpwp->w", covariance) + (mean**2).sum(1), rtol=1e-9)
     assert bool((nres <= pes * (1 + 1e-12)).all())
 
 
@@ -383,38 +388,19 @@ def test_mlp_schedule_is_that_of_a_numpy_loop(objective):
         np.testing.assert_allclose(losses[0, t], expected, rtol=1e-9, atol=1e-12)
 
 
-def test_mlp_schedule_without_decay_is_optax_sgd():
-    """Weights after ten steps, against optax on the same batches: momentum and step size mean the same in both."""
-    config = mlp_schedule.MLPScheduleConfig((7,), C, 0.9, 1e30, 10, 8)
-    loop, theta, data = mlp_schedule.mlp_schedule(config), mlp_schedule.schedule(0.1, 1.0), examples(0)
-    state = start(loop, theta, data, KEY)
-    network, tx, params = relu_network(D, (7,), C), optax.sgd(0.1, momentum=0.9), state.params
-    memory = tx.init(params)
-    for t in range(10):
-        chosen = jax.random.randint(jax.random.split(jax.random.fold_in(KEY, t + 1))[0], (8,), 0, N)
-        x, y = data[0][chosen], data[1][chosen]
-
-        def loss(params, x=x, y=y):
-            logits = jax.vmap(lambda x: network.apply(params, x))(x)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-
-        with jax.numpy_dtype_promotion("standard"):
-            updates, memory = tx.update(jax.grad(loss)(params), memory)
-            params = optax.apply_updates(params, updates)
-    state, *_ = scan_steps(loop, theta, state, jnp.int32(0), 10, KEY, data)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), state.params, params)
-
-
 def test_meta_gradients_of_the_training_loss_are_finite_differences_and_of_the_accuracy_zero():
-    theta = mlp_schedule.schedule(0.1, 1.0)
-    train = mlp_schedule.mlp_schedule(mlp_schedule.MLPScheduleConfig((7,), C, 0.9, 4.0, 6, 8))
-    total = jax.jit(lambda theta: whole(train, theta, examples(0)).sum())
-    gradient = jax.jit(jax.grad(total))(theta)
-    for name in theta:
-        high, low = (total({**theta, name: theta[name] + h}) for h in (1e-6, -1e-6))
-        np.testing.assert_allclose(gradient[name], (high - low) / 2e-6, rtol=1e-5)
-    error = mlp_schedule.mlp_schedule(mlp_schedule.MLPScheduleConfig((7,), C, 0.9, 4.0, 6, 8, "accuracy"))
-    zero = jax.jit(jax.grad(lambda theta: whole(error, theta, (examples(0), examples(1))).sum()))(theta)
+    theta, h = mlp_schedule.schedule(0.1, 1.0), 1e-6
+    train = mlp_schedule.mlp_schedule(mlp_schedule.MLPScheduleConfig((4,), C, 0.9, 4.0, 6, 8))
+    total = jax.value_and_grad(lambda theta: whole(train, theta, examples(0)).sum())
+    shifts = {"log_learning_rate": jnp.array([0, h, -h, 0, 0]), "log_decay": jnp.array([0, 0, 0, h, -h])}
+    values, gradients = jax.jit(jax.vmap(total))({name: theta[name][None] + shifts[name] for name in theta})
+    expected = (values[1] - values[2]) / (2 * h), (values[3] - values[4]) / (2 * h)
+    np.testing.assert_allclose([gradients[name][0] for name in shifts], expected, rtol=1e-5)
+
+    error = mlp_schedule.mlp_schedule(mlp_schedule.MLPScheduleConfig((4,), C, batch=8, objective="accuracy"))
+    data = examples(0), examples(1)
+    state = start(error, theta, data, KEY)
+    zero = jax.jit(jax.grad(lambda theta: error.step(theta, state, jnp.int32(0), KEY, data)[1]))(theta)
     assert all(float(leaf) == 0 for leaf in zero.values())
 
 
