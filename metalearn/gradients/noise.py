@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from metalearn.gradients.perturbed import LowRank, apply_perturbed
+
 
 class Noise(NamedTuple):
     """A distribution of perturbations with mean zero and the identity as covariance.
@@ -93,8 +95,6 @@ def low_rank(rank: int = 1) -> Noise:
         return jax.tree.unflatten(tree, eps)
 
     def apply(f: Callable[..., Any], theta: Any, eps: Any, scale: Array, *args: Any) -> Any:
-        from metalearn.gradients.perturbed import LowRank, apply_perturbed
-
         def leaf(a: Array, e: Any) -> Any:
             s = scale.astype(a.dtype)
             return LowRank(a, s * e.left, e.right) if isinstance(e, Factors) else a + s * e
