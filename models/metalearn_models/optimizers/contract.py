@@ -1,0 +1,96 @@
+"""What every learned optimizer is: meta-parameters, and an optax transformation made from them.
+
+Shared by the optimizers of this folder: the time features and the normalisation of Metz, Freeman, Harrison,
+Maheswaranathan and Sohl-Dickstein 2022, "Practical tradeoffs between memory, compute, and performance in learned
+optimizers" (arXiv 2203.11860), and the checks of what a caller hands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+TIMESCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
+"""Steps over which the time features change."""
+
+Layers = tuple[dict[str, Array], ...]
+"""A small ReLU network: `{"weight": [in, out], "bias": [out]}`, one a layer."""
+
+
+class LearnedOptimizer(NamedTuple):
+    """An optimizer with meta-parameters.
+
+    Attributes:
+        init: `(key) -> theta`, fresh meta-parameters.
+        transform: `(theta, num_steps=None) -> optax.GradientTransformationExtraArgs`. `num_steps` is the length of the
+            training to come, for the optimizers that plan by it; the others ignore it. The transformation's
+            `update` needs `params`. It can be jitted, vmapped over theta or params or both, scanned,
+            chained, and differentiated with respect to theta.
+    """
+
+    init: Callable[[PRNGKeyArray], Any]
+    transform: Callable[..., optax.GradientTransformationExtraArgs]
+
+
+def time_features(step: Int[Array, ""]) -> Float[Array, "11"]:
+    """`tanh(t / T - 1)` for each timescale T; `step` counts from 0."""
+    return jnp.tanh(step.astype(jnp.float32) / jnp.array(TIMESCALES, jnp.float32) - 1.0)
+
+
+def inverse_rms(mean_square: Float[Array, "*F"]) -> Float[Array, "*F"]:
+    """The factor that brings a feature of that mean square over its tensor to about unit size."""
+    return jax.lax.rsqrt(mean_square + 1e-5)
+
+
+def dense_layers(key: PRNGKeyArray, widths: tuple[int, ...]) -> Layers:
+    """Weights truncated normal (at two standard deviations) of scale 1 / sqrt(fan_in), biases 0.
+
+    Args:
+        key: random key.
+        widths: inputs, hidden layers, outputs.
+
+    Raises:
+        ValueError: when a width is not positive.
+    """
+    if min(widths) < 1:
+        raise ValueError(f"every layer needs at least one unit, got the widths {widths}")
+    keys = jax.random.split(key, len(widths) - 1)
+    return tuple(
+        {
+            "weight": jax.random.truncated_normal(k, -2.0, 2.0, (fan_in, out), jnp.float32) / fan_in**0.5,
+            "bias": jnp.zeros(out, jnp.float32),
+        }
+        for k, (fan_in, out) in zip(keys, pairwise(widths), strict=True)
+    )
+
+
+def check_params(params: optax.Params) -> None:
+    """Refuse what cannot be optimised here.
+
+    Raises:
+        TypeError: when a leaf is not a floating-point array.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"a learned optimizer updates floating-point parameters, got {dtype} at params"
+                f"{jax.tree_util.keystr(path)}: leave it out, or wrap the optimizer in optax.masked"
+            )
+
+
+def require_params(params: optax.Params | None) -> optax.Params:
+    """The parameters, which are a feature of every optimizer here.
+
+    Raises:
+        ValueError: when they are missing.
+    """
+    if params is None:
+        raise ValueError("this learned optimizer reads the parameters: call update(grads, state, params), got None")
+    return params

@@ -1,0 +1,119 @@
+"""LOLv2, a multilayer perceptron applied to every parameter on its own.
+
+Metz, Freeman, Harrison, Maheswaranathan and Sohl-Dickstein 2022, "Practical tradeoffs between memory, compute, and
+performance in learned optimizers" (arXiv 2203.11860), there the sibling without factored features; features,
+constants, their order and the initialisation are those of the authors' published code (`MLPLOpt`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from metalearn_models.optimizers.contract import (
+    TIMESCALES,
+    Layers,
+    LearnedOptimizer,
+    check_params,
+    dense_layers,
+    inverse_rms,
+    require_params,
+    time_features,
+)
+
+DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+"""Of the momenta, per step."""
+
+NORMALISED = 2 + len(DECAYS)
+"""Features divided by their root mean square over the tensor; the 11 time features follow them."""
+
+
+class MLPOptimizerState(NamedTuple):
+    """What the optimizer remembers: six times the parameters, and a counter.
+
+    Attributes:
+        momenta: like params, with a leading axis of the six decays.
+        step: updates made so far.
+    """
+
+    momenta: Any
+    step: Int[Array, ""]
+
+
+def mlp_optimizer(
+    hidden: tuple[int, ...] = (32, 32), step_size: float = 1e-3, exponent: float = 1e-3
+) -> LearnedOptimizer:
+    """The learned optimizer LOLv2.
+
+    The gradient, the parameter and the six momenta, each divided by its root mean square over the tensor, and eleven
+    time features enter a ReLU network with the outputs d and m; the update is `-step_size d exp(exponent m)`.
+
+    Args:
+        hidden: widths of the network's hidden layers. The default makes 1,762 meta-parameters.
+        step_size: lambda_1 of the paper.
+        exponent: lambda_2 of the paper.
+
+    Returns:
+        The optimizer; theta is a tuple of `{"weight": [in, out], "bias": [out]}`. `num_steps` is ignored.
+
+    Raises:
+        ValueError: by `init`, when a width is not positive.
+    """
+
+    def init(key: PRNGKeyArray) -> Layers:
+        return dense_layers(key, (NORMALISED + len(TIMESCALES), *hidden, 2))
+
+    def transform(theta: Layers, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+        del num_steps
+
+        def start(params: optax.Params) -> MLPOptimizerState:
+            check_params(params)
+            momenta = jax.tree.map(lambda p: jnp.zeros((len(DECAYS), *p.shape), jnp.float32), params)
+            return MLPOptimizerState(momenta, jnp.int32(0))
+
+        def update(
+            updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+        ) -> tuple[optax.Updates, MLPOptimizerState]:
+            del extra
+            leaves, tree = jax.tree.flatten(require_params(params))
+            first = theta[0]["weight"]
+            bias = theta[0]["bias"] + time_features(state.step) @ first[NORMALISED:]
+            results = []
+            for p, g, momenta in zip(leaves, *map(tree.flatten_up_to, (updates, state.momenta)), strict=True):
+                features = _features(g.ravel(), p.ravel(), momenta.reshape(len(DECAYS), -1))
+                direction, magnitude = _network(theta, bias, features)
+                step = -step_size * direction * jnp.exp(exponent * magnitude)
+                results.append((step.reshape(p.shape), features[2:].reshape(momenta.shape)))
+            updates, momenta = (tree.unflatten(list(new)) for new in zip(*results, strict=True))
+            return updates, MLPOptimizerState(momenta, state.step + 1)
+
+        return optax.GradientTransformationExtraArgs(start, update)
+
+    return LearnedOptimizer(init, transform)
+
+
+def _features(g: Float[Array, "N"], p: Float[Array, "N"], momenta: Float[Array, "6 N"]) -> Float[Array, "8 N"]:
+    """Gradient, parameter and the new momenta of one tensor."""
+    shape = momenta.shape
+    old = jnp.broadcast_to(jnp.array(DECAYS, jnp.float32)[:, None], shape) * momenta
+    new = jnp.broadcast_to(jnp.array([1 - d for d in DECAYS], jnp.float32)[:, None], shape) * jnp.broadcast_to(
+        g[None], shape
+    )
+    return jnp.concatenate([g[None], p[None], old + new])
+
+
+def _network(layers: Layers, bias: Float[Array, "H"], features: Float[Array, "8 N"]) -> Float[Array, "2 N"]:
+    scale = inverse_rms(jnp.square(features).mean(1))
+    weights = [
+        layers[0]["weight"][:NORMALISED] * jnp.broadcast_to(scale[:, None], (NORMALISED, bias.size)),
+        *(layer["weight"] for layer in layers[1:]),
+    ]
+    y = features
+    for i, (weight, b) in enumerate(zip(weights, [bias, *(layer["bias"] for layer in layers[1:])], strict=True)):
+        y = weight.T @ (y if i == 0 else jax.nn.relu(y))
+        y = y + jnp.broadcast_to(b[:, None], y.shape)
+    return y

@@ -1,0 +1,57 @@
+"""The inner loop of a learned optimizer: it trains, and what is meta-learned is how well."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jaxtyping import Array, PRNGKeyArray
+
+from metalearn.inner import InnerLoop
+from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_tasks.objectives.classification import Objective
+
+
+class TrainingState(NamedTuple):
+    """A training run between two steps."""
+
+    params: Any
+    optimizer: Any
+
+
+def training_loop(objective: Objective, optimizer: LearnedOptimizer, length: int) -> InnerLoop:
+    """Training by a learned optimizer, one update a step.
+
+    Step t draws a fresh batch by its key, takes loss and gradient of the objective on it, and makes one update. The
+    loss reported is that loss: on the step's own batch, before its update. It is reported as it is, also where a
+    run has diverged; which losses to count is left to the estimator.
+
+    Args:
+        objective: what to minimise; its `data` are the loop's.
+        optimizer: theta of the loop are its meta-parameters.
+        length: steps of a whole run, told to the optimizer as `num_steps`.
+
+    Returns:
+        An inner loop without aux.
+
+    Raises:
+        ValueError: when `length` is not positive.
+    """
+    if length < 1:
+        raise ValueError(f"a training run needs at least one step, got length={length}")
+
+    def init(theta: Any, data: Any, key: PRNGKeyArray) -> TrainingState:
+        del data
+        params = objective.init(key)
+        return TrainingState(params, optimizer.transform(theta, length).init(params))
+
+    def step(
+        theta: Any, state: TrainingState, t: Array, key: PRNGKeyArray, data: Any
+    ) -> tuple[TrainingState, Array, dict[str, Array]]:
+        del t  # the optimizer counts its own steps
+        loss, grads = jax.value_and_grad(objective.loss)(state.params, objective.sample(data, key))
+        updates, memory = optimizer.transform(theta, length).update(grads, state.optimizer, state.params, value=loss)
+        return TrainingState(optax.apply_updates(state.params, updates), memory), loss, {}
+
+    return InnerLoop(init, step, None, length)
