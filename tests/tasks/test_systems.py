@@ -26,7 +26,8 @@ def double():
 
 def whole(loop, theta, data=(), key=KEY, length=None):
     """The losses of one trajectory."""
-    return unroll(loop, theta, data, key[None], loop.length if length is None else length)[0][0]
+    steps = loop.length if length is None else length
+    return jax.jit(lambda theta: unroll(loop, theta, data, key[None], steps)[0][0])(theta)
 
 
 # --- the linear system
@@ -50,8 +51,8 @@ def window_losses(system, thetas, window):
 
 def test_linear_losses_are_those_of_a_numpy_loop():
     system, theta = system_and_theta()
-    a, b, c, y = map(np.asarray, system)
-    s, expected = np.zeros(S), []
+    a, b, c, y, s = map(np.asarray, system)
+    expected = []
     for t in range(T):
         s = a @ s + b @ np.asarray(theta)
         expected.append((c[t] @ s - y[t]) ** 2 / 2)
@@ -224,6 +225,29 @@ def test_one_step_back_raises_the_loss_as_published_and_exact_gradients_lower_it
     assert float(online(exact=True)[2]) < 2e-12
 
 
+def test_influence_balancing_is_a_linear_system_and_has_the_known_variances():
+    """Per-pair relative standard deviations over 100 steps, which were derived and simulated independently of this."""
+    length, signs = 100, jnp.where(jnp.arange(23) < 10, 1.0, -1.0)
+    system = linear.LinearSystem(
+        transition=(jnp.eye(23) + jnp.eye(23, k=1)) / 2,
+        control=signs[:, None],
+        readout=jnp.tile(jax.nn.one_hot(0, 23), (length, 1)),
+        target=jnp.ones(length),
+        initial=jnp.ones(23),
+    )
+    theta = jnp.array(balancing.START)
+    losses = whole(balancing.influence_balancing(), theta, length=length)
+    np.testing.assert_allclose(whole(linear.linear(length), theta[None], system), losses, rtol=1e-10)
+
+    @jax.jit
+    def deviations(theta):
+        by_step = linear.influence(system, theta[None], 1)
+        variances = jnp.stack([linear.gpes_variance(by_step, windows) for windows in (1, 10, 50)])
+        return jnp.sqrt(variances) / jnp.abs(linear.full_gradient(by_step)).sum()
+
+    np.testing.assert_allclose(deviations(theta), [1.76, 1.85, 2.07], atol=0.005)
+
+
 # --- the two-dimensional schedule
 
 
@@ -364,22 +388,30 @@ def test_mlp_schedule_is_that_of_a_numpy_loop(objective):
     loop, theta = mlp_schedule.mlp_schedule(config), mlp_schedule.schedule(0.3, 2.0)
     train, valid = examples(0), examples(1, 30)
     data = (train, valid) if objective == "accuracy" else train
-    losses, aux = jax.jit(lambda theta: unroll(loop, theta, data, KEY[None], 10))(theta)
 
-    state = start(loop, theta, data, KEY)
+    def batch(t, number, n):
+        key = jax.random.split(jax.random.fold_in(KEY, t + 1))[number]
+        return jax.random.randint(key, (8,), 0, n)
+
+    @jax.jit
+    def run(theta):
+        batches = [jax.vmap(lambda t, i=i, n=n: batch(t, i, n))(jnp.arange(10)) for i, n in enumerate(sizes)]
+        return unroll(loop, theta, data, KEY[None], 10), start(loop, theta, data, KEY), batches
+
+    sizes = N, 30 if objective == "accuracy" else N
+    (losses, aux), state, batches = run(theta)
     params = [(np.asarray(layer["weight"]), np.asarray(layer["bias"])) for layer in state.params]
     velocity = [(0.0, 0.0) for _ in params]
     for t in range(10):
-        keys = jax.random.split(jax.random.fold_in(KEY, t + 1))
         rate = 0.3 / (1 + t / 4.0) ** 2.0
         np.testing.assert_allclose(aux["learning_rate"][0, t], rate, rtol=1e-12)
-        chosen = np.asarray(jax.random.randint(keys[0], (8,), 0, N))
+        chosen = np.asarray(batches[0][t])
         gradient = numpy_gradient(params, np.asarray(train[0])[chosen], np.asarray(train[1])[chosen])
         velocity = [tuple(0.9 * v + g for v, g in zip(*p, strict=True)) for p in zip(velocity, gradient, strict=True)]
         params = [tuple(p - rate * v for p, v in zip(*q, strict=True)) for q in zip(params, velocity, strict=True)]
 
         inputs, labels = map(np.asarray, valid if objective == "accuracy" else train)
-        chosen = np.asarray(jax.random.randint(keys[1], (8,), 0, len(labels)))
+        chosen = np.asarray(batches[1][t])
         logits = numpy_mlp(params, inputs[chosen])[1]
         accuracy = (logits.argmax(1) == labels[chosen]).mean()
         cross_entropy = (np.log(np.exp(logits).sum(1)) - logits[np.arange(8), labels[chosen]]).mean()
@@ -399,8 +431,11 @@ def test_meta_gradients_of_the_training_loss_are_finite_differences_and_of_the_a
 
     error = mlp_schedule.mlp_schedule(mlp_schedule.MLPScheduleConfig((4,), C, batch=8, objective="accuracy"))
     data = examples(0), examples(1)
-    state = start(error, theta, data, KEY)
-    zero = jax.jit(jax.grad(lambda theta: error.step(theta, state, jnp.int32(0), KEY, data)[1]))(theta)
+
+    def first_loss(theta):
+        return error.step(theta, start(error, theta, data, KEY), jnp.int32(0), KEY, data)[1]
+
+    zero = jax.jit(jax.grad(first_loss))(theta)
     assert all(float(leaf) == 0 for leaf in zero.values())
 
 

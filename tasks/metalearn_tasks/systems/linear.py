@@ -29,6 +29,7 @@ class LinearSystem(NamedTuple):
     control: Float[Array, "S P"]  # B
     readout: Float[Array, "T S"]  # c
     target: Float[Array, " T"]  # y
+    initial: Float[Array, " S"]  # s_0
 
 
 def linear_system(
@@ -54,18 +55,19 @@ def linear_system(
             f"a linear system needs at least one state variable, parameter and step, got state={state}, "
             f"parameters={parameters}, length={length}"
         )
-    key_a, key_b, key_c, key_y = jax.random.split(key, 4)
+    key_a, key_b, key_c, key_y, key_s = jax.random.split(key, 5)
     transition = jax.random.normal(key_a, (state, state))
     return LinearSystem(
         transition * (spectral_radius / jnp.abs(jnp.linalg.eigvals(transition)).max()),
         jax.random.normal(key_b, (state, parameters)) * parameters**-0.5,
         jax.random.normal(key_c, (length, state)) * state**-0.5,
         jax.random.normal(key_y, (length,)),
+        jax.random.normal(key_s, (state,)),
     )
 
 
 def linear(length: int) -> InnerLoop:
-    """The inner loop: theta is an array [P], `data` a `LinearSystem` of at least `length` steps, s_0 = 0.
+    """The inner loop: theta is an array [P], `data` a `LinearSystem` of at least `length` steps.
 
     Nothing in it is random: all variance of an estimate is that of the estimator's own noise.
 
@@ -80,13 +82,13 @@ def linear(length: int) -> InnerLoop:
         steps = data.target.shape[0]
         if steps < length:
             raise ValueError(f"the linear system has {steps} steps, the inner loop {length}: draw a longer system")
-        return jnp.zeros(data.transition.shape[0], theta.dtype)
+        return data.initial.astype(theta.dtype)
 
     def step(
         theta: Float[Array, "P"], state: Float[Array, "S"], t: Array, key: PRNGKeyArray, data: LinearSystem
     ) -> tuple[Float[Array, "S"], Float[Array, ""], dict[str, Array]]:
         del key
-        a, b, c, y = jax.tree.map(lambda leaf: leaf.astype(theta.dtype), data)
+        a, b, c, y, _ = jax.tree.map(lambda leaf: leaf.astype(theta.dtype), data)
         state = a @ state + b @ theta
         return state, jnp.square(c[t] @ state - y[t]) / 2, {}
 
@@ -112,18 +114,19 @@ def influence(system: LinearSystem, theta: Float[Array, "P"], window: int) -> Fl
     """
     if window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
-    a, b, c, y = system
+    a, b, c, y, s = system
     length = y.shape[0]
 
-    def advance(power: Array, _: Any) -> tuple[Array, Array]:
-        return a @ power, power
+    def advance(carry: tuple[Array, Array], _: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        power, free = carry
+        return (a @ power, a @ free), (power, a @ free)
 
-    powers = jax.lax.scan(advance, b, length=length)[1]  # [T, S, P], A^k B
+    powers, free = jax.lax.scan(advance, (b, s), length=length)[1]  # A^k B [T, S, P], A^(k+1) s_0 [T, S]
     response = jnp.einsum("ts,ksp->tkp", c, powers)  # of readout t to the theta used k steps before
     steps = jnp.arange(length)
     lag = steps[:, None] - steps[None, :]
     by_step = jnp.where(lag[..., None] >= 0, jnp.take_along_axis(response, jnp.maximum(lag, 0)[..., None], 1), 0.0)
-    residual = jnp.einsum("trp,p->t", by_step, theta) - y  # s_0 = 0: a readout is the sum of all responses
+    residual = jnp.einsum("ts,ts->t", c, free) + jnp.einsum("trp,p->t", by_step, theta) - y
     member = jax.nn.one_hot(steps // window, -(-length // window), dtype=theta.dtype)  # [T, W]
     return jnp.einsum("t,trp,tw,rq->wqp", residual, by_step, member, member)
 
