@@ -38,15 +38,23 @@ def system_and_theta(seed=0):
     return linear.linear_system(key_system, S, P, T), jax.random.normal(key_theta, (P,))
 
 
-def window_losses(system, thetas, window):
-    """Losses [W] by the inner loop itself, its own theta in each window."""
+def step_losses(system, thetas):
+    """Losses [T] by the inner loop itself, with a theta of its own [T, P] in each step."""
     loop, steps = linear.linear(T), jnp.arange(T, dtype=jnp.int32)
 
     def body(state, t):
-        return loop.step(thetas[t // window], state, t, KEY, system)[:2]
+        return loop.step(thetas[t], state, t, KEY, system)[:2]
 
-    losses = jax.lax.scan(body, start(loop, thetas[0], system, KEY), steps)[1]
-    return jnp.zeros(len(thetas)).at[steps // window].add(losses)
+    return jax.lax.scan(body, start(loop, thetas[0], system, KEY), steps)[1]
+
+
+many_step_losses = jax.jit(jax.vmap(step_losses, (None, 0)))
+jacobian_of_steps = jax.jit(jax.jacrev(step_losses, 1))
+
+
+def by_window(losses, window):
+    """Sums over windows on the last axis, of which the last window may be shorter."""
+    return np.add.reduceat(losses, np.arange(0, T, window), -1)
 
 
 def test_linear_losses_are_those_of_a_numpy_loop():
@@ -61,61 +69,62 @@ def test_linear_losses_are_those_of_a_numpy_loop():
 
 
 @pytest.mark.parametrize("window", [1, 3, 5, T])
-def test_influence_is_the_jacobian_with_a_theta_of_its_own_in_each_window(window):
+def test_influence_is_the_jacobian_with_a_theta_of_its_own_in_each_step(window):
     system, theta = system_and_theta()
-    thetas = jnp.tile(theta, (-(-T // window), 1))
-    expected = jax.jit(jax.jacrev(lambda thetas: window_losses(system, thetas, window)))(thetas)
+    jacobian = np.asarray(jacobian_of_steps(system, jnp.tile(theta, (T, 1))))  # [T, T, P]
+    expected = by_window(by_window(jacobian.transpose(2, 0, 1), window).swapaxes(1, 2), window).transpose(2, 1, 0)
     g = linear.influence(system, theta, window)
     np.testing.assert_allclose(g, expected, rtol=1e-10, atol=1e-12)
     np.testing.assert_array_equal(np.asarray(g)[np.triu_indices(len(g), 1)], 0)
-    gradient = jax.grad(lambda theta: whole(linear.linear(T), theta, system).sum())(theta)
-    np.testing.assert_allclose(linear.full_gradient(g), gradient, rtol=1e-10)
+    np.testing.assert_allclose(linear.full_gradient(g), jacobian.sum((0, 1)), rtol=1e-10)
 
 
 def test_linear_window_losses_are_quadratic_in_a_perturbation_of_any_size():
     system, theta = system_and_theta()
-    noise = jax.random.normal(jax.random.key(7), (4, P))
-    at = jax.jit(lambda h: window_losses(system, theta[None] + h * noise, 3))
+    noise = np.repeat(np.random.default_rng(0).normal(size=(4, P)), 3, 0)
+
+    def at(h):
+        return by_window(np.asarray(many_step_losses(system, np.asarray(theta) + h * noise[None])[0]), 3)
+
     low, middle, high = at(-1.0), at(0.0), at(1.0)
     for h in (0.3, 5.0, -40.0):
         parabola = middle + h * (high - low) / 2 + h**2 * (high + low - 2 * middle) / 2
         np.testing.assert_allclose(at(h), parabola, rtol=1e-10)
-    assert float(jnp.abs(high + low - 2 * middle).min()) > 1e-3
+    assert np.abs(high + low - 2 * middle).min() > 1e-3
 
 
-def estimates(system, theta, window, segment, analytic=False):
-    """One antithetic pair's estimates [W, P] as a function of the noise [segments, P] (standard deviation 1).
+def estimates(system, theta, window, segment, noise, analytic=False):
+    """One antithetic pair's estimates [B, W, P] for each of many draws of the noise [B, segments, P].
 
     GPES as its authors define it: the noise lasts `segment` windows, the accumulator is the sum of the noises so far.
     """
     windows = -(-T // window)
     of = np.arange(windows) // segment
-    local = jnp.einsum("wwp->wp", linear.influence(system, theta, window))  # each window's own gradient
-
-    def estimate(noise):
-        high, low = (window_losses(system, theta[None] + sign * noise[of], window) for sign in (1, -1))
-        delta, total = (high - low) / 2, jnp.cumsum(noise, 0)[of]
-        if not analytic:
-            return total * delta[:, None]
-        before = total if segment >= windows else total - noise[of]
-        return local + before * (delta - (local * noise[of]).sum(-1))[:, None]
-
-    return estimate, (of[-1] + 1, P)
+    by_step = noise[:, of[np.arange(T) // window]]
+    high, low = (many_step_losses(system, np.asarray(theta) + sign * by_step) for sign in (1, -1))
+    delta = by_window(np.asarray(high - low), window)[..., None] / 2
+    total = np.cumsum(noise, 1)[:, of]
+    if not analytic:
+        return total * delta
+    local = np.einsum("wwp->wp", linear.influence(system, theta, window))  # each window's own gradient
+    before = total if segment >= windows else total - noise[:, of]
+    return local + before * (delta - (local * noise[:, of]).sum(-1, keepdims=True))
 
 
-def moments(estimate, shape):
-    """Mean [W, P] and covariance [W, P, W, P] of estimates that are quadratic forms of standard normals.
+def moments(system, theta, window, segment, analytic=False):
+    """Mean [W, P] and covariance [W, P, W, P] of the estimates as quadratic forms of standard normals.
 
     q(e) = constant + e M e with symmetric M has mean constant + tr M, and two such covariance 2 tr M M'. M is read off
     from the values at all sums of two unit vectors, or none.
     """
-    size = math.prod(shape)
-    points = np.concatenate([np.zeros((1, size)), np.eye(size)])
-    sums = (points[:, None] + points[None]).reshape(-1, *shape)
-    values = np.asarray(jax.jit(jax.vmap(estimate))(sums))
-    values = values.reshape(size + 1, size + 1, *values.shape[1:])
-    constant, at_units = values[0, 0], values[0, 1:]
-    forms = (values[1:, 1:] - at_units[:, None] - at_units[None] + constant) / 2
+    size = math.ceil(math.ceil(T / window) / segment) * P
+    points = np.zeros((T * P + 1, size))  # more than needed, so that one compilation does for every window
+    points[1 : size + 1] = np.eye(size)
+    sums = (points[:, None] + points[None]).reshape(len(points) ** 2, -1, P)
+    values = estimates(system, theta, window, segment, sums, analytic)
+    values = values.reshape(len(points), len(points), *values.shape[1:])
+    constant, at_units, at_pairs = values[0, 0], values[0, 1 : size + 1], values[1 : size + 1, 1 : size + 1]
+    forms = (at_pairs - at_units[:, None] - at_units[None] + constant) / 2
     return constant + np.einsum("iiwp->wp", forms), 2 * np.einsum("ijwp,jivq->wpvq", forms, forms)
 
 
@@ -134,7 +143,7 @@ def test_variances_are_those_of_the_simulated_estimators(window):
     }
     formulas = jax.jit(lambda g: {name: formula(g) for name, (*_, formula) in cases.items()})(g)
     for name, (segment, analytic, _) in cases.items():
-        mean, covariance = moments(*estimates(system, theta, window, segment, analytic))
+        mean, covariance = moments(system, theta, window, segment, analytic)
         np.testing.assert_allclose(mean.sum(0), linear.full_gradient(g), rtol=1e-9, err_msg=name)
         exact = np.einsum("wpvp->", covariance)
         np.testing.assert_allclose(formulas[name], exact, rtol=1e-9, err_msg=name)
@@ -146,7 +155,7 @@ def test_second_moments_of_single_windows_are_those_of_the_simulated_estimators(
     g = linear.influence(system, theta, 3)
     pes, nres = linear.pes_second_moment(g), linear.nres_second_moment(g)
     for segment, formula in ((1, pes), (len(g), nres)):
-        mean, covariance = moments(*estimates(system, theta, 3, segment))
+        mean, covariance = moments(system, theta, 3, segment)
         np.testing.assert_allclose(formula, np.einsum("wpwp->w", covariance) + (mean**2).sum(1), rtol=1e-9)
     assert bool((nres <= pes * (1 + 1e-12)).all())
 
@@ -396,7 +405,8 @@ def test_mlp_schedule_is_that_of_a_numpy_loop(objective):
     @jax.jit
     def run(theta):
         batches = [jax.vmap(lambda t, i=i, n=n: batch(t, i, n))(jnp.arange(10)) for i, n in enumerate(sizes)]
-        return unroll(loop, theta, data, KEY[None], 10), start(loop, theta, data, KEY), batches
+        state = start(loop, theta, data, KEY)
+        return scan_steps(loop, theta, state, jnp.int32(0), 10, KEY, data)[1:], state, batches
 
     sizes = N, 30 if objective == "accuracy" else N
     (losses, aux), state, batches = run(theta)
@@ -404,7 +414,7 @@ def test_mlp_schedule_is_that_of_a_numpy_loop(objective):
     velocity = [(0.0, 0.0) for _ in params]
     for t in range(10):
         rate = 0.3 / (1 + t / 4.0) ** 2.0
-        np.testing.assert_allclose(aux["learning_rate"][0, t], rate, rtol=1e-12)
+        np.testing.assert_allclose(aux["learning_rate"][t], rate, rtol=1e-12)
         chosen = np.asarray(batches[0][t])
         gradient = numpy_gradient(params, np.asarray(train[0])[chosen], np.asarray(train[1])[chosen])
         velocity = [tuple(0.9 * v + g for v, g in zip(*p, strict=True)) for p in zip(velocity, gradient, strict=True)]
@@ -415,9 +425,9 @@ def test_mlp_schedule_is_that_of_a_numpy_loop(objective):
         logits = numpy_mlp(params, inputs[chosen])[1]
         accuracy = (logits.argmax(1) == labels[chosen]).mean()
         cross_entropy = (np.log(np.exp(logits).sum(1)) - logits[np.arange(8), labels[chosen]]).mean()
-        np.testing.assert_allclose(aux["accuracy"][0, t], accuracy, rtol=1e-12)
+        np.testing.assert_allclose(aux["accuracy"][t], accuracy, rtol=1e-12)
         expected = cross_entropy if objective == "train" else 1 - accuracy
-        np.testing.assert_allclose(losses[0, t], expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(losses[t], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_meta_gradients_of_the_training_loss_are_finite_differences_and_of_the_accuracy_zero():
