@@ -12,6 +12,7 @@ always right, only slower.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -128,16 +129,23 @@ def _bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
+def _shape(eqn: JaxprEqn) -> tuple[int, ...]:
+    aval: Any = eqn.outvars[0].aval
+    return aval.shape
+
+
 # --- Uses that give an ordinary array.
 
 
 def _outer(left: Float[Array, "*rows rank"], right: Float[Array, "*columns rank"]) -> Float[Array, "..."]:
     """The sum over the last axes, [*rows, *columns]."""
-    if left.shape[-1] > 1:
+    rank = left.shape[-1]
+    if rank > 4:
         return lax.dot_general(left, right, (((left.ndim - 1,), (right.ndim - 1,)), ((), ())))
-    # A product of broadcast arrays, which XLA fuses with the sum it becomes part of.
-    rows, columns = left.shape[:-1], right.shape[:-1]
-    return left.reshape(rows + (1,) * len(columns)) * right.reshape((1,) * len(rows) + columns)
+    # Products of broadcast arrays, which XLA fuses with the sum they become part of: on a CPU half the time at rank 4.
+    tall, wide = left.shape[:-1] + (1,) * (right.ndim - 1), (1,) * (left.ndim - 1) + right.shape[:-1]
+    left, right = jnp.moveaxis(left, -1, 0).reshape(rank, *tall), jnp.moveaxis(right, -1, 0).reshape(rank, *wide)
+    return functools.reduce(lax.add, [left[r] * right[r] for r in range(rank)])
 
 
 def _dot(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
@@ -171,61 +179,57 @@ def _dot(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
 
 
 def _convolution(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
-    """A convolution whose kernel has its output channels as all of its columns, or all of its rows."""
+    """A convolution whose kernel has its output channels as all of its columns, or all of its rows.
+
+    To convolve with the thin factor, every pixel is multiplied by it, one number for each place in the window, and a
+    fixed kernel of zeros and ones adds these up. Members then differ by a product; mapping over kernels would give a
+    grouped convolution, which costs as much as the materialised one.
+    """
     x, w = operands
-    p, outputs = eqn.params, eqn.params["dimension_numbers"].rhs_spec[0]
+    p, numbers = eqn.params, eqn.params["dimension_numbers"]
+    outputs, inputs, *window = numbers.rhs_spec
     if not _is_low_rank(w) or _is_low_rank(x) or p["feature_group_count"] != 1 or p["batch_group_count"] != 1:
         return None
     if w.right.ndim == 2 and outputs == w.weight.ndim - 1:
-        thin, far = w.left, w.right
+        near, far, first = w.left, w.right, 0
     elif w.left.ndim == 2 and outputs == 0:
-        thin, far = jnp.moveaxis(w.right, -1, 0), w.left
+        near, far, first = w.right, w.left, 1
     else:
         return None
+    how = {"precision": p["precision"], "preferred_element_type": p["preferred_element_type"]}
 
-    def convolve(kernel: Array) -> Array:
+    def convolve(x: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=p["window_strides"],
-            padding=p["padding"],
-            lhs_dilation=p["lhs_dilation"],
-            rhs_dilation=p["rhs_dilation"],
-            dimension_numbers=p["dimension_numbers"],
-            precision=p["precision"],
-            preferred_element_type=p["preferred_element_type"],
+            x, kernel, p["window_strides"], p["padding"], p["lhs_dilation"], p["rhs_dilation"], numbers, **how
         )
 
-    channels = p["dimension_numbers"].out_spec[1]
-    few = jnp.moveaxis(convolve(thin), channels, -1)
-    return [convolve(w.weight) + jnp.moveaxis(_outer(few, far.astype(few.dtype)), -1, channels)]
+    _, channels, *_ = numbers.lhs_spec
+    near = lax.transpose(near, [*(axis - first for axis in (inputs, *window)), near.ndim - 1])
+    places = near.reshape(near.shape[0], -1)
+    pixels = lax.dot_general(x, places, (((channels,), (0,)), ((), ())), **how)
+    shift = jnp.eye(places.shape[1], dtype=pixels.dtype).reshape(*near.shape[1:], -1)  # [*window, rank, places]
+    shift = jnp.moveaxis(shift, (*range(len(window), shift.ndim), *range(len(window))), numbers.rhs_spec)
+    _, channels_out, *_ = numbers.out_spec
+    thin = jnp.moveaxis(convolve(jnp.moveaxis(pixels, -1, channels), shift), channels_out, -1)
+    return [convolve(x, w.weight) + jnp.moveaxis(_outer(thin, far.astype(thin.dtype)), -1, channels_out)]
 
 
 def _lookup(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
     """`w[i]` for arrays of indices i that pick whole columns, as an embedding does."""
     x, at = operands
     p, rows = eqn.params, x.left.ndim - 1
-    numbers, shape = p["dimension_numbers"], eqn.outvars[0].aval.shape
+    numbers, shape = p["dimension_numbers"], _shape(eqn)
     whole = (1,) * rows + x.right.shape[:-1] == tuple(p["slice_sizes"]) and x.right.ndim == 2
     if not whole or numbers.collapsed_slice_dims != tuple(range(rows)) or numbers.offset_dims != (len(shape) - 1,):
         return None
 
-    def gather(operand: Array, width: int, fill: Any) -> Array:
-        return lax.gather(
-            operand,
-            at,
-            numbers,
-            (1,) * rows + (width,),
-            unique_indices=p["unique_indices"],
-            indices_are_sorted=p["indices_are_sorted"],
-            mode=p["mode"],
-            fill_value=fill,
-        )
+    how = {name: p[name] for name in ("unique_indices", "indices_are_sorted", "mode")}
+
+    def gather(operand: Array, fill_value: Any) -> Array:
+        return lax.gather(operand, at, numbers, (1,) * rows + operand.shape[-1:], fill_value=fill_value, **how)
 
     # Past the end there is only what fills the weight.
-    return [
-        gather(x.weight, *x.right.shape[:1], p["fill_value"]) + _outer(gather(x.left, x.left.shape[-1], 0), x.right)
-    ]
+    return [gather(x.weight, p["fill_value"]) + _outer(gather(x.left, 0), x.right)]
 
 
 # --- Uses that give a LowRank.
@@ -233,7 +237,7 @@ def _lookup(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
 
 def _each(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
     """The same of each part."""
-    if not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating):
+    if not jnp.issubdtype(eqn.params.get("new_dtype", operands[0].weight.dtype), jnp.floating):
         return None
     return [jax.tree.map(lambda part: _bind(eqn, [part])[0], operands[0])]
 
@@ -271,7 +275,7 @@ def _transpose(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
 
 def _reshape(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
     """Any change of shape that keeps rows before columns; unit axes come and go."""
-    x, shape = operands[0], eqn.outvars[0].aval.shape
+    x, shape = operands[0], _shape(eqn)
     if math.prod(shape) != x.weight.size or (eqn.primitive.name == "reshape" and eqn.params["dimensions"] is not None):
         return None
     for cut in range(1, len(shape)):
@@ -283,26 +287,23 @@ def _reshape(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
 
 
 def _slice(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
-    (x,), rows, rank = operands, operands[0].left.ndim - 1, operands[0].left.shape[-1]
-    start, limit = eqn.params["start_indices"], eqn.params["limit_indices"]
-    strides = eqn.params["strides"] or (1,) * len(start)
-
-    def thin(part: Array, axes: slice) -> Array:
-        return lax.slice(part, (*start[axes], 0), (*limit[axes], rank), (*strides[axes], 1))
-
-    weight = lax.slice(x.weight, start, limit, strides)
-    return [LowRank(weight, thin(x.left, slice(0, rows)), thin(x.right, slice(rows, None)))]
+    p = eqn.params
+    strides = p["strides"] or (1,) * len(p["start_indices"])
+    return [_cut(operands[0], lax.slice, (p["start_indices"], p["limit_indices"], strides), (0, None, 1))]
 
 
 def _dynamic_slice(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
-    (x, *start), sizes = operands, eqn.params["slice_sizes"]
-    rows, rank, zero = x.left.ndim - 1, x.left.shape[-1], jnp.zeros_like(operands[1])
+    x, *start = operands
+    return [_cut(x, lax.dynamic_slice, (tuple(start), eqn.params["slice_sizes"]), (jnp.zeros_like(start[0]), None))]
 
-    def thin(part: Array, axes: slice) -> Array:
-        return lax.dynamic_slice(part, (*start[axes], zero), (*sizes[axes], rank))
 
-    weight = lax.dynamic_slice(x.weight, start, sizes)
-    return [LowRank(weight, thin(x.left, slice(0, rows)), thin(x.right, slice(rows, None)))]
+def _cut(x: LowRank, cut: Callable[..., Array], where: tuple[tuple[Any, ...], ...], whole: tuple[Any, ...]) -> LowRank:
+    """Apply `cut(array, *where)`, an entry an axis, to each part; `whole`, None for its size, takes all of the rank."""
+    rows, rank = x.left.ndim - 1, x.left.shape[-1]
+    last = [rank if w is None else w for w in whole]
+    left = cut(x.left, *((*w[:rows], all_of) for w, all_of in zip(where, last, strict=True)))
+    right = cut(x.right, *((*w[rows:], all_of) for w, all_of in zip(where, last, strict=True)))
+    return LowRank(cut(x.weight, *where), left, right)
 
 
 # --- Functions inside the function.
@@ -336,6 +337,7 @@ def _custom_vjp(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
 
 
 def _cond(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+    """The chosen branch. One that members choose differently is a select to `jax.vmap`, which copies every operand."""
     index, *rest = operands
     branches = [
         lambda *o, branch=branch: [materialise(r) for r in _call(branch, o)] for branch in eqn.params["branches"]
@@ -398,26 +400,15 @@ _RULES: dict[str, Rule] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     "gather": _lookup,
-    "convert_element_type": _each,
-    "copy": _each,
-    "name": _each,
-    "stop_gradient": _each,
+    **dict.fromkeys(("convert_element_type", "copy", "name", "stop_gradient"), _each),
     "optimization_barrier": _barrier,
-    "neg": _scale,
-    "mul": _scale,
-    "div": _scale,
+    **dict.fromkeys(("neg", "mul", "div"), _scale),
     "transpose": _transpose,
-    "reshape": _reshape,
-    "squeeze": _reshape,
-    "broadcast_in_dim": _reshape,
+    **dict.fromkeys(("reshape", "squeeze", "broadcast_in_dim"), _reshape),
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
-    "jit": _inline,
-    "pjit": _inline,
-    "closed_call": _inline,
-    "remat2": _remat,
-    "remat": _remat,
-    "checkpoint": _remat,
+    **dict.fromkeys(("jit", "pjit", "closed_call"), _inline),
+    **dict.fromkeys(("remat2", "remat", "checkpoint"), _remat),
     "custom_jvp_call": _custom_jvp,
     "custom_vjp_call": _custom_vjp,
     "cond": _cond,
