@@ -306,7 +306,7 @@ def _cut(x: LowRank, cut: Callable[..., Array], where: tuple[tuple[Any, ...], ..
     return LowRank(cut(x.weight, *where), left, right)
 
 
-# --- Functions inside the function.
+# --- Functions inside the function. What a loop hands on unchanged, JAX itself has made one of its constants.
 
 
 def _inline(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
@@ -345,25 +345,10 @@ def _cond(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
     return list(lax.switch(index, branches, *rest))
 
 
-def _unchanged(body: Jaxpr, consts: int, carry: Sequence[Any]) -> list[bool]:
-    """Which LowRanks a loop hands on as they are; the others are materialised, to be carried."""
-    inputs, outputs = body.invars[consts:], body.outvars
-    return [_is_low_rank(c) and inputs[i] is outputs[i] for i, c in enumerate(carry)]
-
-
-def _hold(kept: list[bool], values: Sequence[Any]) -> list[Any]:
-    return [None if keep else materialise(v) for keep, v in zip(kept, values, strict=True)]
-
-
-def _put_back(kept: list[bool], values: Sequence[Any], carry: Sequence[Any]) -> list[Any]:
-    return [c if keep else v for keep, v, c in zip(kept, values, carry, strict=True)]
-
-
 def _scan(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
     p = eqn.params
-    consts, (first, last) = operands[: p["num_consts"]], (p["num_consts"], p["num_consts"] + p["num_carry"])
-    carry, xs = operands[first:last], operands[last:]
-    kept = _unchanged(p["jaxpr"].jaxpr, first, carry)
+    first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+    consts, carry, xs = operands[:first], [materialise(c) for c in operands[first:last]], operands[last:]
 
     def slice_of(x: Any, part: Any) -> Any:
         """A slice along the first axis shares the columns; with no row axis left it is small."""
@@ -372,27 +357,25 @@ def _scan(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
         one = replace(part, right=x.right)
         return materialise(one) if one.left.ndim == 1 else one
 
-    def body(held: list[Any], parts: list[Any]) -> tuple[list[Any], list[Any]]:
+    def body(carry: list[Any], parts: list[Any]) -> tuple[list[Any], list[Any]]:
         now = [slice_of(x, part) for x, part in zip(xs, parts, strict=True)]
-        results = _call(p["jaxpr"], [*consts, *_put_back(kept, held, carry), *now])
-        return _hold(kept, results[: len(carry)]), [materialise(r) for r in results[len(carry) :]]
+        results = [materialise(r) for r in _call(p["jaxpr"], [*consts, *carry, *now])]
+        return results[: len(carry)], results[len(carry) :]
 
     parts = [replace(x, right=None) if _is_low_rank(x) else x for x in xs]
-    held, ys = lax.scan(body, _hold(kept, carry), parts, length=p["length"], reverse=p["reverse"], unroll=p["unroll"])
-    return [*_put_back(kept, held, carry), *ys]
+    carry, ys = lax.scan(body, carry, parts, length=p["length"], reverse=p["reverse"], unroll=p["unroll"])
+    return [*carry, *ys]
 
 
 def _while(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
     p = eqn.params
     first, last = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
     to_test, to_step, carry = operands[:first], operands[first:last], operands[last:]
-    kept = _unchanged(p["body_jaxpr"].jaxpr, len(to_step), carry)
-    held = lax.while_loop(
-        lambda held: materialise(_call(p["cond_jaxpr"], [*to_test, *_put_back(kept, held, carry)])[0]),
-        lambda held: _hold(kept, _call(p["body_jaxpr"], [*to_step, *_put_back(kept, held, carry)])),
-        _hold(kept, carry),
+    return lax.while_loop(
+        lambda carry: materialise(_call(p["cond_jaxpr"], [*to_test, *carry])[0]),
+        lambda carry: [materialise(r) for r in _call(p["body_jaxpr"], [*to_step, *carry])],
+        [materialise(c) for c in carry],
     )
-    return _put_back(kept, held, carry)
 
 
 # By the names of the primitives, some of which have changed: one that is not here is materialised, never wrong.

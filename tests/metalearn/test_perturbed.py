@@ -191,6 +191,8 @@ FALLBACKS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...], int]] = {
     "row_and_column_axis_summed": (lambda w: jnp.einsum("jk,ijk->i", normal(5, 6), w), (4, 5, 6), 2),
     "elementwise": (jnp.tanh, (4, 5), 1),
     "scaled_by_row": (lambda w: w * normal(4, 1), (4, 5), 1),
+    "scaled_by_column": (lambda w: w * normal(1, 5), (4, 5), 1),
+    "scaled_by_array": (lambda w: w * normal(4, 5), (4, 5), 1),
     "divides": (lambda w: 1.0 / w, (4, 5), 1),
     "column_picked": (lambda w: w[:, jnp.array([1, 2])], (4, 5), 1),
     "elements_picked": (lambda w: w[jnp.array([1, 2]), jnp.array([0, 3])], (4, 5), 1),
