@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from metalearn.errors import RunError
+from metalearn_models.lstm import LSTMConfig
 from metalearn_models.registry import learner_entry, learner_name
 from metalearn_models.transformer import TransformerConfig
 from metalearn_tasks.projected import ProjectedConfig
@@ -53,6 +54,22 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class GradientConfig:
+    """Where meta-gradients come from: backpropagation, or evolution strategies, which need forward passes only."""
+
+    method: Literal["backprop", "es", "nres", "pes", "truncated-es"] = "backprop"
+    """Backpropagation (truncated when there is a window); evolution strategies on whole sequences, or on windows with
+    noise kept for a sequence (nres), noise credited with all later losses (pes), or each window by itself."""
+    sigma: float = 0.05
+    """Evolution strategies: standard deviation of the perturbations of theta."""
+    pairs: int | None = None
+    """Evolution strategies: antithetic pairs, among which the tasks of an outer step are divided evenly; none: a pair
+    a task."""
+    rank: int | None = 1
+    """Evolution strategies: rank of the perturbations of matrices; none: dense."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides the numbers of a meta-training run."""
 
@@ -68,8 +85,10 @@ class TrainConfig:
     """Tasks an outer step."""
     sequences: int = 1
     """Sequences a task."""
+    gradient: GradientConfig = field(default_factory=GradientConfig)
+    """Where meta-gradients come from."""
     window: int | None = None
-    """Truncate backpropagation to windows of this many examples; none: through the whole sequence."""
+    """An update every so many examples; none: after whole sequences."""
     steps: int = 1500
     """Outer steps."""
     steps_per_call: int = 25
@@ -131,6 +150,22 @@ def _paper() -> TrainConfig:
     )
 
 
+def _es() -> TrainConfig:
+    return TrainConfig(
+        data=DataConfig("iris"),
+        task=ProjectedConfig(length=20),
+        learner=LSTMConfig(hidden=16, token="pair"),
+        optimizer=OptimizerConfig(2e-2),
+        gradient=GradientConfig("es"),
+        tasks=512,
+        steps=3000,
+        steps_per_call=50,
+        evaluate_every=500,
+        checkpoint_every=1000,
+        references=("1nn", "logistic"),
+    )
+
+
 def _regression(kind: Any, inputs: int | None, length: int) -> TrainConfig:
     return TrainConfig(
         task=RegressionConfig(kind=kind, inputs=inputs, length=length),
@@ -148,6 +183,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "cifar10": ("CIFAR-10, as mnist", _mnist("cifar10")),
     "svhn": ("street view house numbers, cropped, as mnist", _mnist("svhn_cropped")),
     "paper": ("the paper's sizes: width 256, 4 layers, 16 tasks x 32 sequences, 50,000 steps (accelerator)", _paper()),
+    "es": ("a small LSTM on projected iris, by evolution strategies alone", _es()),
     "linear": ("in-context linear regression, 8 inputs (Garg et al. 2022)", _regression("linear", 8, 24)),
     "sparse": ("in-context sparse linear regression, 8 inputs", _regression("sparse", 8, 24)),
     "sinusoid": ("in-context sinusoids (Finn et al. 2017)", _regression("sinusoid", None, 24)),
@@ -183,6 +219,7 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
             learner=learner_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in learner.items()}),
             data=DataConfig(**values.pop("data")),
             optimizer=OptimizerConfig(**values.pop("optimizer")),
+            gradient=GradientConfig(**values.pop("gradient", {})),
             references=tuple(values.pop("references")),
             **values,
         )

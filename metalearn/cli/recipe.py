@@ -18,7 +18,19 @@ from metalearn.checkpoints import checkpoint_steps, restore_checkpoint
 from metalearn.cli.config import DataConfig, OptimizerConfig, TrainConfig, from_json
 from metalearn.curves import Curve, curve_scorer, last_positions, summarise
 from metalearn.errors import RunError
-from metalearn.gradients import Estimator, backprop, scheduled, truncated_backprop
+from metalearn.gradients import (
+    Estimator,
+    backprop,
+    dense,
+    full_es,
+    low_rank,
+    nres,
+    pes,
+    scheduled,
+    truncated_backprop,
+    truncated_es,
+)
+from metalearn.inner import InnerLoop
 from metalearn.learner import Family, Learner, inner_loop
 from metalearn.outer import Outer, OuterState, local_mesh, outer
 from metalearn.runs import open_run
@@ -87,24 +99,44 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
         chance = 1.0 / dataset.classes
     learner = build_learner(family.signature, config.learner)
     loop = inner_loop(learner, family, config.sequences)
-    if config.window is None:
-        estimator = backprop(loop, config.tasks)
-    else:
-        estimator = truncated_backprop(loop, config.tasks, config.window)
+    estimator = meta_gradient(loop, config)
     if isinstance(config.task, ProjectedConfig) and config.task.anneal_steps:
         estimator = scheduled(estimator, anneal(config.task))
     return Recipe(config, family, data, test_data, learner, estimator, chance)
 
 
+def meta_gradient(loop: InnerLoop, config: TrainConfig) -> Estimator:
+    """The estimator that a configuration names.
+
+    Raises:
+        ValueError: a window where there is none or none where there must be one, or numbers that do not fit.
+    """
+    method, window, tasks = config.gradient.method, config.window, config.tasks
+    if method == "backprop":
+        return backprop(loop, tasks) if window is None else truncated_backprop(loop, tasks, window)
+    pairs = config.gradient.pairs or tasks
+    if tasks % pairs:
+        raise ValueError(f"{tasks} tasks cannot be divided evenly among {pairs} pairs: make tasks a multiple of them")
+    noise = dense if config.gradient.rank is None else low_rank(config.gradient.rank)
+    if method == "es":
+        if window is not None:
+            raise ValueError(f"es updates after whole sequences: leave out --window {window}, or choose nres or pes")
+        return full_es(loop, config.gradient.sigma, pairs, noise=noise, tasks=tasks // pairs)
+    if window is None:
+        raise ValueError(f"{method} updates every few examples: say after how many with --window")
+    online = {"nres": nres, "pes": pes, "truncated-es": truncated_es}[method]
+    return online(loop, config.gradient.sigma, pairs, window, noise=noise, tasks=tasks // pairs)
+
+
 def outer_loop(recipe: Recipe, steps_left: int) -> tuple[Outer, int]:
-    """The compiled outer loop, over all local devices that divide the tasks, and the steps in one of its calls.
+    """The compiled outer loop, over all local devices that divide its batch, and the steps in one of its calls.
 
     The steps in a call are made to divide what is left, so that a run ends on the step it was asked to.
     """
     wish = range(1, recipe.config.steps_per_call + 1)
     per_call = max(d for d in wish if max(steps_left, 1) % d == 0 and recipe.config.steps % d == 0)
     optimizer = outer_optimizer(recipe.config.optimizer, recipe.config.steps)
-    return outer(recipe.estimator, optimizer, per_call, local_mesh(recipe.config.tasks)), per_call
+    return outer(recipe.estimator, optimizer, per_call, local_mesh(recipe.estimator.batch)), per_call
 
 
 def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
