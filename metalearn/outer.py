@@ -3,16 +3,35 @@
 One call of the step is one dispatch: many outer steps under `lax.scan`, the state donated, metrics returned as
 arrays. With a mesh, the trajectories of the estimator are split over its devices with `jax.shard_map`, theta and
 optimizer state are replicated, and each outer step makes one mean over devices.
+
+The devices may belong to several processes, one a host. Each runs this same program, with the same theta, data and
+key:
+
+    import jax, jax.numpy as jnp, optax
+    from metalearn.gradients import nres
+    from metalearn.outer import global_mesh, outer
+
+    jax.distributed.initialize("host-0:1234", num_processes=2, process_id=0)  # 1 on the other host; no arguments on
+    estimator = nres(loop, 0.1, pairs=64, window=10)                          # a cluster that JAX knows
+    init, step = outer(estimator, optax.adam(1e-3), mesh=global_mesh(estimator.batch))
+    state = init(theta, data, jax.random.key(0))
+    for _ in range(1000):
+        state, metrics = step(state, data)
+    if jax.process_index() == 0:
+        print(metrics["loss"], state.theta)  # on every process, the same
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
@@ -35,13 +54,15 @@ class Outer(NamedTuple):
     """A compiled outer loop.
 
     Attributes:
-        init: `(theta, data, key) -> OuterState`; copies theta, since `step` consumes the state it is given.
+        init: `(theta, data, key) -> OuterState`; copies theta, since `step` consumes the state it is given. On a mesh
+            the estimator's state is made where it belongs, never whole on one device. With several processes it
+            raises ValueError, on each of them, when they were not given the same theta, data and key.
         step: `(state, data) -> (state, metrics)`; `steps_per_call` outer steps; `metrics` a dict of arrays
-            [steps_per_call], the estimator's and `"grad_norm"`.
+            [steps_per_call], the estimator's and `"grad_norm"`, to be read on any process.
     """
 
-    init: Callable[..., OuterState]
-    step: Callable[..., tuple[OuterState, dict[str, Array]]]
+    init: Callable[..., Any]
+    step: Callable[..., tuple[Any, dict[str, Array]]]
 
 
 def local_mesh(batch: int) -> Mesh | None:
@@ -49,6 +70,24 @@ def local_mesh(batch: int) -> Mesh | None:
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if batch % n == 0)
     return None if count == 1 else jax.make_mesh((count,), (AXIS,), (AxisType.Auto,), devices=devices[:count])
+
+
+def global_mesh(batch: int) -> Mesh | None:
+    """A mesh over all devices of all processes; None when there is only one device.
+
+    Raises:
+        ValueError: when `batch` cannot be split evenly over them.
+    """
+    devices = jax.devices()
+    over = batch % len(devices)
+    if over:
+        processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        choices = [n for n in (batch - over, batch - over + len(devices)) if n]
+        raise ValueError(
+            f"{batch} trajectories (or pairs) cannot be split evenly over all {len(devices)} devices{processes}: "
+            f"choose {' or '.join(map(str, choices))}"
+        )
+    return None if len(devices) == 1 else jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
 
 
 def outer(
@@ -63,8 +102,8 @@ def outer(
         estimator: where meta-gradients come from.
         optimizer: what to do with them.
         steps_per_call: outer steps in one dispatch; does not change the results.
-        mesh: devices to split the trajectories over, with the one axis `"trajectories"`; see `local_mesh`. Results
-            differ only by the order in which numbers are added.
+        mesh: devices to split the trajectories over, with the one axis `"trajectories"`; see `local_mesh` and, for
+            several processes, `global_mesh`. Results differ only by the order in which numbers are added.
 
     Returns:
         `(init, step)`.
@@ -79,13 +118,17 @@ def outer(
         )
     grad = estimator.grad if mesh is None else _over_devices(estimator.grad, mesh)
 
-    def init(theta: Any, data: Any, key: PRNGKeyArray) -> OuterState:
+    def fresh(theta: Any, data: Any, key: PRNGKeyArray) -> OuterState:
         key_estimator, key_steps = jax.random.split(key)
         theta = jax.tree.map(lambda a: jnp.array(a, copy=True), theta)
-        state = OuterState(
+        return OuterState(
             theta, optimizer.init(theta), estimator.init(theta, data, key_estimator), key_steps, jnp.int32(0)
         )
-        return state if mesh is None else jax.device_put(state, _shardings(state, mesh))
+
+    def init(theta: Any, data: Any, key: PRNGKeyArray) -> OuterState:
+        if mesh is None:
+            return fresh(theta, data, key)
+        return fresh_on_mesh(*_everywhere((theta, data, key), mesh))
 
     def one_step(state: OuterState, data: Any) -> tuple[OuterState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
@@ -100,6 +143,7 @@ def outer(
     def step(state: OuterState, data: Any) -> tuple[OuterState, dict[str, Array]]:
         return jax.lax.scan(lambda s, _: one_step(s, data), state, length=steps_per_call)
 
+    fresh_on_mesh = fresh if mesh is None else jax.jit(fresh, out_shardings=_shardings(mesh))
     return Outer(init, jax.jit(step, donate_argnums=0))
 
 
@@ -119,7 +163,48 @@ def _over_devices(grad: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     )
 
 
-def _shardings(state: OuterState, mesh: Mesh) -> OuterState:
+def _shardings(mesh: Mesh) -> OuterState:
+    # A tree prefix: one sharding for all leaves of a field.
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
-    shardings = jax.tree.map(lambda _: whole, state)
-    return shardings._replace(estimator=jax.tree.map(lambda _: split, state.estimator))
+    return OuterState(theta=whole, optimizer=whole, estimator=split, key=whole, step=whole)
+
+
+def _everywhere(arguments: tuple[Any, ...], mesh: Mesh) -> tuple[Any, ...]:
+    """Arguments of `init` on all devices of the mesh, after a check that all processes agree on them."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    if whole.is_fully_addressable:
+        return jax.device_put(arguments, whole)
+    _check_agreement(arguments)
+    # An array that is committed to a device of this process cannot enter a computation of all; one from the host can.
+    return jax.tree.map(lambda x: _from_host(x) if isinstance(x, jax.Array) and _is_local(x) else x, arguments)
+
+
+def _is_local(x: Any) -> bool:
+    return not isinstance(x, jax.Array) or x.is_fully_addressable
+
+
+def _is_key(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _host(x: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(x) if _is_key(x) else x)
+
+
+def _from_host(x: Any) -> Any:
+    return jax.random.wrap_key_data(_host(x), impl=jax.random.key_impl(x)) if _is_key(x) else _host(x)
+
+
+def _check_agreement(arguments: tuple[Any, ...]) -> None:
+    digests = []
+    for value in arguments:
+        digest = hashlib.sha256(str(jax.tree.structure(value)).encode())
+        for x in map(_host, filter(_is_local, jax.tree.leaves(value))):
+            digest.update(f"{x.dtype}{x.shape}".encode() + np.ascontiguousarray(x).tobytes())
+        digests.append(np.frombuffer(digest.digest(), np.uint32))
+    everyone = np.asarray(multihost_utils.process_allgather(np.stack(digests)))  # [processes, arguments, 8]
+    differs = (everyone != everyone[:1]).any(-1)
+    if differs.any():
+        names = ("theta", "data", "key")
+        wrong = ", ".join(f"{names[argument]} of process {process}" for process, argument in np.argwhere(differs)[:8])
+        raise ValueError(f"all processes must call init with the arguments of process 0, but different are: {wrong}")

@@ -1,0 +1,161 @@
+"""Two processes on loopback, two devices each, give the numbers of one process with one device."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metalearn.gradients import low_rank, nres, pes
+from metalearn.inner import InnerLoop
+from metalearn.outer import global_mesh, outer
+
+ROOT = Path(__file__).parents[2]
+PROCESSES, DEVICES_EACH, PAIRS, CALLS, SECONDS = 2, 2, 8, 3, 100
+
+
+def recurrent() -> InnerLoop:
+    """A noisy recurrent network of 6 units, whose matrix is large enough for noise of rank 1."""
+
+    def init(theta, data, key):
+        del theta
+        return data + jax.random.normal(key, (6,))
+
+    def step(theta, state, t, key, data):
+        del data, t
+        state = jnp.tanh(theta["w"] @ state + theta["b"] + 0.1 * jax.random.normal(key, (6,)))
+        return state, jnp.mean((state - 0.5) ** 2), {"score": state[0]}
+
+    return InnerLoop(init, step, None, 6)
+
+
+def start_values():
+    return {"w": 0.3 * jnp.eye(6), "b": jnp.zeros(6)}, jnp.float32(0.2)
+
+
+ESTIMATORS = {
+    "nres": lambda: nres(recurrent(), 0.1, PAIRS, 2, noise=low_rank(1), tasks=2),
+    "pes": lambda: pes(recurrent(), 0.1, PAIRS, 2),
+}
+
+
+def run_steps(estimator, mesh):
+    loop = outer(estimator, optax.adam(0.02), 2, mesh)
+    theta, data = start_values()
+    state = loop.init(theta, data, jax.random.key(3))
+    losses = []
+    for _ in range(CALLS):
+        state, metrics = loop.step(state, data)
+        losses.append(np.asarray(metrics["loss"]))
+    return state, np.concatenate(losses)
+
+
+def flat(theta):
+    return np.concatenate([np.asarray(theta[name]).ravel() for name in sorted(theta)])
+
+
+def worker(process: int, port: int) -> None:
+    """What each process runs; its findings are its last line."""
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.distributed.initialize(f"127.0.0.1:{port}", PROCESSES, process, initialization_timeout=SECONDS // 2)
+    found = {"processes": jax.process_count(), "devices": jax.device_count(), "errors": []}
+    for name, make in ESTIMATORS.items():
+        state, losses = run_steps(make(), global_mesh(PAIRS))
+        leaves = jax.tree.leaves(state.estimator)
+        found[name] = {
+            "theta": flat(state.theta).tolist(),
+            "losses": losses.tolist(),
+            "held": sorted({(x.shape[0], x.addressable_shards[0].data.shape[0]) for x in leaves}),
+            "placed": sorted({len(x.sharding.device_set) for x in jax.tree.leaves(state)}),
+        }
+    theta, data = start_values()
+    init, _ = outer(ESTIMATORS["nres"](), optax.adam(0.02), mesh=global_mesh(PAIRS))
+    for call in (lambda: global_mesh(6), lambda: init(theta, data, jax.random.key(process))):
+        try:
+            call()
+        except ValueError as error:
+            found["errors"].append(str(error))
+    print(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """The findings of both processes; both are gone when it returns, whatever happened."""
+    if sys.platform == "win32":
+        pytest.skip("JAX has no collectives between CPU processes (gloo) on Windows")
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES_EACH}",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+    }
+    outs = [(folder / f"{i}.out", folder / f"{i}.err") for i in range(PROCESSES)]
+    running = []
+    try:
+        for i, (out, err) in enumerate(outs):
+            command = [sys.executable, "-c", f"import test_distributed as t; t.worker({i}, {port})"]
+            with out.open("w") as stdout, err.open("w") as stderr:
+                running.append(subprocess.Popen(command, stdout=stdout, stderr=stderr, cwd=ROOT, env=environment))
+        deadline = time.monotonic() + SECONDS
+        while any(p.poll() is None for p in running):
+            # One that failed would be waited for by the other.
+            if any(p.poll() for p in running) or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        codes = [p.poll() for p in running]
+    finally:
+        for p in running:
+            p.kill()
+            p.wait()
+    said = "\n".join(f"process {i}, exit {codes[i]} (None: still running): {err.read_text()[-2000:]}"
+                     for i, (_, err) in enumerate(outs))  # fmt: skip
+    assert codes == [0] * PROCESSES, said
+    return [json.loads(out.read_text().splitlines()[-1]) for out, _ in outs]
+
+
+def test_the_mesh_spans_the_devices_of_both_processes(found):
+    assert [(f["processes"], f["devices"]) for f in found] == [(2, 4), (2, 4)]
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_two_processes_give_the_theta_and_the_losses_of_one(found, name):
+    state, losses = run_steps(ESTIMATORS[name](), None)
+    before = flat(start_values()[0])
+    assert np.abs(flat(state.theta) - before).max() > 0.02  # there is something to agree on
+    for f in found:
+        np.testing.assert_allclose(f[name]["losses"], losses, rtol=2e-6)
+        np.testing.assert_allclose(f[name]["theta"], flat(state.theta), rtol=2e-5, atol=2e-6)
+    assert found[0][name]["theta"] == found[1][name]["theta"] and found[0][name]["losses"] == found[1][name]["losses"]
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_each_device_holds_its_share_of_the_pairs_and_no_more(found, name):
+    for f in found:
+        assert f[name]["held"] == [[PAIRS, PAIRS // 4]]
+        assert f[name]["placed"] == [4]
+
+
+def test_pairs_that_do_not_split_over_all_devices_are_refused_on_every_process(found):
+    for f in found:
+        assert f["errors"][0] == (
+            "6 trajectories (or pairs) cannot be split evenly over all 4 devices of 2 processes: choose 4 or 8"
+        )
+
+
+def test_processes_that_start_from_different_keys_are_refused_on_every_process(found):
+    for f in found:
+        assert f["errors"][1].endswith("but different are: key of process 1")
