@@ -213,18 +213,44 @@ def _number(first: int, features: Sequence[Array]) -> Features:
 
 def _network(layers: Layers, bias: Array, groups: list[tuple[Features, int | None]]) -> list[Array]:
     """The network's outputs, each of the tensor's shape, hidden units one array each."""
-    weight, shape = layers[0]["weight"], groups[0][0][0].shape
-    units = [jnp.broadcast_to(b, shape) for b in bias]
+    shape = groups[0][0][0].shape
+    # The mean over the tensor of what is constant along an axis is the mean over the rest.
+    squares = {i: jnp.square(x).mean() for features, _ in groups for i, x in features.items()}
+    scale = inverse_rms(jnp.stack([squares[i] for i in range(NORMALISED)]))
+    weight = layers[0]["weight"][:NORMALISED]
+    weight = weight * jnp.broadcast_to(scale[:, None], weight.shape)
+    units = [jnp.broadcast_to(b, shape) for b in _scalars(bias[None])[0]]
     for features, axis in groups:
-        # The mean over the tensor of what is constant along an axis is the mean over the rest.
-        scaled = {i: weight[i] * inverse_rms(jnp.square(x).mean()) for i, x in features.items()}
-        for j in range(len(units)):
-            term = sum(x * scaled[i][j] for i, x in features.items())
-            units[j] += term if axis is None else jnp.broadcast_to(jnp.expand_dims(term, axis), shape)
+        terms = _products(list(features.values()), weight[np.array(list(features))])
+        if axis is not None:
+            terms = [jnp.broadcast_to(jnp.expand_dims(t, axis), shape) for t in terms]
+        units = [u + t for u, t in zip(units, terms, strict=True)]
     for layer in layers[1:]:
-        units = [jax.nn.relu(u) for u in units]
-        units = [
-            sum(u * w for u, w in zip(units, column, strict=True)) + b
-            for column, b in zip(layer["weight"].T, layer["bias"], strict=True)
-        ]
+        products = _products([jax.nn.relu(u) for u in units], layer["weight"])
+        units = [x + b for x, b in zip(products, _scalars(layer["bias"][None])[0], strict=True)]
     return units
+
+
+@jax.custom_jvp
+def _products(xs: list[Array], weight: Float[Array, "M N"]) -> list[Array]:
+    """`sum_i xs[i] weight[i, j]` for each j: one fused loop over the tensor, nothing stored in between."""
+    weights = _scalars(weight)
+    return [
+        sum(x * w[j] for x, w in zip(xs[1:], weights[1:], strict=True)) + xs[0] * weights[0][j]
+        for j in range(weight.shape[1])
+    ]
+
+
+@_products.defjvp
+def _products_jvp(primals: tuple[Any, Array], tangents: tuple[Any, Array]) -> tuple[list[Array], list[Array]]:
+    # As a matrix product: transposed, the scalar form is one pass over the tensor for each weight.
+    (xs, weight), (xs_dot, weight_dot) = primals, tangents
+    along = jnp.tensordot(weight_dot, jnp.stack(xs), (0, 0)) + jnp.tensordot(weight, jnp.stack(xs_dot), (0, 0))
+    return _products(xs, weight), list(along)
+
+
+def _scalars(matrix: Float[Array, "M N"]) -> list[list[Array]]:
+    """The entries of a matrix. One split: the gradient of as many slices would be as many padded matrices."""
+    rows, columns = matrix.shape
+    entries = [x.reshape(()) for x in jax.lax.split(matrix.ravel(), [1] * matrix.size)]
+    return [entries[i * columns : (i + 1) * columns] for i in range(rows)]
