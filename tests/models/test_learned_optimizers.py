@@ -282,3 +282,19 @@ def test_an_update_without_params_is_refused(name):
     transform = optimizer.transform(optimizer.init(jax.random.key(0)), 10)
     with pytest.raises(ValueError, match=r"update\(grads, state, params\), got None"):
         transform.update(jnp.zeros(3), transform.init(jnp.zeros(3)))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_bfloat16_parameters_get_the_float32_updates_rounded(name):
+    rng = np.random.default_rng(7)
+    optimizer = OPTIMIZERS[name]()
+    transform = optimizer.transform(optimizer.init(jax.random.key(10)))
+    half = [jax.tree.map(lambda a: a.astype(jnp.bfloat16), _tree(rng, 0.5, FEW)) for _ in range(2)]
+    full = jax.tree.map(lambda a: a.astype(jnp.float32), half)
+    results = []
+    for params, grads in (half, full):
+        results.append(jax.jit(transform.update)(grads, transform.init(params), params))
+    (updates, state), (expected, expected_state) = results
+    assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=2**-8), updates, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state, expected_state)

@@ -85,6 +85,11 @@ def check_params(params: optax.Params) -> None:
             )
 
 
+def float32(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """The dtype of all accumulators and of the network, whatever the parameters' own."""
+    return jnp.asarray(x, jnp.float32)
+
+
 def require_params(params: optax.Params | None) -> optax.Params:
     """The parameters, which are a feature of every optimizer here.
 

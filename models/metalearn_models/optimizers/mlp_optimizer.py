@@ -20,6 +20,7 @@ from metalearn_models.optimizers.contract import (
     LearnedOptimizer,
     check_params,
     dense_layers,
+    float32,
     inverse_rms,
     require_params,
     time_features,
@@ -84,10 +85,10 @@ def mlp_optimizer(
             bias = theta[0]["bias"] + time_features(state.step) @ first[NORMALISED:]
             results = []
             for p, g, momenta in zip(leaves, *map(tree.flatten_up_to, (updates, state.momenta)), strict=True):
-                features = _features(g.ravel(), p.ravel(), momenta.reshape(len(DECAYS), -1))
+                features = _features(float32(g).ravel(), float32(p).ravel(), momenta.reshape(len(DECAYS), -1))
                 direction, magnitude = _network(theta, bias, features)
                 step = -step_size * direction * jnp.exp(exponent * magnitude)
-                results.append((step.reshape(p.shape), features[2:].reshape(momenta.shape)))
+                results.append((step.reshape(p.shape).astype(p.dtype), features[2:].reshape(momenta.shape)))
             updates, momenta = (tree.unflatten(list(new)) for new in zip(*results, strict=True))
             return updates, MLPOptimizerState(momenta, state.step + 1)
 
@@ -117,7 +118,7 @@ def _network(layers: Layers, bias: Float[Array, "H"], features: Float[Array, "8 
     size = features.shape[1]
     # Measured on a CPU: small tensors come in batches of training runs, which share the cache; large ones alone.
     blocks = -(-size // (128 if size <= 8192 else 512))
-    if blocks == 1:
+    if blocks <= 1:
         return _forward(layers, features)
     width = -(-size // (16 * blocks)) * 16
     padded = jnp.pad(features, ((0, 0), (0, blocks * width - size)))

@@ -26,6 +26,7 @@ from metalearn_models.optimizers.contract import (
     LearnedOptimizer,
     check_params,
     dense_layers,
+    float32,
     inverse_rms,
     require_params,
     time_features,
@@ -127,9 +128,10 @@ def small_fc(hidden: tuple[int, ...] = (4, 4), step_size: float = 1e-3, exponent
             bias = bias + time_features(state.step) @ weight[NORMALISED:]
             results = []
             for p, g, *memory in zip(leaves, *map(tree.flatten_up_to, (updates, *state[:4])), strict=True):
-                memory, groups = _features(mixing, g, p, *memory)
+                memory, groups = _features(mixing, float32(g), float32(p), *memory)
                 direction, magnitude = _network(theta.layers, bias, groups)
-                results.append((-step_size * direction * jnp.exp(exponent * magnitude), *memory))
+                step = -step_size * direction * jnp.exp(exponent * magnitude)
+                results.append((step.astype(p.dtype), *memory))
             updates, momenta, second, rows, columns = (tree.unflatten(list(new)) for new in zip(*results, strict=True))
             return updates, SmallFCState(momenta, second, rows, columns, state.step + 1)
 
