@@ -95,7 +95,7 @@ def compare(
     for name, contender in contenders.items():
         if not 1 <= every <= contender.updates:
             raise ValueError(f"{name} makes {contender.updates} updates, but checkpoints are {every} apart")
-    scores = jax.jit(lambda thetas: jax.vmap(jax.vmap(score))(thetas))
+    scores = jax.jit(jax.vmap(lambda thetas: jax.lax.map(score, thetas)))
     keys = jax.random.split(jax.random.key(seed), seeds)
     total, done = sum(c.updates for c in contenders.values()), 0
     if progress is not None:
@@ -160,7 +160,9 @@ def interval(values: Float[np.ndarray, "S ..."], geometric: bool = False) -> Int
 
 
 def draw_traces(ax: Any, traces: Mapping[str, Trace], steps: Mapping[str, int] | None = None) -> None:
-    """Score on a logarithmic axis, geometric mean and band a contender; a cross where a seed was last finite.
+    """Score on a logarithmic axis, geometric mean and band a contender, for as long as all its seeds are finite.
+
+    The seeds of a contender of which one diverged are drawn one by one, a cross where they were last finite.
 
     Args:
         ax: matplotlib axes.
@@ -169,19 +171,18 @@ def draw_traces(ax: Any, traces: Mapping[str, Trace], steps: Mapping[str, int] |
     """
     for number, (name, trace) in enumerate(traces.items()):
         color, band = f"C{number % 10}", interval(trace.score, geometric=True)
-        x = trace.updates * (1 if steps is None else steps[name])
-        diverged = int(band.diverged[-1])
+        x = trace.updates if steps is None else trace.updates * (steps[name] / 1000)
+        alive, diverged = band.diverged == 0, int(band.diverged[-1])
         label = f"{name} ({diverged} of {len(trace.score)} diverged)" if diverged else name
         width = max(1.0, 3.4 - 0.4 * number)  # a line that lies on an earlier one leaves that one's edges to see
-        ax.plot(x, band.mean, color=color, linewidth=width, label=label)
-        if len(trace.score) > 1:
-            ax.fill_between(x, band.low, band.high, color=color, alpha=0.2, linewidth=0)
-        for line in trace.score:
-            finite = np.flatnonzero(np.isfinite(line))
-            if len(finite) < len(line):
-                ax.plot(x[finite[-1:]], line[finite[-1:]], "x", color=color, markersize=6)
+        ax.plot(x[alive], band.mean[alive], color=color, linewidth=width, label=label)
+        ax.fill_between(x[alive], band.low[alive], band.high[alive], color=color, alpha=0.2, linewidth=0)
+        for line in trace.score if diverged else ():
+            ax.plot(x, line, ":", color=color, linewidth=1)
+            last = np.flatnonzero(np.isfinite(line))[-1]
+            ax.plot(x[last], line[last], "o" if last == len(line) - 1 else "x", color=color, markersize=5)
     ax.set_yscale("log")
-    ax.set_xlabel("updates" if steps is None else "inner steps of a trajectory, over all updates")
+    ax.set_xlabel("updates" if steps is None else "thousand inner steps of a trajectory")
     ax.legend(fontsize=8, frameon=False)
 
 

@@ -115,7 +115,7 @@ def draw_paths(ax: Any, traces: Mapping[str, Trace]) -> None:
         path = trace.theta[0]
         ax.plot(path[:, 0], path[:, 1], color=f"C{number}", linewidth=1.6, label=name)
         ax.plot(*path[-1], "o", color=f"C{number}", markersize=5, markeredgecolor="white")
-    ax.plot(*START, "k*", markersize=9)
+    ax.plot(*START, "k*", markersize=9, zorder=3)
     ax.grid(False)
     ax.set_xlabel("theta_0: log of the first learning rate")
     ax.set_ylabel("theta_1: log of the last")
