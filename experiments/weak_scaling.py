@@ -82,7 +82,7 @@ class WeakScalingConfig:
     """Inner steps an outer step."""
     hidden: int = 64
     """Units of the LSTM."""
-    steps: int = 10
+    steps: int = 20
     """Outer steps in one dispatch."""
     rounds: int = 5
     """Timed dispatches; the table has their medians."""
