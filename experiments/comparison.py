@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import optax
 from jaxtyping import Array, Float, Int
 from scipy import stats
 
+from metalearn.errors import unknown_name
 from metalearn.gradients.estimator import Estimator
 from metalearn.outer import outer
 from metalearn.progress import Progress
@@ -140,6 +141,18 @@ def _follow(
     return updates, jnp.asarray(np.stack(thetas, 1))
 
 
+def chosen(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Those of `known` that are named, in the order of `known`; all where nothing is named.
+
+    Raises:
+        UnknownNameError: a name is not among them.
+    """
+    for name in names:
+        if name not in known:
+            raise unknown_name("estimator", name, known)
+    return {name: value for name, value in known.items() if not names or name in names}
+
+
 def interval(values: Float[np.ndarray, "S ..."], geometric: bool = False) -> Interval:
     """Mean and 95 % interval over the leading axis by Student's t, of the finite values.
 
@@ -195,11 +208,11 @@ def shown(found: Interval) -> str:
     return text + (f", {int(found.diverged)} diverged" if found.diverged else "")
 
 
-def report(traces: Mapping[str, Trace], geometric: bool = True) -> dict[str, Any]:
-    """For `result.json`: each contender's last score, its curve and its time."""
+def report(traces: Mapping[str, Trace]) -> dict[str, Any]:
+    """For `result.json`: each contender's last score, its curve and its time; means are geometric."""
     found = {}
     for name, trace in traces.items():
-        curve = interval(trace.score, geometric)
+        curve = interval(trace.score, geometric=True)
         last = {key: value[-1].item() for key, value in curve._asdict().items()}
         points = {key: value.tolist() for key, value in curve._asdict().items()}
         found[name] = {
@@ -214,8 +227,9 @@ def report(traces: Mapping[str, Trace], geometric: bool = True) -> dict[str, Any
 
 
 def print_table(runs: Mapping[str, Any], measure: str) -> None:
-    """The runs of a `result.json` as a table: mean and 95 % interval over seeds."""
-    print(f"{'estimator':<14} {'updates':>8} {'seeds':>5} {'seconds':>7}  {measure} [95 % interval over seeds]")
+    """The runs of a `result.json` as a table."""
+    columns = f"{'estimator':<14} {'updates':>8} {'seeds':>5} {'seconds':>7}"
+    print(f"{columns}  {measure}, geometric mean [95 % interval over seeds]")
     for name, run in runs.items():
         ends = [np.nan if run[key] is None else run[key] for key in Interval._fields]
         cell = shown(Interval(*(np.asarray(x) for x in ends)))

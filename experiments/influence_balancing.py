@@ -28,7 +28,7 @@ import optax
 import tyro
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from experiments.comparison import Contender, compare, draw_traces, print_table, report, write_result
+from experiments.comparison import Contender, chosen, compare, draw_traces, print_table, report, write_result
 from metalearn.gradients import nres, pes, rtrl, truncated_backprop, truncated_es
 from metalearn.gradients.estimator import Estimator
 from metalearn.outer import outer
@@ -60,6 +60,8 @@ class InfluenceBalancingConfig:
     """Runs of each estimator."""
     many_seeds: int = 64
     """Runs of NRES with few pairs."""
+    estimators: tuple[str, ...] = ()
+    """Names of those to run, as in the table; none: all."""
     seed: int = 0
     """Of all randomness."""
     out: Path = Path("runs/influence_balancing")
@@ -121,9 +123,9 @@ def few_pairs(config: InfluenceBalancingConfig) -> FewPairs:
     loss = jax.jit(jax.vmap(final_loss))
     keys = jax.random.split(jax.random.key(config.seed), config.many_seeds)
     ones = jnp.ones(config.many_seeds)
-    # the first gradient of NRES is that of RTRL times the mean of eps^2 / sigma^2
+    # the first gradient of NRES is the exact one times the mean of eps^2 / sigma^2
     first = START - theta_after(frozen, ones, 1, keys)
-    multiplier = first / (START - theta_after(exact, ones[:1], 1, keys[:1]))
+    multiplier = first / jax.grad(lambda theta: final_loss(theta, 1))(jnp.array(START))
     rates = jnp.geomspace(0.01, 10, 121)
     last = loss(theta_after(frozen, config.learning_rate * ones, config.updates, keys))
     curve = loss(
@@ -135,7 +137,7 @@ def few_pairs(config: InfluenceBalancingConfig) -> FewPairs:
 def main(config: InfluenceBalancingConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Run all estimators; returns the last losses with intervals over seeds, and the curves."""
     began = time.monotonic()
-    runs = contenders(config)
+    runs = chosen(contenders(config), config.estimators)
     traces = compare(runs, jnp.array(START), final_loss, config.seeds, config.seed, config.every, progress)
     few = few_pairs(config)
     figure, (left, right) = new_figure(columns=2, width=4.6)

@@ -25,7 +25,7 @@ import numpy as np
 import optax
 import tyro
 
-from experiments.comparison import Contender, Trace, compare, draw_traces, print_table, report, write_result
+from experiments.comparison import Contender, Trace, chosen, compare, draw_traces, print_table, report, write_result
 from metalearn.gradients import backprop, full_es, nres, pes, truncated_backprop, truncated_es
 from metalearn.gradients.estimator import Estimator
 from metalearn.pictures import new_figure, save
@@ -53,6 +53,8 @@ class Schedule2DExperimentConfig:
     """Updates between two points of a curve."""
     seeds: int = 5
     """Runs of each estimator."""
+    estimators: tuple[str, ...] = ()
+    """Names of those to run, as in the table; none: all."""
     seed: int = 0
     """Of all randomness."""
     out: Path = Path("runs/schedule_2d")
@@ -83,7 +85,7 @@ def contenders(config: Schedule2DExperimentConfig) -> dict[str, tuple[Contender,
 def main(config: Schedule2DExperimentConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Run all estimators; returns the last meta-losses with intervals over seeds, and the grid's best."""
     began = time.monotonic()
-    start, all_of_them = jnp.array(START), contenders(config)
+    start, all_of_them = jnp.array(START), chosen(contenders(config), config.estimators)
     runs = {name: contender for name, (contender, _) in all_of_them.items()}
     traces = compare(runs, start, meta_loss, config.seeds, config.seed, config.every, progress)
     axis, losses = meta_loss_grid(-8.0, 8.0, 65)
