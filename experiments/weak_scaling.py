@@ -274,17 +274,18 @@ def _draw(measured: dict[str, list[dict[str, Any]]], path: Path) -> None:
         work = [1e3 * r["cpu_seconds"] / r["devices"] for r in rows]
         message = [1e3 * r["reduce_cpu_seconds"] / r["devices"] for r in rows]
         left.plot(devices, work, "o-", color=color, label=f"{noise}, whole step")
-        left.plot(devices[1:], message[1:], "x--", color=color, label=f"{noise}, its all-reduce")
+        left.plot(devices, message, "x--", color=color, label=f"{noise}, its all-reduce alone")
         right.plot(devices, [r["scratch_bytes"] / 1e6 for r in rows], "o-", color=color, label=f"{noise}, scratch")
-        right.plot(devices, [r["state_bytes"] / 1e6 for r in rows], "x--", color=color, label=f"{noise}, state")
-    for ax, title in ((left, "CPU ms of a device a step"), (right, "MB of a device")):
+    state = [r["state_bytes"] / 1e6 for r in measured["dense"]]
+    right.plot([r["devices"] for r in measured["dense"]], state, "x--", color="0.4", label="both, state")
+    for ax, title in ((left, "CPU ms of a device in a step"), (right, "MB of a device")):
         ax.set_xscale("log", base=2)
-        ax.set_yscale("log")
-        ax.set_xticks([r["devices"] for r in next(iter(measured.values()))])
+        ax.set_xticks([r["devices"] for r in measured["dense"]])
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        ax.set_xlabel("virtual devices, same pairs on each")
+        ax.set_ylim(0, 1.35 * ax.get_ylim()[1])
+        ax.set_xlabel("virtual devices, the same pairs on each")
         ax.set_ylabel(title)
-        ax.legend()
+        ax.legend(loc="upper left", ncols=2, fontsize=7)
     save(figure, path)
 
 

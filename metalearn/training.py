@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array
 
 from metalearn.checkpoints import copy_state, last_good, save_checkpoint
+from metalearn.errors import RunError
 from metalearn.lock import only_writer
 from metalearn.metrics import MetricsWriter
 from metalearn.progress import Progress, default_progress
@@ -77,11 +78,17 @@ def train(
         ValueError: an argument does not fit.
         FloatingPointError: a loss or gradient norm, or theta, is not finite; names the outer step and the
             last good checkpoint. No state of that step or later is saved.
-        RunError: a file could not be written, says what is safe; or another process is writing this run.
+        RunError: a file could not be written, says what is safe; or another process is writing this run; or this is
+            one of several processes of `jax.distributed`, over which a run cannot be driven yet.
         KeyboardInterrupt: after Ctrl-C, once the call in progress was finished and its state saved. A second
             Ctrl-C interrupts at once.
         SystemExit: the same after SIGTERM, with code 143.
     """
+    if jax.process_count() > 1:
+        raise RunError(
+            f"a run is driven and saved by one process, this is one of {jax.process_count()}: call the outer step in a "
+            "loop of your own, as docs/scaling.md shows, or train in one process"
+        )
     progress = default_progress() if progress is None else progress
     done = int(state.step)
     if done >= steps:

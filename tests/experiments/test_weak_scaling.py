@@ -41,7 +41,9 @@ def recurrent(width: int = WIDTH) -> InnerLoop:
 
 def operations(f, *args):
     """What XLA counts in one evaluation, before it optimises; the body of a loop once, so windows here are one step."""
-    return jax.jit(f).lower(*args).cost_analysis()["flops"]
+    counted = jax.jit(f).lower(*args).cost_analysis()
+    assert counted is not None
+    return counted["flops"]
 
 
 def analysed(estimator, width=WIDTH):

@@ -13,10 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from metalearn.errors import RunError
 from metalearn.gradients import low_rank, nres, pes
 from metalearn.inner import InnerLoop
 from metalearn.outer import global_mesh, outer
+from metalearn.runs import create_run
+from metalearn.training import train
+from metalearn.weights import theta_sha256
 
 ROOT = Path(__file__).parents[2]
 PROCESSES, DEVICES_EACH, PAIRS, CALLS, SECONDS = 2, 2, 8, 3, 100
@@ -47,9 +52,10 @@ ESTIMATORS = {
 }
 
 
-def run_steps(estimator, mesh):
+def run_steps(estimator, mesh, place=lambda data: data):
     loop = outer(estimator, optax.adam(0.02), 2, mesh)
     theta, data = start_values()
+    data = place(data)
     state = loop.init(theta, data, jax.random.key(3))
     losses = []
     for _ in range(CALLS):
@@ -68,11 +74,17 @@ def worker(process: int, port: int) -> None:
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.distributed.initialize(f"127.0.0.1:{port}", PROCESSES, process, initialization_timeout=SECONDS // 2)
     found = {"processes": jax.process_count(), "devices": jax.device_count(), "errors": []}
+    mesh = global_mesh(PAIRS)
+    assert mesh is not None
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    # Data of the host, and data that were put on all devices once.
+    place = {"nres": lambda data: data, "pes": lambda data: jax.device_put(data, everywhere)}
     for name, make in ESTIMATORS.items():
-        state, losses = run_steps(make(), global_mesh(PAIRS))
+        state, losses = run_steps(make(), mesh, place[name])
         leaves = jax.tree.leaves(state.estimator)
         found[name] = {
             "theta": flat(state.theta).tolist(),
+            "sha256": theta_sha256(state.theta),
             "losses": losses.tolist(),
             "held": sorted({(x.shape[0], x.addressable_shards[0].data.shape[0]) for x in leaves}),
             "placed": sorted({len(x.sharding.device_set) for x in jax.tree.leaves(state)}),
@@ -139,7 +151,8 @@ def test_two_processes_give_the_theta_and_the_losses_of_one(found, name):
     for f in found:
         np.testing.assert_allclose(f[name]["losses"], losses, rtol=2e-6)
         np.testing.assert_allclose(f[name]["theta"], flat(state.theta), rtol=2e-5, atol=2e-6)
-    assert found[0][name]["theta"] == found[1][name]["theta"] and found[0][name]["losses"] == found[1][name]["losses"]
+    for item in ("theta", "sha256", "losses"):
+        assert found[0][name][item] == found[1][name][item]
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -159,3 +172,14 @@ def test_pairs_that_do_not_split_over_all_devices_are_refused_on_every_process(f
 def test_processes_that_start_from_different_keys_are_refused_on_every_process(found):
     for f in found:
         assert f["errors"][1].endswith("but different are: key of process 1")
+
+
+def test_a_run_over_several_processes_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    run = create_run(tmp_path / "run", {"steps": 2})
+    before = sorted(run.folder.iterdir())
+    init, step = outer(ESTIMATORS["pes"](), optax.adam(0.02))
+    state = init(*start_values(), jax.random.key(0))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(RunError, match="driven and saved by one process, this is one of 2"):
+        train(step, state, start_values()[1], run, steps=2)
+    assert sorted(run.folder.iterdir()) == before
