@@ -95,6 +95,9 @@ def main(config: Schedule2DExperimentConfig, progress: Progress | None = None) -
     draw_traces(right, traces, {name: steps for name, (_, steps) in all_of_them.items()})
     right.axhline(float(losses[best]), color="0.3", linewidth=0.8, linestyle=":")
     right.set_ylabel("meta-loss")
+    right.set_yticks([600, 1000, 2000], ["600", "1000", "2000"])
+    right.minorticks_off()
+    right.legend(loc="center right", bbox_to_anchor=(1, 0.35), ncols=2, fontsize=8, frameon=False)
     save(figure, config.out / "schedule_2d.png")
     result = {
         "runs": report(traces),
@@ -112,7 +115,9 @@ def draw_paths(ax: Any, traces: Mapping[str, Trace]) -> None:
 
     axis, losses = meta_loss_grid(-5.0, 5.0, 241)
     image = ax.pcolormesh(axis, axis, np.asarray(losses).T, cmap="Greys", norm=LogNorm(500, 5000), rasterized=True)
-    ax.figure.colorbar(image, ax=ax, label="meta-loss", extend="max", ticks=[500, 1000, 2000, 5000], format="%d")
+    ax.figure.colorbar(
+        image, ax=ax, label="meta-loss", extend="max", ticks=[500, 1000, 2000, 5000], format="%d"
+    ).minorticks_off()
     for number, (name, trace) in enumerate(traces.items()):
         path = trace.theta[0]
         ax.plot(path[:, 0], path[:, 1], color=f"C{number}", linewidth=1.6, label=name)
