@@ -5,8 +5,8 @@ loss, smoothed by noise on theta, leads to the truth, up to some hundredths, whe
 Estimators that see one window at a time (TBPTT, truncated ES) come to rest elsewhere, and exact forward gradients
 (DODGE) explode even with the paper's learning rate of 1e-10.
 
-The loss is the mean squared error of a step, and learning rates are for the gradient of that mean over a window, as in
-the paper. Starts are drawn anew for each trajectory; the score is the mean loss over other starts, the same for all.
+The loss is the mean squared error of a step, and learning rates, the paper's, multiply the gradient of its mean over a
+window. Starts are drawn anew for each trajectory; the score is the mean loss over other starts, the same for all.
 
     python -m experiments.lorenz            # a picture and a table, under a minute on two cores
     python -m experiments.lorenz --help
