@@ -57,11 +57,16 @@ def run_steps(estimator, mesh, place=lambda data: data):
     theta, data = start_values()
     data = place(data)
     state = loop.init(theta, data, jax.random.key(3))
-    losses = []
+    held, losses = shares(state.estimator), []
     for _ in range(CALLS):
         state, metrics = loop.step(state, data)
         losses.append(np.asarray(metrics["loss"]))
-    return state, np.concatenate(losses)
+    return state, np.concatenate(losses), held + shares(state.estimator)
+
+
+def shares(tree):
+    """The leading axis of each leaf, in all and on one device."""
+    return [(x.shape[0], x.addressable_shards[0].data.shape[0]) for x in jax.tree.leaves(tree)]
 
 
 def flat(theta):
@@ -80,13 +85,12 @@ def worker(process: int, port: int) -> None:
     # Data of the host, and data that were put on all devices once.
     place = {"nres": lambda data: data, "pes": lambda data: jax.device_put(data, everywhere)}
     for name, make in ESTIMATORS.items():
-        state, losses = run_steps(make(), mesh, place[name])
-        leaves = jax.tree.leaves(state.estimator)
+        state, losses, held = run_steps(make(), mesh, place[name])
         found[name] = {
             "theta": flat(state.theta).tolist(),
             "sha256": theta_sha256(state.theta),
             "losses": losses.tolist(),
-            "held": sorted({(x.shape[0], x.addressable_shards[0].data.shape[0]) for x in leaves}),
+            "held": sorted(set(held)),
             "placed": sorted({len(x.sharding.device_set) for x in jax.tree.leaves(state)}),
         }
     theta, data = start_values()
@@ -145,7 +149,7 @@ def test_the_mesh_spans_the_devices_of_both_processes(found):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_two_processes_give_the_theta_and_the_losses_of_one(found, name):
-    state, losses = run_steps(ESTIMATORS[name](), None)
+    state, losses, _ = run_steps(ESTIMATORS[name](), None)
     before = flat(start_values()[0])
     assert np.abs(flat(state.theta) - before).max() > 0.02  # there is something to agree on
     for f in found:
