@@ -84,7 +84,8 @@ def evosax_search(
         key_strategy, key_steps = jax.random.split(key)
         theta = jax.tree.map(lambda a: jnp.array(a, copy=True), theta)
         with _lenient():
-            state = jax.tree.map(jnp.asarray, strategy.init(key_strategy, theta, params))
+            state = strategy.init(key_strategy, theta, params)
+        state = jax.tree.map(lambda a: jnp.array(a, copy=True), state)  # nothing is donated twice
         return SearchState(theta, state, key_steps, jnp.int32(0))
 
     def loss_of(theta: Any, data: Any, keys: PRNGKeyArray) -> Float[Array, ""]:

@@ -80,6 +80,44 @@ def scan_steps(
     return state, losses, aux
 
 
+def add_up_steps(
+    loop: InnerLoop,
+    theta: Any,
+    state: Any,
+    t0: Int[Array, ""],
+    window: int,
+    length: Int[Array, ""] | None,
+    key: PRNGKeyArray,
+    data: Any,
+) -> tuple[Any, Float[Array, ""], dict[str, Float[Array, "W"]]]:
+    """`scan_steps` that keeps the sum of the losses only, for windows in which steps are cheap.
+
+    Args:
+        loop: the inner loop.
+        theta: meta-parameters.
+        state: the state before step `t0`.
+        t0: index of the first step; may be traced.
+        window: number of steps; static.
+        length: losses from this step on count nothing; None: all count.
+        key: the key of the whole trajectory.
+        data: passed on to `loop.step`.
+
+    Returns:
+        The state after the window, the sum in JAX's default float type, and each step's aux.
+    """
+    wide = jnp.result_type(float)
+
+    def body(carry: tuple[Any, Array], t: Array) -> tuple[tuple[Any, Array], dict[str, Array]]:
+        state, total = carry
+        state, loss, aux = loop.step(theta, state, t, jax.random.fold_in(key, t + 1), data)
+        loss = loss.astype(wide)
+        return (state, total + (loss if length is None else jnp.where(t < length, loss, 0))), aux
+
+    steps = jnp.asarray(t0, jnp.int32) + jnp.arange(window, dtype=jnp.int32)
+    (state, total), aux = jax.lax.scan(body, (state, jnp.zeros((), wide)), steps)
+    return state, total, aux
+
+
 def unroll(
     loop: InnerLoop, theta: Any, data: Any, keys: PRNGKeyArray, length: int, remat: bool = False
 ) -> tuple[Float[Array, "B T"], dict[str, Float[Array, "B T"]]]:

@@ -25,13 +25,15 @@ class Noise(NamedTuple):
 
     Attributes:
         draw: `(theta, key) -> eps`, one perturbation, in whatever form.
-        apply: `(f, theta, eps, scale, *args) -> f(theta + scale * eps, *args)`.
+        scaled: `(theta, eps, scale) -> particle`, what distinguishes theta + scale * eps from theta.
+        apply: `(f, theta, particle, *args) -> f(theta + scale * eps, *args)`; mapped over particles, theta is shared.
         dense: `(eps) -> tree`, the perturbation written out, shaped like theta.
         mean: `(eps[n], weights[n]) -> tree`, mean of `weights[i] * eps[i]`, shaped like theta.
         dot: `(eps, tree) -> scalar`, the inner product with something shaped like theta.
     """
 
     draw: Callable[[Any, PRNGKeyArray], Any]
+    scaled: Callable[[Any, Any, Array], Any]
     apply: Callable[..., Any]
     dense: Callable[[Any], Any]
     mean: Callable[[Any, Float[Array, "n"]], Any]
@@ -53,11 +55,16 @@ def _draw_dense(theta: Any, key: PRNGKeyArray) -> Any:
     return jax.tree.unflatten(tree, _normals(key, [(leaf.shape, leaf.dtype) for leaf in leaves]))
 
 
-def _apply_dense(f: Callable[..., Any], theta: Any, eps: Any, scale: Array, *args: Any) -> Any:
-    return f(jax.tree.map(lambda a, e: a + scale.astype(a.dtype) * e, theta, eps), *args)
+def _add_dense(theta: Any, eps: Any, scale: Array) -> Any:
+    return jax.tree.map(lambda a, e: a + scale.astype(a.dtype) * e, theta, eps)
 
 
-dense = Noise(_draw_dense, _apply_dense, lambda eps: eps, weighted_mean, inner_product)
+def _apply_dense(f: Callable[..., Any], theta: Any, particle: Any, *args: Any) -> Any:
+    del theta
+    return f(particle, *args)
+
+
+dense = Noise(_draw_dense, _add_dense, _apply_dense, lambda eps: eps, weighted_mean, inner_product)
 """Independent normal noise on every entry of theta."""
 
 
@@ -94,12 +101,18 @@ def low_rank(rank: int = 1) -> Noise:
         eps = [next(drawn) if s is None else Factors(next(drawn) * rank**-0.5, next(drawn)) for s in splits]
         return jax.tree.unflatten(tree, eps)
 
-    def apply(f: Callable[..., Any], theta: Any, eps: Any, scale: Array, *args: Any) -> Any:
+    def scaled(theta: Any, eps: Any, scale: Array) -> Any:
         def leaf(a: Array, e: Any) -> Any:
             s = scale.astype(a.dtype)
-            return LowRank(a, s * e.left, e.right) if isinstance(e, Factors) else a + s * e
+            return Factors(s * e.left, e.right) if isinstance(e, Factors) else a + s * e
 
-        return apply_perturbed(f, jax.tree.map(leaf, theta, eps), *args)
+        return jax.tree.map(leaf, theta, eps)
+
+    def apply(f: Callable[..., Any], theta: Any, particle: Any, *args: Any) -> Any:
+        def leaf(a: Array, p: Any) -> Any:
+            return LowRank(a, p.left, p.right) if isinstance(p, Factors) else p
+
+        return apply_perturbed(f, jax.tree.map(leaf, theta, particle), *args)
 
     def written_out(eps: Any) -> Any:
         return _over_leaves(lambda e: jnp.tensordot(e.left, e.right, (-1, -1)), lambda e: e, eps)
@@ -121,7 +134,7 @@ def low_rank(rank: int = 1) -> Noise:
         parts = _over_leaves(factors, jnp.vdot, eps, tree)
         return jax.tree.reduce(jnp.add, parts)
 
-    return Noise(draw, apply, written_out, mean, dot)
+    return Noise(draw, scaled, apply, written_out, mean, dot)
 
 
 def _over_leaves(factors: Callable[..., Any], plain: Callable[..., Any], eps: Any, *rest: Any) -> Any:

@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from metalearn.gradients.checks import check_loop
 from metalearn.gradients.noise import Noise
-from metalearn.gradients.windows import Clock, Horizon, Windows, accurate, blank, inside, masked_mean, windows
-from metalearn.inner import InnerLoop, scan_steps, start
+from metalearn.gradients.windows import Clock, Horizon, Windows, accurate, blank, windows
+from metalearn.inner import InnerLoop, add_up_steps, start
 
 PLUS_MINUS = (1.0, -1.0)
 
@@ -119,13 +119,14 @@ def begin(
     """The states [n, signs, K, ...] at the beginning of the trajectories that `clock.key` names."""
     _, keys = _keys(pop, clock.key)
 
-    def particle(sign: Array, eps: Any, sigma: Array, keys: PRNGKeyArray) -> Any:
+    def particle(perturbed: Any, keys: PRNGKeyArray) -> Any:
         def f(theta: Any, keys: PRNGKeyArray) -> Any:
             return jax.vmap(lambda k: start(pop.loop, theta, data, k))(keys)
 
-        return pop.noise.apply(f, theta, eps, sign * sigma, keys)
+        return pop.noise.apply(f, theta, perturbed, keys)
 
-    return _over_particles(particle, (None,))(_signs(signs, sigma), eps, sigma, keys)
+    perturbed = _perturbed(pop, theta, eps, sigma, signs)
+    return _unflat(jax.vmap(particle)(perturbed, _for_each(signs, keys)), len(signs))
 
 
 def advance(
@@ -157,15 +158,17 @@ def advance(
     """
     _, keys = _keys(pop, clock.key)
 
-    def particle(sign: Array, eps: Any, sigma: Array, inner: Any, t: Array, keys: PRNGKeyArray) -> Any:
-        def f(theta: Any, inner: Any, t: Array, keys: PRNGKeyArray) -> Any:
-            return _window(pop, theta, inner, t, keys, data)
+    def particle(perturbed: Any, inner: Any, t: Array, length: Array, keys: PRNGKeyArray) -> Any:
+        def f(theta: Any, inner: Any, t: Array, length: Array, keys: PRNGKeyArray) -> Any:
+            return _window(pop, theta, inner, t, length, keys, data)
 
-        return pop.noise.apply(f, theta, eps, sign * sigma, inner, t, keys)
+        return pop.noise.apply(f, theta, perturbed, inner, t, length, keys)
 
-    run = _over_particles(particle, (None if shared_start else 0, None, None))
-    inner, losses, aux = run(_signs(signs, sigma), eps, sigma, inner, clock.t, keys)
-    return inner, _differences(pop, clock, losses[:, :2], jax.tree.map(lambda a: a[:, :2], aux))
+    inner = _for_each(signs, inner) if shared_start else _flat(inner)
+    perturbed = _perturbed(pop, theta, eps, sigma, signs)
+    of_pair = _for_each(signs, (clock.t, clock.length, keys))
+    inner, sums = _unflat(jax.vmap(particle)(perturbed, inner, *of_pair), len(signs))
+    return inner, _differences(pop, clock, sums)
 
 
 def at_mean(pop: Population, theta: Any, inner: Any, clock: Clock, data: Any) -> tuple[Any, Any]:
@@ -184,15 +187,15 @@ def at_mean(pop: Population, theta: Any, inner: Any, clock: Clock, data: Any) ->
     """
     _, keys = _keys(pop, clock.key)
 
-    def pair(inner: Any, t: Array, keys: PRNGKeyArray, valid: Array) -> tuple[Any, Any]:
+    def pair(inner: Any, t: Array, length: Array, keys: PRNGKeyArray) -> tuple[Any, Any]:
         def objective(theta: Any) -> tuple[Array, Any]:
-            after, losses, _ = _window(pop, theta, inner, t, keys, data)
-            return _objective(pop, losses, valid), after
+            after, sums = _window(pop, theta, inner, t, length, keys, data)
+            return _objective(pop, sums), after
 
         gradient, after = jax.grad(objective, has_aux=True)(theta)
         return after, gradient
 
-    return jax.vmap(pair)(inner, clock.t, keys, inside(pop.cut, clock))
+    return jax.vmap(pair)(inner, clock.t, clock.length, keys)
 
 
 def after_window(pop: Population, clock: Clock, finite: Bool[Array, "n"]) -> Clock:
@@ -224,40 +227,63 @@ def _keys(pop: Population, keys: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArr
     return split[:, 0], split[:, 1:]
 
 
-def _signs(signs: tuple[float, ...], sigma: Array) -> Float[Array, "S"]:
-    return jnp.asarray(signs, sigma.dtype)
+# Particles lie on one flat axis [n signs] while they are computed: two nested axes would be two loops around every
+# small operation, which costs a factor of two where steps are cheap.
 
 
-def _over_particles(particle: Callable[..., Any], signs: tuple[int | None, ...]) -> Callable[..., Any]:
-    # particle(sign, eps, sigma, *rest): over the signs, `signs` saying which of `rest` differ, then over the pairs.
-    over_signs = jax.vmap(particle, (0, None, None, *signs))
-    return jax.vmap(over_signs, (None, 0, 0, *[0] * len(signs)))
+def _perturbed(pop: Population, theta: Any, eps: Any, sigma: Float[Array, "n"], signs: tuple[float, ...]) -> Any:
+    def pair(eps: Any, sigma: Array) -> Any:
+        return jax.vmap(lambda sign: pop.noise.scaled(theta, eps, sign * sigma))(jnp.asarray(signs, sigma.dtype))
+
+    return _flat(jax.vmap(pair)(eps, sigma))
+
+
+def _for_each(signs: tuple[float, ...], tree: Any) -> Any:
+    return jax.tree.map(lambda a: jnp.repeat(a, len(signs), axis=0), tree)
+
+
+def _flat(tree: Any) -> Any:
+    return jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), tree)
+
+
+def _unflat(tree: Any, signs: int) -> Any:
+    return jax.tree.map(lambda a: a.reshape(a.shape[0] // signs, signs, *a.shape[1:]), tree)
 
 
 def _window(
-    pop: Population, theta: Any, inner: Any, t: Array, keys: PRNGKeyArray, data: Any
-) -> tuple[Any, Float[Array, "K W"], dict[str, Float[Array, "K W"]]]:
-    # K trajectories with one theta.
+    pop: Population, theta: Any, inner: Any, t: Array, length: Array, keys: PRNGKeyArray, data: Any
+) -> tuple[Any, dict[str, Float[Array, "K"]]]:
+    # K trajectories with one theta: states, and the sums of losses and aux over the valid steps.
     loop, cut = pop.loop, pop.cut
-    if loop.run is not None and cut.steps == loop.length == cut.horizon.shortest == cut.horizon.longest:
-        return loop.run(theta, inner, jnp.int32(0), cut.steps, keys, data)
-    return jax.vmap(lambda s, k: scan_steps(loop, theta, s, t, cut.steps, k, data))(inner, keys)
+    constant = cut.horizon.shortest == cut.horizon.longest
+    valid = t + jnp.arange(cut.steps, dtype=jnp.int32) < length
+
+    def total(values: Float[Array, "K W"]) -> Float[Array, "K"]:
+        return jnp.where(jnp.broadcast_to(valid, values.shape), accurate(values), 0).sum(-1)
+
+    if loop.run is not None and constant and cut.steps == loop.length == cut.horizon.longest:
+        inner, losses, aux = loop.run(theta, inner, jnp.int32(0), cut.steps, keys, data)
+        return inner, {name: total(value) for name, value in {"loss": losses, **aux}.items()}
+    # Where no window reaches past the end of its trajectory, masking would be the dearest part of a cheap step.
+    end = None if constant and cut.horizon.longest % cut.steps == 0 else length
+    run = jax.vmap(lambda s, k: add_up_steps(loop, theta, s, t, cut.steps, end, k, data))
+    inner, losses, aux = run(inner, keys)
+    return inner, {"loss": losses, **{name: total(value) for name, value in aux.items()}}
 
 
-def _objective(pop: Population, losses: Float[Array, "K W"], valid: Bool[Array, "W"]) -> Float[Array, ""]:
+def _objective(pop: Population, sums: dict[str, Float[Array, "*B K"]]) -> Float[Array, "*B"]:
     # Divided by W and not by the valid steps, so that the windows of a trajectory add up to its loss.
-    losses, valid = accurate(losses), jnp.broadcast_to(valid, losses.shape)
-    return jnp.where(valid, losses, 0).sum() / (losses.shape[0] * pop.cut.steps)
+    return sums["loss"].mean(-1) / pop.cut.steps
 
 
-def _differences(pop: Population, clock: Clock, losses: Float[Array, "n 2 K W"], aux: Any) -> Differences:
-    valid = inside(pop.cut, clock)
-    objective = jax.vmap(jax.vmap(lambda one, v: _objective(pop, one, v), (0, None)))(losses, valid)
-    finite = jnp.isfinite(objective).all(-1)
+def _differences(pop: Population, clock: Clock, sums: dict[str, Float[Array, "n S K"]]) -> Differences:
+    objective = _objective(pop, sums)
+    finite = jnp.isfinite(objective[:, :2]).all(-1)
     delta = jnp.where(finite, pop.shaping((objective[:, 0] - objective[:, 1]) / 2), 0)
+    valid = jnp.minimum(clock.length - clock.t, pop.cut.steps).astype(delta.dtype)
 
-    def mean(values: Float[Array, "n 2 K W"]) -> Float[Array, "n"]:
-        everywhere = jnp.broadcast_to(valid[:, None, None], values.shape)
-        return jnp.where(finite, masked_mean(values, everywhere).mean((1, 2)), 0)
+    def mean(values: Float[Array, "n S K"]) -> Float[Array, "n"]:
+        return jnp.where(finite, values[:, :2].mean((1, 2)) / valid.astype(values.dtype), 0)
 
-    return Differences(delta, finite, mean(losses), jax.tree.map(mean, aux))
+    means = {name: mean(value) for name, value in sums.items()}
+    return Differences(delta, finite, means.pop("loss"), means)

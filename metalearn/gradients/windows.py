@@ -153,13 +153,9 @@ def renewed(cut: Windows, clock: Clock, key: PRNGKeyArray, outer_step: Array) ->
         return own, jnp.where(before < 0, first, length)
 
     done = clock.t >= clock.length
-    keys, lengths = jax.vmap(one)(clock.number, clock.length)
-    return done, Clock(
-        clock.number,
-        choose(done, keys, clock.key),
-        jnp.where(done, 0, clock.t),
-        jnp.where(done, lengths, clock.length),
-    )
+    fresh = lambda: jax.vmap(one)(clock.number, clock.length)  # noqa: E731
+    keys, lengths = begun(done, fresh, (clock.key, clock.length))
+    return done, Clock(clock.number, keys, jnp.where(done, 0, clock.t), lengths)
 
 
 def choose(done: Bool[Array, "B"], new: Any, old: Any) -> Any:

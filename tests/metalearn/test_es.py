@@ -264,7 +264,8 @@ def test_low_rank_noise_is_what_it_says_it_is(rank):
     other = jax.vmap(lambda k: dense.draw(theta, k))(keys)
     dots = sum(np.sum(np.reshape(np.asarray(written[name]) * np.asarray(other[name]), (4, -1)), 1) for name in theta)
     np.testing.assert_allclose(jax.vmap(noise.dot)(eps, other), dots, rtol=1e-4)
-    added = jax.vmap(lambda e: noise.apply(lambda t: t["w"] * 1.0, theta, e, jnp.float32(0.5)))(eps)
+    particles = jax.vmap(lambda e: noise.scaled(theta, e, jnp.float32(0.5)))(eps)
+    added = jax.vmap(lambda p: noise.apply(lambda t: t["w"] * 1.0, theta, p))(particles)
     np.testing.assert_allclose(added, 0.5 * written["w"], atol=1e-6)
 
 
@@ -292,6 +293,7 @@ def test_low_rank_noise_gives_what_its_dense_form_would(make):
     noise = low_rank(2)
     written = noise._replace(
         draw=lambda theta, key: noise.dense(noise.draw(theta, key)),
+        scaled=dense.scaled,
         apply=dense.apply,
         dense=dense.dense,
         mean=dense.mean,
