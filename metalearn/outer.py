@@ -7,7 +7,7 @@ optimizer state are replicated, and each outer step makes one mean over devices.
 The devices may belong to several processes, one a host. Each runs this same program, with the same theta, data and
 key:
 
-    import jax, jax.numpy as jnp, optax
+    import jax, optax
     from metalearn.gradients import nres
     from metalearn.outer import global_mesh, outer
 
