@@ -82,10 +82,11 @@ def evosax_search(
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> SearchState:
         check_loop(loop, theta, data, key)
         key_strategy, key_steps = jax.random.split(key)
-        theta = jax.tree.map(lambda a: jnp.array(a, copy=True), theta)
+        theta = jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a), copy=True), theta)
         with _lenient():
             state = strategy.init(key_strategy, theta, params)
-        state = jax.tree.map(lambda a: jnp.array(a, copy=True), state)  # nothing is donated twice
+        # copied, so that nothing is donated twice
+        state = jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a), copy=True), state)
         return SearchState(theta, state, key_steps, jnp.int32(0))
 
     def loss_of(theta: Any, data: Any, keys: PRNGKeyArray) -> Float[Array, ""]:

@@ -120,7 +120,9 @@ def outer(
 
     def fresh(theta: Any, data: Any, key: PRNGKeyArray) -> OuterState:
         key_estimator, key_steps = jax.random.split(key)
-        theta = jax.tree.map(lambda a: jnp.array(a, copy=True), theta)
+        # A copy, since `step` consumes its state; without weak types, which the first step would turn into strong ones,
+        # and a second compilation.
+        theta = jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a), copy=True), theta)
         return OuterState(
             theta, optimizer.init(theta), estimator.init(theta, data, key_estimator), key_steps, jnp.int32(0)
         )

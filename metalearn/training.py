@@ -51,6 +51,7 @@ def train(
     evaluate_every: int = 0,
     keep: int = 3,
     progress: Progress | None = None,
+    callback: Callable[[int, dict[str, np.ndarray]], None] | None = None,
 ) -> Any:
     """Drive an outer step until `steps` outer steps are done, from wherever `state` is.
 
@@ -70,6 +71,8 @@ def train(
         evaluate_every: 0 evaluates at the last step only.
         keep: how many checkpoints are kept.
         progress: what a person sees; a bar or lines on stderr when None.
+        callback: called after each call of `step`, while the next one runs, with the steps done and every metric
+            [steps_per_call]. What it raises ends the run; the checkpoints written by then stay.
 
     Returns:
         The state after `steps` steps; `state` itself, with a note, when it is there already.
@@ -116,6 +119,8 @@ def train(
             _log(run, writer, call.done - steps_per_call, steps_per_call, values, log_every)
             means = {name: float(x.mean()) for name, x in values.items() if name in ("loss", "score")}
             progress.update(call.done, means)
+            if callback is not None:
+                callback(call.done, values)
             if evaluate is not None and due(call.done, evaluate_every):
                 numbers = {f"eval/{name}": _plain(x) for name, x in evaluate(call.copy.theta).items()}
                 writer.write([{"step": call.done, **numbers}])

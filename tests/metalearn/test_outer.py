@@ -65,15 +65,17 @@ def test_steps_per_call_do_not_change_the_numbers(make):
 
 
 def test_the_second_call_does_not_compile_again():
-    loop = noisy_quadratic()
     traces = []
+    loop = InnerLoop(
+        lambda theta, data, key: jnp.zeros(()), lambda theta, state, t, key, data: (state, theta**2 * data, {}), None, 2
+    )
 
     def step(*args):
         traces.append(1)
         return loop.step(*args)
 
     run = outer(backprop(loop._replace(step=step), 8), optax.adam(0.1), 2)
-    state = run.init(jnp.zeros(3), jnp.float32(1.0), jax.random.key(0))
+    state = run.init(0.5, jnp.float32(1.0), jax.random.key(0))  # a Python number, whose type is weak
     state, _ = run.step(state, jnp.float32(1.0))
     first = len(traces)
     for _ in range(3):

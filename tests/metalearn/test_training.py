@@ -306,6 +306,16 @@ def test_a_weakly_typed_state_is_resumed_as_it_would_have_gone_on(tmp_path: Path
     assert theta_sha256(resumed.theta) == theta_sha256(whole.theta)
 
 
+def test_a_callback_sees_every_step_once_and_in_order(tmp_path: Path):
+    seen: list[tuple[int, dict[str, np.ndarray]]] = []
+    run = create_run(tmp_path / "run", CONFIG)
+    state = go(run, callback=lambda done, metrics: seen.append((done, metrics)), log_every=1)
+    assert [done for done, _ in seen] == list(range(K, STEPS + 1, K))
+    losses = np.concatenate([metrics["loss"] for _, metrics in seen])
+    np.testing.assert_array_equal(losses, [line["loss"] for line in read_metrics(run) if "loss" in line])
+    assert theta_sha256(state.theta) == uninterrupted(tmp_path / "other")[0]
+
+
 def test_lines_hold_the_steps_own_numbers_and_evaluations(tmp_path: Path):
     run = create_run(tmp_path / "run", CONFIG)
     final = go(run, evaluate_every=25)
