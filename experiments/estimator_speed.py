@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 Part = Literal["evosax", "noise", "optimizers"]
@@ -136,12 +137,12 @@ def temporaries(compiled: Any) -> int:
 
 
 def against_evosax() -> list[tuple[str, list[Case]]]:
-    """PES and NRES on two problems; in each list evosax comes second."""
+    """PES and NRES on two problems."""
     import jax
     import optax
     from evosax.algorithms import NoiseReuseES, PersistentES
 
-    from metalearn.gradients import dense, low_rank, nres, pes
+    from metalearn.gradients import low_rank, nres, pes
     from metalearn.learner import inner_loop
     from metalearn_models.lstm import LSTMConfig, lstm
     from metalearn_tasks.datasets import load
@@ -152,25 +153,27 @@ def against_evosax() -> list[tuple[str, list[Case]]]:
     tasks = projected(digits.inputs, digits.classes, ProjectedConfig(length=20))
     learner = lstm(tasks.signature, LSTMConfig(hidden=64))
     problems = {
-        "Lorenz, 400 particles, windows of 100": (lorenz(), jax.numpy.asarray(START), (), 400, 100, dense),
+        "Lorenz, 400 particles, windows of 100": (lorenz(), jax.numpy.asarray(START), (), 400, 100),
         "LSTM learner, 64 particles, windows of 5": (
             inner_loop(learner, tasks),
             learner.init(jax.random.key(0)),
             projected_data(*digits.train),
             64,
             5,
-            low_rank(1),
         ),
     }
     found = []
-    for problem, (loop, theta, data, particles, window, noise) in problems.items():
+    for problem, (loop, theta, data, particles, window) in problems.items():
         for ours, theirs in ((pes, PersistentES), (nres, NoiseReuseES)):
-            estimator = ours(loop, 0.04, particles // 2, window, stagger=False, noise=noise)
+            make = partial(ours, loop, 0.04, particles // 2, window, stagger=False)
             strategy = theirs(particles, theta, optax.adam(1e-3), optax.constant_schedule(0.04))
             cases = [
-                outer_case("metalearn", estimator, theta, data, particles * window, 20),
+                outer_case("metalearn, dense noise", make(), theta, data, particles * window, 20),
                 evosax_case("evosax", strategy, loop, theta, data, window, 20),
             ]
+            if window == 5:  # the theta with matrices
+                rank_1 = make(noise=low_rank(1))
+                cases.append(outer_case("metalearn, rank-1 noise", rank_1, theta, data, particles * window, 20))
             found.append((f"{ours.__name__.upper()}: {problem}", cases))
     return found
 
@@ -308,7 +311,9 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):  # before JAX counts the cores
+    # One core, and no pool of threads that would hand every product over to its one worker; before JAX counts the cores.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     import tyro
 

@@ -217,7 +217,9 @@ def _network(layers: Layers, bias: Array, groups: list[tuple[Features, int | Non
     """The network's outputs, each of the tensor's shape, hidden units one array each."""
     shape = groups[0][0][0].shape
     # The mean over the tensor of what is constant along an axis is the mean over the rest.
-    squares = {i: jnp.square(x).mean() for features, _ in groups for i, x in features.items()}
+    squares: dict[int, Array] = {}
+    for features, _ in groups:
+        squares |= zip(features, _mean_squares(list(features.values())), strict=True)
     scale = inverse_rms(jnp.stack([squares[i] for i in range(NORMALISED)]))
     weight = layers[0]["weight"][:NORMALISED]
     weight = weight * jnp.broadcast_to(scale[:, None], weight.shape)
@@ -231,6 +233,13 @@ def _network(layers: Layers, bias: Array, groups: list[tuple[Features, int | Non
         products = _products([jax.nn.relu(u) for u in units], layer["weight"])
         units = [x + b for x, b in zip(products, _scalars(layer["bias"][None])[0], strict=True)]
     return units
+
+
+def _mean_squares(xs: list[Array]) -> list[Array]:
+    """Of each array. Small ones are stacked first: a reduction each would take longer to compile than all the rest."""
+    if xs[0].size > 512:
+        return [jnp.square(x).mean() for x in xs]
+    return list(jnp.square(jnp.stack(xs)).reshape(len(xs), -1).mean(1))
 
 
 @jax.custom_jvp
