@@ -18,3 +18,9 @@ from metalearn.losses.expression import size as size
 from metalearn.losses.expression import to_json as to_json
 from metalearn.losses.expression import to_text as to_text
 from metalearn.losses.expression import variables as variables
+from metalearn.losses.handmade import HandmadeLoss as HandmadeLoss
+from metalearn.losses.library import load as load
+from metalearn.losses.library import names as names
+from metalearn.losses.loss import SymbolicLoss as SymbolicLoss
+from metalearn.losses.loss import check_inputs as check_inputs
+from metalearn.losses.loss import cotangent as cotangent

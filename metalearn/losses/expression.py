@@ -223,6 +223,11 @@ def bounded(x: Array) -> Array:
     return jnp.clip(x, -LIMIT, LIMIT)
 
 
+def at_least_single(dtype: Any) -> Any:
+    """The dtype itself if it is a float of 32 bits or more, else float32."""
+    return dtype if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
 def evaluate(
     expr: Expr,
     coefficients: Float[ArrayLike, "E"] | None,
@@ -252,7 +257,7 @@ def evaluate(
         ValueError: wrong number of coefficients, or shapes that do not broadcast.
     """
     f = jnp.asarray(f)
-    dtype = jnp.promote_types(f.dtype if jnp.issubdtype(f.dtype, jnp.floating) else jnp.float32, jnp.float32)
+    dtype = at_least_single(f.dtype)
     y = jnp.asarray(y)
     shape = jnp.broadcast_shapes(y.shape, f.shape)
     expected = number_of_coefficients(expr)
