@@ -1,0 +1,371 @@
+"""Losses as tables: a candidate is a few curves, so a whole population trains in one compiled function.
+
+A classification loss is a sum over classes of l(y_c, p_c), p = softmax(z). With h = p dl/dp its gradient is
+dL/dz_c = h_c - p_c sum_k h_k: the loss is described completely by the two curves h(0, u) and h(1, u) of the logit
+u = log p - log(1 - p). A regression loss l(y, f) is described by dl/df, here as one curve over the residual r = f - y
+for each target y. Trees become arrays of fixed shape, and compiled training never sees a tree.
+
+Curves and their slopes are computed on the host in float64, by NumPy and forward-mode derivatives up to the second,
+without compiling anything. Between grid points they are cubic Hermite polynomials; their error where a curve is smooth
+is (spacing)^4 / 384 times the fourth derivative. A slope larger than three times the change to either neighbour is
+cut to that, so a jump becomes a steep step of one cell and nothing overshoots: in a cell with a kink or a jump, and
+only there, table and loss differ by up to the height of the jump.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from metalearn.losses.expression import FLOOR, LIMIT, Const, Expr, Var, number_of_coefficients, size
+
+Kind = Literal["classification", "regression"]
+KINDS: tuple[Kind, ...] = ("classification", "regression")
+
+LOGIT_RANGE = 16.0
+"""Logits of p beyond it, p < 1.1e-7 or 1 - p < 1.1e-7, are moved to its end."""
+LOGIT_POINTS = 513
+RESIDUAL_RANGE = 32.0
+"""Residuals beyond it are moved to its end: the gradient stays what it is there. Targets are standardised."""
+RESIDUAL_SCALE = 0.1
+"""Residuals are spaced evenly in asinh(r / scale): 0.0034 apart near zero, 3.4 % of r far out."""
+RESIDUAL_POINTS = 385
+SCREENED_TARGETS = np.linspace(-3.0, 3.0, 13)
+
+_LOGITS = np.linspace(-LOGIT_RANGE, LOGIT_RANGE, LOGIT_POINTS)
+_END = np.arcsinh(RESIDUAL_RANGE / RESIDUAL_SCALE)
+_STRETCHED = np.linspace(-_END, _END, RESIDUAL_POINTS)
+_STRETCHED[RESIDUAL_POINTS // 2] = 0.0
+RESIDUALS: np.ndarray = RESIDUAL_SCALE * np.sinh(_STRETCHED)
+PROBABILITIES: np.ndarray = 1 / (1 + np.exp(-_LOGITS))
+
+
+class Jet(NamedTuple):
+    """A function of one variable at many points: value, first and second derivative."""
+
+    value: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+
+class Table(NamedTuple):
+    """A loss on its grid, float64; rows are y = 0 and y = 1, or the targets; G grid points, x the grid's coordinate.
+
+    Attributes:
+        loss: l.
+        loss_slope: dl/dx.
+        gradient: p dl/dp in classification, dl/df in regression.
+        gradient_slope: its derivative by x.
+    """
+
+    loss: Float[np.ndarray, "R G"]
+    loss_slope: Float[np.ndarray, "R G"]
+    gradient: Float[np.ndarray, "R G"]
+    gradient_slope: Float[np.ndarray, "R G"]
+
+
+def classification_table(expr: Expr, coefficients: Sequence[float] | None = None) -> Table:
+    """The curves of a loss of one-hot labels and probabilities: rows y = 0 and y = 1, `LOGIT_POINTS` logits."""
+    p = np.broadcast_to(PROBABILITIES, (2, LOGIT_POINTS))
+    y = np.broadcast_to(np.array([[0.0], [1.0]]), p.shape)
+    # By log p, so that the first derivative is p dl/dp.
+    jet = evaluate_jet(expr, coefficients, y, Jet(p, p, p))
+    rest = PROBABILITIES[::-1]  # 1 - p = d log p / du, without cancellation
+    return Table(jet.value, jet.first * rest, jet.first, jet.second * rest)
+
+
+def regression_table(
+    expr: Expr, targets: Float[np.ndarray, " R"], coefficients: Sequence[float] | None = None
+) -> Table:
+    """The curves of a loss of targets and predictions: one row a target, `RESIDUAL_POINTS` residuals f - y."""
+    r = RESIDUALS[None, :]
+    y = np.broadcast_to(np.asarray(targets, np.float64)[:, None], (len(targets), RESIDUAL_POINTS))
+    jet = evaluate_jet(expr, coefficients, y, Jet(y + r, np.ones_like(y), np.zeros_like(y)))
+    stretch = np.sqrt(RESIDUAL_SCALE**2 + r**2)  # dr/dx
+    return Table(jet.value, jet.first * stretch, jet.first, jet.second * stretch)
+
+
+def screening_table(expr: Expr, kind: Kind, coefficients: Sequence[float] | None = None) -> Table:
+    """The table by which losses are compared and refused, the same for all tasks of a kind."""
+    if kind == "classification":
+        return classification_table(expr, coefficients)
+    return regression_table(expr, SCREENED_TARGETS, coefficients)
+
+
+def evaluate_jet(expr: Expr, coefficients: Sequence[float] | None, y: np.ndarray, f: Jet) -> Jet:
+    """A formula and its first two derivatives, as `expression.evaluate` defines it, in NumPy.
+
+    At a kink the slope is the mean of those on both sides: 0 for abs at 0, where JAX takes 1.
+
+    Args:
+        expr: the formula.
+        coefficients: one an edge in prefix order; None: all 1.
+        y: targets.
+        f: predictions as a function of the variable of differentiation.
+    """
+    if coefficients is not None and len(coefficients) != number_of_coefficients(expr):
+        raise ValueError(f"{expr!s:.200} has {number_of_coefficients(expr)} coefficients, got {len(coefficients)}")
+    nothing = np.zeros_like(y)
+    known: dict[Expr, Jet] = {}  # equal subtrees have equal values only where no coefficient tells them apart
+
+    def visit(node: Expr, index: int) -> Jet:
+        if isinstance(node, Var):
+            return Jet(y, nothing, nothing) if node.name == "y" else f
+        if isinstance(node, Const):
+            return Jet(np.full_like(y, node.value), nothing, nothing)
+        if coefficients is None and node in known:
+            return known[node]
+        args, at = [], index + 1
+        for arg in node.args:
+            jet = _bounded(visit(arg, at))
+            args.append(jet if coefficients is None else _bounded(Jet(*(coefficients[at - 1] * x for x in jet))))
+            at += size(arg)
+        known[node] = result = OPERATIONS[node.name](*args)
+        return result
+
+    with np.errstate(all="ignore"):
+        return _bounded(visit(expr, 0))
+
+
+def _bounded(x: Jet) -> Jet:
+    beyond = np.abs(x.value) > LIMIT
+    if not beyond.any():
+        return x
+    return Jet(np.clip(x.value, -LIMIT, LIMIT), np.where(beyond, 0, x.first), np.where(beyond, 0, x.second))
+
+
+def _chain(x: Jet, value: np.ndarray, first: np.ndarray, second: np.ndarray) -> Jet:
+    """The jet of a function with these derivatives at x, applied to x."""
+    return Jet(value, first * x.first, second * x.first**2 + first * x.second)
+
+
+def _mul(a: Jet, b: Jet) -> Jet:
+    first = a.first * b.value + a.value * b.first
+    return Jet(a.value * b.value, first, a.second * b.value + 2 * a.first * b.first + a.value * b.second)
+
+
+def _div(a: Jet, b: Jet) -> Jet:
+    root = 1 / np.sqrt(1 + b.value**2)
+    return _mul(a, _chain(b, root, -b.value * root**3, (2 * b.value**2 - 1) * root**5))
+
+
+def _pick(a: Jet, b: Jet, first: np.ndarray) -> Jet:
+    weight = np.where(a.value == b.value, 0.5, np.where(first, 1.0, 0.0))
+    return Jet(*(weight * x + (1 - weight) * z for x, z in zip(a, b, strict=True)))
+
+
+def _log(x: Jet) -> Jet:
+    size, inside = np.maximum(np.abs(x.value), FLOOR), np.abs(x.value) > FLOOR
+    slope = np.where(inside, np.sign(x.value) / size, 0)
+    return _chain(x, np.log(size), slope, -(slope**2))
+
+
+def _sqrt(x: Jet) -> Jet:
+    size, inside = np.maximum(np.abs(x.value), FLOOR), np.abs(x.value) > FLOOR
+    root = np.sqrt(size)
+    return _chain(x, root, np.where(inside, np.sign(x.value) / (2 * root), 0), np.where(inside, -1 / (4 * root**3), 0))
+
+
+def _tanh(x: Jet) -> Jet:
+    value = np.tanh(x.value)
+    slope = 1 / np.cosh(np.clip(x.value, -300, 300)) ** 2
+    return _chain(x, value, slope, -2 * value * slope)
+
+
+def _signed(x: Jet, sign: np.ndarray) -> Jet:
+    return Jet(sign * x.value, sign * x.first, sign * x.second)
+
+
+OPERATIONS = {
+    "add": lambda a, b: Jet(*(x + z for x, z in zip(a, b, strict=True))),
+    "sub": lambda a, b: Jet(*(x - z for x, z in zip(a, b, strict=True))),
+    "mul": _mul,
+    "div": _div,
+    "min": lambda a, b: _pick(a, b, a.value < b.value),
+    "max": lambda a, b: _pick(a, b, a.value > b.value),
+    "sign": lambda x: Jet(np.sign(x.value), np.zeros_like(x.value), np.zeros_like(x.value)),
+    "square": lambda x: _mul(x, x),
+    "abs": lambda x: _signed(x, np.sign(x.value)),
+    "log": _log,
+    "sqrt": _sqrt,
+    "tanh": _tanh,
+}
+"""The operators of `expression.OPERATORS` on jets."""
+
+
+# --- refusing and comparing ------------------------------------------------------------------------------------------
+
+
+def reject(table: Table, kind: Kind) -> str | None:
+    """Why a loss need not be trained, or None.
+
+    In classification the gradient that reaches the logit of the right class is looked at for 2 and for 10 classes of
+    which the wrong ones are equally probable: averaged over logits of p from -8 to 8 it must be negative for one of
+    them. In regression dl/df must have the sign of f - y more often than not: the mean product of the two signs over
+    targets in [-3, 3] and residuals up to 8, evenly in their logarithm far out, must be at least 0.2.
+
+    Args:
+        table: the `screening_table` of the loss.
+        kind: of task.
+
+    Returns:
+        A sentence, "flat", "not finite" or "wrong sign" its first words.
+    """
+    if not all(np.isfinite(x).all() for x in table):
+        return "not finite: the loss or its gradient overflows"
+    if max(np.abs(table.loss).max(), np.abs(table.gradient).max()) >= LIMIT:
+        return f"not finite: the loss or its gradient reaches {LIMIT:g}, where formulas are cut off"
+    effect = _effective(table, kind)
+    if np.abs(effect).max() <= 1e-6:
+        return "flat: no gradient reaches the network"
+    if kind == "classification":
+        if min(_push(table.gradient, classes) for classes in (2, 10)) >= -1e-9:
+            return "wrong sign: it does not push the right class up"
+        return None
+    near = np.abs(RESIDUALS) <= 8
+    agreement = np.mean(np.sign(effect[:, near]) * np.sign(RESIDUALS[near])[None, :])
+    if agreement < 0.2:
+        return f"wrong sign: the gradient agrees with the error by {agreement:.2f} only (-1 to 1, 0.2 is needed)"
+    return None
+
+
+def fingerprint(table: Table, kind: Kind) -> str:
+    """A key that is equal for losses which train a network alike: same gradients up to a factor, to about 1 %.
+
+    In classification a multiple of p added to both curves reaches no logit, since probabilities sum to one; it is
+    removed first. Then the gradient is divided by its mean absolute value and compressed by asinh, since gradients
+    like 1/r span many orders of magnitude, and rounded to 1/50.
+
+    Args:
+        table: the `screening_table` of the loss.
+        kind: of task.
+    """
+    effect = _effective(table, kind)
+    scaled = np.arcsinh(effect / max(float(np.abs(effect).mean()), 1e-300))
+    # The offset keeps the round numbers that formulas like to have away from where rounding goes up or down.
+    rounded = np.floor(scaled * 50 + 0.3819660113).astype(np.int32)
+    return hashlib.sha256(kind.encode() + rounded.tobytes()).hexdigest()[:32]
+
+
+def _effective(table: Table, kind: Kind) -> np.ndarray:
+    """What of the gradient reaches the network."""
+    if kind == "regression":
+        return table.gradient
+    p = PROBABILITIES[None, :]
+    return table.gradient - p * ((table.gradient * p).sum() / (2 * (p * p).sum()))
+
+
+def _push(h: np.ndarray, classes: int) -> float:
+    """Mean gradient of the right class's logit, the wrong ones sharing what probability is left."""
+    inside = np.abs(_LOGITS) <= 8
+    p = PROBABILITIES[inside]
+    others = (1 - p) / (classes - 1)
+    wrong = np.interp(np.log(others) - np.log1p(-others), _LOGITS, h[0])
+    return float(np.mean(h[1, inside] * (1 - p) - p * (classes - 1) * wrong))
+
+
+def scale(table: Table, kind: Kind) -> float:
+    """The mean absolute gradient, by which candidates are divided before training: the learning rate means the same."""
+    return max(float(np.abs(_effective(table, kind)).mean()), 1e-30)
+
+
+# --- for the compiled training ---------------------------------------------------------------------------------------
+
+
+def gradient_cells(table: Table, kind: Kind, divide_by: float = 1.0) -> Float[np.ndarray, "R G-1 4"]:
+    """The gradient between grid points, as coefficients of t^0 to t^3, t from 0 to 1 in each cell; float32."""
+    return _cells(table.gradient / divide_by, table.gradient_slope / divide_by, _spacing(kind))
+
+
+def loss_cells(table: Table, kind: Kind) -> Float[np.ndarray, "R G-1 4"]:
+    """The loss itself, as `gradient_cells`."""
+    return _cells(table.loss, table.loss_slope, _spacing(kind))
+
+
+def _spacing(kind: Kind) -> float:
+    return 2 * LOGIT_RANGE / (LOGIT_POINTS - 1) if kind == "classification" else 2 * _END / (RESIDUAL_POINTS - 1)
+
+
+def _cells(values: np.ndarray, slopes: np.ndarray, spacing: float) -> np.ndarray:
+    change = np.diff(values, axis=1)
+    steepest = np.abs(np.pad(change, ((0, 0), (1, 1)), mode="edge"))
+    limit = 3 * np.maximum(steepest[:, :-1], steepest[:, 1:])
+    m = np.clip(slopes * spacing, -limit, limit)
+    left, right = m[:, :-1], m[:, 1:]
+    cells = (values[:, :-1], left, 3 * change - 2 * left - right, left + right - 2 * change)
+    return np.stack(cells, -1).astype(np.float32)
+
+
+def look_up(cells: Float[Array, "R K 4"], row: Int[Array, "*B"], position: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """The curve `row` at `position`, counted in cells from the first grid point; positions outside move to the end."""
+    position = jnp.clip(position, 0.0, float(cells.shape[-2]))
+    cell = jnp.minimum(position.astype(jnp.int32), cells.shape[-2] - 1)
+    t = position - cell.astype(position.dtype)
+    c = cells[row, cell]
+    return c[..., 0] + t * (c[..., 1] + t * (c[..., 2] + t * c[..., 3]))
+
+
+def logit_position(logits: Float[Array, "*B C"]) -> tuple[Float[Array, "*B C"], Float[Array, "*B C"]]:
+    """Of each class: its probability, and where in the table the logit of that probability lies.
+
+    1 - p is the sum over the other classes, never a difference from one: float32 has no digits left there.
+    """
+    e = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    total = e.sum(-1, keepdims=True)
+    top = e == 1
+    ties = (top.sum(-1, keepdims=True) - 1).astype(e.dtype)
+    below = jnp.where(top, 0.0, e).sum(-1, keepdims=True) + ties
+    rest = jnp.where(top, below, total - e)
+    u = jnp.log(jnp.maximum(e, 1e-30)) - jnp.log(jnp.maximum(rest, 1e-30))
+    return e / total, (u + LOGIT_RANGE) * ((LOGIT_POINTS - 1) / (2 * LOGIT_RANGE))
+
+
+def residual_position(residuals: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """Where in the table a residual f - y lies."""
+    return (jnp.arcsinh(residuals * (1 / RESIDUAL_SCALE)) + _END) * ((RESIDUAL_POINTS - 1) / (2 * _END))
+
+
+def classification_cotangent(
+    cells: Float[Array, "2 K 4"], logits: Float[Array, "*B C"], labels: Int[Array, "*B"]
+) -> Float[Array, "*B C"]:
+    """dL/dlogits of each example, L the sum over its classes."""
+    p, position = logit_position(logits)
+    h = look_up(cells, jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.int32), position)
+    return h - p * h.sum(-1, keepdims=True)
+
+
+class Targets(NamedTuple):
+    """Where the target of each example lies among the rows of a table: `(1 - weight) row + weight (row + 1)`."""
+
+    row: Int[np.ndarray | Array, "*N"]
+    weight: Float[np.ndarray | Array, "*N"]
+
+
+def target_rows(y: Float[np.ndarray, " N"], rows: int) -> tuple[Float[np.ndarray, " R"], Targets]:
+    """Targets at which a regression loss is tabulated, at most `rows`: each one there is, or their quantiles.
+
+    Between quantiles curves are interpolated linearly in y.
+    """
+    nodes = np.unique(np.asarray(y, np.float64))
+    if len(nodes) > rows:
+        nodes = np.unique(np.quantile(nodes, np.linspace(0, 1, rows)))
+    nodes = np.pad(nodes, (0, max(0, 2 - len(nodes))), constant_values=float(nodes[-1]) + 1)
+    row = np.clip(np.searchsorted(nodes, y, side="right") - 1, 0, len(nodes) - 2)
+    weight = (y - nodes[row]) / (nodes[row + 1] - nodes[row])
+    return nodes, Targets(row.astype(np.int32), np.clip(weight, 0, 1).astype(np.float32))
+
+
+def regression_cotangent(
+    cells: Float[Array, "R K 4"], targets: Targets, residuals: Float[Array, "*B"]
+) -> Float[Array, "*B"]:
+    """dl/df of each example."""
+    position = residual_position(residuals)
+    row, weight = jnp.asarray(targets.row), jnp.asarray(targets.weight)
+    here, next_row = look_up(cells, row, position), look_up(cells, row + 1, position)
+    return (1 - weight) * here + weight * next_row
