@@ -160,7 +160,7 @@ def online_with(signature: Signature, network: Network, tx: optax.GradientTransf
         del theta
         return network.init(key)
 
-    return _trained_online(signature, network, tx, init, initial)
+    return trained_online(signature, network, tx, init, initial, _prediction_loss)
 
 
 def maml_with(signature: Signature, network: Network, tx: optax.GradientTransformation) -> Learner:
@@ -179,17 +179,30 @@ def maml_with(signature: Signature, network: Network, tx: optax.GradientTransfor
         del key  # every sequence starts from the same weights
         return theta
 
-    return _trained_online(signature, network, tx, network.init, initial)
+    return trained_online(signature, network, tx, network.init, initial, _prediction_loss)
 
 
-def _trained_online(
+def trained_online(
     signature: Signature,
     network: Network,
     tx: optax.GradientTransformation,
     init: Callable[[PRNGKeyArray], Any],
     initial: Callable[[Any, PRNGKeyArray], Any],
+    loss: Callable[[Any, Float[Array, "C"], Array], Float[Array, ""]],
 ) -> Learner:
-    """One update an example; `initial(theta, key)` says where the parameters start."""
+    """One update an example: what all learners of this kind have in common.
+
+    Args:
+        signature: shapes of the task.
+        network: maps `x[D]` to `signature.outputs` values.
+        tx: any optax transformation; it is given the loss as `value`.
+        init: `(key) -> theta`, what is meta-learned.
+        initial: `(theta, key) -> params`, where the network starts.
+        loss: `(theta, outputs[C], y) -> scalar`, what each update descends.
+
+    Returns:
+        A learner.
+    """
     tx = optax.with_extra_args_support(tx)
 
     def start(theta: Any, key: PRNGKeyArray) -> OnlineState:
@@ -201,14 +214,18 @@ def _trained_online(
         return network.apply(state.params, x)
 
     def observe(theta: Any, state: OnlineState, x: Array, y: Array) -> OnlineState:
-        del theta
-        loss, grads = jax.value_and_grad(lambda params: prediction_loss(network.apply(params, x), y))(state.params)
-        updates, memory = tx.update(grads, state.memory, state.params, value=loss)
+        value, grads = jax.value_and_grad(lambda params: loss(theta, network.apply(params, x), y))(state.params)
+        updates, memory = tx.update(grads, state.memory, state.params, value=value)
         return OnlineState(optax.apply_updates(state.params, updates), memory)
 
     shapes = jax.eval_shape(lambda key: start(init(key), key), jax.random.key(0))
     floats = sum(leaf.size for leaf in jax.tree.leaves(shapes) if jnp.issubdtype(leaf.dtype, jnp.floating))
     return Learner(init, start, predict, observe, None, floats, signature)
+
+
+def _prediction_loss(theta: Any, outputs: Float[Array, "C"], y: Array) -> Float[Array, ""]:
+    del theta  # fixed by the kind of task
+    return prediction_loss(outputs, y)
 
 
 def _optimizer(name: Optimizer, learning_rate: float, epsilon_root: float) -> optax.GradientTransformation:
