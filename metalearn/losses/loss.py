@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -164,7 +164,7 @@ def _refuse(wrong: np.ndarray, rule: str, values: np.ndarray) -> None:
         raise ValueError(f"{rule}; {int(wrong.sum())} of {wrong.size} are not, the first is {values[at]} at {at}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SymbolicLoss:
     """A formula used as a loss.
 
@@ -177,7 +177,7 @@ class SymbolicLoss:
         expr: contains y and f.
         coefficients: one an edge, prefix order; None: all 1.
         link: "softmax", "sigmoid" or "identity".
-        provenance: where it comes from, anything JSON can hold; not compared.
+        provenance: where it comes from, anything JSON can hold. Two losses are equal if all the rest is.
 
     Raises:
         ValueError: a formula without y or f, an unknown link, a wrong number of coefficients.
@@ -186,7 +186,7 @@ class SymbolicLoss:
     expr: Expr
     coefficients: tuple[float, ...] | Float[Array, "E"] | None = None
     link: Link = "softmax"
-    provenance: Mapping[str, Any] | None = field(default=None, compare=False)
+    provenance: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         expression.check_loss(self.expr)
@@ -227,6 +227,14 @@ class SymbolicLoss:
 
     def __str__(self) -> str:
         return str(self.expr)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SymbolicLoss) or (self.expr, self.link) != (other.expr, other.link):
+            return False
+        return self is other or np.array_equal(np.asarray(self.coefficients), np.asarray(other.coefficients))
+
+    def __hash__(self) -> int:  # `jit(loss)` hashes it, also with coefficients in an array
+        return hash((self.expr, self.link))
 
     def to_json(self) -> str:
         """Formula, coefficients, link and provenance as versioned JSON."""

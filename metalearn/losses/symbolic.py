@@ -147,10 +147,11 @@ def picture(loss: SymbolicLoss | HandmadeLoss) -> Any:
 
 def _draw_regression(loss: SymbolicLoss | HandmadeLoss, left: Any, right: Any) -> None:
     r = jnp.linspace(-4, 4, 801)
+    value_of, slope_of = jax.jit(loss), jax.jit(lambda z, y: loss.cotangent(z, y))
     lines = []
     for y in (0.0, -1.0, 1.0):
         logits, labels = (r + y)[:, None], jnp.full((len(r), 1), y)
-        lines.append((f"y = {y:g}", np.asarray(loss(logits, labels)), np.asarray(loss.cotangent(logits, labels))[:, 0]))
+        lines.append((f"y = {y:g}", np.asarray(value_of(logits, labels)), np.asarray(slope_of(logits, labels))[:, 0]))
     if all(np.allclose(line[1], lines[0][1], atol=1e-4) for line in lines):
         lines = [("any y", *lines[0][1:])]
     for label, value, slope in lines:
@@ -167,16 +168,18 @@ def _draw_classification(loss: SymbolicLoss | HandmadeLoss, left: Any, right: An
     from metalearn.losses.loss import Prediction
 
     u = jnp.linspace(-7, 7, 561)
+    slope_of = jax.jit(lambda z, y: loss.cotangent(z, y))
     p = np.asarray(jax.nn.sigmoid(u))
     # of two classes: what depends on their number (label smoothing) is drawn for the smallest
     prediction = Prediction(jax.nn.sigmoid(u), jax.nn.log_sigmoid(u), lambda: jax.nn.log_sigmoid(-u), 2)
+    terms = jax.jit(lambda y: loss.terms(y, prediction))
     for target in (1, 0):
-        left.plot(p, np.asarray(loss.terms(jnp.full_like(u, target), prediction)), label=f"y = {target}")
+        left.plot(p, np.asarray(terms(jnp.full_like(u, target))), label=f"y = {target}")
     left.set_xlabel("probability f")
     left.set_ylabel("loss of one class")
     if loss.link == "sigmoid":
         for target in (1, 0):
-            slope = loss.cotangent(u[:, None], jnp.full((len(u), 1), target, u.dtype))
+            slope = slope_of(u[:, None], jnp.full((len(u), 1), target, u.dtype))
             right.plot(p, np.asarray(slope)[:, 0], label=f"y = {target}")
         right.set_xlabel("probability f")
         right.set_ylabel("d loss / d logit")
@@ -185,7 +188,7 @@ def _draw_classification(loss: SymbolicLoss | HandmadeLoss, left: Any, right: An
         for classes in (2, 10):
             # the target's logit that gives it the probability p when the others' are 0
             logits = jnp.zeros((len(u), classes)).at[:, 0].set(u + jnp.log(float(classes - 1)))
-            slopes[f"{classes} classes"] = np.asarray(loss.cotangent(logits, jnp.zeros(len(u), jnp.int32)))[:, 0]
+            slopes[f"{classes} classes"] = np.asarray(slope_of(logits, jnp.zeros(len(u), jnp.int32)))[:, 0]
         if np.allclose(slopes["2 classes"], slopes["10 classes"], atol=1e-4):
             slopes = {"any number of classes": slopes["2 classes"]}
         for label, slope in slopes.items():

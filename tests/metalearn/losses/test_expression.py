@@ -139,13 +139,14 @@ def test_derivatives_of_higher_order_and_of_both_modes_agree():
     expr = parse("tanh(f * y) + log(f + y^2) * div(y, f)")
     c = jnp.linspace(0.8, 1.2, ex.number_of_coefficients(expr))
 
+    @jax.jit
     def value(c):
         return evaluate(expr, c, jnp.float32(0.7), jnp.float32(0.4))
 
-    np.testing.assert_allclose(jax.jacfwd(value)(c), jax.jacrev(value)(c), rtol=1e-5)
-    hessian = jax.jacfwd(jax.jacrev(value))(c)
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(value))(c), jax.jit(jax.jacrev(value))(c), rtol=1e-5)
+    hessian = jax.jit(jax.jacfwd(jax.jacrev(value)))(c)
     np.testing.assert_allclose(hessian, hessian.T, atol=1e-5)
-    slope = jax.grad(value)
+    slope = jax.jit(jax.grad(value))
     direction = jnp.sin(jnp.arange(len(c), dtype=jnp.float32))
     difference = (slope(c + 1e-2 * direction) - slope(c - 1e-2 * direction)) / 2e-2
     np.testing.assert_allclose(hessian @ direction, difference, atol=2e-3)
