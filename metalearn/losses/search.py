@@ -1,0 +1,374 @@
+"""The search for loss functions: genetic programming over formulas, fitness by training networks with them.
+
+EvoMAL's outer loop (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) with its filters moved to the front: a candidate
+is tabulated, refused or recognised by its table, and only what is new is trained, all of a generation together
+(`population.py`). Random search over the same formulas is the control.
+
+    search.json     after each generation, everything that the search knows; written in one piece
+    lock            held by the process that searches
+
+A search that was killed goes on from its folder, with the numbers of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from metalearn.errors import RunError, unknown_name
+from metalearn.files import write_atomically
+from metalearn.lock import only_writer
+from metalearn.losses.evolution import EvolutionConfig, initial_population, next_generation
+from metalearn.losses.expression import Expr, parse, size, to_text
+from metalearn.losses.population import LossTask, Trainer, TrainingConfig, trainer
+from metalearn.losses.table import Kind, fingerprint, reject, screening_table
+from metalearn.progress import Progress
+
+FORMAT = 1
+FILE = "search.json"
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """A search; with its tasks it determines every number of the result."""
+
+    evolution: EvolutionConfig = dataclasses.field(default_factory=EvolutionConfig)
+    """How formulas are bred."""
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    """How networks are trained by them."""
+    generations: int = 50
+    """Populations judged, the first one included."""
+    strategy: Literal["evolution", "random"] = "evolution"
+    """random: each generation is an independent first population, without seeds after the first."""
+    max_trained: int | None = None
+    """Stop when so many distinct losses have been trained: equal budgets for two strategies. None: no limit."""
+    finalists: int = 8
+    """The best distinct losses, which are judged once more on fresh seeds; these decide."""
+    final_rounds: int = 1
+    """Times `training.seeds` fresh seeds."""
+    seed: int = 0
+    """Of formulas, networks and batches."""
+
+    def __post_init__(self) -> None:
+        for name in ("generations", "finalists", "final_rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_trained is not None and self.max_trained < 1:
+            raise ValueError(f"max_trained must be at least 1 or None, got {self.max_trained}")
+        if self.strategy not in ("evolution", "random"):
+            raise unknown_name("strategy", self.strategy, ("evolution", "random"))
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+
+
+class Trained(NamedTuple):
+    """A loss that was trained.
+
+    Attributes:
+        expr: the smallest formula met that has this table.
+        fitness: mean over tasks of `errors`; smaller is better.
+        errors: of each task, at its best learning rate: error rate or mean squared error on validation examples, mean
+            over seeds.
+        rates: those learning rates.
+    """
+
+    expr: Expr
+    fitness: float
+    errors: tuple[float, ...]
+    rates: tuple[float, ...]
+
+
+class Generation(NamedTuple):
+    """What became of a population.
+
+    Attributes:
+        rejected: candidates refused by their table, by the first words of the reason.
+        known: candidates whose table had been seen before, in this generation or an earlier one.
+        trained: new candidates, trained.
+        best: smallest fitness so far; infinity when there is none.
+        seconds: wall time.
+    """
+
+    rejected: dict[str, int]
+    known: int
+    trained: int
+    best: float
+    seconds: float
+
+
+class SearchResult(NamedTuple):
+    """The outcome of a search.
+
+    Attributes:
+        best: the finalists as judged on fresh seeds, best first.
+        trained: every distinct loss that was trained, as judged during the search, best first.
+        generations: one record each.
+        compilations: of the training, in this process: one a task.
+    """
+
+    best: tuple[Trained, ...]
+    trained: tuple[Trained, ...]
+    generations: tuple[Generation, ...]
+    compilations: int
+
+
+class _State(NamedTuple):
+    """What is known after a generation: the contents of `search.json`."""
+
+    population: tuple[Expr, ...]
+    fitness: tuple[float, ...]
+    trained: dict[str, Trained]
+    generations: tuple[Generation, ...]
+
+
+def search(
+    tasks: Sequence[LossTask],
+    config: SearchConfig,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+    devices: Sequence[Any] | None = None,
+) -> SearchResult:
+    """Search for the loss function by which networks get best on the validation examples of some tasks.
+
+    Args:
+        tasks: at least one, all of one kind.
+        config: of the search.
+        folder: where the search is kept after each generation, created if need be; a search that is there already
+            goes on. None: nothing is written.
+        progress: told of each generation; its "loss" is the best fitness so far.
+        devices: candidates are split over them; by default all local ones. The results stay the same.
+
+    Raises:
+        ValueError: no task, tasks of two kinds, data that cannot be trained on, or every candidate was refused.
+        RunError: the folder holds another search, or one that cannot be read, or another process writes it.
+    """
+    kind = _common_kind(tasks)
+    trainers = [trainer(task, config.training, devices) for task in tasks]
+    with contextlib.ExitStack() as stack:
+        path, state, identity = None, _State((), (), {}, ()), _identity(tasks, config)
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(only_writer(Path(folder)))
+            path = Path(folder) / FILE
+            if path.exists():
+                state = _load(path, identity)
+        if progress is not None:
+            progress.start(len(state.generations), config.generations)
+            stack.callback(progress.close)
+        while len(state.generations) < config.generations and not _spent(config, state):
+            state = _advance(state, kind, trainers, config)
+            if path is not None:
+                write_atomically(path, _dump(state, identity))
+            if progress is not None:
+                progress.update(len(state.generations), {"loss": state.generations[-1].best})
+        return _finish(state, trainers, config)
+
+
+def pareto_front(trained: Sequence[Trained]) -> tuple[Trained, ...]:
+    """The losses that no smaller formula beats, from the smallest to the best."""
+    front: list[Trained] = []
+    for entry in sorted(trained, key=lambda e: (size(e.expr), e.fitness, to_text(e.expr))):
+        if math.isfinite(entry.fitness) and (not front or entry.fitness < front[-1].fitness):
+            front.append(entry)
+    return tuple(front)
+
+
+def random_control(config: SearchConfig, result: SearchResult) -> SearchConfig:
+    """The configuration of a random search that trains as many distinct losses as `result` did.
+
+    It may look at more formulas for that: up to 20 times as many generations.
+    """
+    return dataclasses.replace(
+        config, strategy="random", max_trained=len(result.trained), generations=20 * config.generations
+    )
+
+
+def _advance(state: _State, kind: Kind, trainers: Sequence[Trainer], config: SearchConfig) -> _State:
+    """One generation: breed, refuse, recognise, train."""
+    began, number = time.monotonic(), len(state.generations)
+    if number == 0 or config.strategy == "random":
+        population = initial_population(config.evolution, config.seed, number)
+    else:
+        population = next_generation(config.evolution, config.seed, number, state.population, state.fitness)
+    keys: list[str | None] = []
+    rejected, new = Counter[str](), dict[str, Expr]()
+    trained, known = dict(state.trained), 0
+    for expr in population:
+        screened = screening_table(expr, kind)
+        reason = reject(screened, kind)
+        keys.append(None if reason else fingerprint(screened, kind))
+        key = keys[-1]
+        if reason or key is None:
+            rejected[(reason or "").split(":")[0]] += 1
+        elif key in trained:
+            known += 1
+            trained[key] = trained[key]._replace(expr=min(trained[key].expr, expr, key=size))
+        elif key in new:
+            known += 1
+            new[key] = min(new[key], expr, key=size)
+        elif config.max_trained is None or len(trained) + len(new) < config.max_trained:
+            new[key] = expr
+    judged = _judge(list(new.values()), trainers, config, _keys(config, 0))
+    trained |= dict(zip(new, judged, strict=True))
+    fitness = tuple(trained[key].fitness if key in trained else math.inf for key in keys)
+    best = min((entry.fitness for entry in trained.values()), default=math.inf)
+    record = Generation(dict(sorted(rejected.items())), known, len(new), best, time.monotonic() - began)
+    return _State(population, fitness, trained, (*state.generations, record))
+
+
+def _judge(
+    losses: Sequence[Expr], trainers: Sequence[Trainer], config: SearchConfig, keys: PRNGKeyArray
+) -> list[Trained]:
+    """Train losses on all tasks; a loss is judged at the learning rate that is best for it on each task."""
+    scores = [one.train(losses, keys).mean(-1) for one in trainers]  # [P, L] a task
+    rates = np.asarray(config.training.learning_rates)
+    judged = []
+    for i, expr in enumerate(losses):
+        errors = tuple(float(s[i].min()) for s in scores)
+        chosen = tuple(float(rates[s[i].argmin()]) for s in scores)
+        judged.append(Trained(expr, float(np.mean(errors)), errors, chosen))
+    return judged
+
+
+def _keys(config: SearchConfig, round_number: int) -> PRNGKeyArray:
+    """The seeds of networks and batches: round 0 is the search, the others are fresh."""
+    seeds = config.training.seeds
+    numbers = np.arange(round_number * seeds, (round_number + 1) * seeds, dtype=np.uint32)
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(config.seed), i))(numbers)
+
+
+def _finish(state: _State, trainers: Sequence[Trainer], config: SearchConfig) -> SearchResult:
+    trained = tuple(sorted(state.trained.values(), key=_order))
+    finalists = [entry.expr for entry in trained if math.isfinite(entry.fitness)][: config.finalists]
+    if not finalists:
+        slots = len(state.generations) * config.evolution.population
+        reasons = sum((Counter(g.rejected) for g in state.generations), Counter[str]())
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise ValueError(
+            f"none of {slots} candidates can be used ({told or 'none refused'}; {len(trained)} trained without a "
+            "finite error): search longer, with a larger population or another seed, or begin with known losses "
+            "(EvolutionConfig(seeds=evolution.SEEDS[...]))"
+        )
+    rounds = [
+        _judge(finalists, trainers, config, _keys(config, number)) for number in range(1, config.final_rounds + 1)
+    ]
+    best = []
+    for entries in zip(*rounds, strict=True):
+        errors = tuple(float(np.mean(e)) for e in zip(*(entry.errors for entry in entries), strict=True))
+        best.append(Trained(entries[0].expr, float(np.mean(errors)), errors, entries[0].rates))
+    compilations = sum(one.compilations() for one in trainers)
+    return SearchResult(tuple(sorted(best, key=_order)), trained, state.generations, compilations)
+
+
+def _order(entry: Trained) -> tuple[float, int, str]:
+    return entry.fitness, size(entry.expr), to_text(entry.expr)
+
+
+def _spent(config: SearchConfig, state: _State) -> bool:
+    return config.max_trained is not None and len(state.trained) >= config.max_trained
+
+
+def _common_kind(tasks: Sequence[LossTask]) -> Kind:
+    if not tasks:
+        raise ValueError("a search needs at least one task, got none")
+    kinds = sorted({task.kind for task in tasks})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the tasks of a search must be of one kind, got {' and '.join(kinds)}: f is a probability in one, a "
+            "prediction in the other"
+        )
+    return tasks[0].kind
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def _identity(tasks: Sequence[LossTask], config: SearchConfig) -> dict[str, Any]:
+    """What a folder must agree with to be gone on with."""
+    return {
+        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "tasks": {f"{i} {task.name}": _digest(task) for i, task in enumerate(tasks)},
+    }
+
+
+def _digest(task: LossTask) -> str:
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    digest = hashlib.sha256(f"{task.kind} {task.outputs} {params}".encode())
+    for array in (*task.train, *task.valid):
+        values = np.ascontiguousarray(array)
+        digest.update(f"{values.dtype}{values.shape}".encode() + values.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _dump(state: _State, identity: dict[str, Any]) -> bytes:
+    """JSON without infinities, for which it has no word: null."""
+
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    record = {
+        "format": FORMAT,
+        **identity,
+        "population": [to_text(expr) for expr in state.population],
+        "fitness": [number(value) for value in state.fitness],
+        "trained": {
+            key: {
+                "loss": to_text(entry.expr),
+                "fitness": number(entry.fitness),
+                "errors": [number(value) for value in entry.errors],
+                "rates": entry.rates,
+            }
+            for key, entry in state.trained.items()
+        },
+        "generations": [{**g._asdict(), "best": number(g.best)} for g in state.generations],
+    }
+    return json.dumps(record, indent=1, allow_nan=False).encode()
+
+
+def _load(path: Path, identity: dict[str, Any]) -> _State:
+    def number(value: float | None) -> float:
+        return math.inf if value is None else float(value)
+
+    try:
+        record = json.loads(path.read_bytes())
+        if record["format"] != FORMAT:
+            raise RunError(f"{path} has format {record['format']}, this metalearn writes {FORMAT}: use another folder")
+        _check_same(path, record, identity)
+        trained = {
+            key: Trained(
+                parse(entry["loss"]),
+                number(entry["fitness"]),
+                tuple(number(value) for value in entry["errors"]),
+                tuple(float(rate) for rate in entry["rates"]),
+            )
+            for key, entry in record["trained"].items()
+        }
+        generations = tuple(Generation(**{**g, "best": number(g["best"])}) for g in record["generations"])
+        population = tuple(parse(text) for text in record["population"])
+        return _State(population, tuple(number(value) for value in record["fitness"]), trained, generations)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path} is not the file of a search, or damaged ({error!r:.200}): choose another folder"
+        ) from error
+
+
+def _check_same(path: Path, record: dict[str, Any], identity: dict[str, Any]) -> None:
+    for part, ours in identity.items():
+        theirs = record[part]
+        if theirs != ours:
+            names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+            told = "; ".join(f"{name}: there {theirs.get(name)!r:.300}, here {ours.get(name)!r:.300}" for name in names)
+            raise RunError(f"{path} belongs to another search, its {part} differ ({told}): choose another folder")
