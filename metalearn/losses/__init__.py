@@ -24,3 +24,7 @@ from metalearn.losses.library import names as names
 from metalearn.losses.loss import SymbolicLoss as SymbolicLoss
 from metalearn.losses.loss import check_inputs as check_inputs
 from metalearn.losses.loss import cotangent as cotangent
+from metalearn.losses.symbolic import curves as curves
+from metalearn.losses.symbolic import latex as latex
+from metalearn.losses.symbolic import picture as picture
+from metalearn.losses.symbolic import to_sympy as to_sympy

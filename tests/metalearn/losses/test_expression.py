@@ -102,14 +102,26 @@ def test_value_and_gradients_agree_with_numpy_and_finite_differences(expr, seed)
 
 # classification: y in {0, 1}, f in [0, 1] and what float32 makes of its ends; regression: up to 1e4 in size
 ENDS = [(y, f) for y in (0.0, 1.0) for f in (0.0, 1e-30, 1e-7, 0.5, 1.0)]
-ENDS += [(1.0, -1.0), (-1.0, 1.0), (1e4, 1e4), (-1e4, -1e4), (1e4, -1e4), (-1e4, 1e4), (1e4, 1e-8), (1e-20, 1e4)]
+ENDS += [
+    (1e4, 0.0),
+    (1.0, -1.0),
+    (-1.0, 1.0),
+    (1e4, 1e4),
+    (-1e4, -1e4),
+    (1e4, -1e4),
+    (-1e4, 1e4),
+    (1e4, 1e-8),
+    (1e-20, 1e4),
+]
 ENDS_Y, ENDS_F = np.array(ENDS, np.float32).T
 
 
 def assert_finite_everywhere(expr, coefficients):
     values, pull = jax.vjp(lambda *inputs: evaluate(expr, *inputs), coefficients, jnp.array(ENDS_Y), jnp.array(ENDS_F))
     assert np.isfinite(values).all()
-    assert all(np.isfinite(slope).all() for slope in pull(jnp.ones_like(values)))
+    of_c, of_y, of_f = pull(jnp.ones_like(values))
+    assert np.isfinite(of_c).all()
+    assert np.abs(jnp.stack([values, of_y, of_f])).max() <= np.float32(ex.LIMIT)  # false for NaN, too
 
 
 @quick
@@ -125,6 +137,22 @@ def test_towers_of_one_function_stay_finite(name):
         other = (parse("square(y - f)"),) if ex.OPERATORS[name].arity == 2 else ()
         expr = Op(name, (expr, *other))
     assert_finite_everywhere(expr, jnp.ones(ex.number_of_coefficients(expr)))
+
+
+@pytest.mark.parametrize("coefficient", [1.0, ex.LIMIT, -ex.LIMIT])
+def test_slopes_stay_finite_where_values_are_small(coefficient):
+    """y^18 f at f = 0: nothing but the slope of f is large; with the largest coefficients JSON may hold."""
+    expr = F
+    for _ in range(9):
+        expr = Op("mul", (Op("square", (Y,)), expr))
+    assert_finite_everywhere(expr, jnp.full(ex.number_of_coefficients(expr), coefficient))
+
+
+def test_beyond_the_bound_the_formula_is_constant():
+    value, slope = jax.value_and_grad(lambda f: evaluate(parse("f^2^2 + y"), None, 1.0, f))(2e3)
+    assert (value, slope) == (np.float32(ex.LIMIT), 0)
+    value, slope = jax.value_and_grad(lambda f: evaluate(parse("f^2^2 + y"), None, 1.0, f))(1e2)
+    np.testing.assert_allclose((value, slope), (1e8, 4e6), rtol=1e-6)
 
 
 def test_plain_autodiff_of_these_towers_is_not_finite():

@@ -151,6 +151,8 @@ def test_gradients_against_finite_differences(name):
 @pytest.mark.parametrize("name", CLASSIFICATION)
 def test_certain_predictions_have_finite_gradients(name):
     logits = jnp.array([[1000.0, 0.0, -1000.0], [0.0, 0.0, 0.0], [30.0, 1.0, 2.0]])
+    masked = jnp.array([[0.0, -jnp.inf, 1.0]])
+    assert np.isfinite(slope_of(load(name))(masked, jnp.array([0]))).all()
     parameters = [{"gamma": g} for g in (0.0, 0.5, 2.0)] if name == "focal" else [{}]
     for labels in (jnp.array([0, 0, 0]), jnp.array([2, 1, 2])):
         for chosen in parameters:
