@@ -8,9 +8,9 @@ for more memory or, by evolution strategies, for more noise.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,35 +20,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from metalearn.errors import unknown_name
 from metalearn.inner import InnerLoop
 from metalearn.losses.parametric import LearnableLoss
+from metalearn.losses.population import LossTask, check_task
 
 Examples = tuple[Float[Array, "N ..."], Array]
+TaskData = tuple[tuple[Examples, Examples], ...]
 Moment = Literal["every", "last"]
-
-
-class NetworkTask(Protocol):
-    """What training needs of a task: data, and a network as two pure functions. `search.LossTask` is one.
-
-    Attributes:
-        name: for people.
-        train: (inputs [N, ...], labels [N]); the labels may be corrupted.
-        valid: the same, held out, with the labels that count.
-        kind: "classification", integer labels; "regression", real ones.
-        init: `(key) -> params`.
-        apply: `(params, inputs[B, ...]) -> outputs[B, C]`; one output, C = 1, in regression.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def train(self) -> tuple[Any, Any]: ...  # noqa: D102
-    @property
-    def valid(self) -> tuple[Any, Any]: ...  # noqa: D102
-    @property
-    def kind(self) -> str: ...  # noqa: D102
-    @property
-    def init(self) -> Callable[..., Any]: ...  # noqa: D102
-    @property
-    def apply(self) -> Callable[..., Any]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -56,7 +32,8 @@ class Judge:
     """When the trained network is judged by the task's own loss, and on what.
 
     Attributes:
-        batch: validation examples drawn for each judgement; None: all of them, in their order.
+        batch: validation examples drawn for each judgement; all of them, in their order, when None or where there
+            are no more.
         moment: "every": after each step, so that a trajectory's loss is the area under its learning curve; "last":
             after the last one only.
     """
@@ -72,7 +49,7 @@ class InTraining(NamedTuple):
     memory: Any
 
 
-def task_data(tasks: Sequence[NetworkTask]) -> tuple[tuple[Examples, Examples], ...]:
+def task_data(tasks: Sequence[LossTask]) -> TaskData:
     """The `data` of `joint_loop`: for each task its training and its validation examples."""
     return tuple(
         (jax.tree.map(jnp.asarray, tuple(task.train)), jax.tree.map(jnp.asarray, tuple(task.valid))) for task in tasks
@@ -95,7 +72,7 @@ def task_error(outputs: Float[Array, "B C"], labels: Array, kind: str) -> Float[
 
 
 def loss_loop(
-    task: NetworkTask,
+    task: LossTask,
     learnable: LearnableLoss,
     optimizer: optax.GradientTransformation,
     steps: int,
@@ -110,7 +87,8 @@ def loss_loop(
         optimizer: takes one step on each training batch; it must be possible to differentiate through it where
             backpropagation is to be used (Adam with `eps_root` > 0). It is given the learned loss as `value`.
         steps: K, the length of a trajectory.
-        batch: training examples a step, drawn with replacement; None: all of them, in their order.
+        batch: training examples a step, drawn with replacement; all of them, in their order, when None or where there
+            are no more.
         judge: when and on what a step's loss is computed.
 
     Returns:
@@ -119,11 +97,11 @@ def loss_loop(
         are multiplied by K and the others 0, so that the mean over a trajectory is the value after its last step.
 
     Raises:
-        ValueError: a number of steps or a batch that is not positive, an unknown kind of task or moment.
+        ValueError: a task that cannot be trained on, a number of steps or a batch that is not positive, an unknown
+            moment.
     """
     _check_positive(steps=steps, batch=batch, **{"judge.batch": judge.batch})
-    if task.kind not in ("classification", "regression"):
-        raise unknown_name("kind of task", task.kind, ("classification", "regression"))
+    check_task(task)
     if judge.moment not in get_args(Moment):
         raise unknown_name("moment to judge at", judge.moment, get_args(Moment))
     tx = optax.with_extra_args_support(optimizer)
@@ -202,9 +180,9 @@ def _sum(*values: Array) -> Array:
 
 
 def _draw(examples: Examples, batch: int | None, key: PRNGKeyArray) -> Examples:
-    if batch is None:
-        return examples
     xs, ys = examples
+    if batch is None or batch >= xs.shape[0]:
+        return examples
     chosen = jax.random.randint(key, (batch,), 0, xs.shape[0])
     return xs[chosen], ys[chosen]
 

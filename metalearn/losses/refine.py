@@ -3,8 +3,9 @@
 The local search of EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) is the default estimator with one inner
 step: differentiate the validation loss after one step of training. What is best for one step may be worse for the
 hundreds a network is trained for (short-horizon bias: Wu, Ren, Liao, Grosse 2018, arXiv 1803.02021). So candidates on
-the way are judged by whole trainings, the best one is kept, and it is accepted only if it wins again on networks that
-had no part in its choice.
+the way are judged by whole trainings, on validation examples that no meta-gradient has seen, each task relative to how
+it was before; the best one is kept, and it is accepted only if it wins again on networks that had no part in its
+choice.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from metalearn.errors import unknown_name
 from metalearn.gradients import Estimator, backprop, full_es, nres, pes
 from metalearn.inner import InnerLoop, unroll
-from metalearn.losses.inner import Judge, Moment, NetworkTask, joint_loop, loss_loop, task_data
+from metalearn.losses.inner import Judge, Moment, TaskData, joint_loop, loss_loop, task_data
 from metalearn.losses.parametric import LearnableLoss
+from metalearn.losses.population import LossTask
 from metalearn.outer import outer
 from metalearn.progress import Progress
 
 Gradient = Literal["backprop", "es", "nres", "pes"]
 Optimizer = Literal["adam", "sgd"]
 Score = Literal["error", "loss"]
+Scores = Float[np.ndarray, "tasks seeds"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,11 @@ class RefineConfig:
     judge_seeds: int = 8
     """Fresh networks for each judgement, task and step size; other ones to accept than to choose."""
     score: Score = "error"
-    """What is judged on all validation data: "error", the rate of wrong classes or the squared error; or "loss",
+    """What is judged, on whole sets: "error", the rate of wrong classes or the squared error; or "loss",
     cross-entropy or squared error."""
+    judge_share: float = 0.5
+    """Share of each task's validation examples, drawn at random, that is kept for judging; the others are for
+    meta-gradients. 0: all are for both."""
     margin: float = 1.0
     """Accepted is what scores better by more than so many standard errors of the paired difference."""
     seed: int = 0
@@ -86,12 +92,14 @@ class Candidate(NamedTuple):
     Attributes:
         step: meta-steps done.
         meta_loss: mean of the meta-loss since the last candidate; NaN for the first.
-        score: mean over tasks and networks at the true horizon; lower is better; inf when a training failed.
+        scores: of each task, mean over networks at the true horizon; lower is better; inf when a training failed.
+        ratio: mean over tasks of the score relative to that of the given parameters; the best candidate has the least.
     """
 
     step: int
     meta_loss: float
-    score: float
+    scores: tuple[float, ...]
+    ratio: float
 
 
 class RefineResult(NamedTuple):
@@ -99,9 +107,9 @@ class RefineResult(NamedTuple):
 
     Attributes:
         theta: the parameters to use: the best candidate's if accepted, else those given.
-        score_before: of the given parameters, on the networks of the acceptance test.
+        score_before: of the given parameters, mean over tasks and the networks of the acceptance test.
         score_after: of the best candidate, on the same networks.
-        history: all candidates, judged on one set of networks; the first is the given theta.
+        history: all candidates, judged on one other set of networks; the first is the given theta.
         accepted: whether the best candidate was validated to be better.
     """
 
@@ -115,7 +123,7 @@ class RefineResult(NamedTuple):
 def refine(
     learnable: LearnableLoss,
     theta: Any,
-    tasks: Sequence[NetworkTask],
+    tasks: Sequence[LossTask],
     config: RefineConfig = RefineConfig(),
     progress: Progress | None = None,
 ) -> RefineResult:
@@ -137,17 +145,18 @@ def refine(
         TypeError: a leaf of theta is no array of floats.
     """
     _check(config, tasks)
-    key_meta, key_choice, key_acceptance = jax.random.split(jax.random.key(config.seed), 3)
-    data = task_data(tasks)
+    key_meta, key_choice, key_acceptance, key_split = jax.random.split(jax.random.key(config.seed), 4)
+    data, unseen = split_validation(task_data(tasks), config.judge_share, key_split)
     judge = judge_at_horizon(learnable, tasks, config)
-    estimator = _estimator(meta_loop(learnable, tasks, config), config)
+    estimator = meta_estimator(meta_loop(learnable, tasks, config), config)
     every = config.meta_steps // config.candidates
     tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(config.learning_rate))
     init, step = outer(estimator, tx, every)
     state = init(theta, data, key_meta)
 
     given = best = _copy(state.theta)
-    history = [Candidate(0, float("nan"), _mean(judge(given, data, key_choice)))]
+    base = np.asarray(judge(given, unseen, key_choice), np.float64)
+    history = [_candidate(0, float("nan"), base, base)]
     if progress is not None:
         progress.start(0, config.meta_steps)
     try:
@@ -157,26 +166,54 @@ def refine(
             if not (np.isfinite(meta_loss) and np.isfinite(metrics["grad_norm"]).all() and _is_finite(state.theta)):
                 if progress is not None:
                     progress.note(f"the meta-gradient was not finite in meta-steps {done - every} to {done}: stopped")
-                history.append(Candidate(done, meta_loss, float("inf")))
+                history.append(_candidate(done, meta_loss, np.full_like(base, np.inf), base))
                 break
-            candidate = _copy(state.theta)
-            score = _mean(judge(candidate, data, key_choice))
-            if score < min(past.score for past in history):
-                best = candidate
-            history.append(Candidate(done, meta_loss, score))
+            theta = _copy(state.theta)
+            candidate = _candidate(done, meta_loss, np.asarray(judge(theta, unseen, key_choice), np.float64), base)
+            if candidate.ratio < min(past.ratio for past in history):
+                best = theta
+            history.append(candidate)
             if progress is not None:
-                progress.update(done, {"loss": meta_loss, "score": score})
-        before, after = (_scores(judge(t, data, key_acceptance)) for t in (given, best))
+                progress.update(done, {"loss": meta_loss, "score": float(np.mean(candidate.scores))})
+        before, after = (np.asarray(judge(t, unseen, key_acceptance), np.float64) for t in (given, best))
     finally:
         if progress is not None:
             progress.close()
     accepted = best is not given and _is_better(after, before, config.margin)
-    return RefineResult(
-        best if accepted else given, float(before.mean()), float(after.mean()), tuple(history), accepted
-    )
+    kept = best if accepted else given
+    return RefineResult(kept, float(before.mean()), float(after.mean()), tuple(history), accepted)
 
 
-def meta_loop(learnable: LearnableLoss, tasks: Sequence[NetworkTask], config: RefineConfig) -> InnerLoop:
+def split_validation(data: TaskData, share: float, key: PRNGKeyArray) -> tuple[TaskData, TaskData]:
+    """Divide each task's validation examples at random; the training examples go to both.
+
+    Args:
+        data: of `task_data`.
+        share: of the second part; 0 gives all examples to both.
+        key: what is random.
+
+    Returns:
+        Data for meta-gradients, and data for judging.
+
+    Raises:
+        ValueError: a task has too few validation examples for that share.
+    """
+    if share == 0:
+        return data, data
+    parts: list[tuple[Any, Any]] = []
+    for i, (train, (xs, ys)) in enumerate(data):
+        kept = round(share * len(ys))
+        if not 0 < kept < len(ys):
+            raise ValueError(
+                f"task {i} has {len(ys)} validation examples, too few to keep a share of {share} for judging: "
+                "give it more, or judge on those that meta-gradients see (judge_share=0)"
+            )
+        order = jax.random.permutation(jax.random.fold_in(key, i), len(ys))
+        parts.append(tuple((train, (xs[rows], ys[rows])) for rows in (order[kept:], order[:kept])))  # type: ignore
+    return tuple(part[0] for part in parts), tuple(part[1] for part in parts)
+
+
+def meta_loop(learnable: LearnableLoss, tasks: Sequence[LossTask], config: RefineConfig) -> InnerLoop:
     """The inner loop that `refine` differentiates: K steps of all tasks side by side; its data: `task_data(tasks)`."""
     tx = _inner_optimizer(config.optimizer, config.inner_learning_rate)
     judge = Judge(config.batch, config.moment)
@@ -184,7 +221,7 @@ def meta_loop(learnable: LearnableLoss, tasks: Sequence[NetworkTask], config: Re
 
 
 def judge_at_horizon(
-    learnable: LearnableLoss, tasks: Sequence[NetworkTask], config: RefineConfig
+    learnable: LearnableLoss, tasks: Sequence[LossTask], config: RefineConfig
 ) -> Callable[[Any, Any, PRNGKeyArray], Float[Array, "tasks seeds"]]:
     """How well a loss trains: fresh networks, `config.horizon` steps of Adam, then `config.score` on validation data.
 
@@ -199,7 +236,7 @@ def judge_at_horizon(
     """
     last = Judge(None, "last")
 
-    def judged(task: NetworkTask, theta: Any, data: Any, rate: Array, keys: PRNGKeyArray) -> Float[Array, "S"]:
+    def judged(task: LossTask, theta: Any, data: Any, rate: Array, keys: PRNGKeyArray) -> Float[Array, "S"]:
         loop = loss_loop(task, learnable, optax.adam(rate), config.horizon, config.batch, last)
         losses, aux = unroll(loop, theta, data, keys, config.horizon)
         return (aux["error"] if config.score == "error" else losses).mean(-1)
@@ -218,7 +255,8 @@ def judge_at_horizon(
     return scores
 
 
-def _estimator(loop: InnerLoop, config: RefineConfig) -> Estimator:
+def meta_estimator(loop: InnerLoop, config: RefineConfig) -> Estimator:
+    """The source of meta-gradients that `config.estimator` names, for `metalearn.outer.outer`."""
     match config.estimator:
         case "backprop":
             return backprop(loop, config.trajectories, remat=config.inner_steps > 1)
@@ -240,21 +278,26 @@ def _inner_optimizer(name: Optimizer, learning_rate: float) -> optax.GradientTra
     raise unknown_name("optimizer", name, get_args(Optimizer))
 
 
-def _scores(judged: Float[Array, "tasks seeds"]) -> Float[np.ndarray, "seeds"]:
-    return np.asarray(judged, np.float64).mean(0)
+def _ratio(scores: Scores, base: Scores) -> Float[np.ndarray, "seeds"]:
+    """Mean over tasks of scores relative to the mean of base; so that no task counts for its noise alone."""
+    level = base.mean(1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = scores / level
+    # Where there is nothing to divide by: an error of 0 kept, or a failed training that still fails, is a ratio of 1.
+    return np.where((level == scores) | (np.isinf(level) & np.isinf(scores)), 1.0, ratio).mean(0)
 
 
-def _mean(judged: Float[Array, "tasks seeds"]) -> float:
-    return float(_scores(judged).mean())
+def _candidate(step: int, meta_loss: float, scores: Scores, base: Scores) -> Candidate:
+    return Candidate(step, meta_loss, tuple(float(x) for x in scores.mean(1)), float(_ratio(scores, base).mean()))
 
 
-def _is_better(after: Float[np.ndarray, "seeds"], before: Float[np.ndarray, "seeds"], margin: float) -> bool:
-    """Whether the paired difference is negative by more than `margin` of its standard errors."""
+def _is_better(after: Scores, before: Scores, margin: float) -> bool:
+    """Whether the paired difference of the ratios is negative by more than `margin` of its standard errors."""
     if not np.isfinite(after).all():
         return False
     if not np.isfinite(before).all():
         return True
-    difference = before - after
+    difference = _ratio(before, before) - _ratio(after, before)
     error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
     return bool(difference.mean() > margin * error)
 
@@ -267,7 +310,7 @@ def _is_finite(tree: Any) -> bool:
     return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
-def _check(config: RefineConfig, tasks: Sequence[NetworkTask]) -> None:
+def _check(config: RefineConfig, tasks: Sequence[LossTask]) -> None:
     if not tasks:
         raise ValueError("refinement needs at least one task, got none")
     names = ("meta_steps", "trajectories", "batch", "candidates", "horizon", "judge_seeds", "inner_steps")
@@ -280,5 +323,7 @@ def _check(config: RefineConfig, tasks: Sequence[NetworkTask]) -> None:
         )
     if not config.judge_learning_rates:
         raise ValueError("judge_learning_rates must have at least one step size, got none")
+    if not 0 <= config.judge_share < 1:
+        raise ValueError(f"judge_share must be at least 0 and less than 1, got {config.judge_share}")
     if config.score not in get_args(Score):
         raise unknown_name("score", config.score, get_args(Score))

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +12,22 @@ from metalearn.losses.expression import parse
 from metalearn.losses.inner import Judge, joint_loop, loss_loop, task_data, task_loss
 from metalearn.losses.loss import SymbolicLoss
 from metalearn.losses.parametric import LearnableLoss, free_coefficients
-from metalearn.losses.refine import RefineConfig, judge_at_horizon, meta_loop, refine
+from metalearn.losses.population import LossTask
+from metalearn.losses.refine import (
+    RefineConfig,
+    _is_better,
+    _ratio,
+    judge_at_horizon,
+    meta_estimator,
+    meta_loop,
+    refine,
+    split_validation,
+)
+from metalearn.outer import outer
 
 RATE = 0.1
 SQUARES = free_coefficients(SymbolicLoss(parse("square(sub(y, f))"), link="identity"))
 CROSS_ENTROPY = free_coefficients(SymbolicLoss(parse("mul(mul(-1, y), log(f))")))
-
-
-class Task(NamedTuple):
-    name: str
-    train: Any
-    valid: Any
-    kind: str
-    init: Any
-    apply: Any
 
 
 def _linear_task(seed=0, dtype=np.float32):
@@ -36,8 +37,8 @@ def _linear_task(seed=0, dtype=np.float32):
     train_x, valid_x = rng.normal(size=(2, 6, 3))
     train = (train_x.astype(dtype), (train_x @ w + 1).astype(dtype))
     valid = (valid_x.astype(dtype), (valid_x @ w).astype(dtype))
-    task = Task(
-        "linear", train, valid, "regression", lambda key: jnp.asarray(w0, dtype), lambda p, xs: (xs @ p)[:, None]
+    task = LossTask(
+        "linear", train, valid, "regression", 1, lambda key: jnp.asarray(w0, dtype), lambda p, xs: (xs @ p)[:, None]
     )
     return task, w0
 
@@ -137,7 +138,7 @@ def _three_classes(noise=0.0):
     given = np.where(rng.random(300) < noise, rng.integers(3, size=300), ys).astype(np.int32)
     init = lambda key: 0.1 * jax.random.normal(key, (4, 3))  # noqa: E731
     parts = ((xs[:200], given[:200]), (xs[200:], ys[200:].astype(np.int32)))
-    return Task("classes", *parts, "classification", init, lambda p, x: x @ p)
+    return LossTask("classes", *parts, "classification", 3, init, lambda p, x: x @ p)
 
 
 def test_the_judgement_is_the_error_of_a_training_done_one_step_after_the_other():
@@ -183,7 +184,7 @@ def _with_outliers(seed=0):
     given = np.where(rng.random(400) < 0.2, ys + 4, ys).astype(np.float32)
     parts = ((xs[:300], given[:300]), (xs[300:], ys[300:]))
     init = lambda key: (0.1 * jax.random.normal(key, (3, 1)), jnp.zeros(1))  # noqa: E731
-    return Task("outliers", *parts, "regression", init, lambda p, x: x @ p[0] + p[1][None])
+    return LossTask("outliers", *parts, "regression", 1, init, lambda p, x: x @ p[0] + p[1][None])
 
 
 SHORT = RefineConfig(
@@ -215,12 +216,14 @@ def test_the_best_candidate_is_kept_and_not_the_last():
     config = replace(SHORT, learning_rate=0.1, candidates=6)
     task = _with_outliers()
     result = refine(SQUARES, jnp.ones(3), [task], config)
-    scores = [candidate.score for candidate in result.history]
+    scores = [candidate.scores[0] for candidate in result.history]
     assert [candidate.step for candidate in result.history] == [0, 10, 20, 30, 40, 50, 60]
     assert 0 < int(np.argmin(scores)) < 6 and result.accepted
     judge = judge_at_horizon(SQUARES, [task], config)
-    key = jax.random.split(jax.random.key(config.seed), 3)[1]
-    np.testing.assert_allclose(judge(result.theta, task_data([task]), key).mean(), min(scores), rtol=1e-5)
+    _, key, _, key_split = jax.random.split(jax.random.key(config.seed), 4)
+    _, unseen = split_validation(task_data([task]), config.judge_share, key_split)
+    np.testing.assert_allclose(judge(result.theta, unseen, key).mean(), min(scores), rtol=1e-5)
+    np.testing.assert_allclose([c.ratio for c in result.history], np.array(scores) / scores[0], rtol=1e-6)
 
 
 def test_what_is_no_better_is_not_accepted():
@@ -228,7 +231,7 @@ def test_what_is_no_better_is_not_accepted():
     task = _with_outliers()
     given = jnp.array([1.0, 0.75, 1.0])  # about the best there is
     result = refine(SQUARES, given, [task], config)
-    assert not result.accepted and result.history[1].score > result.history[0].score
+    assert not result.accepted and result.history[1].ratio > 1
     np.testing.assert_array_equal(result.theta, given)
     assert result.score_before == result.score_after
 
@@ -243,22 +246,13 @@ def test_refinement_is_a_function_of_its_seed():
 
 @pytest.mark.parametrize("estimator", ["es", "nres", "pes"])
 def test_every_estimator_lowers_the_meta_loss(estimator):
-    task = _with_outliers()
-    settings = {
-        "estimator": estimator,
-        "trajectories": 4,
-        "sigma": 0.05,
-        "meta_steps": 30,
-        "learning_rate": 0.03,
-        "candidates": 1,
-        "horizon": 5,
-        "judge_seeds": 1,
-    }
-    result = refine(SQUARES, jnp.ones(3), [task], replace(SHORT, **settings))
-    config = SHORT
-    loop = meta_loop(SQUARES, [task], config)
+    data = task_data([_with_outliers()])
+    config = replace(SHORT, estimator=estimator, trajectories=4, sigma=0.05)
+    loop = meta_loop(SQUARES, [_with_outliers()], config)
+    init, step = outer(meta_estimator(loop, config), optax.adam(0.03), 30)
+    after, _ = step(init(jnp.ones(3), data, jax.random.key(0)), data)
     keys = jax.random.split(jax.random.key(7), 8)
-    before, after = (unroll(loop, t, task_data([task]), keys, 20)[0].mean() for t in (jnp.ones(3), result.theta))
+    before, after = (unroll(loop, t, data, keys, 20)[0].mean() for t in (jnp.ones(3), after.theta))
     assert after < 0.9 * before
 
 
@@ -268,6 +262,40 @@ def test_task_loss_is_cross_entropy_or_squared_error_whatever_the_labels_shape()
     np.testing.assert_allclose(task_loss(outputs, jnp.array([0, 0]), "classification"), expected, rtol=1e-6)
     for labels in (jnp.array([1.0, 4.0]), jnp.array([[1.0], [4.0]])):
         np.testing.assert_allclose(task_loss(jnp.array([[0.0], [2.0]]), labels, "regression"), 2.5)
+
+
+def test_meta_gradients_and_judgements_have_no_validation_example_in_common():
+    task, other = _with_outliers(), _linear_task()[0]
+    first, second = split_validation(task_data([task, other]), 0.25, jax.random.key(0))
+    for part, judged, whole in zip(first, second, (task, other), strict=True):
+        np.testing.assert_array_equal(part[0][0], whole.train[0])
+        np.testing.assert_array_equal(judged[0][1], whole.train[1])
+        assert len(judged[1][1]) == round(0.25 * len(whole.valid[1]))
+        together = {
+            (*x, y)
+            for xs, ys in (part[1], judged[1])
+            for x, y in zip(np.asarray(xs).tolist(), ys.tolist(), strict=True)
+        }
+        assert together == {(*x, y) for x, y in zip(whole.valid[0].tolist(), whole.valid[1].tolist(), strict=True)}
+    with pytest.raises(ValueError, match=r"task 0 has 6 validation examples, too few to keep a share of 0.01"):
+        split_validation(task_data([other]), 0.01, jax.random.key(0))
+
+
+def test_a_task_of_much_noise_does_not_outvote_one_of_little():
+    """The sum of the errors falls, one task's error doubles: not better."""
+    base, after = np.full((2, 4), 1.0), np.full((2, 4), 0.8)
+    base[1], after[1] = 0.01, 0.02
+    assert after.sum() < base.sum()
+    assert _ratio(after, base).mean() == pytest.approx((0.8 + 2.0) / 2)
+    assert not _is_better(after, base, 0.0) and _is_better(base, after, 0.0)
+
+
+def test_better_is_more_than_the_margin_of_paired_standard_errors():
+    before = np.array([[1.0, 2.0, 3.0, 4.0]])  # mean 2.5
+    after = before - np.array([[0.5, 0.1, 0.5, -0.1]])  # mean difference 0.25, standard error 0.15
+    assert _is_better(after, before, 1.6) and not _is_better(after, before, 1.7)
+    assert _is_better(after, np.array([[np.inf, 1.0, 1.0, 1.0]]), 1.0)
+    assert not _is_better(np.array([[np.inf, 0.1, 0.1, 0.1]]), before, 1.0)
 
 
 def test_what_cannot_be_refined_is_refused():
