@@ -316,14 +316,11 @@ def logit_position(logits: Float[Array, "*B C"]) -> tuple[Float[Array, "*B C"], 
 
     1 - p is the sum over the other classes, never a difference from one: float32 has no digits left there.
     """
-    e = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    total = e.sum(-1, keepdims=True)
-    top = e == 1
-    ties = (top.sum(-1, keepdims=True) - 1).astype(e.dtype)
-    below = jnp.where(top, 0.0, e).sum(-1, keepdims=True) + ties
-    rest = jnp.where(top, below, total - e)
-    u = jnp.log(jnp.maximum(e, 1e-30)) - jnp.log(jnp.maximum(rest, 1e-30))
-    return e / total, (u + LOGIT_RANGE) * ((LOGIT_POINTS - 1) / (2 * LOGIT_RANGE))
+    below_top = logits - logits.max(-1, keepdims=True)
+    e = jnp.exp(below_top)
+    rest = jnp.matmul(e, 1 - jnp.eye(logits.shape[-1], dtype=e.dtype), precision="highest")
+    u = below_top - jnp.log(jnp.maximum(rest, 1e-30))
+    return e / (e + rest), (u + LOGIT_RANGE) * ((LOGIT_POINTS - 1) / (2 * LOGIT_RANGE))
 
 
 def residual_position(residuals: Float[Array, "*B"]) -> Float[Array, "*B"]:
