@@ -121,9 +121,20 @@ def test_pairs_restart_together_at_window_boundaries_and_mask_past_the_end(name)
         np.testing.assert_array_equal(ids[:, 0, 0] != np.asarray(before.inner["id"])[:, 0, 0], restarted)
         begin = np.where(restarted, 0, before.clock.t)
         length = np.asarray(after.clock.length)
+        assert set(length[restarted]) <= {7}  # only first lengths are staggered
         steps = [[t for t in range(b, b + 3) if t < n] for b, n in zip(begin, length, strict=True)]
         np.testing.assert_allclose(metrics["loss"], np.mean([np.mean(s) for s in steps]), rtol=0.7)
     assert restarts > 32
+
+
+def test_credit_is_of_the_perturbations_of_its_own_trajectory():
+    estimator, theta = pes(counting(6), 0.5, 4096, 3, stagger=False), jnp.float32(1.0)
+    state, squares = estimator.init(theta, (), jax.random.key(0)), []
+    grad = jax.jit(estimator.grad)
+    for i in range(4):
+        _, state, _ = grad(theta, state, (), jax.random.key(i), jnp.int32(i))
+        squares.append(float(jnp.square(0.5 * state.credit).mean()))
+    np.testing.assert_allclose(squares, [1, 2, 1, 2], rtol=0.1)
 
 
 def test_the_windows_of_a_masked_trajectory_add_up_to_its_loss():
