@@ -137,8 +137,8 @@ def refine(
         progress: told how far it is; nothing is shown when None.
 
     Returns:
-        The parameters to go on with, and how they were found. A meta-gradient that is not finite ends meta-training;
-        the candidates up to there are judged as ever.
+        The parameters to go on with, and how they were found. Meta-gradients that are not finite are skipped;
+        meta-training ends early where all of them were, from one candidate to the next.
 
     Raises:
         ValueError: no task, or a setting that does not fit.
@@ -151,6 +151,8 @@ def refine(
     estimator = meta_estimator(meta_loop(learnable, tasks, config), config)
     every = config.meta_steps // config.candidates
     tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(config.learning_rate))
+    # Long unrolls overflow now and then: such a meta-gradient is skipped, and never let through.
+    tx = optax.apply_if_finite(tx, max_consecutive_errors=config.meta_steps)
     init, step = outer(estimator, tx, every)
     state = init(theta, data, key_meta)
 
@@ -162,12 +164,13 @@ def refine(
     try:
         for done in range(every, config.meta_steps + 1, every):
             state, metrics = step(state, data)
-            meta_loss = float(metrics["loss"].mean())
-            if not (np.isfinite(meta_loss) and np.isfinite(metrics["grad_norm"]).all() and _is_finite(state.theta)):
-                if progress is not None:
-                    progress.note(f"the meta-gradient was not finite in meta-steps {done - every} to {done}: stopped")
-                history.append(_candidate(done, meta_loss, np.full_like(base, np.inf), base))
+            finite = np.isfinite(metrics["loss"]) & np.isfinite(metrics["grad_norm"])
+            if progress is not None and not finite.all():
+                progress.note(f"{(~finite).sum()} of {every} meta-gradients up to step {done} were not finite: skipped")
+            if not finite.any():
+                history.append(_candidate(done, float("nan"), np.full_like(base, np.inf), base))
                 break
+            meta_loss = float(np.asarray(metrics["loss"])[finite].mean())
             theta = _copy(state.theta)
             candidate = _candidate(done, meta_loss, np.asarray(judge(theta, unseen, key_choice), np.float64), base)
             if candidate.ratio < min(past.ratio for past in history):
@@ -304,10 +307,6 @@ def _is_better(after: Scores, before: Scores, margin: float) -> bool:
 
 def _copy(tree: Any) -> Any:
     return jax.tree.map(lambda a: jnp.array(a, copy=True), tree)  # the outer step consumes its state
-
-
-def _is_finite(tree: Any) -> bool:
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
 def _check(config: RefineConfig, tasks: Sequence[LossTask]) -> None:

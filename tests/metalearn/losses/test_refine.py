@@ -24,6 +24,7 @@ from metalearn.losses.refine import (
     split_validation,
 )
 from metalearn.outer import outer
+from metalearn.progress import Quiet
 
 RATE = 0.1
 SQUARES = free_coefficients(SymbolicLoss(parse("square(sub(y, f))"), link="identity"))
@@ -234,6 +235,28 @@ def test_what_is_no_better_is_not_accepted():
     assert not result.accepted and result.history[1].ratio > 1
     np.testing.assert_array_equal(result.theta, given)
     assert result.score_before == result.score_after
+
+
+@pytest.mark.parametrize("bad", ["some", "all"])
+def test_meta_gradients_that_are_not_finite_are_skipped(bad):
+    """No slope with respect to theta, on batches whose first target is an outlier or on all."""
+
+    def apply(theta, outputs, targets):
+        under_root = jnp.where((targets[0] > 5) | (bad == "all"), 0.0, 1.0)
+        factor = jnp.sqrt(under_root + 0 * theta[0])  # the slope of the root at 0, times 0, is NaN
+        return SQUARES.apply(theta, outputs, targets) * (1 + factor)
+
+    notes = []
+    progress = Quiet()
+    progress.note = notes.append
+    config = replace(SHORT, inner_steps=2, meta_steps=20, candidates=2, horizon=20, judge_seeds=2)
+    result = refine(LearnableLoss(SQUARES.init, apply), jnp.ones(3), [_with_outliers()], config, progress)
+    assert np.isfinite(result.theta).all() and "were not finite: skipped" in notes[0]
+    if bad == "all":
+        assert not result.accepted and len(result.history) == 2 and notes[0].startswith("10 of 10")
+        np.testing.assert_array_equal(result.theta, np.ones(3))
+    else:
+        assert len(result.history) == 3 and np.isfinite(result.history[2].ratio) and len(notes) == 2
 
 
 def test_refinement_is_a_function_of_its_seed():
