@@ -24,6 +24,9 @@ from metalearn.losses.library import names as names
 from metalearn.losses.loss import SymbolicLoss as SymbolicLoss
 from metalearn.losses.loss import check_inputs as check_inputs
 from metalearn.losses.loss import cotangent as cotangent
+from metalearn.losses.parametric import LearnableLoss as LearnableLoss
+from metalearn.losses.parametric import free_coefficients as free_coefficients
+from metalearn.losses.parametric import fresh_coefficients as fresh_coefficients
 from metalearn.losses.symbolic import curves as curves
 from metalearn.losses.symbolic import latex as latex
 from metalearn.losses.symbolic import picture as picture
