@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from experiments import label_noise, robust_regression
-from experiments.loss_comparison import FRESH, compare, held_out, merged, text_table
-from metalearn.losses import SymbolicLoss, load
+from experiments.loss_comparison import FRESH, Found, Scores, compare, held_out, merged, text_table
+from metalearn.losses import SymbolicLoss, load, parse
 from metalearn.losses.population import TrainingConfig
 
 
@@ -21,20 +20,24 @@ def test_a_comparison_gives_what_a_loop_over_rates_and_seeds_gives():
     got = compare({"gce": loss}, {"iris": rows}, config)["iris"]["gce"]
 
     apply = rows[0].task.apply
-    gradient = jax.jit(jax.grad(lambda p, x, y: loss(apply(p, x), y).mean()))
+
+    @jax.jit
+    def step(params, state, rate, x, y):
+        grad = jax.grad(lambda p: loss(apply(p, x), y).mean())(params)
+        updates, state = optax.adam(rate).update(grad, state, params)
+        return optax.apply_updates(params, updates), state
+
     valid, test = np.zeros((2, 2)), np.zeros((2, 2))
     for seed, held in enumerate(rows):
         key_init, key_batches = jax.random.split(jax.random.fold_in(jax.random.key(FRESH), seed))
         for i, rate in enumerate(config.learning_rates):
-            x, y = (jnp.asarray(a) for a in held.task.train)
-            params, rule = held.task.init(key_init), optax.adam(rate)
+            x, y = held.task.train
+            params = held.task.init(key_init)
             with jax.numpy_dtype_promotion("standard"):
-                state = rule.init(params)
+                state = optax.adam(rate).init(params)
                 for t in range(config.steps):
-                    chosen = jax.random.randint(jax.random.fold_in(key_batches, t), (8,), 0, len(y))
-                    grad = gradient(params, x[chosen], y[chosen])
-                    updates, state = rule.update(grad, state, params)
-                    params = optax.apply_updates(params, updates)
+                    chosen = np.asarray(jax.random.randint(jax.random.fold_in(key_batches, t), (8,), 0, len(y)))
+                    params, state = step(params, state, rate, x[chosen], y[chosen])
             for into, (xs, ys) in ((valid, held.task.valid), (test, held.test)):
                 into[i, seed] = (np.argmax(held.task.apply(params, jnp.asarray(xs)), -1) != ys).mean()
     best = valid.mean(1).argmin()
@@ -62,31 +65,45 @@ def test_tables_are_aligned():
     ]
 
 
-@pytest.mark.parametrize(
-    ("module", "config"),
-    [
-        (robust_regression, robust_regression.RobustRegressionConfig(seeds=1, splits=1, generations=1, population=6)),
-        (label_noise, label_noise.LabelNoiseConfig(seeds=1, generations=1, population=6)),
-    ],
-)
-def test_an_experiment_runs_end_to_end_at_toy_size(module, config, tmp_path, monkeypatch):
-    import dataclasses
-
-    config = dataclasses.replace(config, steps=2, fresh_seeds=2, hidden=(2,), out=tmp_path)
-    few = dict(list(module.BASELINES.items())[:1]) if module is label_noise else ("mse", "mae", "welsch")
-    monkeypatch.setattr(module, "BASELINES", few)
-    monkeypatch.setattr(module, "HELD_OUT", module.HELD_OUT[:2])
-    found = module.main(config)
-    assert json.loads((tmp_path / "result.json").read_text())["results"] == found["results"]
-    assert (tmp_path / "losses.png").stat().st_size > 10_000
-    saved = SymbolicLoss.read(tmp_path / "evolved-0.json")
-    assert str(saved) == found["found"][0]["evolved"]
-    assert all(0 <= row["evolved"]["mean"] for row in found["results"].values())
+def _check_outcome(module, found, folder):
+    assert json.loads((folder / "result.json").read_text())["results"] == found["results"]
+    assert (folder / "losses.png").stat().st_size > 10_000
+    assert str(SymbolicLoss.read(folder / "evolved-0.json")) == found["found"][0]["evolved"]
     assert all(line in module.printed(found) for line in found["results"])
 
 
-def test_several_losses_are_merged_by_their_means():
-    from experiments.loss_comparison import Scores
+def test_label_noise_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_noise, "BASELINES", {"CE": "cross-entropy"})
+    monkeypatch.setattr(label_noise, "HELD_OUT", ("iris",))
+    monkeypatch.setattr(label_noise, "META_TRAINING", ("wine",))
+    config = label_noise.LabelNoiseConfig(
+        seeds=1, generations=1, population=6, steps=2, fresh_seeds=2, hidden=(2,), out=tmp_path
+    )
+    found = label_noise.main(config)
+    _check_outcome(label_noise, found, tmp_path)
+    assert list(found["results"]) == ["iris, 40% noise", "iris, clean"]
 
+
+def test_robust_regression_reports_what_its_searches_found(tmp_path, monkeypatch):
+    absolute, square = (SymbolicLoss(parse(text), link="identity") for text in ("abs(sub(y, f))", "square(sub(y, f))"))
+    seen = []
+
+    def searched(tasks, config, link, progress):
+        seen.append([task.name for task in tasks])
+        return Found(absolute, square, 3, 4, (0.1, 0.2), (1.0, 2.0))
+
+    monkeypatch.setattr(robust_regression, "search_with_control", searched)
+    monkeypatch.setattr(robust_regression, "BASELINES", ("mse", "mae", "welsch"))
+    found = robust_regression.main(
+        robust_regression.RobustRegressionConfig(seeds=1, steps=3, fresh_seeds=2, hidden=(2,), out=tmp_path)
+    )
+    _check_outcome(robust_regression, found, tmp_path)
+    assert seen == [["diabetes", "diabetes", "friedman1", "friedman1"]]
+    for row in found["results"].values():  # the same losses under another name train the same networks
+        np.testing.assert_allclose(row["evolved"]["each"], [row["mae"]["mean"]], rtol=1e-4)
+        np.testing.assert_allclose(row["random"]["each"], [row["mse"]["mean"]], rtol=1e-4)
+
+
+def test_several_losses_are_merged_by_their_means():
     scores = {"a": Scores(np.array([1.0, 3.0]), 0.1), "b": Scores(np.array([4.0, 4.0]), 0.1)}
     assert merged(scores, ["a", "b"]) == {"mean": 3.0, "best": 2.0, "worst": 4.0, "each": [2.0, 4.0]}
