@@ -72,13 +72,18 @@ class RobustRegressionConfig:
 
 
 def search_config(config: RobustRegressionConfig, seed: int) -> SearchConfig:
-    """The search of one seed: less selection and more mutation than EvoMAL's, for so few generations.
+    """The search of one seed: smaller first trees, less selection and more mutation than EvoMAL's, for few generations.
 
     Rows are so few that the tables of all searches have the same shape, and are compiled for once.
     """
     training = TrainingConfig(steps=config.steps, seeds=2, rows=128)
     evolution = EvolutionConfig(
-        population=config.population, tournament=2, crossover=0.55, mutation=0.4, seeds=SEEDS["regression"]
+        population=config.population,
+        initial_height=(1, 3),
+        tournament=2,
+        crossover=0.55,
+        mutation=0.4,
+        seeds=SEEDS["regression"],
     )
     return SearchConfig(evolution, training, config.generations, seed=seed)
 
