@@ -311,7 +311,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    # One core, and no pool of threads that would hand every product over to its one worker; before JAX counts the cores.
+    # One core, and no pool that would hand every product over to its one thread; before JAX counts the cores.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
