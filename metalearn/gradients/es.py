@@ -160,9 +160,9 @@ def gpes(
     Raises:
         ValueError: as `nres`, or `resample` is no positive multiple of the window.
     """
+    pop = population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, shaping)
     if resample < 1 or resample % window:
         raise ValueError(f"noise is redrawn between windows: resample={resample} is no multiple of window={window}")
-    pop = population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, shaping)
     return _with_credit(pop, resample)
 
 

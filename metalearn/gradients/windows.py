@@ -10,6 +10,7 @@ trajectory is drawn from the multiples of the window, so that at any time all pa
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -94,11 +95,12 @@ def windows(loop: InnerLoop, steps: int | None, horizon: int | Horizon | None, s
 
     Raises:
         ValueError: there is no horizon, a number is not positive, or the window is longer than any trajectory.
+        TypeError: the horizon is no whole number.
     """
     horizon = loop.length if horizon is None else horizon
     if horizon is None:
         raise ValueError("this inner loop has no length of its own: give the estimator a horizon=...")
-    horizon = constant(horizon) if isinstance(horizon, int) else horizon
+    horizon = horizon if isinstance(horizon, Horizon) else constant(operator.index(horizon))
     steps = horizon.longest if steps is None else steps
     _at_least_one(window=steps)
     if steps > horizon.longest:

@@ -1,10 +1,5 @@
 """What evolution strategies promise beyond moments: smoothing, resets, common random numbers, guards, devices."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +22,6 @@ from metalearn.gradients import (
 from metalearn.inner import InnerLoop
 from metalearn.outer import outer
 
-ROOT = Path(__file__).parents[2]
 ONLINE = {"nres": nres, "pes": pes, "truncated_es": truncated_es, "nres_a": nres_a, "pes_a": pes_a}
 
 
@@ -165,6 +159,12 @@ def test_schedules_of_horizons_do_not_compile_again(horizon):
     assert np.min(lengths) >= 3 and np.max(lengths) <= 40
     assert np.max(lengths[:3]) < np.max(lengths) or horizon.shortest == 3
     assert len(np.unique(lengths)) > 8
+
+
+def test_a_horizon_may_be_any_whole_number():
+    assert nres(counting(None), 0.1, 2, 2, np.int64(6)).batch == 2
+    with pytest.raises(TypeError, match="integer"):
+        nres(counting(None), 0.1, 2, 2, 6.0)  # pyright: ignore[reportArgumentType]
 
 
 def test_log_uniform_lengths_are_uniform_in_their_logarithm():
@@ -364,18 +364,8 @@ print("equal")
 """
 
 
-def test_eight_devices_give_the_numbers_of_one_with_one_all_reduce():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    out = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path},
-    )
-    assert out.returncode == 0, out.stderr
-    assert out.stdout.strip() == "equal"
+def test_eight_devices_give_the_numbers_of_one_with_one_all_reduce(on_eight_devices):
+    assert on_eight_devices(SCRIPT) == "equal"
 
 
 @pytest.mark.parametrize(
@@ -388,6 +378,7 @@ def test_eight_devices_give_the_numbers_of_one_with_one_all_reduce():
         (lambda loop: nres(loop, 0.1, 2, 5), "window of 5 steps is longer than the trajectory of 4"),
         (lambda loop: nres(loop, 0.1, 2, 2, 0), "length must be at least 1, got 0"),
         (lambda loop: full_es(loop._replace(length=None), 0.1, 2), "no length of its own"),
+        (lambda loop: gpes(loop, 0.1, 2, 0, 3), "window must be at least 1, got 0"),
         (lambda loop: gpes(loop, 0.1, 2, 2, 3), "resample=3 is no multiple of window=2"),
         (lambda loop: low_rank(0), "rank of the noise must be at least 1, got 0"),
         (lambda loop: log_uniform(5, 4), "from the shortest to the longest, got 5 to 4"),

@@ -1,10 +1,5 @@
 """The outer loop: one compilation, any number of steps a call, any number of devices."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +9,6 @@ import pytest
 from metalearn.gradients import backprop, truncated_backprop
 from metalearn.inner import InnerLoop
 from metalearn.outer import outer
-
-ROOT = Path(__file__).parents[2]
 
 
 def noisy_quadratic(length: int = 4) -> InnerLoop:
@@ -120,18 +113,8 @@ print("equal")
 """
 
 
-def test_eight_devices_give_the_numbers_of_one():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    out = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path},
-    )
-    assert out.returncode == 0, out.stderr
-    assert out.stdout.strip() == "equal"
+def test_eight_devices_give_the_numbers_of_one(on_eight_devices):
+    assert on_eight_devices(SCRIPT) == "equal"
 
 
 def test_a_batch_that_does_not_split_over_the_devices_is_refused():
