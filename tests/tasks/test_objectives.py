@@ -8,6 +8,7 @@ from metalearn.inner import unroll
 from metalearn_models.optimizers import LearnedOptimizer, mlp_optimizer, small_fc
 from metalearn_tasks.datasets import Split
 from metalearn_tasks.objectives import mlp_classification, training_loop
+from metalearn_tasks.objectives.objective import start
 
 
 @pytest.fixture
@@ -18,20 +19,20 @@ def data():
 
 def test_the_loss_is_the_mean_cross_entropy_of_the_network(data):
     objective = mlp_classification(6, (5, 4), 3, batch=7)
-    params = objective.init(jax.random.key(0))
-    batch = objective.sample(data, jax.random.key(1))
+    params = objective.init((), jax.random.key(0))
+    batch = objective.sample((), data, jax.random.key(1))
     x = np.asarray(batch.inputs, np.float64)
     for layer in params[:-1]:
         x = np.maximum(x @ np.asarray(layer["weight"]) + np.asarray(layer["bias"]), 0)
     logits = x @ np.asarray(params[-1]["weight"]) + np.asarray(params[-1]["bias"])
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     expected = -log_p[np.arange(7), np.asarray(batch.labels)].mean()
-    np.testing.assert_allclose(objective.loss(params, batch), expected, rtol=1e-5)
+    np.testing.assert_allclose(objective.loss((), params, batch), expected, rtol=1e-5)
 
 
 def test_batches_are_uniform_draws_of_the_examples_with_their_own_labels(data):
     objective = mlp_classification(6, 5, 3, batch=64)
-    batches = jax.vmap(lambda k: objective.sample(data, k))(jax.random.split(jax.random.key(0), 400))
+    batches = jax.vmap(lambda k: objective.sample((), data, k))(jax.random.split(jax.random.key(0), 400))
     inputs, labels = np.asarray(batches.inputs).reshape(-1, 6), np.asarray(batches.labels).ravel()
     row = np.argmin(np.square(inputs[:, None] - np.asarray(data.inputs)[None]).sum(-1), 1)
     np.testing.assert_array_equal(inputs, np.asarray(data.inputs)[row])
@@ -47,13 +48,13 @@ def test_the_training_loop_equals_training_written_by_hand(data, make):
     objective, optimizer = mlp_classification(6, 5, 3, batch=8), make(step_size=0.01)
     theta, key = optimizer.init(jax.random.key(0)), jax.random.key(1)
     losses, aux = unroll(training_loop(objective, optimizer, 4), theta, data, key[None], 4)
-    params = objective.init(jax.random.fold_in(key, 0))
+    _, params = start(objective, jax.random.fold_in(key, 0))
     transform = optimizer.transform(theta, 4)
     state, expected = transform.init(params), []
     update = jax.jit(transform.update)
     for t in range(4):
-        batch = objective.sample(data, jax.random.fold_in(key, t + 1))
-        loss, grads = jax.value_and_grad(objective.loss)(params, batch)
+        batch = objective.sample((), data, jax.random.fold_in(key, t + 1))
+        loss, grads = jax.value_and_grad(objective.loss, 1)((), params, batch)
         expected.append(loss)  # before the update
         updates, state = update(grads, state, params)
         params = optax.apply_updates(params, updates)

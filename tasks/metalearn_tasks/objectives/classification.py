@@ -6,8 +6,7 @@ Maheswaranathan and Sohl-Dickstein 2022 (arXiv 2203.11860).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn_models.online import relu_network
 from metalearn_tasks.datasets import Split
-
-
-class Objective(NamedTuple):
-    """Something to minimise, from random initial parameters, by noisy gradients.
-
-    Attributes:
-        init: `(key) -> params`.
-        loss: `(params, batch) -> scalar`, differentiable.
-        sample: `(data, key) -> batch`, a fresh random batch.
-    """
-
-    init: Callable[[PRNGKeyArray], Any]
-    loss: Callable[[Any, Any], Float[Array, ""]]
-    sample: Callable[[Any, PRNGKeyArray], Any]
+from metalearn_tasks.objectives.objective import Objective, nothing_drawn
 
 
 def mlp_classification(inputs: int, hidden: int | tuple[int, ...], classes: int, batch: int = 64) -> Objective:
@@ -52,12 +38,18 @@ def mlp_classification(inputs: int, hidden: int | tuple[int, ...], classes: int,
         raise ValueError(f"a batch needs at least one example, got batch={batch}")
     network = relu_network(inputs, (hidden,) if isinstance(hidden, int) else hidden, classes)
 
-    def loss(params: Any, examples: Split) -> Float[Array, ""]:
+    def init(problem: tuple[()], key: PRNGKeyArray) -> Any:
+        del problem
+        return network.init(key)
+
+    def loss(problem: tuple[()], params: Any, examples: Split) -> Float[Array, ""]:
+        del problem
         logits = jax.vmap(network.apply, (None, 0))(params, jnp.asarray(examples.inputs))
         return optax.losses.softmax_cross_entropy_with_integer_labels(logits, examples.labels).mean()
 
-    def sample(data: Split, key: PRNGKeyArray) -> Split:
+    def sample(problem: tuple[()], data: Split, key: PRNGKeyArray) -> Split:
+        del problem
         rows = jax.random.randint(key, (batch,), 0, data.labels.shape[0])
         return Split(jnp.asarray(data.inputs)[rows], jnp.asarray(data.labels)[rows])
 
-    return Objective(network.init, loss, sample)
+    return Objective(nothing_drawn, init, loss, sample)

@@ -10,12 +10,13 @@ from jaxtyping import Array, PRNGKeyArray
 
 from metalearn.inner import InnerLoop
 from metalearn_models.optimizers.contract import LearnedOptimizer
-from metalearn_tasks.objectives.classification import Objective
+from metalearn_tasks.objectives.objective import Objective, start
 
 
 class TrainingState(NamedTuple):
     """A training run between two steps."""
 
+    problem: Any
     params: Any
     optimizer: Any
 
@@ -23,7 +24,7 @@ class TrainingState(NamedTuple):
 def training_loop(objective: Objective, optimizer: LearnedOptimizer, length: int) -> InnerLoop:
     """Training by a learned optimizer, one update a step.
 
-    Step t draws a fresh batch by its key, takes loss and gradient of the objective on it, and makes one update. The
+    A run draws a problem of the family and initial parameters. Step t draws a fresh batch by its key, takes loss and gradient of the objective on it, and makes one update. The
     loss reported is that loss: on the step's own batch, before its update. It is reported as it is, also where a
     run has diverged; which losses to count is left to the estimator.
 
@@ -43,15 +44,16 @@ def training_loop(objective: Objective, optimizer: LearnedOptimizer, length: int
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> TrainingState:
         del data
-        params = objective.init(key)
-        return TrainingState(params, optimizer.transform(theta, length).init(params))
+        problem, params = start(objective, key)
+        return TrainingState(problem, params, optimizer.transform(theta, length).init(params))
 
     def step(
         theta: Any, state: TrainingState, t: Array, key: PRNGKeyArray, data: Any
     ) -> tuple[TrainingState, Array, dict[str, Array]]:
         del t  # the optimizer counts its own steps
-        loss, grads = jax.value_and_grad(objective.loss)(state.params, objective.sample(data, key))
+        batch = objective.sample(state.problem, data, key)
+        loss, grads = jax.value_and_grad(objective.loss, 1)(state.problem, state.params, batch)
         updates, memory = optimizer.transform(theta, length).update(grads, state.optimizer, state.params, value=loss)
-        return TrainingState(optax.apply_updates(state.params, updates), memory), loss, {}
+        return TrainingState(state.problem, optax.apply_updates(state.params, updates), memory), loss, {}
 
     return InnerLoop(init, step, None, length)
