@@ -1,5 +1,7 @@
 """Learned losses: formulas, and a library of losses with one signature, `loss(logits, labels)` for each example."""
 
+from metalearn.losses.elementwise import check_inputs as check_inputs
+from metalearn.losses.elementwise import cotangent as cotangent
 from metalearn.losses.expression import OPERATORS as OPERATORS
 from metalearn.losses.expression import Const as Const
 from metalearn.losses.expression import Expr as Expr
@@ -22,8 +24,6 @@ from metalearn.losses.handmade import HandmadeLoss as HandmadeLoss
 from metalearn.losses.library import load as load
 from metalearn.losses.library import names as names
 from metalearn.losses.loss import SymbolicLoss as SymbolicLoss
-from metalearn.losses.loss import check_inputs as check_inputs
-from metalearn.losses.loss import cotangent as cotangent
 from metalearn.losses.parametric import LearnableLoss as LearnableLoss
 from metalearn.losses.parametric import free_coefficients as free_coefficients
 from metalearn.losses.parametric import fresh_coefficients as fresh_coefficients

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from metalearn.losses.loss import Link, Prediction, Terms, cotangent, per_example
+from metalearn.losses.elementwise import Link, Prediction, Terms, cotangent, per_example
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from metalearn.errors import unknown_name
-from metalearn.losses.loss import LINKS, Link, Prediction, per_example
+from metalearn.losses.elementwise import LINKS, Link, Prediction, per_example
 from metalearn.losses.parametric import LearnableLoss
 
 Weights = tuple[Float[Array, "n m"], ...]

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from metalearn.errors import unknown_name
 from metalearn.losses import table
 from metalearn.losses.expression import Expr
+from metalearn.losses.screening import scale
 from metalearn.losses.table import KINDS, Kind, Targets
 
 AXIS = "candidates"
@@ -140,7 +141,7 @@ def trainer(task: LossTask, config: TrainingConfig, devices: Sequence[Any] | Non
     def tabulated(expr: Expr) -> np.ndarray:
         screened = table.screening_table(expr, task.kind)
         exact = screened if task.kind == "classification" else table.regression_table(expr, nodes)
-        return table.gradient_cells(exact, task.kind, table.scale(screened, task.kind))
+        return table.gradient_cells(exact, task.kind, scale(screened, task.kind))
 
     def train(losses: Sequence[Expr], keys: PRNGKeyArray) -> np.ndarray:
         if keys.shape != (config.seeds,):

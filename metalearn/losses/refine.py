@@ -10,80 +10,24 @@ choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.errors import unknown_name
 from metalearn.gradients import Estimator, backprop, full_es, nres, pes
-from metalearn.inner import InnerLoop, unroll
-from metalearn.losses.inner import Judge, Moment, TaskData, joint_loop, loss_loop, task_data
+from metalearn.inner import InnerLoop
+from metalearn.losses.inner import Judge, joint_loop, loss_loop, task_data
+from metalearn.losses.judging import Scores, is_better, judge_at_horizon, ratio, split_validation
 from metalearn.losses.parametric import LearnableLoss
 from metalearn.losses.population import LossTask
+from metalearn.losses.refine_config import Gradient, Optimizer, RefineConfig, check_settings
 from metalearn.outer import outer
 from metalearn.progress import Progress
-
-Gradient = Literal["backprop", "es", "nres", "pes"]
-Optimizer = Literal["adam", "sgd"]
-Score = Literal["error", "loss"]
-Scores = Float[np.ndarray, "tasks seeds"]
-
-
-@dataclass(frozen=True)
-class RefineConfig:
-    """How a loss is refined and how it is judged."""
-
-    estimator: Gradient = "backprop"
-    """Source of meta-gradients: "backprop" through all inner steps, or evolution strategies: "es" over whole
-    trajectories, "nres" or "pes" over windows of them."""
-    inner_steps: int = 20
-    """Steps of training a meta-gradient sees, K. EvoMAL: 1."""
-    meta_steps: int = 250
-    """Updates of theta."""
-    learning_rate: float = 1e-3
-    """Of Adam on theta."""
-    trajectories: int = 1
-    """Fresh networks per meta-step and task; antithetic pairs of them for evolution strategies."""
-    optimizer: Optimizer = "sgd"
-    """Inner optimizer: "sgd" with Nesterov momentum 0.9, EvoMAL's, or "adam", whose first step hardly depends on the
-    loss: not for K = 1."""
-    inner_learning_rate: float = 0.01
-    """Its step size."""
-    batch: int = 128
-    """Examples of each training step, and of each judgement of it on validation data."""
-    moment: Moment = "every"
-    """Validation loss "every" step, or after the "last" step only."""
-    sigma: float = 0.1
-    """Standard deviation of the perturbations of theta, for evolution strategies."""
-    window: int = 5
-    """Inner steps between two updates, for "nres" and "pes"."""
-    clip: float = 1.0
-    """Greatest norm of a meta-gradient; longer ones are shortened to it."""
-    candidates: int = 5
-    """How often theta is judged on the way; divides `meta_steps`."""
-    horizon: int = 500
-    """Steps of the trainings by which theta is judged: as many as it will be used for."""
-    judge_learning_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
-    """Step sizes of these trainings, by Adam, which does not see the scale of a loss; the best one counts, for each
-    task and each theta its own."""
-    judge_seeds: int = 8
-    """Fresh networks for each judgement, task and step size; other ones to accept than to choose."""
-    score: Score = "error"
-    """What is judged, on whole sets: "error", the rate of wrong classes or the squared error; or "loss",
-    cross-entropy or squared error."""
-    judge_share: float = 0.5
-    """Share of each task's validation examples, drawn at random, that is kept for judging; the others are for
-    meta-gradients. 0: all are for both."""
-    margin: float = 1.0
-    """Accepted is what scores better by more than so many standard errors of the paired difference."""
-    seed: int = 0
-    """Of everything random."""
 
 
 class Candidate(NamedTuple):
@@ -124,7 +68,7 @@ def refine(
     learnable: LearnableLoss,
     theta: Any,
     tasks: Sequence[LossTask],
-    config: RefineConfig = RefineConfig(),
+    config: RefineConfig = RefineConfig(),  # noqa: B008 - frozen
     progress: Progress | None = None,
 ) -> RefineResult:
     """Meta-train the parameters of a loss on the sum of the tasks' validation losses.
@@ -144,7 +88,7 @@ def refine(
         ValueError: no task, or a setting that does not fit.
         TypeError: a leaf of theta is no array of floats.
     """
-    _check(config, tasks)
+    check_settings(config, tasks)
     key_meta, key_choice, key_acceptance, key_split = jax.random.split(jax.random.key(config.seed), 4)
     data, unseen = split_validation(task_data(tasks), config.judge_share, key_split)
     judge = judge_at_horizon(learnable, tasks, config)
@@ -182,38 +126,9 @@ def refine(
     finally:
         if progress is not None:
             progress.close()
-    accepted = best is not given and _is_better(after, before, config.margin)
+    accepted = best is not given and is_better(after, before, config.margin)
     kept = best if accepted else given
     return RefineResult(kept, float(before.mean()), float(after.mean()), tuple(history), accepted)
-
-
-def split_validation(data: TaskData, share: float, key: PRNGKeyArray) -> tuple[TaskData, TaskData]:
-    """Divide each task's validation examples at random; the training examples go to both.
-
-    Args:
-        data: of `task_data`.
-        share: of the second part; 0 gives all examples to both.
-        key: what is random.
-
-    Returns:
-        Data for meta-gradients, and data for judging.
-
-    Raises:
-        ValueError: a task has too few validation examples for that share.
-    """
-    if share == 0:
-        return data, data
-    parts: list[tuple[Any, Any]] = []
-    for i, (train, (xs, ys)) in enumerate(data):
-        kept = round(share * len(ys))
-        if not 0 < kept < len(ys):
-            raise ValueError(
-                f"task {i} has {len(ys)} validation examples, too few to keep a share of {share} for judging: "
-                "give it more, or judge on those that meta-gradients see (judge_share=0)"
-            )
-        order = jax.random.permutation(jax.random.fold_in(key, i), len(ys))
-        parts.append(tuple((train, (xs[rows], ys[rows])) for rows in (order[kept:], order[:kept])))  # type: ignore
-    return tuple(part[0] for part in parts), tuple(part[1] for part in parts)
 
 
 def meta_loop(learnable: LearnableLoss, tasks: Sequence[LossTask], config: RefineConfig) -> InnerLoop:
@@ -221,41 +136,6 @@ def meta_loop(learnable: LearnableLoss, tasks: Sequence[LossTask], config: Refin
     tx = _inner_optimizer(config.optimizer, config.inner_learning_rate)
     judge = Judge(config.batch, config.moment)
     return joint_loop([loss_loop(task, learnable, tx, config.inner_steps, config.batch, judge) for task in tasks])
-
-
-def judge_at_horizon(
-    learnable: LearnableLoss, tasks: Sequence[LossTask], config: RefineConfig
-) -> Callable[[Any, Any, PRNGKeyArray], Float[Array, "tasks seeds"]]:
-    """How well a loss trains: fresh networks, `config.horizon` steps of Adam, then `config.score` on validation data.
-
-    Args:
-        learnable: the loss.
-        tasks: networks and data.
-        config: see `RefineConfig`.
-
-    Returns:
-        `(theta, task_data(tasks), key) -> scores`, compiled: of each task at its best step size, of each seed. Two
-        calls with one key train the same initial networks on the same batches.
-    """
-    last = Judge(None, "last")
-
-    def judged(task: LossTask, theta: Any, data: Any, rate: Array, keys: PRNGKeyArray) -> Float[Array, "S"]:
-        loop = loss_loop(task, learnable, optax.adam(rate), config.horizon, config.batch, last)
-        losses, aux = unroll(loop, theta, data, keys, config.horizon)
-        return (aux["error"] if config.score == "error" else losses).mean(-1)
-
-    @jax.jit
-    def scores(theta: Any, data: Any, key: PRNGKeyArray) -> Float[Array, "tasks seeds"]:
-        rates = jnp.asarray(config.judge_learning_rates, jnp.float32)
-        rows = []
-        for i, (task, own) in enumerate(zip(tasks, data, strict=True)):
-            keys = jax.random.split(jax.random.fold_in(key, i), config.judge_seeds)
-            by_rate = jax.vmap(lambda r, task=task, own=own, keys=keys: judged(task, theta, own, r, keys))(rates)
-            by_rate = jnp.where(jnp.isfinite(by_rate), by_rate, jnp.inf)
-            rows.append(by_rate[jnp.argmin(by_rate.mean(-1))])
-        return jnp.stack(rows)
-
-    return scores
 
 
 def meta_estimator(loop: InnerLoop, config: RefineConfig) -> Estimator:
@@ -281,48 +161,9 @@ def _inner_optimizer(name: Optimizer, learning_rate: float) -> optax.GradientTra
     raise unknown_name("optimizer", name, get_args(Optimizer))
 
 
-def _ratio(scores: Scores, base: Scores) -> Float[np.ndarray, "seeds"]:
-    """Mean over tasks of scores relative to the mean of base; so that no task counts for its noise alone."""
-    level = base.mean(1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = scores / level
-    # Where there is nothing to divide by: an error of 0 kept, or a failed training that still fails, is a ratio of 1.
-    return np.where((level == scores) | (np.isinf(level) & np.isinf(scores)), 1.0, ratio).mean(0)
-
-
 def _candidate(step: int, meta_loss: float, scores: Scores, base: Scores) -> Candidate:
-    return Candidate(step, meta_loss, tuple(float(x) for x in scores.mean(1)), float(_ratio(scores, base).mean()))
-
-
-def _is_better(after: Scores, before: Scores, margin: float) -> bool:
-    """Whether the paired difference of the ratios is negative by more than `margin` of its standard errors."""
-    if not np.isfinite(after).all():
-        return False
-    if not np.isfinite(before).all():
-        return True
-    difference = _ratio(before, before) - _ratio(after, before)
-    error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
-    return bool(difference.mean() > margin * error)
+    return Candidate(step, meta_loss, tuple(float(x) for x in scores.mean(1)), float(ratio(scores, base).mean()))
 
 
 def _copy(tree: Any) -> Any:
     return jax.tree.map(lambda a: jnp.array(a, copy=True), tree)  # the outer step consumes its state
-
-
-def _check(config: RefineConfig, tasks: Sequence[LossTask]) -> None:
-    if not tasks:
-        raise ValueError("refinement needs at least one task, got none")
-    names = ("meta_steps", "trajectories", "batch", "candidates", "horizon", "judge_seeds", "inner_steps")
-    for name in (*names, "learning_rate", "inner_learning_rate", "clip"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
-    if config.meta_steps % config.candidates:
-        raise ValueError(
-            f"candidates must divide meta_steps evenly, got {config.candidates} for {config.meta_steps} meta-steps"
-        )
-    if not config.judge_learning_rates:
-        raise ValueError("judge_learning_rates must have at least one step size, got none")
-    if not 0 <= config.judge_share < 1:
-        raise ValueError(f"judge_share must be at least 0 and less than 1, got {config.judge_share}")
-    if config.score not in get_args(Score):
-        raise unknown_name("score", config.score, get_args(Score))

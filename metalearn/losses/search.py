@@ -14,31 +14,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import math
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from metalearn.errors import RunError, unknown_name
+from metalearn.errors import unknown_name
 from metalearn.files import write_atomically
 from metalearn.lock import only_writer
 from metalearn.losses.evolution import EvolutionConfig, initial_population, next_generation
-from metalearn.losses.expression import Expr, parse, size, to_text
+from metalearn.losses.expression import Expr, size, to_text
 from metalearn.losses.population import LossTask, Trainer, TrainingConfig, trainer
-from metalearn.losses.table import Kind, fingerprint, reject, screening_table
+from metalearn.losses.screening import fingerprint, reject
+from metalearn.losses.search_file import Generation, State, Trained, dump, identity_of, load
+from metalearn.losses.table import Kind, screening_table
 from metalearn.progress import Progress
 
-FORMAT = 1
 FILE = "search.json"
+
+
+Average = Literal["arithmetic", "geometric"]
+LEAST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class SearchConfig:
     """The best distinct losses, which are judged once more on fresh seeds; these decide."""
     final_rounds: int = 1
     """Times `training.seeds` fresh seeds."""
+    average: Average = "arithmetic"
+    """Mean over tasks that makes the fitness of their errors. In the "geometric" one each task counts by how many times
+    its error shrinks, whatever its level; errors below 1e-4 count as that."""
     seed: int = 0
     """Of formulas, networks and batches."""
 
@@ -70,43 +76,10 @@ class SearchConfig:
             raise ValueError(f"max_trained must be at least 1 or None, got {self.max_trained}")
         if self.strategy not in ("evolution", "random"):
             raise unknown_name("strategy", self.strategy, ("evolution", "random"))
+        if self.average not in get_args(Average):
+            raise unknown_name("average", self.average, get_args(Average))
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-
-
-class Trained(NamedTuple):
-    """A loss that was trained.
-
-    Attributes:
-        expr: the smallest formula met that has this table.
-        fitness: mean over tasks of `errors`; smaller is better.
-        errors: of each task, at its best learning rate: error rate or mean squared error on validation examples, mean
-            over seeds.
-        rates: those learning rates.
-    """
-
-    expr: Expr
-    fitness: float
-    errors: tuple[float, ...]
-    rates: tuple[float, ...]
-
-
-class Generation(NamedTuple):
-    """What became of a population.
-
-    Attributes:
-        rejected: candidates refused by their table, by the first words of the reason.
-        known: candidates whose table had been seen before, in this generation or an earlier one.
-        trained: new candidates, trained.
-        best: smallest fitness so far; infinity when there is none.
-        seconds: wall time.
-    """
-
-    rejected: dict[str, int]
-    known: int
-    trained: int
-    best: float
-    seconds: float
 
 
 class SearchResult(NamedTuple):
@@ -125,21 +98,13 @@ class SearchResult(NamedTuple):
     compilations: int
 
 
-class _State(NamedTuple):
-    """What is known after a generation: the contents of `search.json`."""
-
-    population: tuple[Expr, ...]
-    fitness: tuple[float, ...]
-    trained: dict[str, Trained]
-    generations: tuple[Generation, ...]
-
-
 def search(
     tasks: Sequence[LossTask],
     config: SearchConfig,
     folder: str | Path | None = None,
     progress: Progress | None = None,
     devices: Sequence[Any] | None = None,
+    final_tasks: Sequence[LossTask] | None = None,
 ) -> SearchResult:
     """Search for the loss function by which networks get best on the validation examples of some tasks.
 
@@ -150,31 +115,34 @@ def search(
             goes on. None: nothing is written.
         progress: told of each generation; its "loss" is the best fitness so far.
         devices: candidates are split over them; by default all local ones. The results stay the same.
+        final_tasks: on which the finalists are judged, such as other splits of the same data: what is best of hundreds
+            owes some of it to the examples it was chosen by. None: the same tasks, with fresh networks.
 
     Raises:
         ValueError: no task, tasks of two kinds, data that cannot be trained on, or every candidate was refused.
         RunError: the folder holds another search, or one that cannot be read, or another process writes it.
     """
-    kind = _common_kind(tasks)
+    kind = _common_kind([*tasks, *(final_tasks or ())] if tasks else ())
     trainers = [trainer(task, config.training, devices) for task in tasks]
+    judges = [trainer(task, config.training, devices) for task in final_tasks] if final_tasks else trainers
     with contextlib.ExitStack() as stack:
-        path, state, identity = None, _State((), (), {}, ()), _identity(tasks, config)
+        path, state, identity = None, State((), (), {}, ()), identity_of(tasks, dataclasses.asdict(config))
         if folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
             stack.enter_context(only_writer(Path(folder)))
             path = Path(folder) / FILE
             if path.exists():
-                state = _load(path, identity)
+                state = load(path, identity)
         if progress is not None:
             progress.start(len(state.generations), config.generations)
             stack.callback(progress.close)
         while len(state.generations) < config.generations and not _spent(config, state):
             state = _advance(state, kind, trainers, config)
             if path is not None:
-                write_atomically(path, _dump(state, identity))
+                write_atomically(path, dump(state, identity))
             if progress is not None:
                 progress.update(len(state.generations), {"loss": state.generations[-1].best})
-        return _finish(state, trainers, config)
+        return _finish(state, trainers, judges, config)
 
 
 def pareto_front(trained: Sequence[Trained]) -> tuple[Trained, ...]:
@@ -196,7 +164,7 @@ def random_control(config: SearchConfig, result: SearchResult) -> SearchConfig:
     )
 
 
-def _advance(state: _State, kind: Kind, trainers: Sequence[Trainer], config: SearchConfig) -> _State:
+def _advance(state: State, kind: Kind, trainers: Sequence[Trainer], config: SearchConfig) -> State:
     """One generation: breed, refuse, recognise, train."""
     began, number = time.monotonic(), len(state.generations)
     if number == 0 or config.strategy == "random":
@@ -226,7 +194,7 @@ def _advance(state: _State, kind: Kind, trainers: Sequence[Trainer], config: Sea
     fitness = tuple(trained[key].fitness if key in trained else math.inf for key in keys)
     best = min((entry.fitness for entry in trained.values()), default=math.inf)
     record = Generation(dict(sorted(rejected.items())), known, len(new), best, time.monotonic() - began)
-    return _State(population, fitness, trained, (*state.generations, record))
+    return State(population, fitness, trained, (*state.generations, record))
 
 
 def _judge(
@@ -239,8 +207,14 @@ def _judge(
     for i, expr in enumerate(losses):
         errors = tuple(float(s[i].min()) for s in scores)
         chosen = tuple(float(rates[s[i].argmin()]) for s in scores)
-        judged.append(Trained(expr, float(np.mean(errors)), errors, chosen))
+        judged.append(Trained(expr, _average(errors, config), errors, chosen))
     return judged
+
+
+def _average(errors: Sequence[float], config: SearchConfig) -> float:
+    if config.average == "arithmetic":
+        return float(np.mean(errors))
+    return float(np.exp(np.mean(np.log(np.maximum(errors, LEAST)))))
 
 
 def _keys(config: SearchConfig, round_number: int) -> PRNGKeyArray:
@@ -250,7 +224,7 @@ def _keys(config: SearchConfig, round_number: int) -> PRNGKeyArray:
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(config.seed), i))(numbers)
 
 
-def _finish(state: _State, trainers: Sequence[Trainer], config: SearchConfig) -> SearchResult:
+def _finish(state: State, trainers: Sequence[Trainer], judges: Sequence[Trainer], config: SearchConfig) -> SearchResult:
     trained = tuple(sorted(state.trained.values(), key=_order))
     finalists = [entry.expr for entry in trained if math.isfinite(entry.fitness)][: config.finalists]
     if not finalists:
@@ -262,14 +236,12 @@ def _finish(state: _State, trainers: Sequence[Trainer], config: SearchConfig) ->
             "finite error): search longer, with a larger population or another seed, or begin with known losses "
             "(EvolutionConfig(seeds=evolution.SEEDS[...]))"
         )
-    rounds = [
-        _judge(finalists, trainers, config, _keys(config, number)) for number in range(1, config.final_rounds + 1)
-    ]
+    rounds = [_judge(finalists, judges, config, _keys(config, number)) for number in range(1, config.final_rounds + 1)]
     best = []
     for entries in zip(*rounds, strict=True):
         errors = tuple(float(np.mean(e)) for e in zip(*(entry.errors for entry in entries), strict=True))
-        best.append(Trained(entries[0].expr, float(np.mean(errors)), errors, entries[0].rates))
-    compilations = sum(one.compilations() for one in trainers)
+        best.append(Trained(entries[0].expr, _average(errors, config), errors, entries[0].rates))
+    compilations = sum(one.compilations() for one in {id(one): one for one in (*trainers, *judges)}.values())
     return SearchResult(tuple(sorted(best, key=_order)), trained, state.generations, compilations)
 
 
@@ -277,7 +249,7 @@ def _order(entry: Trained) -> tuple[float, int, str]:
     return entry.fitness, size(entry.expr), to_text(entry.expr)
 
 
-def _spent(config: SearchConfig, state: _State) -> bool:
+def _spent(config: SearchConfig, state: State) -> bool:
     return config.max_trained is not None and len(state.trained) >= config.max_trained
 
 
@@ -291,84 +263,3 @@ def _common_kind(tasks: Sequence[LossTask]) -> Kind:
             "prediction in the other"
         )
     return tasks[0].kind
-
-
-# --- the file --------------------------------------------------------------------------------------------------------
-
-
-def _identity(tasks: Sequence[LossTask], config: SearchConfig) -> dict[str, Any]:
-    """What a folder must agree with to be gone on with."""
-    return {
-        "config": json.loads(json.dumps(dataclasses.asdict(config))),
-        "tasks": {f"{i} {task.name}": _digest(task) for i, task in enumerate(tasks)},
-    }
-
-
-def _digest(task: LossTask) -> str:
-    params = jax.eval_shape(task.init, jax.random.key(0))
-    digest = hashlib.sha256(f"{task.kind} {task.outputs} {params}".encode())
-    for array in (*task.train, *task.valid):
-        values = np.ascontiguousarray(array)
-        digest.update(f"{values.dtype}{values.shape}".encode() + values.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _dump(state: _State, identity: dict[str, Any]) -> bytes:
-    """JSON without infinities, for which it has no word: null."""
-
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    record = {
-        "format": FORMAT,
-        **identity,
-        "population": [to_text(expr) for expr in state.population],
-        "fitness": [number(value) for value in state.fitness],
-        "trained": {
-            key: {
-                "loss": to_text(entry.expr),
-                "fitness": number(entry.fitness),
-                "errors": [number(value) for value in entry.errors],
-                "rates": entry.rates,
-            }
-            for key, entry in state.trained.items()
-        },
-        "generations": [{**g._asdict(), "best": number(g.best)} for g in state.generations],
-    }
-    return json.dumps(record, indent=1, allow_nan=False).encode()
-
-
-def _load(path: Path, identity: dict[str, Any]) -> _State:
-    def number(value: float | None) -> float:
-        return math.inf if value is None else float(value)
-
-    try:
-        record = json.loads(path.read_bytes())
-        if record["format"] != FORMAT:
-            raise RunError(f"{path} has format {record['format']}, this metalearn writes {FORMAT}: use another folder")
-        _check_same(path, record, identity)
-        trained = {
-            key: Trained(
-                parse(entry["loss"]),
-                number(entry["fitness"]),
-                tuple(number(value) for value in entry["errors"]),
-                tuple(float(rate) for rate in entry["rates"]),
-            )
-            for key, entry in record["trained"].items()
-        }
-        generations = tuple(Generation(**{**g, "best": number(g["best"])}) for g in record["generations"])
-        population = tuple(parse(text) for text in record["population"])
-        return _State(population, tuple(number(value) for value in record["fitness"]), trained, generations)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{path} is not the file of a search, or damaged ({error!r:.200}): choose another folder"
-        ) from error
-
-
-def _check_same(path: Path, record: dict[str, Any], identity: dict[str, Any]) -> None:
-    for part, ours in identity.items():
-        theirs = record[part]
-        if theirs != ours:
-            names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-            told = "; ".join(f"{name}: there {theirs.get(name)!r:.300}, here {ours.get(name)!r:.300}" for name in names)
-            raise RunError(f"{path} belongs to another search, its {part} differ ({told}): choose another folder")

@@ -14,7 +14,6 @@ only there, table and loss differ by up to the height of the jump.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -23,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from metalearn.losses.expression import FLOOR, LIMIT, Const, Expr, Var, number_of_coefficients, size
+from metalearn.losses.expression import Expr
+from metalearn.losses.jets import Jet, evaluate_jet
 
 Kind = Literal["classification", "regression"]
 KINDS: tuple[Kind, ...] = ("classification", "regression")
@@ -38,20 +38,12 @@ RESIDUAL_SCALE = 0.1
 RESIDUAL_POINTS = 385
 SCREENED_TARGETS = np.linspace(-3.0, 3.0, 13)
 
-_LOGITS = np.linspace(-LOGIT_RANGE, LOGIT_RANGE, LOGIT_POINTS)
+LOGITS = np.linspace(-LOGIT_RANGE, LOGIT_RANGE, LOGIT_POINTS)
 _END = np.arcsinh(RESIDUAL_RANGE / RESIDUAL_SCALE)
 _STRETCHED = np.linspace(-_END, _END, RESIDUAL_POINTS)
 _STRETCHED[RESIDUAL_POINTS // 2] = 0.0
 RESIDUALS: np.ndarray = RESIDUAL_SCALE * np.sinh(_STRETCHED)
-PROBABILITIES: np.ndarray = 1 / (1 + np.exp(-_LOGITS))
-
-
-class Jet(NamedTuple):
-    """A function of one variable at many points: value, first and second derivative."""
-
-    value: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
+PROBABILITIES: np.ndarray = 1 / (1 + np.exp(-LOGITS))
 
 
 class Table(NamedTuple):
@@ -96,186 +88,6 @@ def screening_table(expr: Expr, kind: Kind, coefficients: Sequence[float] | None
     if kind == "classification":
         return classification_table(expr, coefficients)
     return regression_table(expr, SCREENED_TARGETS, coefficients)
-
-
-def evaluate_jet(expr: Expr, coefficients: Sequence[float] | None, y: np.ndarray, f: Jet) -> Jet:
-    """A formula and its first two derivatives, as `expression.evaluate` defines it, in NumPy.
-
-    At a kink the slope is the mean of those on both sides: 0 for abs at 0, where JAX takes 1.
-
-    Args:
-        expr: the formula.
-        coefficients: one an edge in prefix order; None: all 1.
-        y: targets.
-        f: predictions as a function of the variable of differentiation.
-    """
-    if coefficients is not None and len(coefficients) != number_of_coefficients(expr):
-        raise ValueError(f"{expr!s:.200} has {number_of_coefficients(expr)} coefficients, got {len(coefficients)}")
-    nothing = np.zeros_like(y)
-    known: dict[Expr, Jet] = {}  # equal subtrees have equal values only where no coefficient tells them apart
-
-    def visit(node: Expr, index: int) -> Jet:
-        if isinstance(node, Var):
-            return Jet(y, nothing, nothing) if node.name == "y" else f
-        if isinstance(node, Const):
-            return Jet(np.full_like(y, node.value), nothing, nothing)
-        if coefficients is None and node in known:
-            return known[node]
-        args, at = [], index + 1
-        for arg in node.args:
-            jet = _bounded(visit(arg, at))
-            args.append(jet if coefficients is None else _bounded(Jet(*(coefficients[at - 1] * x for x in jet))))
-            at += size(arg)
-        known[node] = result = OPERATIONS[node.name](*args)
-        return result
-
-    with np.errstate(all="ignore"):
-        return _bounded(visit(expr, 0))
-
-
-def _bounded(x: Jet) -> Jet:
-    beyond = np.abs(x.value) > LIMIT
-    if not beyond.any():
-        return x
-    return Jet(np.clip(x.value, -LIMIT, LIMIT), np.where(beyond, 0, x.first), np.where(beyond, 0, x.second))
-
-
-def _chain(x: Jet, value: np.ndarray, first: np.ndarray, second: np.ndarray) -> Jet:
-    """The jet of a function with these derivatives at x, applied to x."""
-    return Jet(value, first * x.first, second * x.first**2 + first * x.second)
-
-
-def _mul(a: Jet, b: Jet) -> Jet:
-    first = a.first * b.value + a.value * b.first
-    return Jet(a.value * b.value, first, a.second * b.value + 2 * a.first * b.first + a.value * b.second)
-
-
-def _div(a: Jet, b: Jet) -> Jet:
-    root = 1 / np.sqrt(1 + b.value**2)
-    return _mul(a, _chain(b, root, -b.value * root**3, (2 * b.value**2 - 1) * root**5))
-
-
-def _pick(a: Jet, b: Jet, first: np.ndarray) -> Jet:
-    weight = np.where(a.value == b.value, 0.5, np.where(first, 1.0, 0.0))
-    return Jet(*(weight * x + (1 - weight) * z for x, z in zip(a, b, strict=True)))
-
-
-def _log(x: Jet) -> Jet:
-    size, inside = np.maximum(np.abs(x.value), FLOOR), np.abs(x.value) > FLOOR
-    slope = np.where(inside, np.sign(x.value) / size, 0)
-    return _chain(x, np.log(size), slope, -(slope**2))
-
-
-def _sqrt(x: Jet) -> Jet:
-    size, inside = np.maximum(np.abs(x.value), FLOOR), np.abs(x.value) > FLOOR
-    root = np.sqrt(size)
-    return _chain(x, root, np.where(inside, np.sign(x.value) / (2 * root), 0), np.where(inside, -1 / (4 * root**3), 0))
-
-
-def _tanh(x: Jet) -> Jet:
-    value = np.tanh(x.value)
-    slope = 1 / np.cosh(np.clip(x.value, -300, 300)) ** 2
-    return _chain(x, value, slope, -2 * value * slope)
-
-
-def _signed(x: Jet, sign: np.ndarray) -> Jet:
-    return Jet(sign * x.value, sign * x.first, sign * x.second)
-
-
-OPERATIONS = {
-    "add": lambda a, b: Jet(*(x + z for x, z in zip(a, b, strict=True))),
-    "sub": lambda a, b: Jet(*(x - z for x, z in zip(a, b, strict=True))),
-    "mul": _mul,
-    "div": _div,
-    "min": lambda a, b: _pick(a, b, a.value < b.value),
-    "max": lambda a, b: _pick(a, b, a.value > b.value),
-    "sign": lambda x: Jet(np.sign(x.value), np.zeros_like(x.value), np.zeros_like(x.value)),
-    "square": lambda x: _mul(x, x),
-    "abs": lambda x: _signed(x, np.sign(x.value)),
-    "log": _log,
-    "sqrt": _sqrt,
-    "tanh": _tanh,
-}
-"""The operators of `expression.OPERATORS` on jets."""
-
-
-# --- refusing and comparing ------------------------------------------------------------------------------------------
-
-
-def reject(table: Table, kind: Kind) -> str | None:
-    """Why a loss need not be trained, or None.
-
-    In classification the gradient that reaches the logit of the right class is looked at for 2 and for 10 classes of
-    which the wrong ones are equally probable: averaged over logits of p from -8 to 8 it must be negative for one of
-    them. In regression dl/df must have the sign of f - y more often than not: the mean product of the two signs over
-    targets in [-3, 3] and residuals up to 8, evenly in their logarithm far out, must be at least 0.2.
-
-    Args:
-        table: the `screening_table` of the loss.
-        kind: of task.
-
-    Returns:
-        A sentence, "flat", "not finite" or "wrong sign" its first words.
-    """
-    if not all(np.isfinite(x).all() for x in table):
-        return "not finite: the loss or its gradient overflows"
-    if max(np.abs(table.loss).max(), np.abs(table.gradient).max()) >= LIMIT:
-        return f"not finite: the loss or its gradient reaches {LIMIT:g}, where formulas are cut off"
-    effect = _effective(table, kind)
-    if np.abs(effect).max() <= 1e-6:
-        return "flat: no gradient reaches the network"
-    if kind == "classification":
-        if min(_push(table.gradient, classes) for classes in (2, 10)) >= -1e-9:
-            return "wrong sign: it does not push the right class up"
-        return None
-    near = np.abs(RESIDUALS) <= 8
-    agreement = np.mean(np.sign(effect[:, near]) * np.sign(RESIDUALS[near])[None, :])
-    if agreement < 0.2:
-        return f"wrong sign: the gradient agrees with the error by {agreement:.2f} only (-1 to 1, 0.2 is needed)"
-    return None
-
-
-def fingerprint(table: Table, kind: Kind) -> str:
-    """A key that is equal for losses which train a network alike: same gradients up to a factor, to about 1 %.
-
-    In classification a multiple of p added to both curves reaches no logit, since probabilities sum to one; it is
-    removed first. Then the gradient is divided by its mean absolute value and compressed by asinh, since gradients
-    like 1/r span many orders of magnitude, and rounded to 1/50.
-
-    Args:
-        table: the `screening_table` of the loss.
-        kind: of task.
-    """
-    effect = _effective(table, kind)
-    scaled = np.arcsinh(effect / max(float(np.abs(effect).mean()), 1e-300))
-    # The offset keeps the round numbers that formulas like to have away from where rounding goes up or down.
-    rounded = np.floor(scaled * 50 + 0.3819660113).astype(np.int32)
-    return hashlib.sha256(kind.encode() + rounded.tobytes()).hexdigest()[:32]
-
-
-def _effective(table: Table, kind: Kind) -> np.ndarray:
-    """What of the gradient reaches the network."""
-    if kind == "regression":
-        return table.gradient
-    p = PROBABILITIES[None, :]
-    return table.gradient - p * ((table.gradient * p).sum() / (2 * (p * p).sum()))
-
-
-def _push(h: np.ndarray, classes: int) -> float:
-    """Mean gradient of the right class's logit, the wrong ones sharing what probability is left."""
-    inside = np.abs(_LOGITS) <= 8
-    p = PROBABILITIES[inside]
-    others = (1 - p) / (classes - 1)
-    wrong = np.interp(np.log(others) - np.log1p(-others), _LOGITS, h[0])
-    return float(np.mean(h[1, inside] * (1 - p) - p * (classes - 1) * wrong))
-
-
-def scale(table: Table, kind: Kind) -> float:
-    """The mean absolute gradient, by which candidates are divided before training: the learning rate means the same."""
-    return max(float(np.abs(_effective(table, kind)).mean()), 1e-30)
-
-
-# --- for the compiled training ---------------------------------------------------------------------------------------
 
 
 def gradient_cells(table: Table, kind: Kind, divide_by: float = 1.0) -> Float[np.ndarray, "R G-1 4"]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from metalearn.errors import unknown_name
-from metalearn.losses.loss import LINKS, Link, Prediction, per_example
+from metalearn.losses.elementwise import LINKS, Link, Prediction, per_example
 from metalearn.losses.parametric import SPREAD, LearnableLoss
 
 SQUARED_ERROR = (0.0, 0.0, 0.0, -2.0, 0.0, 2.0, 0.0, 0.0)

@@ -10,18 +10,15 @@ from metalearn.gradients import backprop, full_es
 from metalearn.inner import unroll
 from metalearn.losses.expression import parse
 from metalearn.losses.inner import Judge, joint_loop, loss_loop, task_data, task_loss
+from metalearn.losses.judging import is_better, judge_at_horizon, ratio, split_validation
 from metalearn.losses.loss import SymbolicLoss
 from metalearn.losses.parametric import LearnableLoss, free_coefficients
 from metalearn.losses.population import LossTask
 from metalearn.losses.refine import (
     RefineConfig,
-    _is_better,
-    _ratio,
-    judge_at_horizon,
     meta_estimator,
     meta_loop,
     refine,
-    split_validation,
 )
 from metalearn.outer import outer
 from metalearn.progress import Quiet
@@ -309,16 +306,16 @@ def test_a_task_of_much_noise_does_not_outvote_one_of_little():
     base, after = np.full((2, 4), 1.0), np.full((2, 4), 0.8)
     base[1], after[1] = 0.01, 0.02
     assert after.sum() < base.sum()
-    assert _ratio(after, base).mean() == pytest.approx((0.8 + 2.0) / 2)
-    assert not _is_better(after, base, 0.0) and _is_better(base, after, 0.0)
+    assert ratio(after, base).mean() == pytest.approx((0.8 + 2.0) / 2)
+    assert not is_better(after, base, 0.0) and is_better(base, after, 0.0)
 
 
 def test_better_is_more_than_the_margin_of_paired_standard_errors():
     before = np.array([[1.0, 2.0, 3.0, 4.0]])  # mean 2.5
     after = before - np.array([[0.5, 0.1, 0.5, -0.1]])  # mean difference 0.25, standard error 0.15
-    assert _is_better(after, before, 1.6) and not _is_better(after, before, 1.7)
-    assert _is_better(after, np.array([[np.inf, 1.0, 1.0, 1.0]]), 1.0)
-    assert not _is_better(np.array([[np.inf, 0.1, 0.1, 0.1]]), before, 1.0)
+    assert is_better(after, before, 1.6) and not is_better(after, before, 1.7)
+    assert is_better(after, np.array([[np.inf, 1.0, 1.0, 1.0]]), 1.0)
+    assert not is_better(np.array([[np.inf, 0.1, 0.1, 0.1]]), before, 1.0)
 
 
 def test_what_cannot_be_refined_is_refused():

@@ -17,6 +17,7 @@ import pytest
 
 from metalearn.errors import RunError
 from metalearn.losses import search as search_module
+from metalearn.losses import search_file
 from metalearn.losses.evolution import SEEDS, EvolutionConfig
 from metalearn.losses.expression import Const, Op, evaluate, parse, size
 from metalearn.losses.population import LossTask, TrainingConfig, trainer
@@ -245,7 +246,10 @@ def test_a_search_without_any_finite_error_survives_its_file(tmp_path, reused):
         with pytest.raises(ValueError, match="trained without a finite error"):
             search([numbers_task()], config, tmp_path)
     assert (
-        search_module._load(tmp_path / FILE, search_module._identity([numbers_task()], config)).fitness[0] == math.inf
+        search_file.load(
+            tmp_path / FILE, search_file.identity_of([numbers_task()], dataclasses.asdict(config))
+        ).fitness[0]
+        == math.inf
     )
 
 

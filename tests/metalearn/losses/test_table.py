@@ -7,23 +7,21 @@ import pytest
 
 from metalearn.losses.evolution import EvolutionConfig, initial_population
 from metalearn.losses.expression import OPERATORS, Op, Var, evaluate, number_of_coefficients, parse
+from metalearn.losses.jets import evaluate_jet
+from metalearn.losses.screening import fingerprint, reject, scale
 from metalearn.losses.table import (
     PROBABILITIES,
     RESIDUALS,
     Jet,
     classification_cotangent,
     classification_table,
-    evaluate_jet,
-    fingerprint,
     gradient_cells,
     logit_position,
     look_up,
     loss_cells,
     regression_cotangent,
     regression_table,
-    reject,
     residual_position,
-    scale,
     screening_table,
     target_rows,
 )
