@@ -1,11 +1,14 @@
 """Training a classifier as an optimisation problem: what a learned optimizer is meta-trained and judged on.
 
 The 8x8 image problem of one hidden layer of 32 units is the meta-training task of Metz, Freeman, Harrison,
-Maheswaranathan and Sohl-Dickstein 2022 (arXiv 2203.11860).
+Maheswaranathan and Sohl-Dickstein 2022 (arXiv 2203.11860); 20 sigmoids started from N(0, 0.01^2), on batches of 128,
+are that of Andrychowicz et al. 2016 (arXiv 1606.04474); two moons, one of Maheswaranathan, Sussillo, Metz, Sun and
+Sohl-Dickstein 2020 (arXiv 2011.02159).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -13,30 +16,27 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_models.online import relu_network
+from metalearn_models.online import Network
 from metalearn_tasks.datasets import Split
+from metalearn_tasks.objectives.networks import Activation, conv, layer_norm_mlp, mlp
 from metalearn_tasks.objectives.objective import Objective, nothing_drawn
 
 
-def mlp_classification(inputs: int, hidden: int | tuple[int, ...], classes: int, batch: int = 64) -> Objective:
-    """A multilayer perceptron with ReLU on labelled examples, mean cross-entropy in nats.
+def classification(network: Network, batch: int = 64) -> Objective:
+    """Any network on labelled examples, mean cross-entropy in nats.
 
     Args:
-        inputs: D, the width of an example.
-        hidden: widths of the hidden layers; may be `()`.
-        classes: C.
+        network: maps an example `[D]` to logits `[C]`.
         batch: examples a batch, drawn with replacement.
 
     Returns:
-        An objective over a `Split`. Its parameters are those of `metalearn_models.online.relu_network`: weights
-        truncated normal of variance 1 / fan_in, biases 0.
+        An objective over a `Split`, whose parameters are the network's.
 
     Raises:
-        ValueError: when a size is not positive.
+        ValueError: when the batch is empty.
     """
     if batch < 1:
         raise ValueError(f"a batch needs at least one example, got batch={batch}")
-    network = relu_network(inputs, (hidden,) if isinstance(hidden, int) else hidden, classes)
 
     def init(problem: tuple[()], key: PRNGKeyArray) -> Any:
         del problem
@@ -49,7 +49,156 @@ def mlp_classification(inputs: int, hidden: int | tuple[int, ...], classes: int,
 
     def sample(problem: tuple[()], data: Split, key: PRNGKeyArray) -> Split:
         del problem
-        rows = jax.random.randint(key, (batch,), 0, data.labels.shape[0])
-        return Split(jnp.asarray(data.inputs)[rows], jnp.asarray(data.labels)[rows])
+        return _rows(data, batch, key)
 
     return Objective(nothing_drawn, init, loss, sample)
+
+
+def mlp_classification(
+    inputs: int,
+    hidden: int | tuple[int, ...],
+    classes: int,
+    batch: int = 64,
+    activation: Activation = jax.nn.relu,
+    scale: float | None = None,
+) -> Objective:
+    """A multilayer perceptron on labelled examples, mean cross-entropy in nats.
+
+    Args:
+        inputs: D, the width of an example.
+        hidden: widths of the hidden layers; may be `()`.
+        classes: C.
+        batch: examples a batch, drawn with replacement.
+        activation: of every hidden layer, elementwise.
+        scale: standard deviation of every initial weight and bias, normal about 0. None: weights truncated normal of
+            variance 1 / fan_in, biases 0.
+
+    Returns:
+        An objective over a `Split`. Its parameters are `{"weight": [in, out], "bias": [out]}`, one a layer.
+
+    Raises:
+        ValueError: when a size is not positive or the scale negative.
+    """
+    return classification(mlp(inputs, _widths(hidden), classes, activation, scale), batch)
+
+
+def layer_norm_classification(
+    inputs: int, hidden: int | tuple[int, ...], classes: int, batch: int = 64, activation: Activation = jax.nn.relu
+) -> Objective:
+    """A multilayer perceptron with layer normalisation on labelled examples; see `networks.layer_norm_mlp`.
+
+    Args:
+        inputs: D, the width of an example.
+        hidden: widths of the hidden layers; may be `()`.
+        classes: C.
+        batch: examples a batch, drawn with replacement.
+        activation: of every hidden layer, elementwise.
+
+    Returns:
+        An objective over a `Split`.
+
+    Raises:
+        ValueError: when a size is not positive.
+    """
+    return classification(layer_norm_mlp(inputs, _widths(hidden), classes, activation), batch)
+
+
+def conv_classification(
+    shape: tuple[int, ...],
+    channels: tuple[int, ...] = (16, 32),
+    classes: int = 10,
+    batch: int = 64,
+    kernel: int = 3,
+    activation: Activation = jax.nn.relu,
+) -> Objective:
+    """A small convolutional network on labelled images, which come flat; see `networks.conv`.
+
+    Args:
+        shape: (H, W) or (H, W, C) of an image before it was flattened: `Dataset.shape`.
+        channels: of every convolution.
+        classes: C.
+        batch: examples a batch, drawn with replacement.
+        kernel: height and width of every filter.
+        activation: after every convolution, elementwise.
+
+    Returns:
+        An objective over a `Split`.
+
+    Raises:
+        ValueError: when a size is not positive or the shape not that of an image.
+    """
+    return classification(conv(shape, channels, classes, kernel, activation), batch)
+
+
+def two_moons(
+    hidden: int | tuple[int, ...] = (32, 32),
+    examples: int = 256,
+    noise: float = 0.1,
+    batch: int = 64,
+    activation: Activation = jnp.tanh,
+) -> Objective:
+    """Tell two interleaved half circles apart by a multilayer perceptron; every run gets moons of its own.
+
+    The sizes are our choice.
+
+    Args:
+        hidden: widths of the hidden layers; may be `()`.
+        examples: in the data set of a run.
+        noise: standard deviation of the noise on either coordinate; the circles have radius 1.
+        batch: examples a batch, drawn with replacement.
+        activation: of every hidden layer, elementwise.
+
+    Returns:
+        An objective over `()`; its problems are the `Split` of the run.
+
+    Raises:
+        ValueError: when a size is not positive or the noise negative.
+    """
+    if examples < 1:
+        raise ValueError(f"a data set needs at least one example, got examples={examples}")
+    if noise < 0:
+        raise ValueError(f"a standard deviation is at least 0, got noise={noise}")
+    on_data = mlp_classification(2, hidden, 2, batch, activation)
+
+    def init(problem: Split, key: PRNGKeyArray) -> Any:
+        del problem
+        return on_data.init((), key)
+
+    def loss(problem: Split, params: Any, batch: Split) -> Float[Array, ""]:
+        del problem
+        return on_data.loss((), params, batch)
+
+    def sample(problem: Split, data: Any, key: PRNGKeyArray) -> Split:
+        del data
+        return on_data.sample((), problem, key)
+
+    return Objective(lambda key: moons(key, examples, noise), init, loss, sample)
+
+
+def moons(key: PRNGKeyArray, examples: int, noise: float) -> Split:
+    """Points about two half circles: class 0 above (0, 0), class 1 below (1, 0.5), each as likely.
+
+    Args:
+        key: random key.
+        examples: N.
+        noise: standard deviation of the noise on either coordinate.
+
+    Returns:
+        Inputs[N, 2] and labels[N].
+    """
+    label_key, angle_key, noise_key = jax.random.split(key, 3)
+    labels = jax.random.bernoulli(label_key, shape=(examples,)).astype(jnp.int32)
+    angle = math.pi * jax.random.uniform(angle_key, (examples,))
+    upper = jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
+    lower = jnp.stack([1.0 - jnp.cos(angle), 0.5 - jnp.sin(angle)], 1)
+    points = jnp.where(labels[:, None] == 1, lower, upper)
+    return Split(points + noise * jax.random.normal(noise_key, (examples, 2)), labels)
+
+
+def _widths(hidden: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (hidden,) if isinstance(hidden, int) else hidden
+
+
+def _rows(data: Split, count: int, key: PRNGKeyArray) -> Split:
+    rows = jax.random.randint(key, (count,), 0, data.labels.shape[0])
+    return Split(jnp.asarray(data.inputs)[rows], jnp.asarray(data.labels)[rows])
