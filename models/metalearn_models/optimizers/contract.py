@@ -38,6 +38,32 @@ class LearnedOptimizer(NamedTuple):
     transform: Callable[..., optax.GradientTransformationExtraArgs]
 
 
+def first_order(optimizer: LearnedOptimizer) -> LearnedOptimizer:
+    """The same optimizer, its meta-gradient without the derivatives of the gradients it reads.
+
+    Andrychowicz et al. 2016 (arXiv 1606.04474) assume these to be zero, which saves the second derivatives of the
+    objective. The path through the parameters, from one update to the loss after it, stays.
+
+    Args:
+        optimizer: any learned optimizer.
+
+    Returns:
+        An optimizer with the same updates and state; incoming updates are constants to differentiation.
+    """
+
+    def transform(theta: Any, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+        inner = optimizer.transform(theta, num_steps)
+
+        def update(
+            updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+        ) -> tuple[optax.Updates, Any]:
+            return inner.update(jax.lax.stop_gradient(updates), state, params, **extra)
+
+        return optax.GradientTransformationExtraArgs(inner.init, update)
+
+    return LearnedOptimizer(optimizer.init, transform)
+
+
 def time_features(step: Int[Array, ""]) -> Float[Array, "11"]:
     """`tanh(t / T - 1)` for each timescale T; `step` counts from 0."""
     return jnp.tanh(step.astype(jnp.float32) / jnp.array(TIMESCALES, jnp.float32) - 1.0)

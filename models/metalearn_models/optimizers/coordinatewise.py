@@ -1,0 +1,181 @@
+"""Optimizers that treat every parameter by itself, with the same weights: the frame around a recurrent cell.
+
+Andrychowicz, Denil, Gomez, Hoffman, Pfau, Schaul, Shillingford and de Freitas 2016, "Learning to learn by gradient
+descent by gradient descent" (arXiv 1606.04474), where the name is from.
+
+All tensors of a tree are laid one after another, so that a cell's products are a few matrices times [units, N] for the
+N parameters of the whole tree, and the compiled program does not grow with the number of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from metalearn_models.optimizers.contract import check_params, float32
+
+
+class CoordinatewiseState(NamedTuple):
+    """What an optimizer remembers.
+
+    Attributes:
+        memory: every leaf [B, ..., W]: the N parameters, in the order of the tree's leaves, each leaf raveled, cut into
+            B blocks of W, zeros after the last.
+        step: updates made so far.
+    """
+
+    memory: Any
+    step: Int[Array, ""]
+
+
+class LSTMLayer(NamedTuple):
+    """Weights of a layer of LSTM cells with U units and D inputs; gates side by side in the order i, g, f, o."""
+
+    inputs: Float[Array, "D 4*U"]
+    state: Float[Array, "U 4*U"]
+    bias: Float[Array, "4*U"]
+
+
+class Readout(NamedTuple):
+    """A linear output."""
+
+    weight: Float[Array, "U"]
+    bias: Float[Array, ""]
+
+
+class LSTMNetwork(NamedTuple):
+    """Layers of LSTM cells, each reading the one before, and a linear output of the last."""
+
+    layers: tuple[LSTMLayer, ...]
+    readout: Readout
+
+
+LSTMMemory = tuple[tuple[Float[Array, "U N"], Float[Array, "U N"]], ...]
+"""The (h, c) of each layer."""
+
+
+def coordinatewise(
+    start: Callable[[int], Any],
+    advance: Callable[[Any, Int[Array, ""], Float[Array, "W"]], tuple[Any, Float[Array, "W"]]],
+) -> optax.GradientTransformationExtraArgs:
+    """The optax transformation of an optimizer of single parameters.
+
+    The values of the parameters are not read: `update` works without `params`. Updates have the dtype of the
+    gradients; the optimizer itself sees float32.
+
+    Args:
+        start: `(W) -> memory`, of W fresh parameters; every leaf [..., W].
+        advance: `(memory, step, gradients) -> (memory, updates)`, for any number of parameters; `step` counts from 0.
+
+    Returns:
+        The transformation. Its `init` raises TypeError for parameters that are not floating-point.
+    """
+
+    def init(params: optax.Params) -> CoordinatewiseState:
+        check_params(params)
+        blocks, width = _blocks(sum(jnp.size(p) for p in jax.tree.leaves(params)))
+        memory = jax.tree.map(lambda x: jnp.tile(x, (blocks,) + (1,) * x.ndim), start(width))
+        return CoordinatewiseState(memory, jnp.int32(0))
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, CoordinatewiseState]:
+        del params, extra
+        g = raveled(updates)
+        blocks, width = _blocks(g.size)
+        g = jnp.pad(g, (0, blocks * width - g.size)).reshape(blocks, width)
+        memory, new = _each_block(lambda block: advance(block[0], state.step, block[1]), (state.memory, g))
+        return unraveled(new.ravel(), updates), CoordinatewiseState(memory, state.step + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def raveled(tree: Any) -> Float[Array, "N"]:
+    """All entries of all leaves, in float32."""
+    leaves = [float32(x).ravel() for x in jax.tree.leaves(tree)]
+    return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
+
+
+def unraveled(vector: Float[Array, "N"], like: Any) -> Any:
+    """The tree of `like`, its shapes and dtypes, with the first entries of `vector`."""
+    leaves, tree = jax.tree.flatten(like)
+    sizes = [jnp.size(x) for x in leaves]
+    parts = jax.lax.split(vector[: sum(sizes)], sizes)
+    new = [part.reshape(jnp.shape(x)).astype(jnp.result_type(x)) for part, x in zip(parts, leaves, strict=True)]
+    return tree.unflatten(new)
+
+
+def _blocks(size: int) -> tuple[int, int]:
+    """Number of blocks and parameters in each: about 512, whose gates stay in a processor's cache."""
+    blocks = max(1, round(size / 512))
+    return blocks, -(-size // blocks)
+
+
+def _each_block(advance: Callable[[Any], Any], blocks: Any) -> Any:
+    """`advance` of every block: one after the other where that saves memory traffic, on a CPU, else all at once."""
+    if jax.tree.leaves(blocks)[0].shape[0] == 1:
+        return jax.vmap(advance)(blocks)
+    one_by_one, together = (lambda xs: jax.lax.map(advance, xs)), jax.vmap(advance)
+    return jax.lax.platform_dependent(blocks, cpu=one_by_one, default=together)
+
+
+def lstm_network(key: PRNGKeyArray, inputs: int, hidden: tuple[int, ...]) -> LSTMNetwork:
+    """Weights truncated normal (at two standard deviations) of scale 1 / sqrt(fan_in), biases 0.
+
+    The fan-in of a cell is its inputs and units together. The papers name no initialisation; this one is our choice.
+
+    Args:
+        key: random key.
+        inputs: numbers the first layer reads.
+        hidden: units of each layer.
+
+    Raises:
+        ValueError: when there is no layer, or one without units.
+    """
+    if not hidden or min(hidden) < 1:
+        raise ValueError(f"a recurrent optimizer needs layers of at least one unit each, got hidden={hidden}")
+    *keys, key_out = jax.random.split(key, len(hidden) + 1)
+    layers = []
+    for k, before, units in zip(keys, (inputs, *hidden), hidden, strict=False):
+        matrix = truncated_normal(k, (before + units, 4 * units), before + units)
+        layers.append(LSTMLayer(matrix[:before], matrix[before:], jnp.zeros(4 * units)))
+    return LSTMNetwork(tuple(layers), Readout(truncated_normal(key_out, hidden[-1:], hidden[-1]), jnp.zeros(())))
+
+
+def truncated_normal(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int) -> Float[Array, "..."]:
+    """Truncated at two standard deviations of the untruncated distribution, which is 1 / sqrt(fan_in)."""
+    return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32) / fan_in**0.5
+
+
+def lstm_start(hidden: tuple[int, ...], size: int) -> LSTMMemory:
+    """Zeros."""
+    return tuple((jnp.zeros((units, size)), jnp.zeros((units, size))) for units in hidden)
+
+
+def lstm_advance(
+    network: LSTMNetwork, memory: LSTMMemory, x: Float[Array, "D N"]
+) -> tuple[LSTMMemory, Float[Array, "N"]]:
+    """One step on N parameters: `c' = sigmoid(f + 1) c + sigmoid(i) tanh(g)` and `h' = sigmoid(o) tanh(c')`.
+
+    Args:
+        network: the weights.
+        memory: of all layers.
+        x: what the first layer reads.
+
+    Returns:
+        The new memory, and the output.
+    """
+    new = []
+    for layer, (h, c) in zip(network.layers, memory, strict=True):
+        gates = layer.inputs.T @ x + layer.state.T @ h
+        gates = gates + jnp.broadcast_to(layer.bias[:, None], gates.shape)
+        i, g, f, o = jnp.split(gates, 4)
+        c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        x = jax.nn.sigmoid(o) * jnp.tanh(c)
+        new.append((x, c))
+    return tuple(new), network.readout.weight @ x + network.readout.bias
