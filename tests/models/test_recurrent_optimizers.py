@@ -116,7 +116,7 @@ def test_updates_equal_the_written_out_computation(name):
     optimizer = OPTIMIZERS[name]
     theta = _perturbed(optimizer.init(jax.random.key(0)), jax.random.key(1), 0.1)
     gradients = [_tree(rng, scale) for scale in (1.0, 1e-3, 1e-6, 0.1, 2.0)]
-    updates, state = jax.jit(lambda theta: _run(optimizer, theta, gradients))(theta)
+    updates, state = _run(optimizer, theta, gradients)
     wide = jax.tree.map(lambda a: np.asarray(a, np.float64), theta)
     for leaf, shape in SHAPES.items():
         history = np.stack([np.asarray(g[leaf], np.float64).ravel() for g in gradients])
@@ -139,7 +139,7 @@ def test_many_parameters_in_blocks_get_the_updates_each_gets_alone():
     optimizer = lstm_optimizer((3,))
     theta = optimizer.init(jax.random.key(0))
     gradients = [{"w": jnp.asarray(rng.normal(size=(41, 37)), jnp.float32)} for _ in range(3)]  # 3 blocks, 1 entry over
-    updates, state = jax.jit(lambda theta: _run(optimizer, theta, gradients))(theta)
+    updates, state = _run(optimizer, theta, gradients)
     assert state.memory[0][0].shape == (3, 3, 506)
     wide = jax.tree.map(lambda a: np.asarray(a, np.float64), theta)
     history = np.stack([np.asarray(g["w"], np.float64).ravel() for g in gradients])
