@@ -124,9 +124,7 @@ def rotated(objective: Objective) -> Objective:
     """
 
     def move(key: PRNGKeyArray, dimension: int) -> tuple[Array, Array]:
-        # The Q of a normal matrix is uniform once the signs of R's diagonal, which are a convention, are taken out.
-        q, r = jnp.linalg.qr(jax.random.normal(key, (dimension, dimension)))
-        return q * jnp.sign(jnp.diagonal(r))[None, :], jnp.zeros(dimension)
+        return jax.random.orthogonal(key, dimension), jnp.zeros(dimension)
 
     return _moved(objective, move)
 
