@@ -11,7 +11,7 @@ are multiplied once a row or column; the time features, the same for all paramet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -111,33 +111,55 @@ def small_fc(hidden: tuple[int, ...] = (4, 4), step_size: float = 1e-3, exponent
     def transform(theta: SmallFCTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
-        def start(params: optax.Params) -> SmallFCState:
-            check_params(params)
-            zeros = [_zeros(p.shape) for p in jax.tree.leaves(params)]
-            unflatten = jax.tree.structure(params).unflatten
-            momenta, second, rows, columns = (unflatten(leaves) for leaves in zip(*zeros, strict=True))
-            return SmallFCState(momenta, second, rows, columns, jnp.int32(0))
+        def update_of(outputs: list[Array], features: Features) -> Array:
+            del features
+            direction, magnitude = outputs
+            return -step_size * direction * jnp.exp(exponent * magnitude)
 
-        def update(
-            updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
-        ) -> tuple[optax.Updates, SmallFCState]:
-            del extra
-            leaves, tree = jax.tree.flatten(require_params(params))
-            mixing = _mixing(theta)
-            weight, bias = theta.layers[0]["weight"], theta.layers[0]["bias"]
-            bias = bias + time_features(state.step) @ weight[NORMALISED:]
-            results = []
-            for p, g, *memory in zip(leaves, *map(tree.flatten_up_to, (updates, *state[:4])), strict=True):
-                memory, groups = _features(mixing, float32(g), float32(p), *memory)
-                direction, magnitude = _network(theta.layers, bias, groups)
-                step = -step_size * direction * jnp.exp(exponent * magnitude)
-                results.append((step.astype(p.dtype), *memory))
-            updates, momenta, second, rows, columns = (tree.unflatten(list(new)) for new in zip(*results, strict=True))
-            return updates, SmallFCState(momenta, second, rows, columns, state.step + 1)
-
-        return optax.GradientTransformationExtraArgs(start, update)
+        return with_factored_features(theta, update_of)
 
     return LearnedOptimizer(init, transform)
+
+
+def with_factored_features(
+    theta: SmallFCTheta, update_of: Callable[[list[Array], Features], Array]
+) -> optax.GradientTransformationExtraArgs:
+    """Accumulators, features and network of small_fc, around any rule that makes an update of them.
+
+    Args:
+        theta: meta-parameters.
+        update_of: `(outputs, features) -> update` of one tensor, all of them float32 arrays of its shape: the outputs
+            of the network, and the features that are not constant along an axis, by their number, before
+            normalisation. Numbers 6 to 8 are the momenta over the root of the second moment, 9 is its inverse root.
+
+    Returns:
+        The transformation; its state is a `SmallFCState`.
+    """
+
+    def start(params: optax.Params) -> SmallFCState:
+        check_params(params)
+        zeros = [_zeros(p.shape) for p in jax.tree.leaves(params)]
+        unflatten = jax.tree.structure(params).unflatten
+        momenta, second, rows, columns = (unflatten(leaves) for leaves in zip(*zeros, strict=True))
+        return SmallFCState(momenta, second, rows, columns, jnp.int32(0))
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, SmallFCState]:
+        del extra
+        leaves, tree = jax.tree.flatten(require_params(params))
+        mixing = _mixing(theta)
+        weight, bias = theta.layers[0]["weight"], theta.layers[0]["bias"]
+        bias = bias + time_features(state.step) @ weight[NORMALISED:]
+        results = []
+        for p, g, *memory in zip(leaves, *map(tree.flatten_up_to, (updates, *state[:4])), strict=True):
+            memory, groups = _features(mixing, float32(g), float32(p), *memory)
+            step = update_of(_network(theta.layers, bias, groups), groups[0][0])
+            results.append((step.astype(p.dtype), *memory))
+        updates, momenta, second, rows, columns = (tree.unflatten(list(new)) for new in zip(*results, strict=True))
+        return updates, SmallFCState(momenta, second, rows, columns, state.step + 1)
+
+    return optax.GradientTransformationExtraArgs(start, update)
 
 
 def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
