@@ -21,27 +21,18 @@ from typing import Any
 import numpy as np
 import tyro
 
-from experiments.loss_comparison import (
-    Found,
-    compare,
-    compiled_once,
-    draw_errors,
-    held_out,
-    merged,
-    search_with_control,
-    summary,
-    text_table,
-)
+from experiments.loss_comparison import compare, compiled_once, draw_errors, held_out, merged, summary, text_table
+from experiments.loss_searching import Found, choose, meta_training, records, search_with_control, with_provenance
 from metalearn.losses import load
 from metalearn.losses.evolution import SEEDS, EvolutionConfig
 from metalearn.losses.population import TrainingConfig
 from metalearn.losses.search import SearchConfig
 from metalearn.pictures import new_figure, save
 from metalearn.progress import Progress, default_progress
-from metalearn_tasks.loss_tasks import loss_task
 
 BASELINES = {"CE": "cross-entropy", "LS .1": "label-smoothing", "MAE": "probability-mae", "GCE .7": "gce"}
-META_TRAINING = ("digits-low", "wine")
+META_TRAINING = ("digits-low", "digits-low-turned", "wine")
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 HELD_OUT = ("digits-high", "breast_cancer", "iris")
 
 
@@ -51,6 +42,10 @@ class LabelNoiseConfig:
 
     seeds: int = 5
     """Searches, from seed 0 on; each has its own splits, noise, networks and formulas."""
+    splits: tuple[int, int] = (2, 4)
+    """Splits of each meta-training task: those of a search, and others on which its finalists are judged."""
+    choice_splits: int = 6
+    """Further ones, by which one of the seeds' losses is chosen."""
     noise: float = 0.4
     """Share of training labels that are drawn anew, in the search and in the comparison."""
     population: int = 40
@@ -59,6 +54,8 @@ class LabelNoiseConfig:
     """Generations of a search, at most."""
     max_trained: int = 40
     """Distinct losses that a search trains, at most."""
+    finalists: int = 8
+    """Losses of a search that are judged on further splits."""
     steps: int = 400
     """Steps of each training, in the search and in the comparison."""
     fresh_seeds: int = 10
@@ -76,8 +73,15 @@ def search_config(config: LabelNoiseConfig, seed: int) -> SearchConfig:
     evolution = EvolutionConfig(
         population=config.population, tournament=2, crossover=0.55, mutation=0.4, seeds=SEEDS["classification"]
     )
-    training = TrainingConfig(steps=config.steps, seeds=3)
-    return SearchConfig(evolution, training, config.generations, max_trained=config.max_trained, seed=seed)
+    return SearchConfig(
+        evolution,
+        TrainingConfig(steps=config.steps, seeds=1, learning_rates=RATES[1:5]),
+        config.generations,
+        max_trained=config.max_trained,
+        finalists=config.finalists,
+        average="geometric",
+        seed=seed,
+    )
 
 
 def main(config: LabelNoiseConfig, progress: Progress | None = None) -> dict[str, Any]:
@@ -86,18 +90,20 @@ def main(config: LabelNoiseConfig, progress: Progress | None = None) -> dict[str
     with compiled_once():
         found: list[Found] = []
         for seed in range(config.seeds):
-            tasks = [loss_task(name, config.noise, config.hidden, seed) for name in META_TRAINING]
+            tasks = meta_training(META_TRAINING, config.noise, config.hidden, seed, config.splits)
             found.append(search_with_control(tasks, search_config(config, seed), "softmax", progress))
         searched = time.monotonic()
         evolved = {f"evolved, seed {seed}": one.evolved for seed, one in enumerate(found)}
         random = {f"random, seed {seed}": one.random for seed, one in enumerate(found)}
+        training = TrainingConfig(steps=config.steps, learning_rates=RATES)
+        kept, validation = choose(evolved, META_TRAINING, config.noise, config.hidden, config.choice_splits, training)
         losses = {**evolved, **random, **{label: load(name) for label, name in BASELINES.items()}}
         tasks = {
             _title(name, noise): held_out(name, noise, config.hidden, config.fresh_seeds)
             for noise in (config.noise, 0.0)
             for name in HELD_OUT
         }
-        scores = compare(losses, tasks, search_config(config, 0).training)
+        scores = compare(losses, tasks, training)
     results = {
         name: {
             "evolved": merged(row, list(evolved)),
@@ -110,20 +116,24 @@ def main(config: LabelNoiseConfig, progress: Progress | None = None) -> dict[str
     for seed, one in enumerate(found):
         one.evolved.save(config.out / f"evolved-{seed}.json")
     noisy = results[_title(HELD_OUT[0], config.noise)]
+    chosen = list(evolved).index(kept)
+    shipped = with_provenance(
+        found[chosen],
+        chosen,
+        results,
+        BASELINES,
+        command="python -m experiments.label_noise",
+        tasks="classification of the digits 0-4, of the digits 0-4 with half of them turned as five more classes, and "
+        f"of wine (scikit-learn), {config.noise:.0%} of the training labels drawn anew from all classes",
+        unit=f"test error as a share, held-out data sets, mean over {config.fresh_seeds} splits, noises and networks",
+        chosen=f"of {config.seeds} seeds, by validation error on further splits of the meta-training tasks",
+    )
+    shipped.save(config.out / "chosen.json")
     result = {
         "results": results,
         "claims": {"digits-high, of CE": [e / max(noisy["CE"]["mean"], 1e-12) for e in noisy["evolved"]["each"]]},
-        "found": [
-            {
-                "evolved": str(one.evolved),
-                "random": str(one.random),
-                "trained": one.trained,
-                "slots": one.slots,
-                "fitness": one.fitness,
-                "seconds": [round(s, 1) for s in one.seconds],
-            }
-            for one in found
-        ],
+        "found": records(found),
+        "chosen": {"seed": chosen, "validation": list(validation.values())},
         "search_seconds": round(searched - began, 1),
         "seconds": round(time.monotonic() - began, 1),
         "picture": str(config.out / "losses.png"),
@@ -149,6 +159,7 @@ def printed(result: dict[str, Any]) -> str:
             f"seed {seed}: {one['evolved']}   (digits 5 to 9: {ratio:.2f} of CE's error; {one['trained']} trained, "
             f"{one['seconds'][0]} s; random: {one['random']})"
         )
+    lines.append(f"chosen on the meta-training tasks: seed {result['chosen']['seed']}")
     return "\n".join(lines)
 
 

@@ -1,9 +1,8 @@
-"""Comparing loss functions fairly: each with its own learning rate, on tasks, splits and networks it has never seen.
+"""Comparing loss functions fairly: each with its own learning rate, on splits and networks it has never seen.
 
-What `robust_regression.py` and `label_noise.py` share: searching with several seeds beside a random search of equal
-budget, and training networks with any loss. A loss is trained at every learning rate of a grid; the rate is chosen by
-clean validation examples, for each loss and task its own, and what is reported is the error on clean test examples.
-Adam, so that the scale of a loss cannot act as a learning rate.
+A loss is trained at every learning rate of a grid; the rate is chosen by clean validation examples, for each loss and
+task its own, and what is reported is the error on clean test examples. Adam, so that the scale of a loss cannot act as
+a learning rate. `robust_regression.py`, `label_noise.py`, `loss_transfer.py` and `refinement.py` compare by it.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +20,7 @@ import optax
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn.losses import SymbolicLoss
-from metalearn.losses.loss import Link
 from metalearn.losses.population import LossTask, TrainingConfig
-from metalearn.losses.search import SearchConfig, SearchResult, random_control, search
-from metalearn.progress import Progress
 from metalearn_tasks.loss_tasks import loss_task, test_split
 
 Loss = Callable[[Array, Array], Array]
@@ -46,90 +39,57 @@ class Scores(NamedTuple):
 
     Attributes:
         test: error rate or mean squared error on test examples, of each fresh seed, at the chosen learning rate.
+        valid: the same on validation examples.
         rate: the learning rate with the least mean validation error.
     """
 
     test: Float[np.ndarray, "S"]
+    valid: Float[np.ndarray, "S"]
     rate: float
 
 
-@dataclass(frozen=True)
-class Found:
-    """What the searches of one seed found.
-
-    Attributes:
-        evolved: best loss of the evolution.
-        random: best loss of a random search that trained as many losses.
-        trained: how many that was.
-        slots: formulas that the evolution looked at.
-        fitness: of the two, mean validation error on the meta-training tasks, fresh networks.
-        seconds: wall time of the two searches.
-    """
-
-    evolved: SymbolicLoss
-    random: SymbolicLoss
-    trained: int
-    slots: int
-    fitness: tuple[float, float]
-    seconds: tuple[float, float]
-
-
-def search_with_control(
-    tasks: Sequence[LossTask], config: SearchConfig, link: Link, progress: Progress | None = None
-) -> Found:
-    """One search, and a random one that trains the same number of distinct losses."""
-    began = time.monotonic()
-    evolved = search(tasks, config, progress=progress)
-    between = time.monotonic()
-    control = search(tasks, random_control(config, evolved), progress=progress)
-    end = time.monotonic()
-
-    def best(result: SearchResult) -> SymbolicLoss:
-        return SymbolicLoss(result.best[0].expr, link=link)
-
-    return Found(
-        best(evolved),
-        best(control),
-        len(evolved.trained),
-        len(evolved.generations) * config.evolution.population,
-        (evolved.best[0].fitness, control.best[0].fitness),
-        (between - began, end - between),
-    )
-
-
-def held_out(name: str, noise: float, hidden: tuple[int, ...], seeds: int) -> list[Held]:
-    """A held-out task with fresh splits, and fresh noise, for each seed."""
-    return [Held(loss_task(name, noise, hidden, seed), test_split(name, seed)) for seed in range(FRESH, FRESH + seeds)]
+def held_out(name: str, noise: float, hidden: tuple[int, ...], seeds: int, first: int = FRESH) -> list[Held]:
+    """A task with a split, and noise, of its own for each seed from `first` on."""
+    return [Held(loss_task(name, noise, hidden, seed), test_split(name, seed)) for seed in range(first, first + seeds)]
 
 
 def compare(
-    losses: Mapping[str, Loss], tasks: Mapping[str, Sequence[Held]], config: TrainingConfig
+    losses: Mapping[str, Loss],
+    tasks: Mapping[str, Sequence[Held]],
+    config: TrainingConfig,
+    at_once: int | None = None,
 ) -> dict[str, dict[str, Scores]]:
     """Train networks with each loss on each task.
 
     Args:
         losses: by name, `loss(logits, labels)` for each example.
-        tasks: by name, one entry a seed; tasks of equal shapes are trained together.
+        tasks: by name, one entry a seed; tasks of equal shapes and networks are trained together.
         config: of the training; its seeds are not used.
+        at_once: networks trained side by side; None: all of a task, which suits small ones.
 
     Returns:
         By task, then by loss.
     """
     groups: dict[Any, list[str]] = {}
     for name, rows in tasks.items():
-        groups.setdefault((len(rows), jax.tree.map(np.shape, _arrays(rows[0]))), []).append(name)
+        network = str(jax.eval_shape(rows[0].task.init, jax.random.key(0)))
+        groups.setdefault((len(rows), network, jax.tree.map(np.shape, _arrays(rows[0]))), []).append(name)
     results: dict[str, dict[str, Scores]] = {name: {} for name in tasks}
     for names in groups.values():
         seeds = len(tasks[names[0]])
         rows = [held for name in names for held in tasks[name]]
         data = jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *(_arrays(held) for held in rows))
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(FRESH), i))(jnp.arange(seeds))
+        done: dict[Loss, Float[np.ndarray, "L N 2"]] = {}  # several searches may have found one loss
         for label, loss in losses.items():
-            scores = np.asarray(_trained(loss, rows[0].task, config, data, jnp.tile(keys, len(names))), np.float64)
+            if loss not in done:
+                all_keys = jnp.tile(keys, len(names))
+                done[loss] = np.asarray(_trained(loss, rows[0].task, config, data, all_keys, at_once), np.float64)
+            scores = done[loss]
             for i, name in enumerate(names):
                 valid, test = scores[:, i * seeds : (i + 1) * seeds].transpose(2, 0, 1)
                 chosen = int(np.argmin(valid.mean(-1)))
-                results[name][label] = Scores(test[chosen], config.learning_rates[chosen])
+                results[name][label] = Scores(test[chosen], valid[chosen], config.learning_rates[chosen])
     return results
 
 
@@ -138,7 +98,7 @@ def _arrays(held: Held) -> tuple[Any, Any, Any]:
 
 
 def _trained(
-    loss: Loss, task: LossTask, config: TrainingConfig, data: Any, keys: PRNGKeyArray
+    loss: Loss, task: LossTask, config: TrainingConfig, data: Any, keys: PRNGKeyArray, at_once: int | None
 ) -> Float[Array, "L N 2"]:
     """Validation and test error of a network for each learning rate and data set; infinity where it diverged."""
     rule = optax.scale_by_adam()
@@ -171,7 +131,19 @@ def _trained(
         return jnp.stack([error(params, valid), error(params, test)])
 
     rates = jnp.asarray(config.learning_rates, jnp.float32)
-    return jax.jit(jax.vmap(jax.vmap(one, (None, 0, 0)), (0, None, None)))(rates, keys, data)
+    if at_once is None:
+        return jax.jit(jax.vmap(jax.vmap(one, (None, 0, 0)), (0, None, None)))(rates, keys, data)
+
+    @jax.jit
+    def some_at_once(rates: Array, keys: PRNGKeyArray, data: Any) -> Array:
+        def numbered(i: Array) -> Array:
+            rate, row = i // len(keys), i % len(keys)
+            return one(rates[rate], keys[row], jax.tree.map(lambda a: a[row], data))
+
+        scores = jax.lax.map(numbered, jnp.arange(len(rates) * len(keys)), batch_size=at_once)
+        return scores.reshape(len(rates), len(keys), 2)
+
+    return some_at_once(rates, keys, data)
 
 
 @contextlib.contextmanager

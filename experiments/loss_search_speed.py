@@ -29,7 +29,8 @@ from jaxtyping import Array
 from metalearn.losses.evolution import EvolutionConfig, initial_population
 from metalearn.losses.expression import Expr, evaluate, number_of_coefficients
 from metalearn.losses.population import LossTask, TrainingConfig, trainer
-from metalearn.losses.table import fingerprint, reject, screening_table
+from metalearn.losses.screening import fingerprint, reject
+from metalearn.losses.table import screening_table
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def one_at_a_time(task: LossTask, expr: Expr, config: LossSearchSpeedConfig) -> 
     seconds, out = {"compile": 0.0}, {}
     for name, part in (("refine", refine), ("filter", filtered), ("train", fitness)):
         began = time.perf_counter()
-        compiled = jax.jit(part).lower(coefficients, key).compile()
+        with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+            compiled = jax.jit(part).lower(coefficients, key).compile()
         seconds["compile"] += time.perf_counter() - began
         seconds[f"compile {name}"] = time.perf_counter() - began
         began = time.perf_counter()

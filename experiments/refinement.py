@@ -26,6 +26,7 @@ from metalearn.losses import SymbolicLoss, parse
 from metalearn.losses.parametric import free_coefficients
 from metalearn.losses.population import TrainingConfig
 from metalearn.losses.refine import RefineConfig, refine
+from metalearn.pictures import new_figure, save
 from metalearn.progress import Progress, default_progress
 from metalearn_tasks.loss_tasks import loss_task
 
@@ -55,13 +56,13 @@ class RefinementConfig:
     seed: int = 0
     """Of the splits and of refinement."""
     out: Path = Path("runs/refinement")
-    """Folder of the table."""
+    """Folder of the picture and the table."""
     json: bool = False
     """Print one JSON object as the last line."""
 
 
 def main(config: RefinementConfig, progress: Progress | None = None) -> dict[str, Any]:
-    """Refine, compare; returns what result.json holds."""
+    """Refine, compare, draw; returns what result.json holds."""
     began = time.monotonic()
     tasks = [loss_task(name, config.noise, config.hidden, config.seed) for name in ("diabetes", "friedman1")]
     losses: dict[str, SymbolicLoss] = {}
@@ -84,8 +85,11 @@ def main(config: RefinementConfig, progress: Progress | None = None) -> dict[str
                 result = refine(learnable, learnable.init(jax.random.key(config.seed)), tasks, settings, progress)
                 label = _label(text, inner_steps)
                 losses[label] = given.with_coefficients(np.asarray(result.theta))
-                ratios = [past.ratio for past in result.history]
-                history[label] = {"accepted": result.accepted, "last": ratios[-1], "best": min(ratios)}
+                history[label] = {
+                    "accepted": result.accepted,
+                    "steps": [past.step for past in result.history],
+                    "ratios": [past.ratio if np.isfinite(past.ratio) else None for past in result.history],
+                }
         held = {name: held_out(name, config.noise, config.hidden, config.fresh_seeds) for name in HELD_OUT}
         scores = compare(losses, held, TrainingConfig(steps=config.horizon))
     result = {
@@ -93,8 +97,9 @@ def main(config: RefinementConfig, progress: Progress | None = None) -> dict[str
         "refined": history,
         "coefficients": {label: list(map(float, loss.coefficients)) for label, loss in losses.items()},  # type: ignore
         "seconds": round(time.monotonic() - began, 1),
+        "picture": str(config.out / "refinement.png"),
     }
-    config.out.mkdir(parents=True, exist_ok=True)
+    _draw(config, result)
     (config.out / "result.json").write_text(json.dumps(result, indent=2))
     return result
 
@@ -104,8 +109,8 @@ def printed(result: dict[str, Any]) -> str:
     rows = list(result["results"])
     refined = [result["refined"].get(label) for label in rows]
     columns = {
-        "last": ["" if r is None else f"{r['last']:.2f}" for r in refined],
-        "best": ["" if r is None else f"{r['best']:.2f}" for r in refined],
+        "last": ["" if r is None else _told(r["ratios"][-1]) for r in refined],
+        "best": ["" if r is None else _told(min(x for x in r["ratios"] if x is not None)) for r in refined],
         "accepted": ["" if r is None else ("yes" if r["accepted"] else "no") for r in refined],
     }
     for name in HELD_OUT:
@@ -114,14 +119,49 @@ def printed(result: dict[str, Any]) -> str:
     return text_table(rows, columns, "formula")
 
 
+def _told(ratio: float | None) -> str:
+    return "diverged" if ratio is None else f"{ratio:.2f}"
+
+
+def _draw(config: RefinementConfig, result: dict[str, Any]) -> None:
+    """How each formula fares on the way; and, held out, what was kept over the formula as it was."""
+    figure, axes = new_figure(columns=len(config.formulas) + 1, width=3.4)
+    for ax, text in zip(axes, config.formulas, strict=False):
+        for number, inner_steps in enumerate(config.inner_steps):
+            past = result["refined"][_label(text, inner_steps)]
+            ratios = [np.nan if ratio is None else ratio for ratio in past["ratios"]]
+            verdict = "accepted" if past["accepted"] else "refused"
+            ax.plot(past["steps"], ratios, "o-", color=f"C{number}", label=f"K = {inner_steps}: {verdict}")
+        ax.axhline(1, color="0.5", linewidth=1)
+        ax.set_yscale("log")
+        ax.set_xlabel("meta-steps")
+        ax.set_ylabel("error at the horizon, over that before")
+        ax.set_title(text, fontsize=8)
+        ax.legend(fontsize=7, frameon=False)
+    labels = list(result["refined"])
+    for number, name in enumerate(HELD_OUT):
+        ratios = [
+            result["results"][label][name]["mean"] / result["results"][label.rsplit(", K = ", 1)[0]][name]["mean"]
+            for label in labels
+        ]
+        axes[-1].plot(ratios, -np.arange(len(labels)), "os"[number], color=f"C{3 + number}", label=name)
+    axes[-1].axvline(1, color="0.5", linewidth=1)
+    axes[-1].set_xscale("log")
+    shown = [f"{label.split('(')[0]}(...), {label.rsplit(', ', 1)[1]}" for label in labels]
+    axes[-1].set_yticks(-np.arange(len(labels)), shown, fontsize=6)
+    axes[-1].set_xlabel("held-out error of what is kept, over before")
+    axes[-1].legend(fontsize=7, frameon=False)
+    save(figure, config.out / "refinement.png")
+
+
 def _label(text: str, inner_steps: int) -> str:
     return f"{text}, K = {inner_steps}" if inner_steps else text
 
 
 if __name__ == "__main__":
     command = tyro.cli(RefinementConfig, description=__doc__)
-    outcome = main(command, default_progress())
+    outcome = main(command, default_progress("squared error"))
     print(printed(outcome))
-    print(f"{outcome['seconds']} s")
+    print(f"picture: {outcome['picture']} ({outcome['seconds']} s)")
     if command.json:
         print(json.dumps(outcome))

@@ -51,6 +51,9 @@ class EvolutionConfig:
     """Heights of those subtrees, from and to."""
     elites: int = 2
     """The best distinct trees go over unchanged."""
+    newcomers: float = 0.0
+    """Share of each later generation that is not bred but random, as the first trees: a small population that has
+    settled on one idea finds another only so."""
     seeds: tuple[str, ...] = ()
     """Formulas that the first population contains, such as `SEEDS["classification"]`."""
 
@@ -73,6 +76,8 @@ class EvolutionConfig:
             )
         if not 0 <= self.elites <= self.population:
             raise ValueError(f"elites must be from 0 to the population, {self.population}, got {self.elites}")
+        if not 0.0 <= self.newcomers <= 1.0:
+            raise ValueError(f"newcomers is a share of the population, from 0 to 1, got {self.newcomers}")
         if len(self.seeds) > self.population:
             raise ValueError(f"a population of {self.population} cannot hold {len(self.seeds)} seeds")
         for text in self.seeds:
@@ -98,6 +103,11 @@ def initial_population(config: EvolutionConfig, seed: int, generation: int = 0) 
     """
     rng = generator(seed, generation)
     trees = [parse(text) for text in config.seeds] if generation == 0 else []
+    return tuple(_filled(config, rng, trees))
+
+
+def _filled(config: EvolutionConfig, rng: np.random.Generator, trees: list[Expr]) -> list[Expr]:
+    """The trees and as many random ones as there is room for."""
     low, high = config.initial_height
     while len(trees) < config.population:
         tall = low + len(trees) % (high - low + 1)
@@ -108,7 +118,7 @@ def initial_population(config: EvolutionConfig, seed: int, generation: int = 0) 
                 break
             tree = _constrained(rng, _grown(rng, tall, tall if full else low), config.max_height)
         trees.append(tree)
-    return tuple(trees)
+    return trees
 
 
 def next_generation(
@@ -124,8 +134,8 @@ def next_generation(
         fitness: of each of its trees, smaller is better; infinity for a tree that was refused.
 
     Returns:
-        `config.population` trees: the elites, best first, then children. A child that the new generation already has
-        is bred anew, up to 20 times.
+        `config.population` trees: the elites, best first, then children, then newcomers. A child that the new
+        generation already has is bred anew, up to 20 times.
 
     Raises:
         ValueError: numbers of trees and fitnesses differ, or a fitness is NaN.
@@ -140,14 +150,15 @@ def next_generation(
     for i in order:
         if len(children) < config.elites and math.isfinite(fitness[i]) and population[i] not in children:
             children.append(population[i])
-    while len(children) < config.population:
+    bred = config.population - round(config.newcomers * config.population)
+    while len(children) < bred:
         child = _child(config, rng, population, fitness)
         for _ in range(_ATTEMPTS):
             if child not in children:
                 break
             child = _child(config, rng, population, fitness)
         children.append(child)
-    return tuple(children)
+    return tuple(_filled(config, rng, children))
 
 
 def _child(

@@ -28,6 +28,7 @@ _CLASSES = MappingProxyType(
     {
         "digits": tuple(range(10)),
         "digits-low": tuple(range(5)),
+        "digits-low-turned": tuple(range(10)),
         "digits-high": tuple(range(5, 10)),
         "wine": (0, 1, 2),
         "breast_cancer": (0, 1),
@@ -53,7 +54,9 @@ def loss_task(name: str, noise: float = 0.0, hidden: tuple[int, ...] = (32,), se
     """A data set with corrupted training labels, and a ReLU network.
 
     Args:
-        name: one of `names()`; digits-low has the digits 0 to 4, digits-high 5 to 9, as classes 0 to 4.
+        name: one of `names()`; digits-low has the digits 0 to 4, digits-high 5 to 9, as classes 0 to 4;
+            digits-low-turned has the digits 0 to 4 too, half of them turned by a right angle, as classes 5 to 9: many
+            classes without any image of a digit above 4.
         noise: share of the training labels that is corrupted, in [0, 1). Regression: shifted by 3 to 8 standard
             deviations, uniformly, four of five upward. Classification: replaced by a class drawn uniformly from all,
             its own included (so with C classes a share noise (C - 1) / C becomes wrong). Validation labels stay clean.
@@ -138,8 +141,13 @@ def _examples(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     y = np.asarray(data.target)[first]
     if name in _REGRESSION:
         return x, y
-    kept = np.isin(y, _CLASSES[name])
-    return x[kept], np.searchsorted(_CLASSES[name], y[kept])
+    kept = np.isin(y, _CLASSES[name.removesuffix("-turned")])
+    x, y = x[kept], np.searchsorted(_CLASSES[name], y[kept])
+    if name.endswith("-turned"):
+        turned = _generator(name, seed, "turned").permutation(len(y))[: len(y) // 2]
+        x[turned] = np.rot90(x[turned].reshape(-1, 8, 8), axes=(1, 2)).reshape(-1, 64)
+        y[turned] += 5
+    return x, y
 
 
 def _generator(name: str, seed: int, purpose: str) -> np.random.Generator:

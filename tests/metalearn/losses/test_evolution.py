@@ -123,6 +123,15 @@ def test_pressure_towards_small_trees_keeps_populations_small():
     assert mean_size(0.9) < 0.7 * mean_size(0.5)
 
 
+def test_the_last_of_a_generation_are_newcomers():
+    config = EvolutionConfig(population=40, crossover=0, mutation=0, newcomers=0.25)
+    parent = parse("mul(y, f)")
+    for population in (next_generation(config, seed, 1, [parent] * 40, [0.0] * 40) for seed in range(3)):
+        assert population[:30] == (parent,) * 30
+        assert len({*population[30:]} - {parent}) == 10
+        assert all(variables(tree) == {"y", "f"} for tree in population)
+
+
 def test_crossover_takes_everything_from_its_two_parents():
     rng = generator(0, 0)
     parent, donor = parse("add(y, mul(f, 1))"), parse("tanh(sub(y, log(f)))")
@@ -163,6 +172,7 @@ def test_trees_without_y_or_f_are_repaired_below_the_height_limit(text):
         ({"crossover": 0.9, "mutation": 0.2}, "sum at most 1, got 0.9 and 0.2"),
         ({"elites": 26}, "elites must be from 0 to the population, 25, got 26"),
         ({"seeds": ("add(y, 1)",)}, "lacks f"),
+        ({"newcomers": 1.5}, "from 0 to 1, got 1.5"),
         ({"tournament": 0}, "tournament must be at least 1"),
     ],
 )
