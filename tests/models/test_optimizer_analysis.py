@@ -104,10 +104,10 @@ def test_states_of_the_wrong_width_are_refused():
 
 def test_modes_predict_what_one_gradient_does_in_all_later_steps():
     """Against running the cell; its complex modes must come in pairs."""
-    matrix, b, w, c = _random_network(6, 3, 0.95)
+    matrix, b, w, _ = _random_network(6, 3, 0.95)
     cell = Cell(jnp.zeros(6), lambda h, g: matrix @ h + b * g, w)
     found = modes(cell, jnp.zeros(6))
-    assert np.abs(found.eigenvalues.imag).max() > 0.1
+    assert np.abs(np.imag(found.eigenvalues)).max() > 0.1
     assert (np.diff(np.abs(found.eigenvalues)) < 1e-6).all()
     h, moved = np.zeros(6), []
     for t in range(20):

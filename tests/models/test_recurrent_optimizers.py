@@ -129,7 +129,7 @@ def test_updates_equal_the_written_out_computation(name):
 def test_memory_per_parameter(name, floats):
     params = {"weight": jnp.zeros((64, 64)), "bias": jnp.zeros(64)}
     optimizer = OPTIMIZERS[name]
-    state = optimizer.transform(optimizer.init(jax.random.key(0))).init(params)
+    state: Any = optimizer.transform(optimizer.init(jax.random.key(0))).init(params)
     stored = sum(a.size for a in jax.tree.leaves(state.memory))
     assert floats * (64 * 64 + 64) <= stored <= 1.01 * floats * (64 * 64 + 64)
 

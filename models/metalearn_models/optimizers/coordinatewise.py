@@ -78,19 +78,14 @@ def coordinatewise(
 
     def init(params: optax.Params) -> CoordinatewiseState:
         check_params(params)
-        blocks, width = _blocks(sum(jnp.size(p) for p in jax.tree.leaves(params)))
-        memory = jax.tree.map(lambda x: jnp.tile(x, (blocks,) + (1,) * x.ndim), start(width))
-        return CoordinatewiseState(memory, jnp.int32(0))
+        return CoordinatewiseState(memory_of(start, sum(jnp.size(p) for p in jax.tree.leaves(params))), jnp.int32(0))
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CoordinatewiseState]:
         del params, extra
-        g = raveled(updates)
-        blocks, width = _blocks(g.size)
-        g = jnp.pad(g, (0, blocks * width - g.size)).reshape(blocks, width)
-        memory, new = _each_block(lambda block: advance(block[0], state.step, block[1]), (state.memory, g))
-        return unraveled(new.ravel(), updates), CoordinatewiseState(memory, state.step + 1)
+        memory, new = in_blocks(lambda m, g: advance(m, state.step, g), state.memory, raveled(updates))
+        return unraveled(new, updates), CoordinatewiseState(memory, state.step + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -102,26 +97,51 @@ def raveled(tree: Any) -> Float[Array, "N"]:
 
 
 def unraveled(vector: Float[Array, "N"], like: Any) -> Any:
-    """The tree of `like`, its shapes and dtypes, with the first entries of `vector`."""
+    """The tree of `like`, its shapes and dtypes, with the entries of `vector`."""
     leaves, tree = jax.tree.flatten(like)
-    sizes = [jnp.size(x) for x in leaves]
-    parts = jax.lax.split(vector[: sum(sizes)], sizes)
+    parts = jax.lax.split(vector, [jnp.size(x) for x in leaves])
     new = [part.reshape(jnp.shape(x)).astype(jnp.result_type(x)) for part, x in zip(parts, leaves, strict=True)]
     return tree.unflatten(new)
+
+
+def memory_of(start: Callable[[int], Any], size: int) -> Any:
+    """The memory of `size` fresh parameters in blocks, as in `CoordinatewiseState`."""
+    blocks, width = _blocks(size)
+    return jax.tree.map(lambda x: jnp.tile(x, (blocks,) + (1,) * x.ndim), start(width))
+
+
+def in_blocks(
+    advance: Callable[[Any, Float[Array, "*F W"]], tuple[Any, Float[Array, "W"]]],
+    memory: Any,
+    inputs: Float[Array, "*F N"],
+) -> tuple[Any, Float[Array, "N"]]:
+    """`advance(memory, inputs)` of every block: one after the other on a CPU, to save memory traffic, else all at once.
+
+    Args:
+        advance: of any number of parameters; every leaf of its memory [..., W].
+        memory: in blocks, as in `CoordinatewiseState`.
+        inputs: of all parameters.
+    """
+    size = inputs.shape[-1]
+    blocks, width = _blocks(size)
+    padded = jnp.pad(inputs, [(0, 0)] * (inputs.ndim - 1) + [(0, blocks * width - size)])
+    cut = jnp.moveaxis(padded.reshape(*inputs.shape[:-1], blocks, width), -2, 0)
+
+    def together(xs: Any) -> tuple[Any, Array]:
+        return jax.vmap(advance)(*xs)
+
+    def one_by_one(xs: Any) -> tuple[Any, Array]:
+        return jax.lax.map(lambda x: advance(*x), xs)
+
+    xs = (memory, cut)
+    memory, new = together(xs) if blocks == 1 else jax.lax.platform_dependent(xs, cpu=one_by_one, default=together)
+    return memory, new.ravel()[:size]
 
 
 def _blocks(size: int) -> tuple[int, int]:
     """Number of blocks and parameters in each: about 512, whose gates stay in a processor's cache."""
     blocks = max(1, round(size / 512))
     return blocks, -(-size // blocks)
-
-
-def _each_block(advance: Callable[[Any], Any], blocks: Any) -> Any:
-    """`advance` of every block: one after the other where that saves memory traffic, on a CPU, else all at once."""
-    if jax.tree.leaves(blocks)[0].shape[0] == 1:
-        return jax.vmap(advance)(blocks)
-    one_by_one, together = (lambda xs: jax.lax.map(advance, xs)), jax.vmap(advance)
-    return jax.lax.platform_dependent(blocks, cpu=one_by_one, default=together)
 
 
 def lstm_network(key: PRNGKeyArray, inputs: int, hidden: tuple[int, ...]) -> LSTMNetwork:

@@ -4,10 +4,10 @@ Maheswaranathan, Sussillo, Metz, Sun and Sohl-Dickstein 2021, "Reverse engineeri
 and novel mechanisms" (arXiv 2011.02159); the search for fixed points is that of Sussillo and Barak 2013, "Opening the
 black box: low-dimensional dynamics in high-dimensional recurrent neural networks", by Levenberg and Marquardt's method.
 
-At a fixed point h* of a constant gradient g*, `h' - h* = J (h - h*) + b (g - g*)` to first order. With J = R diag(lambda)
-L, rows of L the left eigenvectors, a gradient that is larger by epsilon in one step moves the parameter k steps later by
-`-epsilon sum_i rate_i lambda_i^k`, `rate_i = -(w.r_i)(l_i.b)`. Gradient descent with momentum is one such mode: lambda is
-the momentum, the rate the learning rate.
+At a fixed point h* of a constant gradient g*, `h' - h* = J (h - h*) + b (g - g*)` to first order. Let J have the right
+eigenvectors r_i and the left ones l_i. A gradient that is larger by epsilon in one step moves the parameter k steps
+later by `-epsilon sum_i rate_i lambda_i^k` with `rate_i = -(w.r_i)(l_i.b)`. Gradient descent with momentum is one such
+mode: lambda is the momentum, the rate the learning rate.
 """
 
 from __future__ import annotations
