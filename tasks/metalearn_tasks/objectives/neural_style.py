@@ -78,7 +78,7 @@ def neural_style(
     shape: tuple[int, int, int],
     content_layer: int = -1,
     content_weight: float = 1.0,
-    style_weight: float = 1e3,
+    style_weight: float = 10.0,
     roughness_weight: float = 0.0,
     scale: float = 0.1,
 ) -> Objective:
@@ -93,7 +93,8 @@ def neural_style(
         shape: (H, W, C) of the image.
         content_layer: number of the layer that holds the content.
         content_weight: of C.
-        style_weight: of S. The ratio of the two is what Gatys et al. call alpha / beta; they give 1e-3 and 1e-4.
+        style_weight: of S. The ratio of the two is what Gatys et al. call alpha / beta and set to 1e-3 or 1e-4; the
+            default makes both matter with `digits_features`.
         roughness_weight: of R, which Gatys et al. do not have.
         scale: standard deviation of the initial pixels, normal about 0.
 
