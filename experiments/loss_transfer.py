@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +46,15 @@ class Part(NamedTuple):
     noise: tuple[float, ...]
     networks_on: tuple[str, ...]
     sets: tuple[str, ...]
+    hidden: tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """A data set, its share of corrupted training labels, and the hidden layers of the network."""
+
+    title: str
+    name: str
+    noise: float
     hidden: tuple[int, ...]
 
 
@@ -100,19 +108,25 @@ def main(config: LossTransferConfig, progress: Progress | None = None) -> dict[s
     began = time.monotonic()
     training = TrainingConfig(steps=config.steps, learning_rates=config.learning_rates)
     result: dict[str, Any] = {"parts": {}}
-    rows = [(part, *row) for part in parts(config) for row in _rows(part, config.networks)]
+    groups = [
+        (part, hidden) for part in parts(config) for hidden in dict.fromkeys(row.hidden for row in _rows(part, config))
+    ]
     if progress is not None:
-        progress.start(0, len(rows))
+        progress.start(0, len(groups))
     with compiled_once():
-        for done, (part, title, name, noise, hidden) in enumerate(rows, 1):
-            losses = {
-                label: SymbolicLoss.read(label) if label.endswith(".json") else load(label) for label in part.losses
-            }
-            scores = compare(losses, {title: held_out(name, noise, hidden, config.seeds)}, training)[title]
+        for done, (part, hidden) in enumerate(groups, 1):
+            losses = {name: SymbolicLoss.read(name) if name.endswith(".json") else load(name) for name in part.losses}
+            rows = [row for row in _rows(part, config) if row.hidden == hidden]
+            tasks = {row.title: held_out(row.name, row.noise, hidden, config.seeds) for row in rows}
+            scores = compare(losses, tasks, training)
             table = result["parts"].setdefault(part.title, {"baseline": part.baseline, "rows": {}})
-            table["rows"][title] = {label: summary(scores[label]) for label in losses}
+            table["rows"] |= {title: {name: summary(row[name]) for name in losses} for title, row in scores.items()}
             if progress is not None:
-                progress.update(done, {"loss": float(scores[part.losses[-1]].test.mean())})
+                errors = [row[part.losses[-1]].test.mean() for row in scores.values()]
+                progress.update(done, {"loss": float(np.mean(errors))})
+    for part in parts(config):
+        table = result["parts"][part.title]
+        table["rows"] = {row.title: table["rows"][row.title] for row in _rows(part, config)}
     if progress is not None:
         progress.close()
     _draw(config, result)
@@ -121,13 +135,13 @@ def main(config: LossTransferConfig, progress: Progress | None = None) -> dict[s
     return result
 
 
-def _rows(part: Part, networks: Sequence[str]) -> list[tuple[str, str, float, tuple[int, ...]]]:
-    """Title, data set, noise and hidden layers of each row of a part."""
+def _rows(part: Part, config: LossTransferConfig) -> list[Row]:
+    """The rows of a part, in the order in which they are shown."""
     base = "-".join(map(str, part.hidden))
-    tried = [(name, network) for name in part.networks_on for network in (base, *networks)]
+    tried = [(name, network) for name in part.networks_on for network in (base, *config.networks)]
     tried += [(name, base) for name in part.sets]
     return [
-        (f"{name}, {network}, " + (f"{noise:.0%} noise" if noise else "clean"), name, noise, widths(network))
+        Row(f"{name}, {network}, " + (f"{noise:.0%} noise" if noise else "clean"), name, noise, widths(network))
         for noise in part.noise
         for name, network in tried
     ]

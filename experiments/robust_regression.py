@@ -53,7 +53,7 @@ class RobustRegressionConfig:
     """Formulas in a generation."""
     generations: int = 8
     """Generations of a search, at most."""
-    max_trained: int = 300
+    max_trained: int = 200
     """Distinct losses that a search trains, at most."""
     finalists: int = 12
     """Losses of a search that are judged on further splits."""
