@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from metalearn_models.optimizers.contract import TIMESCALES, LearnedOptimizer, dense_layers
-from metalearn_models.optimizers.small_fc import NORMALISED, Features, SmallFCTheta, with_factored_features
+from metalearn_models.optimizers.factored import NORMALISED, Features, SmallFCTheta, with_factored_features
 
 OUTPUTS = 3
 """d, m_b, m_g. The published code has a fourth, of the weight decay on the inner parameters, which STAR leaves out."""
