@@ -41,11 +41,13 @@ class Scores(NamedTuple):
         test: error rate or mean squared error on test examples, of each fresh seed, at the chosen learning rate.
         valid: the same on validation examples.
         rate: the learning rate with the least mean validation error.
+        by_rate: validation and test errors at every learning rate.
     """
 
     test: Float[np.ndarray, "S"]
     valid: Float[np.ndarray, "S"]
     rate: float
+    by_rate: Float[np.ndarray, "2 L S"]
 
 
 def held_out(name: str, noise: float, hidden: tuple[int, ...], seeds: int, first: int = FRESH) -> list[Held]:
@@ -87,10 +89,16 @@ def compare(
                 done[loss] = np.asarray(_trained(loss, rows[0].task, config, data, all_keys, at_once), np.float64)
             scores = done[loss]
             for i, name in enumerate(names):
-                valid, test = scores[:, i * seeds : (i + 1) * seeds].transpose(2, 0, 1)
-                chosen = int(np.argmin(valid.mean(-1)))
-                results[name][label] = Scores(test[chosen], valid[chosen], config.learning_rates[chosen])
+                by_rate = scores[:, i * seeds : (i + 1) * seeds].transpose(2, 0, 1)
+                results[name][label] = chosen(by_rate, config.learning_rates)
     return results
+
+
+def chosen(by_rate: Float[np.ndarray, "2 L S"], rates: Sequence[float], least: float = 0.0) -> Scores:
+    """The scores at the learning rate, of those that are not below `least`, that is best on validation examples."""
+    means = np.where(np.asarray(rates) >= least, by_rate[0].mean(-1), np.inf)
+    best = int(np.argmin(means))
+    return Scores(by_rate[1, best], by_rate[0, best], rates[best], by_rate)
 
 
 def _arrays(held: Held) -> tuple[Any, Any, Any]:

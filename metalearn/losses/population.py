@@ -91,10 +91,13 @@ class Trainer(NamedTuple):
             the validation examples after the last step; infinity for predictions that are not finite in regression,
             where in classification they count as wrong. S is the configured number of seeds.
         compilations: how often the training was traced so far: once, whatever losses came.
+        least: the error that stands for none where errors are compared by their ratio: half a validation example's in
+            classification, 1e-4 in regression.
     """
 
     train: Callable[[Sequence[Expr], PRNGKeyArray], Float[np.ndarray, "P L S"]]
     compilations: Callable[[], int]
+    least: float
 
 
 def trainer(task: LossTask, config: TrainingConfig, devices: Sequence[Any] | None = None) -> Trainer:
@@ -156,7 +159,8 @@ def trainer(task: LossTask, config: TrainingConfig, devices: Sequence[Any] | Non
         shape = (0, len(rates), config.seeds)
         return np.concatenate(done)[: len(losses)] if done else np.zeros(shape)
 
-    return Trainer(train, lambda: traces[0])
+    least = 0.5 / len(task.valid[1]) if task.kind == "classification" else 1e-4
+    return Trainer(train, lambda: traces[0], least)
 
 
 def _one_network(

@@ -18,68 +18,25 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from metalearn.errors import unknown_name
 from metalearn.files import write_atomically
 from metalearn.lock import only_writer
-from metalearn.losses.evolution import EvolutionConfig, initial_population, next_generation
+from metalearn.losses.evolution import initial_population, next_generation
 from metalearn.losses.expression import Expr, size, to_text
-from metalearn.losses.population import LossTask, Trainer, TrainingConfig, trainer
+from metalearn.losses.population import LossTask, Trainer, trainer
 from metalearn.losses.screening import fingerprint, reject
+from metalearn.losses.search_config import SearchConfig
 from metalearn.losses.search_file import Generation, State, Trained, dump, identity_of, load
 from metalearn.losses.table import Kind, screening_table
 from metalearn.progress import Progress
 
 FILE = "search.json"
-
-
-Average = Literal["arithmetic", "geometric"]
-LEAST = 1e-4
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """A search; with its tasks it determines every number of the result."""
-
-    evolution: EvolutionConfig = dataclasses.field(default_factory=EvolutionConfig)
-    """How formulas are bred."""
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    """How networks are trained by them."""
-    generations: int = 50
-    """Populations judged, the first one included."""
-    strategy: Literal["evolution", "random"] = "evolution"
-    """random: each generation is an independent first population, without seeds after the first."""
-    max_trained: int | None = None
-    """Stop when so many distinct losses have been trained: equal budgets for two strategies. None: no limit."""
-    finalists: int = 8
-    """The best distinct losses, which are judged once more on fresh seeds; these decide."""
-    final_rounds: int = 1
-    """Times `training.seeds` fresh seeds."""
-    average: Average = "arithmetic"
-    """Mean over tasks that makes the fitness of their errors. In the "geometric" one each task counts by how many times
-    its error shrinks, whatever its level; errors below 1e-4 count as that."""
-    seed: int = 0
-    """Of formulas, networks and batches."""
-
-    def __post_init__(self) -> None:
-        for name in ("generations", "finalists", "final_rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_trained is not None and self.max_trained < 1:
-            raise ValueError(f"max_trained must be at least 1 or None, got {self.max_trained}")
-        if self.strategy not in ("evolution", "random"):
-            raise unknown_name("strategy", self.strategy, ("evolution", "random"))
-        if self.average not in get_args(Average):
-            raise unknown_name("average", self.average, get_args(Average))
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
 
 
 class SearchResult(NamedTuple):
@@ -207,14 +164,14 @@ def _judge(
     for i, expr in enumerate(losses):
         errors = tuple(float(s[i].min()) for s in scores)
         chosen = tuple(float(rates[s[i].argmin()]) for s in scores)
-        judged.append(Trained(expr, _average(errors, config), errors, chosen))
+        judged.append(Trained(expr, _average(errors, trainers, config), errors, chosen))
     return judged
 
 
-def _average(errors: Sequence[float], config: SearchConfig) -> float:
+def _average(errors: Sequence[float], trainers: Sequence[Trainer], config: SearchConfig) -> float:
     if config.average == "arithmetic":
         return float(np.mean(errors))
-    return float(np.exp(np.mean(np.log(np.maximum(errors, LEAST)))))
+    return float(np.exp(np.mean(np.log(np.maximum(errors, [one.least for one in trainers])))))
 
 
 def _keys(config: SearchConfig, round_number: int) -> PRNGKeyArray:
@@ -240,7 +197,7 @@ def _finish(state: State, trainers: Sequence[Trainer], judges: Sequence[Trainer]
     best = []
     for entries in zip(*rounds, strict=True):
         errors = tuple(float(np.mean(e)) for e in zip(*(entry.errors for entry in entries), strict=True))
-        best.append(Trained(entries[0].expr, _average(errors, config), errors, entries[0].rates))
+        best.append(Trained(entries[0].expr, _average(errors, judges, config), errors, entries[0].rates))
     compilations = sum(one.compilations() for one in {id(one): one for one in (*trainers, *judges)}.values())
     return SearchResult(tuple(sorted(best, key=_order)), trained, state.generations, compilations)
 

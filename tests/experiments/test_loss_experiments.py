@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from experiments import label_noise, robust_regression
-from experiments.loss_comparison import FRESH, Held, Scores, compare, held_out, merged, text_table
+from experiments.loss_comparison import FRESH, Held, chosen, compare, held_out, merged, text_table
 from experiments.loss_searching import CHOICE, Found, choose, meta_training
 from metalearn.losses import SymbolicLoss, load, parse
 from metalearn.losses.population import LossTask, TrainingConfig
@@ -108,6 +108,26 @@ def test_claims_are_ratios_of_the_table():
     assert got == {"mse_over": [20.0, 10.0], "over_mae": [0.25, 0.5], "over_welsch": [1.0, 2.0]}
 
 
+def test_learning_rates_are_chosen_by_validation_among_those_allowed():
+    valid, test = [[0.1, 0.3], [0.3, 0.3], [0.2, 0.3]], [[0.9, 0.7], [0.1, 0.1], [0.4, 0.2]]
+    by_rate = np.array([valid, test])
+    rates = (1e-4, 1e-3, 1e-2)
+    assert chosen(by_rate, rates).rate == 1e-4 and chosen(by_rate, rates).test.tolist() == [0.9, 0.7]
+    fast = chosen(by_rate, rates, 1e-3)
+    assert fast.rate == 1e-2 and fast.test.tolist() == [0.4, 0.2] and fast.valid.tolist() == [0.2, 0.3]
+
+
+def test_label_noise_is_claimed_at_any_rate_and_at_full_speed():
+    slow, errors = np.full((2, 6, 1), 0.5), {"CE": (0.2, 0.4), "s": (0.1, 0.1)}
+    scores = {}
+    for label, (first, third) in errors.items():
+        by_rate = slow.copy()
+        by_rate[:, 0], by_rate[:, 2] = first, third
+        scores[label] = chosen(by_rate, label_noise.RATES)
+    got = label_noise.claims(scores, ["s"])
+    assert got == {"of CE": [0.5], "of CE, rates from 0.001": [0.25], "CE, rates from 0.001": 0.4}
+
+
 def test_tables_are_aligned():
     assert text_table(["a", "bb"], {"x": ["1", "22"], "long": ["3", "4"]}, "c").splitlines() == [
         "c    x  long",
@@ -176,6 +196,6 @@ def test_robust_regression_reports_what_its_searches_found(tmp_path, monkeypatch
 
 
 def test_several_losses_are_merged_by_their_means():
-    none = np.zeros(2)
-    scores = {"a": Scores(np.array([1.0, 3.0]), none, 0.1), "b": Scores(np.array([4.0, 4.0]), none, 0.1)}
+    errors = {"a": [1.0, 3.0], "b": [4.0, 4.0]}
+    scores = {label: chosen(np.array([[values], [values]]), (0.1,)) for label, values in errors.items()}
     assert merged(scores, ["a", "b"]) == {"mean": 3.0, "best": 2.0, "worst": 4.0, "each": [2.0, 4.0]}

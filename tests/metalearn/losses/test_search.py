@@ -198,6 +198,31 @@ def test_a_search_with_outliers_finds_a_loss_that_beats_squared_error(reused):
     assert search([numbers_task()], config).best[0].fitness < 0.2 * mse[0].fitness
 
 
+def test_finalists_are_judged_on_tasks_of_their_own(reused):
+    task = numbers_task()
+    other = task._replace(name="other", valid=(task.valid[0][:20], task.valid[1][:20] + 1))
+    config = dataclasses.replace(CONFIG, generations=1)
+    usual, moved = search([task], config), search([task], config, final_tasks=[other])
+    assert moved.trained == usual.trained and moved.compilations >= usual.compilations
+    losses = [entry.expr for entry in moved.best]
+    assert set(losses) == {entry.expr for entry in usual.best}
+    exact = trainer(other, config.training).train(losses, search_module._keys(config, 1)).mean(-1).min(-1)
+    np.testing.assert_allclose([entry.fitness for entry in moved.best], exact, rtol=1e-5)
+    with pytest.raises(ValueError, match="one kind, got classification and regression"):
+        search([task], config, final_tasks=[classes_task()])
+
+
+def test_in_the_geometric_mean_a_task_counts_by_ratios_and_no_error_as_half_an_example(reused):
+    config = dataclasses.replace(CONFIG, generations=1, average="geometric")
+    result = search([classes_task(), classes_task("the same again")], config)
+    for entry in result.trained:
+        np.testing.assert_allclose(entry.fitness, np.sqrt(np.prod(np.maximum(entry.errors, 0.5 / 48))), rtol=1e-6)
+    trainers = [trainer(classes_task(), CONFIG.training), trainer(numbers_task(), CONFIG.training)]
+    assert search_module._average((0.0, 0.0), trainers, config) == pytest.approx((0.5 / 48 * 1e-4) ** 0.5)
+    assert search_module._average((0.5, 0.125), trainers, config) == pytest.approx(0.25)
+    assert search_module._average((0.5, 0.125), trainers, CONFIG) == 0.3125
+
+
 class Killed(Exception):
     pass
 
@@ -323,6 +348,7 @@ def test_tasks_that_cannot_be_trained_on_are_refused(tasks, message):
         (lambda: TrainingConfig(learning_rates=(0.1, -1.0)), "positive numbers"),
         (lambda: TrainingConfig(optimizer="adan"), "Did you mean 'adam'"),
         (lambda: SearchConfig(strategy="randm"), "Did you mean 'random'"),
+        (lambda: SearchConfig(average="geometrical"), "Did you mean 'geometric'"),
         (lambda: SearchConfig(generations=0), "generations must be at least 1"),
         (lambda: SearchConfig(seed=-1), "seed must not be negative"),
     ],
