@@ -111,7 +111,7 @@ def test_a_finite_learned_candidate_is_taken_where_the_guards_is_not_finite():
 def test_a_candidate_that_is_not_finite_is_rejected_also_where_its_loss_is_finite():
     transform = lgl2o(_constant(np.inf), optax.sgd(0.1))
     params = {"used": jnp.ones(2)}
-    updates, _ = transform.update(params, transform.init(params), params, value_fn=lambda p: jnp.float32(0))
+    updates, _ = transform.update(params, transform.init(params), params, value_fn=lambda p: -jnp.tanh(p["used"]).sum())
     np.testing.assert_allclose(updates["used"], -0.1, rtol=1e-6)
 
 
