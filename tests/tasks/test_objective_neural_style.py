@@ -45,7 +45,7 @@ def test_an_image_that_is_content_and_style_has_no_loss_and_no_gradient():
     loss, gradient = jax.value_and_grad(objective.loss, 1)(problem, image[0], batch)
     assert loss < 1e-9
     assert jnp.abs(gradient).max() < 1e-4
-    assert objective.loss(problem, image[0] + 0.1, batch) > 0.01
+    assert objective.loss(problem, image[0] + 0.1, batch) > 1e-3
 
 
 def test_the_loss_is_that_of_gatys_with_sums_written_out():
@@ -74,10 +74,9 @@ def test_gradients_are_those_of_finite_differences():
         features = feature_maps(jax.tree.map(lambda x: x.astype(jnp.float64), layers))
         content, style, image = (images(1, seed=s).astype(jnp.float64) for s in range(3))
         objective = neural_style(features, SHAPE, roughness_weight=0.1)
-        batch = objective.sample(
-            Pair(jnp.float64(0), jnp.float64(0)), style_targets(features, content, style), jax.random.key(0)
-        )
-        value = jax.jit(lambda x: objective.loss(None, x, batch))
+        pair = Pair(jnp.float64(0), jnp.float64(0))
+        batch = objective.sample(pair, style_targets(features, content, style), jax.random.key(0))
+        value = jax.jit(lambda x: objective.loss(pair, x, batch))
         gradient = np.asarray(jax.grad(value)(image[0]))
         for direction in np.random.default_rng(3).normal(size=(3, *SHAPE)):
             ahead, behind = (float(value(image[0] + h * direction)) for h in (1e-6, -1e-6))
@@ -86,7 +85,7 @@ def test_gradients_are_those_of_finite_differences():
 
 def test_the_bundled_features_are_those_of_a_network_that_reads_digits():
     data = load("digits")
-    params = digits_network(jax.random.key(0))
+    params = digits_network(jax.random.key(0), steps=200)
     logits = jax.vmap(conv((8, 8), (8, 16), 10).apply, (None, 0))(params, jnp.asarray(data.test.inputs))
     assert (np.asarray(logits).argmax(1) == data.test.labels).mean() > 0.9
     first, second = feature_maps(params)(images(1, (16, 12, 1))[0])
@@ -121,7 +120,7 @@ def test_runs_draw_pairs_of_their_own_and_adam_lowers_the_loss():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: neural_style(UNTRAINED, (8, 8)), r"got \(8, 8\)"),  # pyright: ignore[reportArgumentType]
+        (lambda: neural_style(UNTRAINED, (8, 8)), r"got \(8, 8\)"),
         (lambda: neural_style(UNTRAINED, (8, 0, 1)), "at least one"),
         (lambda: neural_style(UNTRAINED, SHAPE, style_weight=-1.0), "at least 0, got"),
     ],

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from metalearn.inner import unroll
 from metalearn_models.optimizers.contract import LearnedOptimizer
@@ -73,7 +73,7 @@ def hand_designed(make: Callable[[Any], optax.GradientTransformation], learning_
 
 
 def loss_curves(
-    objective: Objective, optimizer: LearnedOptimizer, theta: Any, data: Any, keys: PRNGKeyArray, length: int
+    objective: Objective, optimizer: LearnedOptimizer, theta: Any, data: Any, keys: Key[Array, " K"], length: int
 ) -> Float[Array, "K T"]:
     """Train once for every key.
 
@@ -120,7 +120,7 @@ def tuned(
     optimizer: LearnedOptimizer,
     rates: Sequence[float] | Float[np.ndarray, " R"],
     data: Any,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " K"],
     length: int,
     last: int | None = None,
 ) -> Tuned:
@@ -163,13 +163,13 @@ def _last(length: int, last: int | None) -> int:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _curves(
-    objective: Objective, optimizer: LearnedOptimizer, length: int, theta: Any, data: Any, keys: PRNGKeyArray
+    objective: Objective, optimizer: LearnedOptimizer, length: int, theta: Any, data: Any, keys: Key[Array, " K"]
 ) -> Float[Array, "K T"]:
     return unroll(training_loop(objective, optimizer, length), theta, data, keys, length)[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _swept(
-    objective: Objective, optimizer: LearnedOptimizer, length: int, rates: Array, data: Any, keys: PRNGKeyArray
+    objective: Objective, optimizer: LearnedOptimizer, length: int, rates: Array, data: Any, keys: Key[Array, " K"]
 ) -> Float[Array, "R K T"]:
     return jax.vmap(lambda rate: _curves(objective, optimizer, length, rate, data, keys))(rates)

@@ -75,7 +75,7 @@ def style_targets(
 
 def neural_style(
     features: Features,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     content_layer: int = -1,
     content_weight: float = 1.0,
     style_weight: float = 10.0,
