@@ -84,6 +84,60 @@ def draw_learning_curves(ax: Any, curves: Mapping[str, Curve], chance: float | N
     ax.legend(fontsize=8, frameon=False)
 
 
+def draw_loss_curves(ax: Any, curves: Mapping[str, np.ndarray]) -> None:
+    """Training loss against steps on logarithmic axes: the median of several runs, their quartiles as a band.
+
+    Args:
+        ax: matplotlib axes.
+        curves: losses [runs, T] by label; a label that starts with "reference: " is drawn thin and dashed. A run that
+            diverged counts as infinitely bad. Curves are averaged over a 50th of their length, to be read at all.
+    """
+    for number, (label, losses) in enumerate(curves.items()):
+        window = max(1, losses.shape[1] // 50)
+        steps = losses.shape[1] // window
+        means = losses[:, : steps * window].reshape(len(losses), steps, window).mean(-1)
+        low, middle, high = np.quantile(
+            np.where(np.isfinite(means), means, np.inf), [0.25, 0.5, 0.75], 0, method="nearest"
+        )
+        reference, color, t = (
+            label.startswith("reference: "),
+            f"C{number % 10}",
+            window * (np.arange(steps) + 0.5) + 0.5,
+        )
+        style, width = ("--", 1.2) if reference else ("-", 2.2)
+        ax.plot(t, middle, style, color=color, linewidth=width, label=label.removeprefix("reference: "))
+        ax.fill_between(t, low, high, color=color, alpha=0.12 if reference else 0.2, linewidth=0)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("training step")
+    ax.set_ylabel("training loss")
+    ax.legend(fontsize=8, frameon=False)
+
+
+def draw_meta_loss(ax: Any, records: Sequence[Mapping[str, Any]]) -> None:
+    """A learned optimizer's meta-training: the meta-loss of every logged step, and its loss at the end of evaluations.
+
+    Args:
+        ax: matplotlib axes.
+        records: the lines of a run's metrics, each with "step" and "loss" or "eval/..." entries.
+    """
+    steps, losses = zip(*[(r["step"], r["loss"]) for r in records if "loss" in r], strict=True)
+    ax.plot(steps, losses, color="0.65", linewidth=1, label="meta-training loss")
+    ax.set_xlabel("outer step")
+    ax.set_ylabel("meta-training loss")
+    right = ax.twinx()
+    right.grid(False)
+    for number, name in enumerate(("final_loss", "mean_loss")):
+        points = [(r["step"], r[f"eval/{name}"]) for r in records if f"eval/{name}" in r]
+        if points:
+            label = f"evaluation, {name.replace('_', ' ')}"
+            right.plot(*zip(*points, strict=True), "o-", markersize=3, color=f"C{number}", label=label)
+    right.set_ylabel("training loss")
+    right.set_yscale("log")
+    lines = [*ax.get_lines(), *right.get_lines()]
+    ax.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+
+
 def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float | None = None) -> None:
     """Meta-training as it went: the loss of every logged step, and the scores of the evaluations.
 

@@ -6,6 +6,7 @@
     checkpoints/    the last few states (`checkpoints.py`)
     *.png           pictures, written by whoever draws them
     result.json     what the run came to, written at its end
+    theta.safetensors  meta-parameters to take home, written at the end by commands that make them
     lock            held by the process that writes the run (`lock.py`); means nothing by being there
 
 The folder is the only state: a run that was killed goes on from its folder alone.
@@ -245,13 +246,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _is_of_a_run(path: Path) -> bool:
-    names = {"config.json", "metrics.jsonl", "result.json", "tensorboard", "checkpoints", LOCK}
+    names = {"config.json", "metrics.jsonl", "result.json", "theta.safetensors", "tensorboard", "checkpoints", LOCK}
     return path.name in names or path.suffix in (".png", ".tmp") or path.match("evaluate-*.json")
 
 
 def _remove_run(run: Run) -> None:
     # config.json goes last: until then a kill leaves a folder that still says what it is; the lock stays
-    for path in [*run.folder.glob("*.png"), *run.folder.glob("evaluate-*.json"), run.result, run.metrics]:
+    pictures, weights = run.folder.glob("*.png"), run.folder / "theta.safetensors"
+    for path in [*pictures, *run.folder.glob("evaluate-*.json"), run.result, run.metrics, weights]:
         path.unlink(missing_ok=True)
     for path in (run.tensorboard, run.checkpoints):
         if path.exists():

@@ -1,4 +1,4 @@
-"""`metalearn list`: presets, learners, tasks, shipped weights and data sets by name."""
+"""`metalearn list`: presets, learners, tasks, optimizers, objectives, shipped weights and data sets by name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import tyro
 
 from metalearn.cli.config import PRESETS
+from metalearn_models.optimizers.library import OPTIMIZERS
+from metalearn_models.optimizers.library import shipped as optimizers_shipped
 from metalearn_models.pretrained import shipped
 from metalearn_models.registry import LEARNERS
 from metalearn_tasks.datasets import names
+from metalearn_tasks.objectives.library import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,18 @@ def main(argv: Sequence[str]) -> None:
             "projected": "randomly projected classification over a data set (Kirsch et al. 2022)",
             "regression": "linear, sparse, sinusoid, network, tree (Garg et al. 2022; Finn et al. 2017)",
         },
+        "learned optimizers (metalearn train-optimizer NAME)": {n: e.description for n, e in OPTIMIZERS.items()},
+        "objectives (train-optimizer's --objective NAME)": {
+            f"{n}-DATA" if e.over_data else n: e.description for n, e in OBJECTIVES.items()
+        },
+        "meta-trained optimizers (metalearn_models.optimizers.load)": {name: "" for name in optimizers_shipped()},
         "shipped weights (InContextClassifier(weights=NAME))": {name: "" for name in shipped()},
         "data sets (--data.source NAME, or any tensorflow-datasets name or prepared folder)": names(),
     }
     for title, entries in sections.items():
         print(title)
         for name, text in entries.items():
-            print(f"  {name:<15} {text}")
+            print(f"  {name:<18} {text}")
         print()
     if command.json:
         print(json.dumps({title.partition(" (")[0]: list(entries) for title, entries in sections.items()}))

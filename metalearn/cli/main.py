@@ -10,6 +10,7 @@ COMMANDS = {
     "train": ("metalearn.cli.train", "meta-train a learner; without arguments, the main job on digits"),
     "evaluate": ("metalearn.cli.evaluate", "learning curves of a run on any data set, beside reference learners"),
     "plot": ("metalearn.cli.plot", "draw a run's meta-training"),
+    "train-optimizer": ("metalearn.cli.train_optimizer", "meta-train a learned optimizer; weights for any optax loop"),
     "search-loss": ("metalearn.cli.search_loss", "search for a loss function, refine it, leave it as JSON and picture"),
     "loss": ("metalearn.cli.loss", "losses by name, and what one of them is"),
     "list": ("metalearn.cli.catalogue", "presets, learners and data sets by name"),
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<15} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: metalearn COMMAND [--help]",

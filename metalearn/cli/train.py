@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from metalearn.checkpoints import checkpoint_steps, restore_checkpoint
+from metalearn.cli.arguments import take
 from metalearn.cli.config import PRESETS, TrainConfig, from_json, to_json, with_learner
 from metalearn.cli.recipe import (
     LAST,
@@ -164,7 +165,7 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
 
     The preset, `--learner NAME` and `--resume RUN` decide which options there are, so they are read first.
     """
-    resume, learner = _take(argv, "--resume"), _take(argv, "--learner")
+    resume, learner = take(argv, "--resume"), take(argv, "--learner")
     named = bool(argv) and not argv[0].startswith("-")
     preset = argv.pop(0) if named else "digits"
     if preset not in PRESETS:
@@ -186,18 +187,3 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
     if resume is not None and (command.run is not None or command.overwrite):
         raise ValueError("--resume goes on in the run's own folder: leave --run and --overwrite out")
     return preset, command, Path(resume) if resume is not None else None
-
-
-def _take(argv: list[str], option: str) -> str | None:
-    """Remove `option VALUE` or `option=VALUE` from the words and return the value."""
-    for i, word in enumerate(argv):
-        if word == option:
-            if i + 1 == len(argv):
-                raise ValueError(f"{option} needs a value")
-            value = argv[i + 1]
-            del argv[i : i + 2]
-            return value
-        if word.startswith(option + "="):
-            del argv[i]
-            return word.partition("=")[2]
-    return None

@@ -1,5 +1,29 @@
 """Learned optimizers: meta-parameters, and optax transformations made from them."""
 
+from metalearn_models.optimizers.component_rnn import component_cell as component_cell
+from metalearn_models.optimizers.component_rnn import component_rnn as component_rnn
 from metalearn_models.optimizers.contract import LearnedOptimizer as LearnedOptimizer
+from metalearn_models.optimizers.contract import first_order as first_order
+from metalearn_models.optimizers.dmd import dmd_lstm as dmd_lstm
+from metalearn_models.optimizers.guard import gl2o as gl2o
+from metalearn_models.optimizers.guard import guarded as guarded
+from metalearn_models.optimizers.guard import lgl2o as lgl2o
+from metalearn_models.optimizers.guard import lgl2o_rounds as lgl2o_rounds
+from metalearn_models.optimizers.library import load as load
+from metalearn_models.optimizers.library import make as make
+from metalearn_models.optimizers.library import pretrained as pretrained
+from metalearn_models.optimizers.library import save as save
+from metalearn_models.optimizers.library import shipped as shipped
+from metalearn_models.optimizers.lstm import identity as identity
+from metalearn_models.optimizers.lstm import log_and_sign as log_and_sign
+from metalearn_models.optimizers.lstm import lstm_optimizer as lstm_optimizer
 from metalearn_models.optimizers.mlp_optimizer import mlp_optimizer as mlp_optimizer
+from metalearn_models.optimizers.nn_adam import nn_adam as nn_adam
+from metalearn_models.optimizers.rnn_mlp import rnn_mlp as rnn_mlp
+from metalearn_models.optimizers.rnnprop import rnnprop as rnnprop
 from metalearn_models.optimizers.small_fc import small_fc as small_fc
+from metalearn_models.optimizers.star import star as star
+from metalearn_models.optimizers.tuned import learnable_adam as learnable_adam
+from metalearn_models.optimizers.tuned import learnable_momentum as learnable_momentum
+from metalearn_models.optimizers.tuned import learnable_sgd as learnable_sgd
+from metalearn_models.optimizers.tuned import scheduled as scheduled

@@ -1,6 +1,30 @@
 """Optimisation objectives, and the inner loop of an optimizer that is meta-trained on them."""
 
+from metalearn_tasks.objectives.augmentation import mixture as mixture
+from metalearn_tasks.objectives.augmentation import randomly_scaled as randomly_scaled
+from metalearn_tasks.objectives.augmentation import reparametrised as reparametrised
+from metalearn_tasks.objectives.augmentation import reparametrised_by_tensor as reparametrised_by_tensor
+from metalearn_tasks.objectives.augmentation import with_convex as with_convex
+from metalearn_tasks.objectives.classification import classification as classification
+from metalearn_tasks.objectives.classification import conv_classification as conv_classification
+from metalearn_tasks.objectives.classification import layer_norm_classification as layer_norm_classification
 from metalearn_tasks.objectives.classification import mlp_classification as mlp_classification
+from metalearn_tasks.objectives.classification import two_moons as two_moons
+from metalearn_tasks.objectives.evaluation import final_losses as final_losses
+from metalearn_tasks.objectives.evaluation import hand_designed as hand_designed
+from metalearn_tasks.objectives.evaluation import loss_curves as loss_curves
+from metalearn_tasks.objectives.evaluation import tuned as tuned
+from metalearn_tasks.objectives.functions import descent as descent
+from metalearn_tasks.objectives.functions import quadratic as quadratic
+from metalearn_tasks.objectives.functions import rosenbrock as rosenbrock
+from metalearn_tasks.objectives.functions import rotated as rotated
+from metalearn_tasks.objectives.functions import shifted as shifted
+from metalearn_tasks.objectives.library import named_objective as named_objective
+from metalearn_tasks.objectives.neural_style import digits_features as digits_features
+from metalearn_tasks.objectives.neural_style import neural_style as neural_style
+from metalearn_tasks.objectives.nqm import noisy_quadratic as noisy_quadratic
 from metalearn_tasks.objectives.objective import Objective as Objective
+from metalearn_tasks.objectives.regression import linear_regression as linear_regression
 from metalearn_tasks.objectives.training import TrainingState as TrainingState
+from metalearn_tasks.objectives.training import capped as capped
 from metalearn_tasks.objectives.training import training_loop as training_loop

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
@@ -24,9 +26,9 @@ class TrainingState(NamedTuple):
 def training_loop(objective: Objective, optimizer: LearnedOptimizer, length: int) -> InnerLoop:
     """Training by a learned optimizer, one update a step.
 
-    A run draws a problem of the family and initial parameters. Step t draws a fresh batch by its key, takes loss and gradient of the objective on it, and makes one update. The
-    loss reported is that loss: on the step's own batch, before its update. It is reported as it is, also where a
-    run has diverged; which losses to count is left to the estimator.
+    A run draws a problem of the family and initial parameters. Step t draws a fresh batch by its key, takes loss and
+    gradient of the objective on it, and makes one update. The loss reported is that loss: on the step's own batch,
+    before its update. It is reported as it is, also where a run has diverged (`capped` bounds it).
 
     Args:
         objective: what to minimise; its `data` are the loop's.
@@ -57,3 +59,26 @@ def training_loop(objective: Objective, optimizer: LearnedOptimizer, length: int
         return TrainingState(state.problem, optax.apply_updates(state.params, updates), memory), loss, {}
 
     return InnerLoop(init, step, None, length)
+
+
+def capped(loop: InnerLoop, ceiling: float) -> InnerLoop:
+    """The same loop with losses of at most `ceiling`, which is also what a loss that is not finite counts.
+
+    One diverged run then weighs no more than the ceiling in a mean over runs, and evolution strategies still learn
+    from it that it diverged. The gradient of a capped loss is 0.
+
+    Args:
+        loop: any inner loop.
+        ceiling: in the units of its losses.
+
+    Raises:
+        ValueError: when the ceiling is not a number.
+    """
+    if not math.isfinite(ceiling):
+        raise ValueError(f"losses are capped at a number, got {ceiling}")
+
+    def step(theta: Any, state: Any, t: Array, key: PRNGKeyArray, data: Any) -> tuple[Any, Array, dict[str, Array]]:
+        state, loss, aux = loop.step(theta, state, t, key, data)
+        return state, jnp.where(loss < ceiling, loss, ceiling), aux
+
+    return loop._replace(step=step)

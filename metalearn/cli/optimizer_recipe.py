@@ -1,0 +1,255 @@
+"""From the configuration of a learned optimizer's meta-training to the parts it names."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import tyro
+from jaxtyping import Array
+
+from metalearn.cli.config import OptimizerConfig
+from metalearn.cli.recipe import outer_optimizer
+from metalearn.errors import RunError
+from metalearn.gradients import Estimator, full_es, log_uniform, nres, pes, truncated_backprop, truncated_es
+from metalearn.inner import InnerLoop
+from metalearn.outer import Outer, local_mesh, outer
+from metalearn_models.optimizers.contract import LearnedOptimizer, first_order
+from metalearn_models.optimizers.library import OPTIMIZERS, make
+from metalearn_tasks.objectives.library import NamedObjective, named_objective
+from metalearn_tasks.objectives.training import capped, training_loop
+
+Method = Literal["pes", "nres", "es", "truncated-es", "backprop"]
+
+
+@dataclass(frozen=True)
+class MetaGradientConfig:
+    """Where the gradient with respect to the optimizer's meta-parameters comes from."""
+
+    method: Method = "pes"
+    """Evolution strategies: persistent (pes), with noise kept for a training run (nres), on whole runs (es), on each
+    window by itself (truncated-es); or backpropagation through each window, without second derivatives."""
+    window: int = 50
+    """Steps of training between two outer steps; es updates after whole runs and has none."""
+    runs: int = 8
+    """Training runs side by side; antithetic pairs of them with evolution strategies."""
+    sigma: float = 0.01
+    """Evolution strategies: standard deviation of the perturbations of theta."""
+
+
+@dataclass(frozen=True)
+class TrainOptimizerConfig:
+    """Everything that decides the numbers of a learned optimizer's meta-training."""
+
+    optimizer: tyro.conf.Suppress[str] = "small-fc"
+    """The learned optimizer; given as the first word."""
+    settings: Any = None
+    """Its own settings."""
+    objective: str = "mlp-digits"
+    """What networks are trained on; `metalearn list` names all."""
+    size: int | None = None
+    """Resize images to size x size; none: leave them."""
+    data_dir: str | None = None
+    """Where tensorflow-datasets keeps its prepared sets; none: its own default."""
+    length: int | None = None
+    """Steps of a training run; none: as the objective has it."""
+    shortest: int | None = None
+    """Draw the length of each training run log-uniformly from this to `length`; none: all are of that length."""
+    measure: Literal["loss", "log-loss"] = "loss"
+    """What is made small: the mean training loss of a run, or the mean of its logarithm, in which the end of a run,
+    where losses are small, weighs as much as the beginning."""
+    ceiling: float = 20.0
+    """A greater loss, or one that is not finite, counts as this."""
+    gradient: MetaGradientConfig = field(default_factory=MetaGradientConfig)
+    """Where meta-gradients come from."""
+    outer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(1e-3))
+    """The outer optimizer."""
+    steps: int = 5000
+    """Outer steps."""
+    steps_per_call: int = 50
+    """Outer steps in one dispatch to the device; does not change the numbers."""
+    seed: int = 0
+    """The one seed."""
+    evaluate_every: int = 500
+    """Outer steps between evaluations on training runs of their own."""
+    checkpoint_every: int = 500
+    """Outer steps between checkpoints."""
+    eval_runs: int = 16
+    """Training runs in an evaluation, and for each learning rate of a baseline."""
+    baselines: tuple[Literal["adam", "momentum", "sgd"], ...] = ("adam", "momentum")
+    """Hand-designed optimizers in the final table and picture, each with its learning rate tuned."""
+
+
+NETWORK: dict[str, Any] = {
+    "gradient": MetaGradientConfig("nres"),
+    "outer": OptimizerConfig(3e-3, schedule="cosine"),
+}
+RECURRENT: dict[str, Any] = {
+    "gradient": MetaGradientConfig("backprop", window=20, runs=64),
+    "outer": OptimizerConfig(3e-3, schedule="cosine", clip=1.0),
+    "steps": 2000,
+    "ceiling": 1e6,  # the gradient of a capped loss is 0
+}
+CONSTANTS: dict[str, Any] = {
+    "gradient": MetaGradientConfig("nres", sigma=0.1),
+    "outer": OptimizerConfig(3e-2, schedule="cosine"),
+    "steps": 1000,
+}
+LARGER_STEPS = {"step_size": 5e-3, "exponent": 0.1}
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "small-fc": NETWORK | {"settings": LARGER_STEPS},
+    "star": NETWORK | {"settings": LARGER_STEPS},
+    "mlp": NETWORK | {"settings": LARGER_STEPS},
+    "rnn-mlp": NETWORK | {"settings": LARGER_STEPS},
+    "nn-adam": NETWORK,
+    "lstm": RECURRENT | {"objective": "quadratic"},
+    "component-rnn": RECURRENT | {"objective": "regression"},
+    "lstm-log": RECURRENT | {"objective": "sigmoid-mlp-digits"},
+    "rnnprop": RECURRENT | {"objective": "sigmoid-mlp-digits"},
+    "dmd-lstm": RECURRENT | {"objective": "sigmoid-mlp-digits"},
+    "learnable-sgd": CONSTANTS,
+    "learnable-momentum": CONSTANTS,
+    "learnable-adam": CONSTANTS,
+    "schedule": CONSTANTS,
+}
+"""What a learned optimizer is meta-trained with where nobody says otherwise; our choice, from short trials."""
+
+
+def recommended(name: str) -> TrainOptimizerConfig:
+    """The configuration a learned optimizer's meta-training begins from.
+
+    Raises:
+        UnknownNameError: no such optimizer.
+    """
+    make(name)
+    values = dict(RECOMMENDED.get(name, {}))
+    return TrainOptimizerConfig(name, settings_of(name, values.pop("settings", None)), **values)
+
+
+class OptimizerRecipe(NamedTuple):
+    """What a configuration builds."""
+
+    config: TrainOptimizerConfig
+    problem: NamedObjective
+    optimizer: LearnedOptimizer
+    length: int
+    estimator: Estimator
+
+
+def settings_of(name: str, values: Mapping[str, Any] | None = None) -> Any:
+    """The settings of a learned optimizer as a dataclass: the arguments of its factory that are plain values.
+
+    Args:
+        name: of the learned optimizer.
+        values: settings to begin from; the factory's defaults where there are none.
+
+    Raises:
+        UnknownNameError: no such optimizer.
+        RunError: a value that the factory has no argument for.
+    """
+    make(name)
+    factory = OPTIMIZERS[name].make
+    hints = typing.get_type_hints(getattr(factory, "func", factory))
+    plain = {
+        p.name: p.default
+        for p in inspect.signature(factory).parameters.values()
+        if isinstance(p.default, int | float | str | tuple)
+    }
+    unknown = sorted((values or {}).keys() - plain.keys())
+    if unknown:
+        raise RunError(f"{name} has no setting {', '.join(unknown)}: it has {', '.join(plain) or 'none'}")
+    cls = dataclasses.make_dataclass(
+        "Settings", [(n, hints[n], field(default=default)) for n, default in plain.items()], frozen=True
+    )
+    cls.__doc__ = (
+        f"Settings of {name}; what they are: metalearn_models.optimizers.{getattr(factory, 'func', factory).__name__}."
+    )
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in (values or {}).items()})
+
+
+def prepare(config: TrainOptimizerConfig) -> OptimizerRecipe:
+    """Build everything a configuration names.
+
+    Raises:
+        ValueError: unknown names, numbers out of range, or parts that do not fit each other.
+    """
+    for name in ("steps", "steps_per_call", "eval_runs"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    problem = named_objective(config.objective, config.size, config.data_dir)
+    optimizer = make(config.optimizer, **dataclasses.asdict(config.settings or settings_of(config.optimizer)))
+    if config.gradient.method == "backprop":
+        optimizer = first_order(optimizer)
+    length = problem.length if config.length is None else config.length
+    loop = capped(training_loop(problem.objective, optimizer, length), config.ceiling)
+    if config.measure == "log-loss":
+        loop = logarithmic(loop)
+    return OptimizerRecipe(config, problem, optimizer, length, meta_gradient(loop, length, config))
+
+
+def logarithmic(loop: InnerLoop) -> InnerLoop:
+    """The same loop with the logarithm of its losses; one below 1e-10 counts as that."""
+
+    def step(theta: Any, state: Any, t: Array, key: Array, data: Any) -> tuple[Any, Array, dict[str, Array]]:
+        state, loss, aux = loop.step(theta, state, t, key, data)
+        return state, jnp.log(jnp.maximum(loss, 1e-10)), aux
+
+    return loop._replace(step=step)
+
+
+def meta_gradient(loop: InnerLoop, length: int, config: TrainOptimizerConfig) -> Estimator:
+    """The estimator that a configuration names; starts of runs are staggered.
+
+    Raises:
+        ValueError: numbers that do not fit.
+    """
+    how = config.gradient
+    horizon = length if config.shortest is None else log_uniform(config.shortest, length)
+    if how.method == "backprop":
+        return truncated_backprop(loop, how.runs, how.window, horizon, stagger=True)
+    if how.method == "es":
+        return full_es(loop, how.sigma, how.runs, horizon=horizon)
+    online = {"pes": pes, "nres": nres, "truncated-es": truncated_es}[how.method]
+    return online(loop, how.sigma, how.runs, how.window, horizon=horizon, stagger=True)
+
+
+def outer_loop(recipe: OptimizerRecipe, steps_left: int) -> tuple[Outer, int]:
+    """The compiled outer loop, over the local devices that divide its runs, and the steps in one of its calls."""
+    config = recipe.config
+    wish = range(1, config.steps_per_call + 1)
+    per_call = max(d for d in wish if max(steps_left, 1) % d == 0 and config.steps % d == 0)
+    mesh = local_mesh(recipe.estimator.batch)
+    return outer(recipe.estimator, outer_optimizer(config.outer, config.steps), per_call, mesh), per_call
+
+
+def to_json(config: TrainOptimizerConfig) -> dict[str, Any]:
+    """The configuration as JSON values."""
+    values = dataclasses.asdict(config)
+    values["settings"] = dataclasses.asdict(config.settings or settings_of(config.optimizer))
+    return {"kind": "train-optimizer", **values}
+
+
+def from_json(values: Mapping[str, Any]) -> TrainOptimizerConfig:
+    """The configuration that `to_json` wrote.
+
+    Raises:
+        RunError: another command or another version wrote it.
+    """
+    values = dict(values)
+    if values.pop("kind", None) != "train-optimizer":
+        raise RunError("the run is not one of metalearn train-optimizer: resume it with the command that began it")
+    try:
+        return TrainOptimizerConfig(
+            settings=settings_of(values["optimizer"], values.pop("settings")),
+            gradient=MetaGradientConfig(**values.pop("gradient")),
+            outer=OptimizerConfig(**values.pop("outer")),
+            baselines=tuple(values.pop("baselines")),
+            **values,
+        )
+    except (KeyError, TypeError) as error:
+        raise RunError(f"the run's configuration was written by another version of metalearn: {error}") from error
