@@ -1,6 +1,7 @@
 """The reverse-engineering experiment at toy size; claims that hold there too."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,8 @@ def test_unknown_tasks_are_refused():
 def test_the_anatomy_of_momentum_is_one_mode_without_clipping_schedule_or_adaptation():
     cell = Cell(jnp.zeros(1), lambda h, g: 0.8 * h + g, jnp.array([-0.1]))
     rng = np.random.default_rng(0)
-    anatomy = dissect(cell, rng.normal(size=(100, 1)).astype(np.float32), rng.normal(size=100))
+    visits: Any = [rng.normal(size=s).astype(np.float32) for s in ((100, 1), 100)]
+    anatomy = dissect(cell, *visits)
     np.testing.assert_allclose([anatomy.modes.eigenvalues[0], anatomy.modes.rates[0]], [0.8, 0.1], rtol=1e-5)
     np.testing.assert_allclose(anatomy.schedule.rates, 0.1, rtol=1e-5)
     np.testing.assert_allclose(anatomy.adaptation.rates, 0.1, rtol=1e-5)
@@ -54,9 +56,10 @@ def test_visited_gradients_and_states_belong_together():
     config = ReverseEngineeringConfig(hidden=3, length=7)
     theta = component_rnn(3).init(jax.random.key(0))
     states, gradients = visited(quadratic(4), theta, config, runs=2)
-    states, gradients = states.reshape(2, 7, 4, 3), gradients.reshape(2, 7, 4)
+    shaped: Any = (states.reshape(2, 7, 4, 3), gradients.reshape(2, 7, 4))
+    states, gradients = shaped
     cell = reverse_engineering.component_cell(theta)
-    advance = jax.vmap(cell.advance)
+    advance: Any = jax.vmap(cell.advance)
     for t in range(7):
         before = states[:, t - 1] if t else np.zeros((2, 4, 3), np.float32)
         after = advance(before.reshape(-1, 3), gradients[:, t].ravel())

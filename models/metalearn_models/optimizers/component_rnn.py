@@ -7,16 +7,16 @@ of one parameter; its state, linearly read out, is the update.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_models.optimizers.cell import Cell
+from metalearn_models.optimizers.cell import Cell, cell_transform
 from metalearn_models.optimizers.contract import LearnedOptimizer
-from metalearn_models.optimizers.coordinatewise import coordinatewise, truncated_normal
+from metalearn_models.optimizers.coordinatewise import truncated_normal
 
 
 class ComponentTheta(NamedTuple):
@@ -74,28 +74,18 @@ def component_rnn(hidden: int = 32) -> LearnedOptimizer:
 
     def transform(theta: ComponentTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
-
-        def advance(memory: Any, step: Array, g: Float[Array, "N"]) -> tuple[Any, Float[Array, "N"]]:
-            del step
-            memory = _advance(theta, memory, g)
-            return memory, theta.readout @ memory
-
-        def start(size: int) -> Float[Array, "H N"]:
-            return jnp.broadcast_to(theta.initial[:, None], (hidden, size))
-
-        return coordinatewise(start, advance)
+        return cell_transform(component_cell(theta))
 
     return LearnedOptimizer(init, transform)
 
 
 def component_cell(theta: ComponentTheta) -> Cell:
-    """The gated recurrent unit of these meta-parameters, one parameter's share of it."""
-    return Cell(theta.initial, lambda h, g: _advance(theta, h[:, None], g[None])[:, 0], theta.readout)
+    """The gated recurrent unit of these meta-parameters."""
 
+    def advance(h: Float[Array, "H"], g: Float[Array, ""]) -> Float[Array, "H"]:
+        a_r, a_z, a_n = jnp.split(theta.inputs * g + theta.bias, 3)
+        b_r, b_z, b_n = jnp.split(theta.state.T @ h, 3)
+        z = jax.nn.sigmoid(a_z + b_z)
+        return (1 - z) * jnp.tanh(a_n + jax.nn.sigmoid(a_r + b_r) * b_n) + z * h
 
-def _advance(theta: ComponentTheta, h: Float[Array, "H N"], g: Float[Array, "N"]) -> Float[Array, "H N"]:
-    inputs = jnp.outer(theta.inputs, g)
-    a_r, a_z, a_n = jnp.split(inputs + jnp.broadcast_to(theta.bias[:, None], inputs.shape), 3)
-    b_r, b_z, b_n = jnp.split(theta.state.T @ h, 3)
-    z = jax.nn.sigmoid(a_z + b_z)
-    return (1 - z) * jnp.tanh(a_n + jax.nn.sigmoid(a_r + b_r) * b_n) + z * h
+    return Cell(theta.initial, advance, theta.readout)
