@@ -51,10 +51,10 @@ class RobustRegressionConfig:
     """Share of corrupted training targets while searching."""
     population: int = 100
     """Formulas in a generation."""
-    generations: int = 8
-    """Generations of a search, at most."""
-    max_trained: int = 200
-    """Distinct losses that a search trains, at most."""
+    generations: int = 9
+    """Generations of a search."""
+    climbs: int = 3
+    """The last ones of them, which try all formulas one change away from the best."""
     finalists: int = 12
     """Losses of a search that are judged on further splits."""
     steps: int = 400
@@ -89,7 +89,7 @@ def search_config(config: RobustRegressionConfig, seed: int) -> SearchConfig:
         evolution,
         training,
         config.generations,
-        max_trained=config.max_trained,
+        climbs=config.climbs,
         finalists=config.finalists,
         average="geometric",
         seed=seed,

@@ -29,6 +29,7 @@ from metalearn.files import write_atomically
 from metalearn.lock import only_writer
 from metalearn.losses.evolution import initial_population, next_generation
 from metalearn.losses.expression import Expr, size, to_text
+from metalearn.losses.neighbours import neighbours
 from metalearn.losses.population import LossTask, Trainer, trainer
 from metalearn.losses.screening import fingerprint, reject
 from metalearn.losses.search_config import SearchConfig
@@ -117,7 +118,7 @@ def random_control(config: SearchConfig, result: SearchResult) -> SearchConfig:
     It may look at more formulas for that: up to 20 times as many generations.
     """
     return dataclasses.replace(
-        config, strategy="random", max_trained=len(result.trained), generations=20 * config.generations
+        config, strategy="random", max_trained=len(result.trained), generations=20 * config.generations, climbs=0
     )
 
 
@@ -126,6 +127,8 @@ def _advance(state: State, kind: Kind, trainers: Sequence[Trainer], config: Sear
     began, number = time.monotonic(), len(state.generations)
     if number == 0 or config.strategy == "random":
         population = initial_population(config.evolution, config.seed, number)
+    elif number >= config.generations - config.climbs and state.trained:
+        population = neighbours(min(state.trained.values(), key=_order).expr)
     else:
         population = next_generation(config.evolution, config.seed, number, state.population, state.fitness)
     keys: list[str | None] = []

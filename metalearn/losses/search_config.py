@@ -23,6 +23,8 @@ class SearchConfig:
     """How networks are trained by them."""
     generations: int = 50
     """Populations judged, the first one included."""
+    climbs: int = 0
+    """How many of them, the last ones, are not bred but all formulas one change away from the best so far."""
     strategy: Literal["evolution", "random"] = "evolution"
     """random: each generation is an independent first population, without seeds after the first."""
     max_trained: int | None = None
@@ -41,6 +43,8 @@ class SearchConfig:
         for name in ("generations", "finalists", "final_rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.climbs < self.generations:
+            raise ValueError(f"climbs are some of the {self.generations} generations, but not all, got {self.climbs}")
         if self.max_trained is not None and self.max_trained < 1:
             raise ValueError(f"max_trained must be at least 1 or None, got {self.max_trained}")
         if self.strategy not in ("evolution", "random"):

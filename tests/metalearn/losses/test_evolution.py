@@ -17,6 +17,7 @@ from metalearn.losses.evolution import (
     next_generation,
 )
 from metalearn.losses.expression import Op, height, nodes, parse, size, variables
+from metalearn.losses.neighbours import neighbours
 
 CONFIG = EvolutionConfig(population=40)
 
@@ -130,6 +131,16 @@ def test_the_last_of_a_generation_are_newcomers():
         assert population[:30] == (parent,) * 30
         assert len({*population[30:]} - {parent}) == 10
         assert all(variables(tree) == {"y", "f"} for tree in population)
+
+
+def test_neighbours_are_all_formulas_one_change_away():
+    found = set(neighbours(parse("tanh(sub(f, y))")))
+    unary = ("sign", "square", "abs", "log", "sqrt")
+    binary = ("add", "mul", "div", "min", "max")
+    expected = {f"{name}(sub(f, y))" for name in unary} | {f"tanh({name}(f, y))" for name in binary} | {"sub(f, y)"}
+    assert found == set(map(parse, expected))  # every change of a terminal would lose y or f
+    assert parse("square(mul(y, f))") in neighbours(parse("square(mul(y, add(f, 1)))"))
+    assert {parse("add(mul(y, f), -1)"), parse("add(mul(y, f), y)")} <= set(neighbours(parse("add(mul(y, f), 1)")))
 
 
 def test_crossover_takes_everything_from_its_two_parents():

@@ -20,6 +20,7 @@ from metalearn.losses import search as search_module
 from metalearn.losses import search_file
 from metalearn.losses.evolution import SEEDS, EvolutionConfig
 from metalearn.losses.expression import Const, Op, evaluate, parse, size
+from metalearn.losses.neighbours import neighbours
 from metalearn.losses.population import LossTask, TrainingConfig, trainer
 from metalearn.losses.search import FILE, SearchConfig, Trained, pareto_front, random_control, search
 
@@ -223,6 +224,18 @@ def test_in_the_geometric_mean_a_task_counts_by_ratios_and_no_error_as_half_an_e
     assert search_module._average((0.5, 0.125), trainers, CONFIG) == 0.3125
 
 
+def test_the_last_generations_are_all_neighbours_of_the_best_so_far(reused):
+    bred = search([numbers_task()], dataclasses.replace(CONFIG, generations=2))
+    climbed = search([numbers_task()], dataclasses.replace(CONFIG, generations=3, climbs=1))
+    tried = neighbours(bred.trained[0].expr)
+    last = climbed.generations[-1]
+    assert last.trained + last.known + sum(last.rejected.values()) == len(tried) > 0
+    new = {entry.expr for entry in climbed.trained} - {entry.expr for entry in bred.trained}
+    assert new <= set(tried) and last.trained <= len(new)
+    control = random_control(dataclasses.replace(CONFIG, generations=3, climbs=1), climbed)
+    assert control.climbs == 0 and control.max_trained == len(climbed.trained)
+
+
 class Killed(Exception):
     pass
 
@@ -349,6 +362,7 @@ def test_tasks_that_cannot_be_trained_on_are_refused(tasks, message):
         (lambda: TrainingConfig(optimizer="adan"), "Did you mean 'adam'"),
         (lambda: SearchConfig(strategy="randm"), "Did you mean 'random'"),
         (lambda: SearchConfig(average="geometrical"), "Did you mean 'geometric'"),
+        (lambda: SearchConfig(generations=3, climbs=3), "some of the 3 generations, but not all, got 3"),
         (lambda: SearchConfig(generations=0), "generations must be at least 1"),
         (lambda: SearchConfig(seed=-1), "seed must not be negative"),
     ],
