@@ -51,6 +51,8 @@ class OptimizerConfig:
     """Adam's epsilon, outside the root."""
     eps_root: float = 0.0
     """Adam's epsilon inside the root; the paper's official code has 1e-8, which damps small gradients."""
+    weight_decay: float = 0.0
+    """Share of theta taken away at a step, times the learning rate, as in AdamW (Loshchilov & Hutter 2019)."""
 
 
 @dataclass(frozen=True)

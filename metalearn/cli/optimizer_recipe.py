@@ -24,6 +24,9 @@ from metalearn_models.optimizers.library import OPTIMIZERS, make
 from metalearn_tasks.objectives.library import NamedObjective, named_objective
 from metalearn_tasks.objectives.training import capped, training_loop
 
+FLOOR = 1e-4
+"""Far below this a loss no longer counts as smaller: an optimizer need not drive separable data to a loss of 0."""
+
 Method = Literal["pes", "nres", "es", "truncated-es", "backprop"]
 
 
@@ -61,7 +64,7 @@ class TrainOptimizerConfig:
     shortest: int | None = None
     """Draw the length of each training run log-uniformly from this to `length`; none: all are of that length."""
     measure: Literal["loss", "log-loss"] = "loss"
-    """What is made small: the mean training loss of a run, or the mean of its logarithm, in which the end of a run,
+    """What is made small: the mean training loss of a run; or the mean of log(loss + 1e-4), in which the end of a run,
     where losses are small, weighs as much as the beginning."""
     ceiling: float = 20.0
     """A greater loss, or one that is not finite, counts as this."""
@@ -88,6 +91,7 @@ class TrainOptimizerConfig:
 NETWORK: dict[str, Any] = {
     "gradient": MetaGradientConfig("nres"),
     "outer": OptimizerConfig(3e-3, schedule="cosine"),
+    "measure": "log-loss",
 }
 RECURRENT: dict[str, Any] = {
     "gradient": MetaGradientConfig("backprop", window=20, runs=64),
@@ -103,7 +107,11 @@ CONSTANTS: dict[str, Any] = {
 LARGER_STEPS = {"step_size": 5e-3, "exponent": 0.1}
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "small-fc": NETWORK | {"settings": LARGER_STEPS},
-    "star": NETWORK | {"settings": LARGER_STEPS},
+    "star": NETWORK
+    | {
+        "settings": LARGER_STEPS | {"nominal_step_size": 5e-3},
+        "outer": OptimizerConfig(3e-3, schedule="cosine", weight_decay=0.1),
+    },
     "mlp": NETWORK | {"settings": LARGER_STEPS},
     "rnn-mlp": NETWORK | {"settings": LARGER_STEPS},
     "nn-adam": NETWORK,
@@ -193,11 +201,11 @@ def prepare(config: TrainOptimizerConfig) -> OptimizerRecipe:
 
 
 def logarithmic(loop: InnerLoop) -> InnerLoop:
-    """The same loop with the logarithm of its losses; one below 1e-10 counts as that."""
+    """The same loop with the logarithm of its losses plus FLOOR."""
 
     def step(theta: Any, state: Any, t: Array, key: Array, data: Any) -> tuple[Any, Array, dict[str, Array]]:
         state, loss, aux = loop.step(theta, state, t, key, data)
-        return state, jnp.log(jnp.maximum(loss, 1e-10)), aux
+        return state, jnp.log(loss + FLOOR), aux
 
     return loop._replace(step=step)
 

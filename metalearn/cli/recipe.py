@@ -140,7 +140,7 @@ def outer_loop(recipe: Recipe, steps_left: int) -> tuple[Outer, int]:
 
 
 def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Adam with the warm-up, decay and clipping of the configuration.
+    """Adam, or AdamW, with the warm-up, decay and clipping of the configuration.
 
     Raises:
         ValueError: the warm-up is not shorter than the run.
@@ -160,7 +160,9 @@ def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
         )
     elif config.warmup:
         rate = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
-    adam = optax.adam(rate, b1=config.b1, b2=config.b2, eps=config.eps, eps_root=config.eps_root)
+    constants = {"b1": config.b1, "b2": config.b2, "eps": config.eps, "eps_root": config.eps_root}
+    decay = config.weight_decay
+    adam = optax.adamw(rate, weight_decay=decay, **constants) if decay else optax.adam(rate, **constants)
     return adam if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), adam)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -197,6 +199,7 @@ def _summary(curves: np.ndarray) -> dict[str, float]:
 def main(argv: Sequence[str]) -> None:
     """The command: parse, meta-train, print."""
     command, resume = parse(list(argv))
+    use_all_cores()
     name = command.config.optimizer
     folder = resume or command.run or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     progress = Quiet() if command.quiet else default_progress("loss")
@@ -208,6 +211,18 @@ def main(argv: Sequence[str]) -> None:
     print(f'use:     metalearn_models.optimizers.load("{folder}")\nrun:     {folder} ({result["seconds"]} s)')
     if command.json:
         print(json.dumps(result))
+
+
+def use_all_cores() -> None:
+    """Make a device of every CPU core, so that training runs are spread over them; the numbers do not depend on it.
+
+    Small networks give a core too little to share. Nothing changes where JAX runs already, was told otherwise, or has
+    an accelerator.
+    """
+    told = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not told and hasattr(os, "sched_getaffinity"):
+        with contextlib.suppress(RuntimeError):  # the devices are chosen already
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 def parse(argv: list[str]) -> tuple[TrainOptimizerCommand, Path | None]:

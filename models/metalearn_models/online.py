@@ -160,7 +160,7 @@ def online_with(signature: Signature, network: Network, tx: optax.GradientTransf
         del theta
         return network.init(key)
 
-    return trained_online(signature, network, tx, init, initial, _prediction_loss)
+    return trained_online(signature, network, lambda theta: tx, init, initial, _prediction_loss)
 
 
 def maml_with(signature: Signature, network: Network, tx: optax.GradientTransformation) -> Learner:
@@ -179,13 +179,13 @@ def maml_with(signature: Signature, network: Network, tx: optax.GradientTransfor
         del key  # every sequence starts from the same weights
         return theta
 
-    return trained_online(signature, network, tx, network.init, initial, _prediction_loss)
+    return trained_online(signature, network, lambda theta: tx, network.init, initial, _prediction_loss)
 
 
 def trained_online(
     signature: Signature,
     network: Network,
-    tx: optax.GradientTransformation,
+    optimizer: Callable[[Any], optax.GradientTransformation],
     init: Callable[[PRNGKeyArray], Any],
     initial: Callable[[Any, PRNGKeyArray], Any],
     loss: Callable[[Any, Float[Array, "C"], Array], Float[Array, ""]],
@@ -195,7 +195,7 @@ def trained_online(
     Args:
         signature: shapes of the task.
         network: maps `x[D]` to `signature.outputs` values.
-        tx: any optax transformation; it is given the loss as `value`.
+        optimizer: `(theta) -> transformation` of optax; it is given the loss as `value`.
         init: `(key) -> theta`, what is meta-learned.
         initial: `(theta, key) -> params`, where the network starts.
         loss: `(theta, outputs[C], y) -> scalar`, what each update descends.
@@ -203,11 +203,13 @@ def trained_online(
     Returns:
         A learner.
     """
-    tx = optax.with_extra_args_support(tx)
+
+    def transform(theta: Any) -> optax.GradientTransformationExtraArgs:
+        return optax.with_extra_args_support(optimizer(theta))
 
     def start(theta: Any, key: PRNGKeyArray) -> OnlineState:
         params = initial(theta, key)
-        return OnlineState(params, tx.init(params))
+        return OnlineState(params, transform(theta).init(params))
 
     def predict(theta: Any, state: OnlineState, x: Array) -> Array:
         del theta
@@ -215,7 +217,7 @@ def trained_online(
 
     def observe(theta: Any, state: OnlineState, x: Array, y: Array) -> OnlineState:
         value, grads = jax.value_and_grad(lambda params: loss(theta, network.apply(params, x), y))(state.params)
-        updates, memory = tx.update(grads, state.memory, state.params, value=value)
+        updates, memory = transform(theta).update(grads, state.memory, state.params, value=value)
         return OnlineState(optax.apply_updates(state.params, updates), memory)
 
     shapes = jax.eval_shape(lambda key: start(init(key), key), jax.random.key(0))

@@ -45,7 +45,11 @@ def online_by(signature: Signature, network: Network, tx: optax.GradientTransfor
         del key  # nothing is meta-learned
         return ()
 
-    return trained_online(signature, network, tx, init, _fresh(network), lambda theta, outputs, y: loss(outputs, y))
+    def by(theta: tuple[()], outputs: Float[Array, "C"], y: Array) -> Float[Array, ""]:
+        del theta
+        return loss(outputs, y)
+
+    return trained_online(signature, network, lambda theta: tx, init, _fresh(network), by)
 
 
 def online_by_learnable(
@@ -69,7 +73,7 @@ def online_by_learnable(
     """
     theta = jax.eval_shape(learnable.init, jax.random.key(0))
     _check_loss(signature, lambda outputs, y, theta: learnable.apply(theta, outputs, y), theta)
-    return trained_online(signature, network, tx, learnable.init, _fresh(network), learnable.apply)
+    return trained_online(signature, network, lambda theta: tx, learnable.init, _fresh(network), learnable.apply)
 
 
 def _fresh(network: Network) -> Callable[[Any, PRNGKeyArray], Any]:

@@ -17,6 +17,12 @@ from metalearn_models.neighbours import (
     nearest_neighbour,
 )
 from metalearn_models.online import MAMLConfig, OnlineConfig, maml, online
+from metalearn_models.online_optimizer import (
+    OnlineOptimizerConfig,
+    PretrainedOptimizerConfig,
+    online_optimizer,
+    online_pretrained,
+)
 from metalearn_models.outer_lstm import OuterLSTMConfig, outer_lstm
 from metalearn_models.ridge import RidgeConfig, ridge
 from metalearn_models.transformer import TransformerConfig, transformer
@@ -39,6 +45,12 @@ LEARNERS: dict[str, Entry] = {
     "vsml": Entry(VSMLConfig, vsml, "variable shared meta learning: a grid of weight-shared LSTMs", True),
     "mlp": Entry(MLPConfig, mlp, "contextless network, the control that can only memorise", True),
     "maml": Entry(MAMLConfig, maml, "online gradient descent from meta-learned initial weights", True),
+    "learned-optimizer": Entry(
+        OnlineOptimizerConfig, online_optimizer, "a fresh network trained online by an optimizer that is learned", True
+    ),
+    "pretrained-optimizer": Entry(
+        PretrainedOptimizerConfig, online_pretrained, "a fresh network trained online by shipped small-fc", False
+    ),
     "sgd": Entry(OnlineConfig, online, "a fresh network trained online by SGD or Adam", False),
     "1nn": Entry(NearestNeighbourConfig, nearest_neighbour, "1-nearest neighbour", False),
     "centroid": Entry(NearestCentroidConfig, nearest_centroid, "nearest class mean", False),

@@ -160,10 +160,6 @@ def _mixing(theta: SmallFCTheta) -> _Mixing:
     )
 
 
-def _accumulate(mixing: Float[Array, "3"], old: Sequence[Array] | Array, new: Array) -> list[Array]:
-    return [(1 - a) * v + a * new for a, v in zip(mixing, old, strict=True)]
-
-
 def _vector_update(
     layers: Layers, mixing: _Mixing, rule: Rule, g: Array, p: Array, momenta: Array, second: Array, *factored: Array
 ) -> tuple[Array, ...]:

@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
 def _mlp(dataset: Dataset) -> NamedObjective:
     objective = mlp_classification(dataset.inputs, 32, dataset.classes)
-    return NamedObjective(objective, _on_device(dataset.train), 1000)
+    return NamedObjective(objective, _on_device(dataset.train), 500)
 
 
 def _sigmoid_mlp(dataset: Dataset) -> NamedObjective:
