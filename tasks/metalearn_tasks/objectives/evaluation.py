@@ -67,7 +67,13 @@ def hand_designed(make: Callable[[Any], optax.GradientTransformation], learning_
 
     def transform(theta: Any, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
-        return optax.with_extra_args_support(make(theta))
+        inner = optax.with_extra_args_support(make(theta))
+
+        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+            with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+                return inner.update(updates, state, params, **extra)
+
+        return optax.GradientTransformationExtraArgs(inner.init, update)
 
     return LearnedOptimizer(init, transform)
 

@@ -50,7 +50,7 @@ def _sigmoid_mlp(dataset: Dataset) -> NamedObjective:
 
 
 def _conv(dataset: Dataset) -> NamedObjective:
-    if dataset.shape is None:
+    if len(dataset.shape) < 2:
         raise ValueError(f"a convolutional network needs images, {dataset.name} has none")
     objective = conv_classification(dataset.shape, (8, 16), dataset.classes)
     return NamedObjective(objective, _on_device(dataset.train), 500)
