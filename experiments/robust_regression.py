@@ -6,7 +6,7 @@ on diabetes and friedman1 by genetic programming (the representation of EvoMAL, 
 40 % corrupted targets and with none. Beside them: five losses made by hand, each with its own learning rate, and a
 random search that trained as many formulas.
 
-    python -m experiments.robust_regression            # under five minutes on two cores
+    python -m experiments.robust_regression            # about six minutes on two cores
     python -m experiments.robust_regression --help
 """
 
