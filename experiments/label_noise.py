@@ -53,7 +53,7 @@ HELD_OUT = ("digits-high", "breast_cancer", "iris")
 
 @dataclass(frozen=True)
 class LabelNoiseConfig:
-    """Search for losses on digits 0 to 4, turned or not, and wine, and compare them on digits 5 to 9, breast cancer and iris."""
+    """Search for losses on digits 0 to 4 and wine, and compare them on digits 5 to 9, breast cancer and iris."""
 
     seeds: int = 5
     """Searches, from seed 0 on; each has its own splits, noise, networks and formulas."""
