@@ -2,8 +2,8 @@
 
 The two shipped losses were searched for with one small network, `label-noise` on digits 0 to 4 and wine, and
 `robust-regression` on diabetes and friedman1. Here narrower, wider and deeper networks are trained with them, and data
-sets of 2 to 10 classes, each loss at the learning rate that is best for it, row by row; Raymond, Chen, Xue, Zhang (2023,
-arXiv 2209.08907) test their losses on other networks too. Of these data sets the search has seen wine, and half of the
+sets of 2 to 10 classes, each loss at the learning rate that is best for it, row by row; Raymond, Chen, Xue, Zhang
+(2023, arXiv 2209.08907) test theirs on other networks too. Of these data sets the search has seen wine, and half of the
 classes of digits.
 
     python -m experiments.loss_transfer            # minutes on two cores
