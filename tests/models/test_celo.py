@@ -5,6 +5,8 @@ phase, with step_mult 3 and exp_mult 0.1; arrays filled by `_wave`, 40 steps pla
 has gradients beyond the clip and the fourth a loss beyond it; every fifth entry of the parameters after them.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from flax.serialization import msgpack_serialize
 
 from metalearn.errors import RunError
+from metalearn_models.optimizers import celo_rule
 from metalearn_models.optimizers.celo import CeloTheta, celo
 from metalearn_models.optimizers.celo_published import PUBLISHED_SHAPES, celo_theta
 from metalearn_models.optimizers.library import named
@@ -25,7 +28,7 @@ RECORDED = {
     "kernel": [0.607660174, 0.479689986, 0.205735907, 0.00326330005, -0.17328091],
     "matrix": [-0.305360407, -0.501939416, -0.66791302, -0.68419373, -0.947796643],
 }
-LARGE = {"step_size": 3.0, "exponent": 0.1}
+LARGE: dict[str, Any] = {"step_size": 3.0, "exponent": 0.1}
 
 
 def _wave(shape, phase, scale):
@@ -166,7 +169,8 @@ def test_a_schedule_of_log_ten_is_phase_one_and_log_two_more_doubles_the_update(
         readout = {"weight": jnp.zeros((64, 1)), "bias": bias[None]}
         changed = theta._replace(schedule=theta.schedule._replace(readout=readout))
         transform = celo().transform(changed, 10)
-        return transform.update(gradients, transform.init(params), params, value=loss)[0]["matrix"]
+        updates: Any = transform.update(gradients, transform.init(params), params, value=loss)[0]
+        return updates["matrix"]
 
     once = update(jnp.log(10.0), jnp.float32(1))
     np.testing.assert_array_equal(once, update(jnp.log(10.0), jnp.float32(7)))
@@ -214,6 +218,18 @@ def test_an_infinite_gradient_counts_as_the_clip_and_nan_stays_in_its_tensor(the
     assert all(np.isnan(x).all() for x in jax.tree.leaves(lost))
 
 
+@pytest.mark.parametrize("shape", [(23, 2, 17), (101,)])
+def test_a_tensor_gone_through_in_parts_has_the_update_of_the_whole(shape, theta, monkeypatch):
+    p, g = (jnp.asarray(_wave(shape, phase, 1.0)) for phase in (1, 2))
+
+    def once(size):
+        monkeypatch.setattr(celo_rule, "PART", size)
+        return jax.jit(lambda: celo_rule.apply_rule(theta.rule, g, p, celo_rule.start_memory(shape)))()
+
+    whole, parts = once(10**6), once(40)  # the last part is narrower
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, parts)
+
+
 def test_two_trainings_under_vmap_are_two_trainings(theta):
     thetas = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), theta)
     shapes = {"bias": (3,), "matrix": (2, 3)}
@@ -258,7 +274,7 @@ def test_meta_gradient_is_the_finite_difference_even_where_a_gradient_is_zero(th
 
 
 def test_a_fresh_theta_differs_with_the_key_and_widths_are_checked():
-    first, second = (celo(hidden=(3,), units=5).init(jax.random.key(i)) for i in range(2))
+    first, second = map(jax.jit(celo(hidden=(3,), units=5).init), map(jax.random.key, range(2)))
     assert isinstance(first, CeloTheta)
     assert [layer["weight"].shape for layer in first.rule] == [(30, 3), (3, 2)]
     assert not np.array_equal(first.rule[0]["weight"], second.rule[0]["weight"])
