@@ -16,7 +16,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +42,14 @@ from metalearn_tasks.objectives import (
     training_loop,
 )
 
+Network = Literal["four times wider", "three layers", "tanh", "layer normalisation", "convolutions"]
+
 
 @dataclass(frozen=True)
 class PastTheHorizonConfig:
     """small_fc and STAR beyond their meta-training."""
 
-    steps: int = 3000
+    steps: int = 2000
     """Outer steps."""
     length: int = 500
     """Steps of a training run in meta-training."""
@@ -55,6 +57,8 @@ class PastTheHorizonConfig:
     """Steps of the long run."""
     elsewhere: int = 2000
     """Steps on other networks."""
+    networks: tuple[Network, ...] = get_args(Network)
+    """Other networks."""
     seeds: int = 3
     """Meta-trainings of each."""
     runs: int = 4
@@ -97,14 +101,17 @@ def main(config: PastTheHorizonConfig, progress: Progress | None = None) -> dict
     data = jax.tree.map(jnp.asarray, digits.train)
     d, c = digits.inputs, digits.classes
     met = mlp_classification(d, 32, c)
+    networks = {
+        "four times wider": mlp_classification(d, 128, c),
+        "three layers": mlp_classification(d, (32, 32, 32), c),
+        "tanh": mlp_classification(d, 32, c, activation=jnp.tanh),
+        "layer normalisation": layer_norm_classification(d, (32, 32), c),
+        "convolutions": conv_classification(digits.shape, (8, 16), c),
+    }
     places = {
         f"as meta-trained, {config.length} steps": (met, config.length),
         f"{config.far:,} steps": (met, config.far),
-        "four times wider": (mlp_classification(d, 128, c), config.elsewhere),
-        "three layers": (mlp_classification(d, (32, 32, 32), c), config.elsewhere),
-        "tanh": (mlp_classification(d, 32, c, activation=jnp.tanh), config.elsewhere),
-        "layer normalisation": (layer_norm_classification(d, (32, 32), c), config.elsewhere),
-        "convolutions": (conv_classification(digits.shape or (8, 8), (8, 16), c), config.elsewhere),
+        **{name: (networks[name], config.elsewhere) for name in config.networks},
     }
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps, 0.01)
     outers = {"small_fc": optax.adam(schedule), "STAR": optax.adamw(schedule, weight_decay=config.weight_decay)}
