@@ -248,10 +248,12 @@ def test_two_trainings_under_vmap_are_two_trainings(theta):
 
 def test_meta_gradient_is_the_finite_difference_even_where_a_gradient_is_zero(theta):
     target = {"bias": jnp.array([1.0, -2.0, 0.3]), "matrix": jnp.asarray(_wave((2, 3), 1, 1.0))}
-    params = jax.tree.map(jnp.zeros_like, target) | {"bias": jnp.array([0.5, -2.0, 0.0])}  # one is where it should be
+    weight = {"bias": jnp.array([1.0, 0.0, 1.0]), "matrix": jnp.ones((2, 3))}  # the gradient of one is always zero
+    params = jax.tree.map(lambda t: 0.1 * jnp.ones_like(t), target)
 
     def loss(params):
-        return sum(jnp.square(p - t).sum() for p, t in zip(*map(jax.tree.leaves, (params, target)), strict=True))
+        squares = jax.tree.map(lambda p, t, w: jnp.square(w * (p - t)).sum(), params, target, weight)
+        return squares["bias"] + squares["matrix"]
 
     def meta_loss(theta):
         transform = celo(**LARGE).transform(theta, 3)
