@@ -6,7 +6,7 @@ sets of 2 to 10 classes, each loss at the learning rate that is best for it, row
 (2023, arXiv 2209.08907) test theirs on other networks too. Of these data sets the search has seen wine, and half of the
 classes of digits.
 
-    python -m experiments.loss_transfer            # minutes on two cores
+    python -m experiments.loss_transfer            # about five minutes on two cores
     python -m experiments.loss_transfer --help
 """
 
