@@ -22,7 +22,7 @@ from metalearn.outer import Outer, local_mesh, outer
 from metalearn_models.optimizers.contract import LearnedOptimizer, first_order
 from metalearn_models.optimizers.library import OPTIMIZERS, make
 from metalearn_tasks.objectives.library import NamedObjective, named_objective
-from metalearn_tasks.objectives.training import capped, training_loop
+from metalearn_tasks.objectives.training import capped, logarithmic, training_loop
 
 FLOOR = 1e-4
 """Far below this a loss no longer counts as smaller: an optimizer need not drive separable data to a loss of 0."""
@@ -115,6 +115,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "mlp": NETWORK | {"settings": LARGER_STEPS},
     "rnn-mlp": NETWORK | {"settings": LARGER_STEPS},
     "nn-adam": NETWORK,
+    "celo": NETWORK | {"settings": {"exponent": 0.1}},
     "lstm": RECURRENT | {"objective": "quadratic"},
     "component-rnn": RECURRENT | {"objective": "regression"},
     "lstm-log": RECURRENT | {"objective": "sigmoid-mlp-digits"},
@@ -196,18 +197,8 @@ def prepare(config: TrainOptimizerConfig) -> OptimizerRecipe:
     length = problem.length if config.length is None else config.length
     loop = capped(training_loop(problem.objective, optimizer, length), config.ceiling)
     if config.measure == "log-loss":
-        loop = logarithmic(loop)
+        loop = logarithmic(loop, FLOOR)
     return OptimizerRecipe(config, problem, optimizer, length, meta_gradient(loop, length, config))
-
-
-def logarithmic(loop: InnerLoop) -> InnerLoop:
-    """The same loop with the logarithm of its losses plus FLOOR."""
-
-    def step(theta: Any, state: Any, t: Array, key: Array, data: Any) -> tuple[Any, Array, dict[str, Array]]:
-        state, loss, aux = loop.step(theta, state, t, key, data)
-        return state, jnp.log(loss + FLOOR), aux
-
-    return loop._replace(step=step)
 
 
 def meta_gradient(loop: InnerLoop, length: int, config: TrainOptimizerConfig) -> Estimator:

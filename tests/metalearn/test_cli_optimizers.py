@@ -10,8 +10,7 @@ import pytest
 
 from metalearn.cli import optimizer_recipe, train_optimizer
 from metalearn.cli.main import main
-from metalearn.cli.optimizer_recipe import FLOOR, from_json, logarithmic, recommended, to_json
-from metalearn.inner import InnerLoop
+from metalearn.cli.optimizer_recipe import from_json, recommended, to_json
 from metalearn_models.optimizers import library
 
 TINY = [
@@ -121,13 +120,6 @@ def test_settings_reach_the_optimizer(tmp_path):
     assert main(words) == 0
     found = library.pretrained(tmp_path / "run")
     np.testing.assert_allclose(jnp.exp(found.theta.log_learning_rate), 0.5, rtol=1e-5)
-
-
-def test_the_logarithm_of_losses():
-    loop = InnerLoop(lambda *a: 0.0, lambda theta, state, t, key, data: (state, theta, {}))
-    for loss in (0.0, 1e-4, 2.5):
-        found = logarithmic(loop).step(jnp.float32(loss), 0.0, 0, jax.random.key(0), ())[1]
-        np.testing.assert_allclose(found, np.log(loss + FLOOR), rtol=1e-6)
 
 
 def test_weight_decay_is_adamw():

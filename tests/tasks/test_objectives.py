@@ -4,11 +4,12 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn.inner import unroll
+from metalearn.inner import InnerLoop, unroll
 from metalearn_models.optimizers import LearnedOptimizer, mlp_optimizer, small_fc
 from metalearn_tasks.datasets import Split
 from metalearn_tasks.objectives import mlp_classification, training_loop
 from metalearn_tasks.objectives.objective import start
+from metalearn_tasks.objectives.training import capped, logarithmic
 
 
 @pytest.fixture
@@ -90,3 +91,22 @@ def test_the_optimizer_is_told_the_length_and_the_loss(data):
 def test_sizes_that_are_not_positive_are_refused(make):
     with pytest.raises(ValueError, match="at least one"):
         make()
+
+
+def _reports(loss):
+    return InnerLoop(lambda *a: 0.0, lambda theta, state, t, key, data: (state, jnp.float32(loss), {}))
+
+
+@pytest.mark.parametrize(("loss", "found"), [(1.5, 1.5), (7.0, 5.0), (np.inf, 5.0), (np.nan, 5.0), (-3.0, -3.0)])
+def test_a_capped_loss_is_at_most_the_ceiling(loss, found):
+    assert capped(_reports(loss), 5.0).step((), 0.0, 0, jax.random.key(0), ())[1] == found
+    with pytest.raises(ValueError, match="capped at a number"):
+        capped(_reports(loss), np.nan)
+
+
+@pytest.mark.parametrize("loss", [0.0, 1e-4, 2.5])
+def test_the_logarithm_of_losses(loss):
+    found = logarithmic(_reports(loss), 1e-4).step((), 0.0, 0, jax.random.key(0), ())[1]
+    np.testing.assert_allclose(found, np.log(loss + 1e-4), rtol=1e-6)
+    with pytest.raises(ValueError, match="positive floor"):
+        logarithmic(_reports(loss), 0.0)

@@ -1,5 +1,7 @@
 """Learned optimizers: meta-parameters, and optax transformations made from them."""
 
+from metalearn_models.optimizers.celo import celo as celo
+from metalearn_models.optimizers.celo_published import celo_theta as celo_theta
 from metalearn_models.optimizers.component_rnn import component_cell as component_cell
 from metalearn_models.optimizers.component_rnn import component_rnn as component_rnn
 from metalearn_models.optimizers.contract import LearnedOptimizer as LearnedOptimizer

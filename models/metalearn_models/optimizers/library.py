@@ -22,6 +22,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from metalearn.errors import RunError, unknown_name
 from metalearn.weights import load_weights, save_weights
+from metalearn_models.optimizers.celo import celo
 from metalearn_models.optimizers.component_rnn import component_rnn
 from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_models.optimizers.dmd import dmd_lstm
@@ -63,6 +64,7 @@ OPTIMIZERS: dict[str, Entry] = {
     "rnnprop": Entry(rnnprop, "an LSTM a parameter reads what Adam and RMSProp would do (Lv et al. 2017)"),
     "component-rnn": Entry(component_rnn, "a GRU a parameter, made to be analysed (Maheswaranathan et al. 2020)"),
     "dmd-lstm": Entry(dmd_lstm, "lstm-log with predictions by dynamic mode decomposition (Simanek et al. 2022)"),
+    "celo": Entry(celo, "a small rule under an LSTM schedule (Moudgil et al. 2025)"),
     "learnable-sgd": Entry(learnable_sgd, "SGD whose learning rate is learned"),
     "learnable-momentum": Entry(learnable_momentum, "SGD with momentum, both constants learned"),
     "learnable-adam": Entry(learnable_adam, "Adam, its four constants learned"),

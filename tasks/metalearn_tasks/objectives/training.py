@@ -82,3 +82,26 @@ def capped(loop: InnerLoop, ceiling: float) -> InnerLoop:
         return state, jnp.where(loss < ceiling, loss, ceiling), aux
 
     return loop._replace(step=step)
+
+
+def logarithmic(loop: InnerLoop, floor: float) -> InnerLoop:
+    """The same loop with `log(loss + floor)` for its losses, all of them at least 0.
+
+    In the mean over a run its end, where losses are small, then weighs as much as its beginning, and easy problems as
+    much as hard ones. A loss far below the floor no longer counts as smaller.
+
+    Args:
+        loop: any inner loop.
+        floor: in the units of its losses.
+
+    Raises:
+        ValueError: when the floor is not positive.
+    """
+    if not floor > 0:
+        raise ValueError(f"the logarithm of a loss needs a positive floor, got {floor}")
+
+    def step(theta: Any, state: Any, t: Array, key: PRNGKeyArray, data: Any) -> tuple[Any, Array, dict[str, Array]]:
+        state, loss, aux = loop.step(theta, state, t, key, data)
+        return state, jnp.log(loss + floor), aux
+
+    return loop._replace(step=step)
