@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import jax.numpy as jnp
 import tyro
-from jaxtyping import Array
 
 from metalearn.cli.config import OptimizerConfig
 from metalearn.cli.recipe import outer_optimizer

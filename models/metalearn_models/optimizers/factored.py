@@ -205,7 +205,7 @@ def _matrix_update(
         momenta, second, means = memory
         ms = _accumulate(mixing.momentum, [block.of(m, axis) for m in momenta], at(block, g))
         new = _moment(mixing, block.of(second, axis), at(block, g))
-        share = new.size / p.size
+        share = new.size / max(p.size, 1)
         means = {i: means[i] + share * mean for i, mean in _mean_squares(features_at(block, ms, new)).items()}
         return block.put(momenta, jnp.stack(ms), axis + 1), block.put(second, new, axis), means
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.tree_util import keystr, tree_flatten_with_path
 
@@ -95,13 +96,29 @@ def make(name: str, **settings: Any) -> LearnedOptimizer:
         name: one of `OPTIMIZERS`.
         settings: arguments of its factory.
 
+    Returns:
+        The optimizer. Its `transform` raises ValueError for the theta of another one, or of other settings.
+
     Raises:
         UnknownNameError: with the nearest names.
         TypeError: the factory has no such argument.
     """
     if name not in OPTIMIZERS:
         raise unknown_name("learned optimizer", name, OPTIMIZERS)
-    return OPTIMIZERS[name].make(**settings)
+    optimizer = OPTIMIZERS[name].make(**settings)
+
+    def transform(theta: Any, num_steps: Any = None) -> optax.GradientTransformationExtraArgs:
+        wanted = jax.eval_shape(optimizer.init, jax.random.key(0))
+        structures = jax.tree.structure(theta), jax.tree.structure(wanted)
+        shapes = [[jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (theta, wanted)]
+        if structures[0] != structures[1] or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{name} with these settings has a theta of the form {_form(wanted)}, got {_form(theta)}: that of "
+                "another optimizer or of other settings"
+            )
+        return optimizer.transform(theta, num_steps)
+
+    return LearnedOptimizer(optimizer.init, transform)
 
 
 def shipped() -> tuple[str, ...]:
@@ -200,6 +217,11 @@ def unnamed(optimizer: LearnedOptimizer, arrays: Mapping[str, Any], source: str 
             f"have the shape {shapes[0].get(first, 'of none')} and has {shapes[1].get(first, 'none')}"
         )
     return jax.tree.structure(like).unflatten([have[n] for n in wanted])
+
+
+def _form(theta: Any) -> str:
+    shapes = {n: list(jnp.shape(x)) for n, x in named(theta).items()}
+    return f"{type(theta).__name__}({', '.join(f'{n} {shape}' for n, shape in shapes.items())})"
 
 
 def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
