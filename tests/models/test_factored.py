@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn_models.optimizers import factored
+from metalearn_models.optimizers import fused
 from metalearn_models.optimizers.star import star
 
 
 def _updates(shape, monkeypatch, block):
-    monkeypatch.setattr(factored, "BLOCK", block)
+    monkeypatch.setattr(fused, "BLOCK", block)
     rng = np.random.default_rng(0)
     optimizer = star()
     theta = jax.tree.map(
@@ -38,7 +38,7 @@ def test_a_tensor_in_blocks_is_updated_like_a_whole_one(shape, monkeypatch):
 
 
 def test_blocks_cover_an_axis_once(monkeypatch):
-    monkeypatch.setattr(factored, "BLOCK", 16)
+    monkeypatch.setattr(fused, "BLOCK", 16)
     for length in (9, 20, 31, 64):
-        seen = factored._over_blocks((length, 4), 0, lambda b, c: b.put(c, b.of(c, 0) + 1, 0), jnp.zeros((length, 4)))
+        seen = fused.over_blocks((length, 4), 0, lambda b, c: b.put(c, b.of(c, 0) + 1, 0), jnp.zeros((length, 4)))
         np.testing.assert_array_equal(seen, 1)

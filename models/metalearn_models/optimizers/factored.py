@@ -28,6 +28,7 @@ from metalearn_models.optimizers.contract import (
     require_params,
     time_features,
 )
+from metalearn_models.optimizers.fused import Block, network, over_blocks, products, scalars
 
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
 SECOND_MOMENT_DECAY = 0.999
@@ -36,9 +37,6 @@ FACTORED_DECAYS = (0.9, 0.99, 0.999)
 
 NORMALISED = 28
 """Features divided by their root mean square over the tensor; the 11 time features follow them."""
-
-BLOCK = 2**14
-"""Parameters of a block, of which some twenty arrays fit a core's cache; measured on a CPU: 2^16 is a fifth slower."""
 
 Features = dict[int, Array]
 """Features by their number in the paper's code, hence by their row of the first weight matrix."""
@@ -171,8 +169,8 @@ def _vector_update(
     for row, column, new in ((13, 16, rs), (19, 22, [_rsqrt(r + 1e-8) for r in rs])):
         features |= _number(row, new) | _number(column, new)
     weight = _normalised(layers, _mean_squares(features))
-    units = [jnp.broadcast_to(b, p.shape) for b in _scalars(layers[0]["bias"][None])[0]]
-    step = rule(_network(layers, _added(units, features, weight)), features)
+    units = [jnp.broadcast_to(b, p.shape) for b in scalars(layers[0]["bias"][None])[0]]
+    step = rule(network(layers, _added(units, features, weight)), features)
     return step, jnp.stack(ms), second, jnp.stack(rs), columns
 
 
@@ -194,14 +192,14 @@ def _matrix_update(
     along_columns = _number(16, cs) | _number(22, [_rsqrt(c + 1e-8) for c in cs])
     axis = min(axes)
 
-    def at(block: _Block, x: Array) -> Array:
+    def at(block: Block, x: Array) -> Array:
         return block.of(x, axis) if x.shape[axis] > 1 else x
 
-    def features_at(block: _Block, ms: list[Array], second: Array) -> Features:
+    def features_at(block: Block, ms: list[Array], second: Array) -> Features:
         factors = [at(block, r) * at(block, c) for r, c in zip(by_row, by_column, strict=True)]
         return _elementwise(at(block, g), at(block, p), ms, second, factors, factors)
 
-    def remember(block: _Block, memory: tuple[Array, Array, dict[int, Array]]) -> tuple[Array, Array, dict[int, Array]]:
+    def remember(block: Block, memory: tuple[Array, Array, dict[int, Array]]) -> tuple[Array, Array, dict[int, Array]]:
         momenta, second, means = memory
         ms = _accumulate(mixing.momentum, [block.of(m, axis) for m in momenta], at(block, g))
         new = _moment(mixing, block.of(second, axis), at(block, g))
@@ -210,47 +208,20 @@ def _matrix_update(
         return block.put(momenta, jnp.stack(ms), axis + 1), block.put(second, new, axis), means
 
     elementwise = dict.fromkeys([*range(13), 25, 26, 27], jnp.float32(0))
-    memory = _over_blocks(p.shape, axis, remember, (momenta, second, elementwise))
+    memory = over_blocks(p.shape, axis, remember, (momenta, second, elementwise))
     momenta, second, means = memory
     weight = _normalised(layers, means | _mean_squares(along_rows) | _mean_squares(along_columns))
-    biases = [b.reshape((1,) * p.ndim) for b in _scalars(layers[0]["bias"][None])[0]]
+    biases = [b.reshape((1,) * p.ndim) for b in scalars(layers[0]["bias"][None])[0]]
     row_units = _added(biases, along_rows, weight)
-    column_units = _products(list(along_columns.values()), weight[np.array(list(along_columns))])
+    column_units = products(list(along_columns.values()), weight[np.array(list(along_columns))])
 
-    def apply(block: _Block, step: Array) -> Array:
+    def apply(block: Block, step: Array) -> Array:
         features = features_at(block, [block.of(m, axis) for m in momenta], block.of(second, axis))
         units = [at(block, r) + at(block, c) for r, c in zip(row_units, column_units, strict=True)]
-        return block.put(step, rule(_network(layers, _added(units, features, weight)), features), axis)
+        return block.put(step, rule(network(layers, _added(units, features, weight)), features), axis)
 
-    step = _over_blocks(p.shape, axis, apply, jnp.zeros(p.shape))
+    step = over_blocks(p.shape, axis, apply, jnp.zeros(p.shape))
     return step, momenta, second, jnp.stack(rs).squeeze(d0 + 1), jnp.stack(cs).squeeze(d1 + 1)
-
-
-class _Block(NamedTuple):
-    """Some rows of a tensor, or all: what a loop over a tensor too large for the cache goes through at a time."""
-
-    start: Any
-    width: int
-
-    def of(self, x: Array, axis: int) -> Array:
-        whole = self.width == x.shape[axis]
-        return x if whole else jax.lax.dynamic_slice_in_dim(x, self.start, self.width, axis)
-
-    def put(self, x: Array, part: Array, axis: int) -> Array:
-        whole = self.width == x.shape[axis]
-        return part if whole else jax.lax.dynamic_update_slice_in_dim(x, part, self.start, axis)
-
-
-def _over_blocks(shape: tuple[int, ...], axis: int, body: Callable[[_Block, Any], Any], carry: Any) -> Any:
-    """Fold `body` over the blocks of a tensor along an axis; a last, narrower one where they do not divide it."""
-    length, size = shape[axis], int(np.prod(shape))
-    if size <= 2 * BLOCK:
-        return body(_Block(0, length), carry)
-    wanted = max(1, BLOCK * length // size)
-    width = max(range(wanted, wanted // 2, -1), key=lambda w: (length % w == 0, w))
-    carry = jax.lax.fori_loop(0, length // width, lambda i, c: body(_Block(i * width, width), c), carry)
-    rest = length % width
-    return body(_Block(length - rest, rest), carry) if rest else carry
 
 
 def _elementwise(
@@ -292,16 +263,8 @@ def _normalised(layers: Layers, mean_squares: dict[int, Array]) -> Float[Array, 
 
 def _added(units: list[Array], features: Features, weight: Float[Array, "28 H"]) -> list[Array]:
     """`units`, one array each, plus what the features give them."""
-    terms = _products(list(features.values()), weight[np.array(list(features))])
+    terms = products(list(features.values()), weight[np.array(list(features))])
     return [u + t for u, t in zip(units, terms, strict=True)]
-
-
-def _network(layers: Layers, units: list[Array]) -> list[Array]:
-    """The network's outputs from the first layer's sums, hidden units one array each."""
-    for layer in layers[1:]:
-        products = _products([jax.nn.relu(u) for u in units], layer["weight"])
-        units = [x + b for x, b in zip(products, _scalars(layer["bias"][None])[0], strict=True)]
-    return units
 
 
 def _mean_squares(features: Features) -> dict[int, Array]:
@@ -310,28 +273,3 @@ def _mean_squares(features: Features) -> dict[int, Array]:
     if xs[0].size > 512:
         return {i: jnp.square(x).mean() for i, x in features.items()}
     return dict(zip(features, jnp.square(jnp.stack(xs)).reshape(len(xs), -1).mean(1), strict=True))
-
-
-@jax.custom_jvp
-def _products(xs: list[Array], weight: Float[Array, "M N"]) -> list[Array]:
-    """`sum_i xs[i] weight[i, j]` for each j: one fused loop over the tensor, nothing stored in between."""
-    weights = _scalars(weight)
-    return [
-        sum(x * w[j] for x, w in zip(xs[1:], weights[1:], strict=True)) + xs[0] * weights[0][j]
-        for j in range(weight.shape[1])
-    ]
-
-
-@_products.defjvp
-def _products_jvp(primals: tuple[Any, Array], tangents: tuple[Any, Array]) -> tuple[list[Array], list[Array]]:
-    # As a matrix product: transposed, the scalar form is one pass over the tensor for each weight.
-    (xs, weight), (xs_dot, weight_dot) = primals, tangents
-    along = jnp.tensordot(weight_dot, jnp.stack(xs), (0, 0)) + jnp.tensordot(weight, jnp.stack(xs_dot), (0, 0))
-    return _products(xs, weight), list(along)
-
-
-def _scalars(matrix: Float[Array, "M N"]) -> list[list[Array]]:
-    """The entries of a matrix. One split: the gradient of as many slices would be as many padded matrices."""
-    rows, columns = matrix.shape
-    entries = [x.reshape(()) for x in jax.lax.split(matrix.ravel(), [1] * matrix.size)]
-    return [entries[i * columns : (i + 1) * columns] for i in range(rows)]

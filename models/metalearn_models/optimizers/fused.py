@@ -1,0 +1,87 @@
+"""Small networks over all entries of a large tensor: no array of features, and blocks that fit a cache.
+
+A layer is written as sums of products of whole arrays with single weights, which a compiler fuses into one loop over
+the tensor; tensors that do not fit a cache are gone through in blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from metalearn_models.optimizers.contract import Layers
+
+BLOCK = 2**14
+"""Parameters of a block, of which some twenty arrays fit a core's cache; measured on a CPU: 2^16 is a fifth slower."""
+
+
+class Block(NamedTuple):
+    """What a loop over a tensor goes through at a time.
+
+    Attributes:
+        start: first row.
+        width: rows, which may be all.
+    """
+
+    start: Any
+    width: int
+
+    def of(self, x: Array, axis: int) -> Array:
+        """The block of `x`, whose rows lie along `axis`."""
+        whole = self.width == x.shape[axis]
+        return x if whole else jax.lax.dynamic_slice_in_dim(x, self.start, self.width, axis)
+
+    def put(self, x: Array, part: Array, axis: int) -> Array:
+        """`x` with `part` in the place of the block."""
+        whole = self.width == x.shape[axis]
+        return part if whole else jax.lax.dynamic_update_slice_in_dim(x, part, self.start, axis)
+
+
+def over_blocks(shape: tuple[int, ...], axis: int, body: Callable[[Block, Any], Any], carry: Any) -> Any:
+    """Fold `body` over the blocks of a tensor along an axis; a last, narrower one where they do not divide it."""
+    length, size = shape[axis], int(np.prod(shape))
+    if size <= 2 * BLOCK:
+        return body(Block(0, length), carry)
+    wanted = max(1, BLOCK * length // size)
+    width = max(range(wanted, wanted // 2, -1), key=lambda w: (length % w == 0, w))
+    carry = jax.lax.fori_loop(0, length // width, lambda i, c: body(Block(i * width, width), c), carry)
+    rest = length % width
+    return body(Block(length - rest, rest), carry) if rest else carry
+
+
+def network(layers: Layers, units: list[Array]) -> list[Array]:
+    """The network's outputs from the first layer's sums, hidden units one array each."""
+    for layer in layers[1:]:
+        sums = products([jax.nn.relu(u) for u in units], layer["weight"])
+        units = [x + b for x, b in zip(sums, scalars(layer["bias"][None])[0], strict=True)]
+    return units
+
+
+@jax.custom_jvp
+def products(xs: list[Array], weight: Float[Array, "M N"]) -> list[Array]:
+    """`sum_i xs[i] weight[i, j]` for each j: one fused loop over the tensor, nothing stored in between."""
+    weights = scalars(weight)
+    return [
+        sum(x * w[j] for x, w in zip(xs[1:], weights[1:], strict=True)) + xs[0] * weights[0][j]
+        for j in range(weight.shape[1])
+    ]
+
+
+@products.defjvp
+def _products_jvp(primals: tuple[Any, Array], tangents: tuple[Any, Array]) -> tuple[list[Array], list[Array]]:
+    # As a matrix product: transposed, the scalar form is one pass over the tensor for each weight.
+    (xs, weight), (xs_dot, weight_dot) = primals, tangents
+    along = jnp.tensordot(weight_dot, jnp.stack(xs), (0, 0)) + jnp.tensordot(weight, jnp.stack(xs_dot), (0, 0))
+    return products(xs, weight), list(along)
+
+
+def scalars(matrix: Float[Array, "M N"]) -> list[list[Array]]:
+    """The entries of a matrix. One split: the gradient of as many slices would be as many padded matrices."""
+    rows, columns = matrix.shape
+    entries = [x.reshape(()) for x in jax.lax.split(matrix.ravel(), [1] * matrix.size)]
+    return [entries[i * columns : (i + 1) * columns] for i in range(rows)]
