@@ -1,13 +1,15 @@
 """A guard around a learned optimizer that reaches too far (Prémont-Schwarz, Vítků and Feyereisl 2022, 2201.12426).
 
-A learned optimizer is meta-trained briefly on short runs of a small network on 8x8 digits, then trains it for many
-times as long, alone and under a guard; and does so on another data set and with another network. LGL2O chooses after a
-few steps by the loss on fresh batches, its guard Adam or SGD. GL2O (Heaton et al. 2020, 2003.01880) chooses at every
-step by the length of the guard's next one, which bounds what is left only where gradients are exact; here they are not.
+Meta-trained briefly on short runs of a small network on 8x8 digits, it trains that for many times as long, alone and
+under a guard; then on another data set, and another network. LGL2O chooses after a few steps by the loss on fresh
+batches, its guard Adam or SGD. GL2O (Heaton et al. 2020, 2003.01880) chooses at every step by the length of the guard's
+next one, which bounds what is left only where gradients are exact; here they are not.
 
-What a guard is for, "never worse than the better of its two parts", is measured run by run: the final loss over the
-smaller one of the parts', each trained alone from the same start on the same batches. The learning rates of the guards
-are fixed, as where nobody has tuned them; final losses are over all training examples, in the last tenth of a run.
+What a guard is for, "never worse than the better of its two parts", is measured run by run: the final loss (over all
+examples, in the last tenth) over the smaller one of the parts', each alone from the same start and batches. It saves
+every run that the learned part loses, but 2 % it does not keep. Around SGD on digits, eight times as many fresh batches
+left the mean ratio at 1.08, rounds of 200 steps made it 1.01: what is better after ten steps can be a place from where
+both parts end higher. Guards' learning rates are not tuned.
 
     python -m experiments.guard_demo            # a table and a picture; --help
 """
@@ -134,8 +136,7 @@ def each_step(transform: optax.GradientTransformation, loss: Callable[[Any, Any]
                 updates, state = made.update(grads, state, params, value=value, value_fn=lambda p: loss(p, other))
             return (optax.apply_updates(params, updates), state), None
 
-        params, state = jax.lax.scan(body, (params, state), jnp.arange(steps))[0]
-        return params, state, jnp.zeros(2)
+        return *jax.lax.scan(body, (params, state), jnp.arange(steps))[0], jnp.zeros(2)
 
     return Rounds(made.init, round)
 

@@ -78,12 +78,11 @@ def test_around_a_part_that_always_diverges_a_guarded_run_is_its_guard_and_alone
     """So all contenders start alike and meet the same batches."""
     (objective, data), optimizer = little(), descends_but(lambda t: t >= 0)
     thetas, keys = pairs(optimizer)
-    curves = {n: np.asarray(run(c, optimizer, objective, thetas, data, keys, GUARD)[0]) for n, c in CONTENDERS.items()}
+    who = {n: CONTENDERS[n] for n in ("learned", "Adam", "LGL2O, Adam")}
+    curves = {n: np.asarray(run(c, optimizer, objective, thetas, data, keys, GUARD)[0]) for n, c in who.items()}
     np.testing.assert_allclose(curves["LGL2O, Adam"], curves["Adam"], rtol=1e-5)
-    np.testing.assert_allclose(curves["LGL2O, SGD"], curves["SGD"], rtol=1e-5)
-    assert not np.allclose(curves["Adam"], curves["SGD"], rtol=1e-2)
     assert np.isnan(curves["learned"]).all()
-    found = compared(curves, {n: np.ones(1) for n in curves}, CONTENDERS, slack=0.02)
+    found = compared(curves, {n: np.ones(1) for n in curves}, who, slack=0.02)
     assert np.isinf(found["learned"]["final"]).all() and "ratio" not in found["learned"]
     np.testing.assert_allclose(found["LGL2O, Adam"]["ratio"], 1, rtol=1e-5)
     assert found["LGL2O, Adam"]["held"] == 1
@@ -112,13 +111,11 @@ def test_the_guard_demo_writes_what_it_found(tmp_path, monkeypatch):
     few = {n: contenders(GUARD)[n] for n in ("learned", "SGD", "LGL2O, SGD")}
     monkeypatch.setattr(guard_demo, "contenders", lambda config: few)
     monkeypatch.setattr(guard_demo, "LEARNED", learnable_sgd(0.5))
-    monkeypatch.setattr(
-        guard_demo, "places", lambda penalty: {"as meta-trained, longer": little(), "elsewhere": little()}
-    )
+    monkeypatch.setattr(guard_demo, "places", lambda penalty: {"as meta-trained, longer": little()})
     found = guard_demo.main(dataclasses.replace(GUARD, out=tmp_path))
     assert json.loads((tmp_path / "result.json").read_text()) == found
     assert (tmp_path / "guard_demo.png").stat().st_size > 10_000
-    assert list(found["places"]) == ["as meta-trained, longer", "elsewhere"]
+    assert list(found["places"]) == ["as meta-trained, longer"]
     for rows in found["places"].values():
         final = {n: np.array(row["final"]) for n, row in rows.items()}
         better = np.minimum(final["learned"], final["SGD"])
