@@ -188,8 +188,7 @@ def main(config: GuardDemoConfig, progress: Progress | None = None) -> dict[str,
     """Meta-train, run; writes and returns what result.json holds."""
     if not (1 <= config.train_batches <= config.far and config.fresh_batches >= 1):
         raise ValueError(f"a round has 1 to far={config.far} steps and at least one fresh batch, got {config}")
-    began = time.monotonic()
-    where, who, optimizer = places(config.penalty), contenders(config), LEARNED
+    began, where, who, optimizer = time.monotonic(), places(config.penalty), contenders(config), LEARNED
     met, data = where["as meta-trained, longer"]
     estimator = nres(capped(training_loop(met, optimizer, config.length), 20.0), 0.01, 8, max(1, config.length // 4))
     tx = optax.adam(optax.cosine_decay_schedule(3e-3, config.steps, 0.01))
