@@ -42,3 +42,13 @@ def test_blocks_cover_an_axis_once(monkeypatch):
     for length in (9, 20, 31, 64):
         seen = fused.over_blocks((length, 4), 0, lambda b, c: b.put(c, b.of(c, 0) + 1, 0), jnp.zeros((length, 4)))
         np.testing.assert_array_equal(seen, 1)
+
+
+def test_wide_layers_are_the_same_sums(monkeypatch):
+    rng = np.random.default_rng(0)
+    xs = [jnp.asarray(rng.normal(size=(3, 2)), jnp.float32) for _ in range(4)]
+    weight = jnp.asarray(rng.normal(size=(4, 5)), jnp.float32)
+    expected = np.einsum("iab,ij->jab", np.stack(xs), weight)
+    for wide in (0, 100):
+        monkeypatch.setattr(fused, "WIDE", wide)
+        np.testing.assert_allclose(fused.products(xs, weight), expected, rtol=1e-5)

@@ -20,6 +20,10 @@ BLOCK = 2**14
 """Parameters of a block, of which some twenty arrays fit a core's cache; measured on a CPU: 2^16 is a fifth slower."""
 
 
+WIDE = 512
+"""A layer of more weights is a matrix product: as so many scalar products it would take minutes to compile."""
+
+
 class Block(NamedTuple):
     """What a loop over a tensor goes through at a time.
 
@@ -65,6 +69,8 @@ def network(layers: Layers, units: list[Array]) -> list[Array]:
 @jax.custom_jvp
 def products(xs: list[Array], weight: Float[Array, "M N"]) -> list[Array]:
     """`sum_i xs[i] weight[i, j]` for each j: one fused loop over the tensor, nothing stored in between."""
+    if weight.size > WIDE:
+        return list(jnp.tensordot(weight, jnp.stack(xs), (0, 0)))
     weights = scalars(weight)
     return [
         sum(x * w[j] for x, w in zip(xs[1:], weights[1:], strict=True)) + xs[0] * weights[0][j]
