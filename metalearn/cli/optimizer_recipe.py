@@ -97,6 +97,11 @@ RECURRENT: dict[str, Any] = {
     "steps": 2000,
     "ceiling": 1e6,  # the gradient of a capped loss is 0
 }
+RECURRENT_ON_NETWORKS = RECURRENT | {
+    "objective": "sigmoid-mlp-digits",
+    "gradient": MetaGradientConfig("backprop", window=20, runs=8),  # a parameter costs as much as a quadratic's
+    "steps": 1000,
+}
 CONSTANTS: dict[str, Any] = {
     "gradient": MetaGradientConfig("nres", sigma=0.1),
     "outer": OptimizerConfig(3e-2, schedule="cosine"),
@@ -120,9 +125,9 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "celo": NETWORK | {"settings": {"exponent": 0.1}},
     "lstm": RECURRENT | {"objective": "quadratic"},
     "component-rnn": RECURRENT | {"objective": "regression"},
-    "lstm-log": RECURRENT | {"objective": "sigmoid-mlp-digits"},
-    "rnnprop": RECURRENT | {"objective": "sigmoid-mlp-digits"},
-    "dmd-lstm": RECURRENT | {"objective": "sigmoid-mlp-digits"},
+    "lstm-log": RECURRENT_ON_NETWORKS,
+    "rnnprop": RECURRENT_ON_NETWORKS,
+    "dmd-lstm": RECURRENT_ON_NETWORKS,
     "learnable-sgd": CONSTANTS,
     "learnable-momentum": CONSTANTS,
     "learnable-adam": CONSTANTS,
