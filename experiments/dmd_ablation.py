@@ -112,7 +112,7 @@ def main(config: DMDAblationConfig, progress: Progress | None = None) -> dict[st
         keys = jax.random.split(key, config.seeds)
         thetas[name] = meta_train(name, optimizer, estimator, tx, data, config.steps, keys, progress)
     found: dict[str, Any] = {}
-    runs = jax.random.split(jax.random.fold_in(key, 1), config.runs)
+    runs = jax.random.split(jax.random.fold_in(key, config.seeds), config.runs)
     for place, (objective, data) in where.items():
         # The loss of a step is that before its update: one step more shows what `length` updates came to.
         finals = {

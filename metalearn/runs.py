@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shutil
 import sys
@@ -187,13 +188,13 @@ def check_same_config(old: dict[str, Any], new: dict[str, Any], free: Collection
 
 
 def write_result(run: Run, result: Mapping[str, Any], name: str = "result.json") -> None:
-    """Write a run's numbers to a JSON file in its folder, replacing earlier ones.
+    """Write a run's numbers to a JSON file in its folder, replacing earlier ones; null where one is not finite.
 
     Raises:
         RunError: the disk refused.
     """
     try:
-        write_atomically(run.folder / name, _dumps(as_json(result)))
+        write_atomically(run.folder / name, _dumps(finite_or_null(as_json(result))))
     except OSError as error:
         raise RunError(f"cannot write {run.folder / name}: {error}; the checkpoints and metrics are safe") from error
 
@@ -219,6 +220,15 @@ def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
         )
 
     return json.loads(json.dumps(dict(value), default=convert))
+
+
+def finite_or_null(value: Any) -> Any:
+    """The same JSON values with None for numbers that JSON cannot write: infinities and NaN."""
+    if isinstance(value, dict):
+        return {k: finite_or_null(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite_or_null(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_config(run: Run, environments: list[dict[str, Any]]) -> None:

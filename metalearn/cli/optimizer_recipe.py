@@ -65,7 +65,8 @@ class TrainOptimizerConfig:
     """What is made small: the mean training loss of a run; or the mean of log(loss + 1e-4), in which the end of a run,
     where losses are small, weighs as much as the beginning."""
     ceiling: float = 20.0
-    """A greater loss, or one that is not finite, counts as this."""
+    """A greater loss, or one that is not finite, counts as this. Backpropagation through a run that is not finite fails
+    all the same."""
     gradient: MetaGradientConfig = field(default_factory=MetaGradientConfig)
     """Where meta-gradients come from."""
     outer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(1e-3))
@@ -95,7 +96,7 @@ RECURRENT: dict[str, Any] = {
     "gradient": MetaGradientConfig("backprop", window=20, runs=64),
     "outer": OptimizerConfig(3e-3, schedule="cosine", clip=1.0),
     "steps": 2000,
-    "ceiling": 1e6,  # the gradient of a capped loss is 0
+    "ceiling": 1e6,  # a capped loss has no gradient
 }
 RECURRENT_ON_NETWORKS = RECURRENT | {
     "objective": "sigmoid-mlp-digits",

@@ -148,7 +148,7 @@ def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
     rate: Any = config.learning_rate
     if config.warmup >= steps and config.warmup:
         raise ValueError(
-            f"the warm-up of {config.warmup} steps must be shorter than the run of {steps}: lower --optimizer.warmup"
+            f"the warm-up of {config.warmup} steps must be shorter than the run of {steps}: lower it or make more steps"
         )
     if config.schedule == "cosine":
         rate = optax.warmup_cosine_decay_schedule(
@@ -160,7 +160,7 @@ def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
         )
     elif config.warmup:
         rate = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
-    constants = {"b1": config.b1, "b2": config.b2, "eps": config.eps, "eps_root": config.eps_root}
+    constants: dict[str, Any] = {"b1": config.b1, "b2": config.b2, "eps": config.eps, "eps_root": config.eps_root}
     decay = config.weight_decay
     adam = optax.adamw(rate, weight_decay=decay, **constants) if decay else optax.adam(rate, **constants)
     return adam if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), adam)

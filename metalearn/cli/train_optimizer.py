@@ -30,7 +30,7 @@ from metalearn.cli.recipe import stream
 from metalearn.metrics import read_metrics
 from metalearn.pictures import draw_loss_curves, draw_meta_loss, new_figure, save
 from metalearn.progress import Progress, Quiet, default_progress
-from metalearn.runs import Run, create_run, open_run, resume_run, write_result
+from metalearn.runs import Run, create_run, finite_or_null, open_run, resume_run, write_result
 from metalearn.training import train as drive
 from metalearn.weights import theta_sha256
 from metalearn_models.optimizers import library
@@ -118,8 +118,9 @@ def meta_train(
         evaluate_every=config.evaluate_every,
         progress=progress,
     )
+    curves = curves_of(recipe, state.theta)
     result: dict[str, Any] = {
-        **_summary(curves_of(recipe, state.theta)),
+        **_summary(curves),
         "steps": int(state.step),
         "length": recipe.length,
         "theta_sha256": theta_sha256(state.theta),
@@ -136,7 +137,7 @@ def meta_train(
     }
     result["seconds"] = round(time.monotonic() - began, 1)
     write_result(run, result)
-    draw(run, recipe, curves_of(recipe, state.theta), rivals)
+    draw(run, recipe, curves, rivals)
     return result
 
 
@@ -198,8 +199,8 @@ def _summary(curves: np.ndarray) -> dict[str, float]:
 
 def main(argv: Sequence[str]) -> None:
     """The command: parse, meta-train, print."""
+    use_all_cores()  # before anything that starts JAX
     command, resume = parse(list(argv))
-    use_all_cores()
     name = command.config.optimizer
     folder = resume or command.run or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     progress = Quiet() if command.quiet else default_progress("loss")
@@ -208,13 +209,14 @@ def main(argv: Sequence[str]) -> None:
     )
     print(table(result, name))
     print(f"\npicture: {folder / 'training_curves.png'}\nweights: {folder / 'theta.safetensors'}")
-    print(f'use:     metalearn_models.optimizers.load("{folder}")\nrun:     {folder} ({result["seconds"]} s)')
+    print(f'use:     metalearn_models.optimizers.load("{folder}", num_steps=STEPS)')
+    print(f"run:     {folder} ({result['seconds']} s)")
     if command.json:
-        print(json.dumps(result))
+        print(json.dumps(finite_or_null(result)))
 
 
 def use_all_cores() -> None:
-    """Make a device of every CPU core, so that training runs are spread over them; the numbers do not depend on it.
+    """Make a device of every CPU core, so that training runs are spread over them; numbers change by rounding only.
 
     Small networks give a core too little to share. Nothing changes where JAX runs already, was told otherwise, or has
     an accelerator.

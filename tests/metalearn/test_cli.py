@@ -155,7 +155,7 @@ def test_a_misspelt_option_names_the_nearest(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--optimizer.warmup", "9"], "lower --optimizer.warmup"),
+        (["--optimizer.warmup", "9"], "lower it or make more steps"),
         (["--references", "1nnn"], "unknown learner '1nnn'. Did you mean '1nn'?"),
         (["--references", "lstm"], "lstm needs meta-training"),
         (["--steps-per-call", "0"], "steps_per_call must be at least 1, got 0"),

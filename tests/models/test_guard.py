@@ -237,3 +237,18 @@ def test_bad_arguments_are_refused():
             transform.update(jnp.ones(2), state, value_fn=_loss)
         with pytest.raises(TypeError, match="int32"):
             transform.init(jnp.ones(2, jnp.int32))
+
+
+def test_gl2o_recovers_from_a_first_gradient_that_is_not_finite():
+    """The bound is the guard's next finite step, not NaN for good."""
+    transform = gl2o(optax.sgd(0.5), optax.sgd(0.1))
+    params = jnp.array([1.0, -2.0])
+
+    def loss(p):
+        return jnp.square(p).sum() / 2
+
+    state = transform.init(params)
+    _, state = transform.update(jnp.array([jnp.nan, 1.0]), state, params, value_fn=loss)
+    updates, state = transform.update(jax.grad(loss)(params), state, params, value_fn=loss)
+    assert jnp.isfinite(state.bound)
+    np.testing.assert_allclose(updates, -0.5 * params)  # the learned part, whose step is the better one

@@ -75,3 +75,19 @@ def test_a_gradient_that_is_not_finite_can_be_left_out(name):
     updates, after = transform.update(bad, state, params, **extra)
     np.testing.assert_array_equal(updates["w"], 0)
     jax.tree.map(np.testing.assert_array_equal, after.inner_state, state.inner_state)
+
+
+@pytest.mark.parametrize("name", ["small-fc", "star", "mlp"])
+def test_an_empty_leaf_leaves_memory_and_meta_gradient_finite(name):
+    optimizer = library.make(name)
+    theta = jax.tree.map(lambda x: x + 0.1, optimizer.init(jax.random.key(0)))
+    params = {"matrix": jnp.full((3, 2), 0.5), "empty": jnp.zeros((0, 5)), "nothing": jnp.zeros(0)}
+
+    def stepped(theta):
+        transform = optimizer.transform(theta)
+        updates, state = transform.update(params, transform.init(params), params)
+        return jnp.square(updates["matrix"]).sum() + sum(u.sum() for u in jax.tree.leaves(updates)), state
+
+    gradient, state = jax.jit(jax.grad(stepped, has_aux=True))(theta)
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((gradient, state)))
+    assert any(bool(jnp.any(x != 0)) for x in jax.tree.leaves(gradient))

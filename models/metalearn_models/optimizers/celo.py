@@ -34,7 +34,7 @@ FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
 """Of the training, around each of which one input of the LSTM changes."""
 
 LOSS_MEANS = 10
-"""Running means of the loss, their half-lives from 10 steps to all of the training; a feature each two neighbours."""
+"""Running means of the loss, of time constants from 10 steps to all of the training; a feature each two neighbours."""
 
 
 class CeloSchedule(NamedTuple):
@@ -137,7 +137,8 @@ def celo(
     ) -> optax.GradientTransformationExtraArgs:
         if num_steps is None or (isinstance(num_steps, int | np.integer) and num_steps < 1):
             raise ValueError(
-                "Celo plans a whole training: call transform(theta, num_steps) with the number of its steps, "
+                "Celo plans a whole training: call transform(theta, num_steps), or load(name, num_steps), with the "
+                "number of its steps, "
                 f"got {num_steps}"
             )
         length = jnp.asarray(num_steps, jnp.float32)

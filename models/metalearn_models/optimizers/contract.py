@@ -30,8 +30,8 @@ class LearnedOptimizer(NamedTuple):
         init: `(key) -> theta`, fresh meta-parameters.
         transform: `(theta, num_steps=None) -> optax.GradientTransformationExtraArgs`. `num_steps` is the length of the
             training to come, for the optimizers that plan by it; the others ignore it. The transformation's
-            `update` needs `params`. It can be jitted, vmapped over theta or params or both, scanned,
-            chained, and differentiated with respect to theta.
+            `update` needs `params` where the optimizer reads them. It can be jitted, vmapped over theta or params or
+            both, scanned, chained, and differentiated with respect to theta.
     """
 
     init: Callable[[PRNGKeyArray], Any]
@@ -117,7 +117,7 @@ def float32(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
 
 
 def require_params(params: optax.Params | None) -> optax.Params:
-    """The parameters, which are a feature of every optimizer here.
+    """The parameters, for the optimizers that read them.
 
     Raises:
         ValueError: when they are missing.

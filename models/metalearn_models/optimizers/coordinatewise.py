@@ -25,7 +25,7 @@ class CoordinatewiseState(NamedTuple):
 
     Attributes:
         memory: every leaf [B, ..., W]: the N parameters, in the order of the tree's leaves, each leaf raveled, cut into
-            B blocks of W, zeros after the last.
+            B blocks of W; after the last, padding without a meaning.
         step: updates made so far.
     """
 

@@ -120,6 +120,9 @@ def with_factored_features(theta: SmallFCTheta, rule: Rule) -> optax.GradientTra
         layers = ({"weight": first["weight"][:NORMALISED], "bias": bias}, *theta.layers[1:])
         results = []
         for p, g, *memory in zip(leaves, *map(tree.flatten_up_to, (updates, *state[:4])), strict=True):
+            if p.size == 0:  # means over nothing would be NaN, also in derivatives
+                results.append((jnp.zeros_like(p), *memory))
+                continue
             of_tensor = _vector_update if factored_axes(p.shape) is None else _matrix_update
             step, *memory = of_tensor(layers, mixing, rule, float32(g), float32(p), *memory)
             results.append((step.astype(p.dtype), *memory))
@@ -203,7 +206,7 @@ def _matrix_update(
         momenta, second, means = memory
         ms = _accumulate(mixing.momentum, [block.of(m, axis) for m in momenta], at(block, g))
         new = _moment(mixing, block.of(second, axis), at(block, g))
-        share = new.size / max(p.size, 1)
+        share = new.size / p.size
         means = {i: means[i] + share * mean for i, mean in _mean_squares(features_at(block, ms, new)).items()}
         return block.put(momenta, jnp.stack(ms), axis + 1), block.put(second, new, axis), means
 

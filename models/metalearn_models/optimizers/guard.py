@@ -141,7 +141,7 @@ def gl2o(
         candidate = optax.apply_updates(params, ours)
         loss, grads = jax.value_and_grad(value_fn)(candidate)
         left, _ = parts.guard.update(grads, state.guard, candidate, **(extra | {"value": loss}))
-        bound = jnp.where(state.step == 0, _length(guards), state.bound)
+        bound = jnp.where((state.step == 0) | ~jnp.isfinite(state.bound), _length(guards), state.bound)
         length = _length(left)
         accepted = _finite(ours) & (length <= factor * bound)  # not where the length is NaN
         bound = jnp.where(accepted, mixing * length + (1 - mixing) * bound, bound)

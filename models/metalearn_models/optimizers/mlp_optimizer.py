@@ -53,6 +53,9 @@ def mlp_optimizer(
     The gradient, the parameter and the six momenta, each divided by its root mean square over the tensor, and eleven
     time features enter a ReLU network with the outputs d and m; the update is `-step_size d exp(exponent m)`.
 
+    A gradient that is not finite makes its tensor's update and memory not finite, as in Adam; see
+    `optax.apply_if_finite`.
+
     Args:
         hidden: widths of the network's hidden layers. The default makes 1,762 meta-parameters.
         step_size: lambda_1 of the paper.
@@ -85,6 +88,9 @@ def mlp_optimizer(
             bias = theta[0]["bias"] + time_features(state.step) @ first[NORMALISED:]
             results = []
             for p, g, momenta in zip(leaves, *map(tree.flatten_up_to, (updates, state.momenta)), strict=True):
+                if p.size == 0:  # means over nothing would be NaN, also in derivatives
+                    results.append((jnp.zeros_like(p), momenta))
+                    continue
                 features = _features(float32(g).ravel(), float32(p).ravel(), momenta.reshape(len(DECAYS), -1))
                 direction, magnitude = _network(theta, bias, features)
                 step = -step_size * direction * jnp.exp(exponent * magnitude)

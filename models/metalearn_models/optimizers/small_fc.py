@@ -20,6 +20,9 @@ def small_fc(hidden: tuple[int, ...] = (4, 4), step_size: float = 1e-3, exponent
 
     The update of every parameter is `-step_size d exp(exponent m)`, with d and m the outputs of the network.
 
+    A gradient that is not finite makes its tensor's update and memory not finite, as in Adam; see
+    `optax.apply_if_finite`.
+
     Args:
         hidden: widths of the network's hidden layers.
         step_size: lambda_1 of the paper.

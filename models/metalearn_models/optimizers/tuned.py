@@ -198,7 +198,8 @@ def scheduled(base: optax.GradientTransformation, knots: int = 5, learning_rate:
     ) -> optax.GradientTransformationExtraArgs:
         if num_steps is None or (isinstance(num_steps, int | np.integer) and num_steps < 1):
             raise ValueError(
-                "a schedule spans a whole training: call transform(theta, num_steps) with the number of its steps, "
+                "a schedule spans a whole training: call transform(theta, num_steps), or load(name, num_steps), with "
+                "the number of its steps, "
                 f"got {num_steps}"
             )
 

@@ -148,13 +148,13 @@ def tuned(
         ValueError: when there is no rate or one that is not positive and finite, or two are equal; or when `length` or
             `last` is out of range.
     """
-    ascending = np.unique(np.asarray(rates, np.float32))
+    ascending = np.unique(np.asarray(rates, np.float64))
     if ascending.size == 0 or ascending.size != np.size(rates):
         raise ValueError(f"a sweep needs at least one learning rate and each only once, got {list(rates)}")
     if not (np.isfinite(ascending).all() and ascending[0] > 0):
         raise ValueError(f"learning rates are positive and finite, got {list(rates)}")
     last = _last(length, last) if length > 0 else None  # the training loop refuses other lengths
-    losses = np.asarray(_swept(objective, optimizer, length, jnp.asarray(ascending), data, keys))
+    losses = np.asarray(_swept(objective, optimizer, length, jnp.asarray(ascending, jnp.float32), data, keys))
     final = final_losses(losses, last)
     best = int(np.argmin(final.mean(1)))
     return Tuned(ascending, final, best, losses[best])

@@ -104,6 +104,8 @@ def named_objective(name: str, size: int | None = None, data_dir: str | None = N
     if name in OBJECTIVES:
         if OBJECTIVES[name].over_data:
             raise ValueError(f"{name} is over a data set: say which, as in {name}-digits")
+        if size is not None or data_dir is not None:
+            raise ValueError(f"{name} has no images to resize and no data to find: leave size and data_dir out")
         return OBJECTIVES[name].make()
     over_data = [n for n, entry in OBJECTIVES.items() if entry.over_data and name.startswith(f"{n}-")]
     if not over_data:

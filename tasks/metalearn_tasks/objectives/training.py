@@ -65,7 +65,8 @@ def capped(loop: InnerLoop, ceiling: float) -> InnerLoop:
     """The same loop with losses of at most `ceiling`, which is also what a loss that is not finite counts.
 
     One diverged run then weighs no more than the ceiling in a mean over runs, and evolution strategies still learn
-    from it that it diverged. The gradient of a capped loss is 0.
+    from it that it diverged. The gradient of a capped loss is 0 where the run is still finite; backpropagation through
+    numbers that are not gives NaN all the same.
 
     Args:
         loop: any inner loop.
