@@ -42,11 +42,11 @@ class LearningToLearnConfig:
     """What to run."""
     steps: int = 3000
     """Outer steps on quadratics."""
-    network_steps: int = 2000
+    network_steps: int = 500
     """Outer steps on networks."""
     batch: int = 64
     """Quadratics an outer step."""
-    network_batch: int = 16
+    network_batch: int = 4
     """Networks an outer step."""
     window: int = 20
     """Steps backpropagated through."""
