@@ -135,7 +135,8 @@ def draw_meta_loss(ax: Any, records: Sequence[Mapping[str, Any]]) -> None:
     right.set_ylabel("training loss")
     right.set_yscale("log")
     lines = [*ax.get_lines(), *right.get_lines()]
-    ax.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+    labels = [str(line.get_label()) for line in lines]
+    ax.legend(lines, labels, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float | None = None) -> None:
