@@ -88,6 +88,10 @@ CONTENDERS: dict[str, LearnedOptimizer] = {
 """Step sizes and exponents are larger than the papers' 0.001, which suits shorter meta-training; our choice."""
 
 
+FLOOR = 1e-6
+"""Training losses below it count as it: on data that can be separated they go to 0, and ratios to nothing."""
+
+
 def diverged(curves: Float[np.ndarray, "S T"]) -> np.ndarray:
     """Whether each run ended above the loss it began with, or anywhere not finite."""
     final = final_losses(curves)
@@ -128,17 +132,17 @@ def main(config: PastTheHorizonConfig, progress: Progress | None = None) -> dict
     runs = jax.random.split(run_key, config.runs)
     for place, (objective, steps) in places.items():
         adam = tuned_baselines(("Adam",), objective, data, runs, steps)["Adam"]
-        floor = float(final_interval(adam.final[adam.best]).mean)
+        floor = float(final_interval(np.maximum(adam.final[adam.best], FLOOR)).mean)
         found[place] = {"Adam": {"final_loss": floor, "learning_rate": adam.rate, "at_edge": adam.at_edge}}
         for name, optimizer in CONTENDERS.items():
             curves = [np.asarray(loss_curves(objective, optimizer, t, data, runs, steps)) for t in thetas[name]]
             losses = np.concatenate(curves)
-            final, lost = final_losses(losses), diverged(losses)
+            final, lost = np.maximum(final_losses(losses), FLOOR), diverged(losses)
             found[place][name] = {
                 "diverged": float(lost.mean()),
                 "final_loss": float(final_interval(final[~lost]).mean) if not lost.all() else None,
                 "ratio": float(final_interval(final[~lost]).mean) / floor if not lost.all() else None,
-                "by_seed": [[float(x) for x in final_losses(c)] for c in curves],
+                "by_seed": [[float(x) for x in np.maximum(final_losses(c), FLOOR)] for c in curves],
             }
             if place == far:
                 kept[name] = losses
