@@ -36,6 +36,7 @@ def test_learning_to_learn_compares_on_the_same_problems(tmp_path, monkeypatch, 
     assert (tmp_path / "learning_to_learn.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_past_the_horizon_tells_divergence_from_training(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.optimizer_training.RATES", (0.01, 0.1))  # a short sweep
     config = PastTheHorizonConfig(

@@ -143,9 +143,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("num_steps", [None, 0, -3])
 def test_the_length_of_the_training_is_needed(num_steps, theta):
-    with pytest.raises(
-        ValueError, match=rf"transform\(theta, num_steps\) with the number of its steps, got {num_steps}"
-    ):
+    with pytest.raises(ValueError, match=rf"transform\(theta, num_steps\).*the number of its steps, got {num_steps}"):
         celo().transform(theta, num_steps)
 
 
