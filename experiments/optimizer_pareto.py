@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
 
 from experiments.comparison import interval, shown, write_result
-from experiments.optimizer_cost import Cost
+from experiments.optimizer_cost import costs
 from experiments.optimizer_training import final_interval, meta_train, tuned_baselines
 from metalearn.errors import unknown_name
 from metalearn.gradients import nres
@@ -41,7 +40,6 @@ from metalearn_models.optimizers import (
     star,
 )
 from metalearn_tasks.objectives import capped, final_losses, loss_curves, named_objective, training_loop
-from metalearn_tasks.objectives.networks import mlp
 
 SIBLINGS: dict[str, Callable[[], LearnedOptimizer]] = {
     "learnable-adam": learnable_adam,
@@ -82,54 +80,14 @@ class OptimizerParetoConfig:
     """Training runs of each meta-trained optimizer."""
     width: int = 128
     """Of the two hidden layers of the network that updates are timed on, between 784 inputs and 10 outputs."""
-    turns: int = 20
-    """Timed updates of each; the fastest counts."""
+    turns: int = 10
+    """Turns of five timed updates of each; the fastest counts."""
     seed: int = 0
     """Of all randomness."""
     out: Path = Path("runs/optimizer-pareto")
     """Folder of the picture and the table."""
     json: bool = False
     """Print one JSON object as the last line."""
-
-
-def update_costs(optimizers: Mapping[str, LearnedOptimizer], width: int, turns: int) -> dict[str, Cost]:
-    """Cost of an update, optax.adam ("adam") first; as `optimizer_cost.costs`, for optimizers with any settings.
-
-    All optimizers take one turn before any takes the next. ValueError when there is not a turn.
-    """
-    if turns < 1:
-        raise ValueError(f"turns must be at least 1, got {turns}")
-    params = mlp(784, (width, width), 10, jax.nn.relu, None).init(jax.random.key(0))
-    size = sum(p.size for p in jax.tree.leaves(params))
-    grads = jax.tree.map(lambda p: 0.1 * p + 0.01, params)
-    transforms: dict[str, Any] = {"adam": optax.with_extra_args_support(optax.adam(1e-3))}
-    transforms |= {n: o.transform(o.init(jax.random.key(0)), 1000) for n, o in optimizers.items()}
-
-    def updating(transform: Any) -> Any:
-        def update(grads: Any, memory: Any, params: Any) -> tuple[Any, Any]:
-            with jax.numpy_dtype_promotion("standard"):  # optax counts on it
-                updates, memory = transform.update(grads, memory, params, value=jnp.float32(1))
-            return memory, optax.apply_updates(params, updates)
-
-        return jax.jit(update, donate_argnums=(1, 2))
-
-    updates = {n: updating(t) for n, t in transforms.items()}
-    carries, state, compiling = {}, {}, {}
-    for name, transform in transforms.items():
-        memory = jax.jit(transform.init)(params)
-        state[name] = sum(x.nbytes for x in jax.tree.leaves(memory)) / (4 * size)
-        began = time.perf_counter()
-        carries[name] = jax.block_until_ready(updates[name](grads, memory, jax.tree.map(jnp.copy, params)))
-        compiling[name] = time.perf_counter() - began
-    best = dict.fromkeys(transforms, np.inf)
-    for _ in range(turns):
-        for name, update in updates.items():
-            began = time.perf_counter()
-            carries[name] = jax.block_until_ready(update(grads, *carries[name]))
-            best[name] = min(best[name], time.perf_counter() - began)
-    return {
-        n: Cost(1e3 * best[n], 1e9 * best[n] / size, best[n] / best["adam"], state[n], compiling[n]) for n in transforms
-    }
 
 
 def main(config: OptimizerParetoConfig, progress: Progress | None = None) -> dict[str, Any]:
@@ -139,7 +97,7 @@ def main(config: OptimizerParetoConfig, progress: Progress | None = None) -> dic
             raise unknown_name("learned optimizer", name, SIBLINGS)
     began = time.monotonic()
     optimizers = {name: SIBLINGS[name]() for name in config.optimizers}
-    cost = update_costs(optimizers, config.width, config.turns)
+    _, cost = costs(optimizers, config.width, config.turns)
     objective, data, _ = named_objective(config.objective)
     key = jax.random.key(config.seed)
     runs = jax.random.split(jax.random.fold_in(key, config.seeds), config.runs)

@@ -13,7 +13,9 @@ import pytest
 from experiments import dmd_ablation, guard_demo, optimizer_pareto
 from experiments.dmd_ablation import DMDAblationConfig, log_gap, verdict
 from experiments.guard_demo import GuardDemoConfig, compared, contenders, run
-from experiments.optimizer_pareto import OptimizerParetoConfig, pareto, update_costs
+from experiments.optimizer_cost import costs
+from experiments.optimizer_pareto import OptimizerParetoConfig, pareto
+from experiments.optimizer_training import tuned_baselines
 from metalearn.errors import UnknownNameError
 from metalearn_models.optimizers import LearnedOptimizer, learnable_adam, learnable_sgd
 from metalearn_tasks.datasets import Split
@@ -180,6 +182,11 @@ def test_the_ablation_pairs_seeds_and_writes_what_it_found(tmp_path, monkeypatch
         assert row["gaps"] == [0, 0]
         assert row["final"]["LSTM"] == row["final"]["LSTM + DMD"]
         assert row["final"]["LSTM"]["high"] > row["final"]["LSTM"]["mean"]
+    # Adam is tuned on the very runs that are compared.
+    runs = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 2)
+    adam = tuned_baselines(("Adam",), *little(), runs, 7)["Adam"]
+    expected = np.exp(np.log(adam.final).mean(1)[adam.best])
+    np.testing.assert_allclose(found["places"]["elsewhere"]["Adam"], expected, rtol=1e-6)
 
 
 def point(loss: float, state: float, nanoseconds: float) -> dict[str, Any]:
@@ -199,7 +206,7 @@ def test_the_front_is_what_no_other_betters():
 
 
 def test_costs_are_those_of_the_optimizer():
-    found = update_costs({"learnable-adam": learnable_adam(), "sgd": learnable_sgd()}, width=4, turns=2)
+    _, found = costs({"learnable-adam": learnable_adam(), "sgd": learnable_sgd()}, width=4, turns=2)
     size = 784 * 4 + 4 + 4 * 4 + 4 + 4 * 10 + 10
     # Two moments, and a step that is counted; SGD has nothing.
     np.testing.assert_allclose([found[n].state for n in ("adam", "learnable-adam", "sgd")], [2 + 1 / size] * 2 + [0])
@@ -207,7 +214,7 @@ def test_costs_are_those_of_the_optimizer():
         np.testing.assert_allclose(c.nanoseconds * size, c.milliseconds * 1e6)
         np.testing.assert_allclose(c.ratio, c.milliseconds / found["adam"].milliseconds)
     with pytest.raises(ValueError, match="turns must be at least 1, got 0"):
-        update_costs({}, width=4, turns=0)
+        costs({}, width=4, turns=0)
 
 
 def test_losses_are_compared_with_tuned_adam_run_by_run(tmp_path):

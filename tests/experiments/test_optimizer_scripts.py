@@ -11,6 +11,7 @@ from experiments.learning_to_learn import LearningToLearnConfig
 from experiments.optimizer_cost import OptimizerCostConfig, costs
 from experiments.past_the_horizon import PastTheHorizonConfig, diverged
 from metalearn.errors import UnknownNameError
+from metalearn_models.optimizers import learnable_momentum
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,7 @@ def test_a_run_has_diverged_when_it_ends_above_its_start_or_was_not_finite():
 
 
 def test_costs_are_of_one_run_and_relative_to_adam(tmp_path, capsys):
-    size, rows = costs(["learnable-momentum"], 8, turns=2)
+    size, rows = costs({"learnable-momentum": learnable_momentum()}, 8, turns=2)
     assert size == 784 * 8 + 8 + 8 * 8 + 8 + 8 * 10 + 10
     assert rows["adam"].ratio == 1.0
     np.testing.assert_allclose(rows["adam"].state, 2, atol=0.01)
@@ -72,4 +73,4 @@ def test_costs_are_of_one_run_and_relative_to_adam(tmp_path, capsys):
     optimizer_cost.main(OptimizerCostConfig(("learnable-sgd",), (4,), 1, tmp_path))
     assert "learnable-sgd" in capsys.readouterr().out and (tmp_path / "optimizer_cost.png").exists()
     with pytest.raises(UnknownNameError):
-        costs(["learnable-sdg"], 4, 1)
+        optimizer_cost.main(OptimizerCostConfig(("learnable-sdg",), (4,), 1, tmp_path))
