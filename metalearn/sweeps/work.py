@@ -1,0 +1,109 @@
+"""One worker of a sweep: takes a cell, runs it, stores what came out, until nothing is left."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from metalearn.runs import as_json, finite_or_null
+from metalearn.sweeps.plan import Cell
+from metalearn.sweeps.study import Sweep, enqueue_missing, is_owner
+
+
+class Report:
+    """What a cell says of itself while it runs."""
+
+    def __init__(self, trial: Any):
+        self._trial, self._seen = trial, set[int]()
+        self.latest: dict[str, Any] = {}
+
+    def __call__(self, step: int, value: float, numbers: Mapping[str, Any] | None = None) -> None:
+        """Tell the value reached at a step; the last `numbers` are kept as the result of a run that is stopped early.
+
+        Raises:
+            optuna.TrialPruned: the sweep halves, and this run is behind.
+        """
+        import optuna
+
+        self.latest = {"step": step, "value": value, **(numbers or {})}
+        if step in self._seen:
+            return
+        self._seen.add(step)
+        self._trial.report(value, step)
+        if self._trial.should_prune():
+            raise optuna.TrialPruned(f"behind others at step {step}")
+
+
+Run = Callable[[Cell, Report], Mapping[str, Any]]
+"""Runs a cell and returns what came out as JSON values; `"value"` is what the sweep compares by, more is better."""
+
+
+def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], None] = lambda text: None) -> int:
+    """Run cells until every one is done or has failed.
+
+    When nothing is waiting but others are still at work, it waits for them: one of them may die and leave its cell.
+
+    Args:
+        sweep: the sweep.
+        run: what to do with a cell. It should go on from what an earlier, killed try of the same cell has left.
+        poll: seconds between two looks while waiting for others.
+        note: gets a sentence for each cell that failed.
+
+    Returns:
+        How many cells this worker ran to their end.
+
+    Raises:
+        KeyboardInterrupt: the cell in hand has gone back to those that wait.
+    """
+    import optuna
+
+    done = 0
+
+    def objective(trial: Any) -> float:
+        nonlocal done
+        name = trial.user_attrs.get("cell")
+        if name not in sweep.cells or not is_owner(sweep, trial.number, name):
+            # two workers came for the last cell, or two planned the same one
+            trial.set_user_attr("spare", True)
+            raise optuna.TrialPruned("spare")
+        trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
+        _record_values(sweep, trial, sweep.cells[name])
+        report = Report(trial)
+        try:
+            result = finite_or_null(as_json(run(sweep.cells[name], report)))
+            if not isinstance(result.get("value"), int | float):
+                raise ValueError(f"a run must return a finite number as its value, got {result.get('value')!r}")
+        except optuna.TrialPruned:
+            trial.set_user_attr("result", finite_or_null(as_json({**report.latest, "stopped_early": True})))
+            raise
+        except (KeyboardInterrupt, SystemExit) as error:
+            trial.set_user_attr("stopped", True)
+            raise KeyboardInterrupt(str(error)) from error
+        except Exception as error:
+            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            note(f"{name} failed: {type(error).__name__}: {error}")
+            raise
+        trial.set_user_attr("result", result)
+        done += 1
+        return float(result["value"])
+
+    states = optuna.trial.TrialState
+    while True:
+        enqueue_missing(sweep)
+        left = sweep.study.get_trials(deepcopy=False, states=(states.WAITING, states.RUNNING))
+        if any(trial.state == states.WAITING for trial in left):
+            sweep.study.optimize(objective, n_trials=1, catch=(Exception,))
+        elif left:
+            time.sleep(poll)
+        else:
+            return done
+
+
+def _record_values(sweep: Sweep, trial: Any, cell: Cell) -> None:
+    """Show optuna the cell's values, for its own tables and dashboards."""
+    for key, value in cell.items():
+        choices = list(dict.fromkeys(c[key] for c in sweep.plan.cells if key in c))
+        trial.suggest_categorical(key, choices if value in choices else [value])
