@@ -228,11 +228,9 @@ def _jax_batch() -> tuple[Any, Any]:
 
 
 def _jax_product() -> Callable[[], Any]:
-    import jax
+    from metalearn.compute import matrix_product
 
-    a = jax.random.normal(jax.random.key(3), (PEAK_SIZE, PEAK_SIZE))
-    product = jax.jit(lambda a: a @ a)
-    return lambda: jax.block_until_ready(product(a))
+    return matrix_product(size=PEAK_SIZE)
 
 
 # One process a system and number of threads: it waits for a line, takes its turn, answers with a line of JSON.

@@ -22,6 +22,20 @@ class RunError(MetalearnError, RuntimeError):
     """A run folder that cannot be used as asked: it exists, holds another config, or no readable checkpoint."""
 
 
+class NotEnoughMemoryError(MetalearnError, MemoryError):
+    """A step that needs more memory than there is.
+
+    Attributes:
+        needed: bytes it needs on a device.
+        available: bytes that are free there.
+        largest: the largest batch that would fit; 0 when none would.
+    """
+
+    def __init__(self, message: str, *, needed: int, available: int, largest: int):
+        super().__init__(message)
+        self.needed, self.available, self.largest = needed, available, largest
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that is not among `known`: what was got, the nearest names, then all of them."""
     names = sorted(known)
