@@ -78,6 +78,8 @@ def test_the_line():
     assert line.largest(170, unit=4) == 8
     found = growth(program)
     assert found.each >= 8 * ROWS and found.fixed >= 4 * ROWS**2
+    step, args = program(100)
+    assert found.needed(100) == pytest.approx(needed_bytes(step, *args), rel=1e-3)
 
 
 def test_a_batch_as_small_as_a_probe_is_compiled_itself():
