@@ -1,7 +1,7 @@
 """Does a step fit the memory of this machine? What it needs, what there is, and which batch would fit.
 
-XLA plans the memory of a program when it compiles it, so that nothing has to be allocated to ask. The need grows linearly in the batch, so that two small batches say what any other takes, and a
-program that is too large is never made.
+XLA plans the memory of a program when it compiles it, so that nothing has to be allocated to ask. The need grows
+linearly in the batch: two small batches say what any other takes, and a program that is too large is never made.
 
     check_memory(lambda tasks: (make_step(tasks), make_shapes(tasks)), batch=512)
 """
