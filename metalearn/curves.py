@@ -8,12 +8,14 @@ is drawn independently.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Family, Learner, check_signatures, prediction_score, predictions
@@ -40,13 +42,14 @@ def curve_scorer(
     Args:
         learner: any learner.
         family: where episodes come from.
-        task: `(data, index) -> task`, such as `family.seen` or `family.unseen`.
+        task: `(data, index) -> task`, such as `family.seen` or `family.unseen`. The arrays that a
+            `jax.tree_util.Partial` binds are inputs of the compiled program; those of a closure are constants in it.
         tasks: how many tasks, numbered from 0.
         sequences: sequences a task.
         chunk: tasks scored at the same time; bounds memory, does not change results.
 
     Returns:
-        A jitted `(theta, data, key) -> scores[tasks, T]`, each the mean over the task's sequences of 1 for a right
+        A compiled `(theta, data, key) -> scores[tasks, T]`, each the mean over the task's sequences of 1 for a right
         class (or of the squared error in regression) at each position.
 
     Raises:
@@ -57,7 +60,7 @@ def curve_scorer(
         raise ValueError(f"tasks, sequences and chunk must be at least 1, got {tasks}, {sequences} and {chunk}")
 
     @jax.jit
-    def score(theta: Any, data: Any, key: PRNGKeyArray) -> Float[Array, "tasks T"]:
+    def score(task: Partial, theta: Any, data: Any, key: PRNGKeyArray) -> Float[Array, "tasks T"]:
         key_episode, key_learner = jax.random.split(key)
 
         def episodes(index: Array) -> tuple[Array, Array]:
@@ -78,7 +81,7 @@ def curve_scorer(
         indices = jnp.arange(count * chunk, dtype=jnp.int32).reshape(count, chunk)
         return jax.lax.map(score_chunk, indices).reshape(count * chunk, -1)[:tasks]
 
-    return score
+    return functools.partial(score, task if isinstance(task, Partial) else Partial(task))
 
 
 def summarise(scores: Float[np.ndarray, "tasks T"]) -> Curve:

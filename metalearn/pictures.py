@@ -169,3 +169,38 @@ def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float |
     right.set_ylabel("squared error" if chance is None else "accuracy")
     lines = ax.get_lines() + [line for line in right.get_lines() if not str(line.get_label()).startswith("_")]
     ax.legend(lines, [str(line.get_label()) for line in lines], loc="center left", fontsize=8)
+
+
+def draw_sweep(ax: Any, field: str, points: Sequence[tuple[Any, float, str]]) -> None:
+    """The value of each run of a sweep against one of the fields that were swept.
+
+    Args:
+        ax: matplotlib axes.
+        field: its name.
+        points: the run's value of the field, what it reached, and its state: runs that were stopped early are hollow.
+    """
+    numbers = [x for x in (_number(p[0]) for p in points) if x is not None]
+    texts = list(dict.fromkeys(str(x) for x, _, _ in points))
+    numeric = bool(points) and len(numbers) == len(points)
+    xs = numbers if numeric else [float(texts.index(str(p[0]))) for p in points]
+    for done, face in ((True, "#0072B2"), (False, "none")):
+        chosen = [(x, p[1]) for x, p in zip(xs, points, strict=True) if (p[2] == "done") is done]
+        if chosen:
+            label = "run to its end" if done else "stopped early, running or failed"
+            ax.scatter(
+                *zip(*chosen, strict=True), s=18, facecolors=face, edgecolors="#0072B2", linewidths=0.8, label=label
+            )
+    if numeric and min(xs) > 0 and max(xs) >= 8 * min(xs):
+        ax.set_xscale("log")
+    if not numeric:
+        ax.set_xticks(range(len(texts)), texts)
+    ax.set_xlabel(field)
+    ax.set_ylabel("value")
+    ax.legend(fontsize=8, frameon=False)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

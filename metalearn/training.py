@@ -52,6 +52,7 @@ def train(
     keep: int = 3,
     progress: Progress | None = None,
     callback: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+    evaluated: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> Any:
     """Drive an outer step until `steps` outer steps are done, from wherever `state` is.
 
@@ -73,6 +74,8 @@ def train(
         progress: what a person sees; a bar or lines on stderr when None.
         callback: called after each call of `step`, while the next one runs, with the steps done and every metric
             [steps_per_call]. What it raises ends the run; the checkpoints written by then stay.
+        evaluated: called with the steps done and what `evaluate` returned, once both are on disk and so is what was to
+            be saved then. What it raises ends the run, which can be resumed.
 
     Returns:
         The state after `steps` steps; `state` itself, with a note, when it is there already.
@@ -121,11 +124,14 @@ def train(
             progress.update(call.done, means)
             if callback is not None:
                 callback(call.done, values)
+            numbers = None
             if evaluate is not None and due(call.done, evaluate_every):
-                numbers = {f"eval/{name}": _plain(x) for name, x in evaluate(call.copy.theta).items()}
-                writer.write([{"step": call.done, **numbers}])
+                numbers = {name: _plain(x) for name, x in evaluate(call.copy.theta).items()}
+                writer.write([{"step": call.done, **{f"eval/{name}": x for name, x in numbers.items()}}])
             if due(call.done, checkpoint_every):
                 save(call.done, call.copy)
+            if numbers is not None and evaluated is not None:
+                evaluated(call.done, numbers)
 
         progress.start(done, steps)
         try:

@@ -72,6 +72,16 @@ class GradientConfig:
 
 
 @dataclass(frozen=True)
+class CurriculumConfig:
+    """Short contexts first: of each sequence only the first examples count in the loss, and more and more of them."""
+
+    first: int = 10
+    """Examples that count at the first outer step."""
+    steps: int = 0
+    """Outer steps over which that number grows to all examples, linearly; 0: all count from the start."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides the numbers of a meta-training run."""
 
@@ -91,6 +101,8 @@ class TrainConfig:
     """Where meta-gradients come from."""
     window: int | None = None
     """An update every so many examples; none: after whole sequences."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Short contexts first."""
     steps: int = 1500
     """Outer steps."""
     steps_per_call: int = 25
@@ -142,7 +154,7 @@ def _paper() -> TrainConfig:
     return TrainConfig(
         data=DataConfig("mnist", size=14),
         task=ProjectedConfig(length=100, num_tasks=2**25),
-        learner=TransformerConfig(token="paper", compute="bfloat16"),
+        learner=TransformerConfig(token="paper", compute="bfloat16", attention="fused"),
         optimizer=OptimizerConfig(1e-3, eps_root=1e-8),
         tasks=16,
         sequences=32,
@@ -202,6 +214,8 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     task = next(name for name, cls in TASKS.items() if type(config.task) is cls)
     values["task"] = {"name": task, **values["task"]}
     values["learner"] = {"name": learner_name(config.learner), **values["learner"]}
+    if not config.curriculum.steps:
+        del values["curriculum"]  # so that runs from before there were curricula can be gone on with
     return values
 
 
@@ -222,6 +236,7 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
             data=DataConfig(**values.pop("data")),
             optimizer=OptimizerConfig(**values.pop("optimizer")),
             gradient=GradientConfig(**values.pop("gradient", {})),
+            curriculum=CurriculumConfig(**values.pop("curriculum", {})),
             references=tuple(values.pop("references")),
             **values,
         )

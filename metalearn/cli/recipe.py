@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import Partial
 from jaxtyping import Array, PRNGKeyArray
 
 from metalearn.checkpoints import checkpoint_steps, restore_checkpoint
@@ -23,6 +24,8 @@ from metalearn.gradients import (
     backprop,
     dense,
     full_es,
+    lengthening,
+    linear_growth,
     low_rank,
     nres,
     pes,
@@ -94,15 +97,31 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
                     f"{split} examples of {dataset.name}: shorten task.length or take more data"
                 )
         family = projected(dataset.inputs, dataset.classes, config.task)
-        data = projected_data(*dataset.train, config.task.permute_prob)
-        test_data = projected_data(*dataset.test)
+        data = _numbered_by(projected_data(*dataset.train, config.task.permute_prob), config.task)
+        test_data = _numbered_by(projected_data(*dataset.test), config.task)
         chance = 1.0 / dataset.classes
     learner = build_learner(family.signature, config.learner)
     loop = inner_loop(learner, family, config.sequences)
-    estimator = meta_gradient(loop, config)
+    estimator = _with_curriculum(loop, config) if config.curriculum.steps else meta_gradient(loop, config)
     if isinstance(config.task, ProjectedConfig) and config.task.anneal_steps:
         estimator = scheduled(estimator, anneal(config.task))
     return Recipe(config, family, data, test_data, learner, estimator, chance)
+
+
+def _numbered_by(data: ProjectedData, task: ProjectedConfig) -> ProjectedData:
+    # As data, so that runs of other seeds and numbers of tasks find their programs in JAX's compilation cache.
+    count = None if task.num_tasks is None else jnp.int32(task.num_tasks)
+    return data._replace(num_tasks=count, seed=jnp.uint32(task.seed % 2**32))  # the bits that `jax.random.key` takes
+
+
+def _with_curriculum(loop: InnerLoop, config: TrainConfig) -> Estimator:
+    first, steps, length = config.curriculum.first, config.curriculum.steps, config.task.length
+    if not 1 <= first <= length or steps < 0:
+        raise ValueError(
+            f"a curriculum goes from 1 to {length} examples, the length of a sequence, in a positive number of steps; "
+            f"got {first} examples at first and {steps} steps"
+        )
+    return lengthening(loop, lambda weighted: meta_gradient(weighted, config), linear_growth(first, length, steps))
 
 
 def meta_gradient(loop: InnerLoop, config: TrainConfig) -> Estimator:
@@ -215,20 +234,23 @@ def evaluations(recipe: Recipe) -> dict[str, tuple[Callable[..., Any], Any]]:
             seen = seen._replace(permute_prob=recipe.data.permute_prob)
         return {"seen": (family.seen, seen), "unseen": (family.unseen, recipe.test_data)}
 
-    def training(data: Any, index: Array) -> Any:
-        return family.sample(data, jax.random.fold_in(stream(recipe.config.seed, "training tasks"), index))
+    def training(key: PRNGKeyArray, data: Any, index: Array) -> Any:
+        return family.sample(data, jax.random.fold_in(key, index))
 
-    return {"training": (training, recipe.data), "unseen": (family.unseen, recipe.test_data)}
+    # Bound, not closed over: a program for all seeds.
+    drawn = Partial(training, stream(recipe.config.seed, "training tasks"))
+    return {"training": (drawn, recipe.data), "unseen": (family.unseen, recipe.test_data)}
 
 
 def learner_scorers(recipe: Recipe) -> dict[str, Callable[[Any], np.ndarray]]:
-    """For each kind of task in `evaluations`, a compiled `theta -> scores[tasks, T]`."""
+    """For each kind of task in `evaluations`, a compiled `theta -> scores[tasks, T]`, `tasks_to_score` of them."""
     config, key = recipe.config, stream(recipe.config.seed, "evaluation")
 
     def scorer(name: str, task: Callable[..., Any], data: Any) -> Callable[[Any], np.ndarray]:
-        tasks = tasks_to_score(name, config.eval_tasks, config)
-        score = curve_scorer(recipe.learner, recipe.family, task, tasks, config.eval_sequences)
-        return lambda theta: np.asarray(score(theta, data, key))
+        # Compiled for as many as asked for, whatever the number of tasks; rows beyond it repeat tasks and are dropped.
+        score = curve_scorer(recipe.learner, recipe.family, task, config.eval_tasks, config.eval_sequences)
+        rows = tasks_to_score(name, config.eval_tasks, config)
+        return lambda theta: np.asarray(score(theta, data, key))[:rows]
 
     return {name: scorer(name, task, data) for name, (task, data) in evaluations(recipe).items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,6 +72,7 @@ def meta_train(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    evaluated: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Meta-train as configured, in a run's folder; go on from its newest checkpoint if asked to.
 
@@ -81,6 +82,8 @@ def meta_train(
         resume: go on from the newest readable checkpoint.
         overwrite: remove an older run in that folder first.
         progress: what a person sees.
+        evaluated: called with the outer step and the scores of each evaluation, `unseen_score` and so on, once they
+            are on disk. What it raises ends the run, which can be resumed.
 
     Returns:
         The result (also in the run's result.json): `unseen_accuracy` over the last 10 positions (`unseen_error` in
@@ -119,6 +122,7 @@ def meta_train(
         evaluate=lambda theta: {f"{n}_score": last_positions(f(theta), LAST)[0] for n, f in scorers.items()},
         evaluate_every=config.evaluate_every,
         progress=progress,
+        evaluated=evaluated,
     )
     scores = {name: score(state.theta) for name, score in scorers.items()}
     shape = (config.eval_tasks, config.eval_sequences, config.seed)

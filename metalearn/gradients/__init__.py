@@ -4,6 +4,8 @@ from metalearn.gradients.backprop import backprop as backprop
 from metalearn.gradients.backprop import truncated_backprop as truncated_backprop
 from metalearn.gradients.control import nres_a as nres_a
 from metalearn.gradients.control import pes_a as pes_a
+from metalearn.gradients.curriculum import lengthening as lengthening
+from metalearn.gradients.curriculum import linear_growth as linear_growth
 from metalearn.gradients.es import full_es as full_es
 from metalearn.gradients.es import gpes as gpes
 from metalearn.gradients.es import nres as nres

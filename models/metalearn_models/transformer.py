@@ -25,6 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature, encode_label
+from metalearn_models.attention import Attend, attention
 from metalearn_models.dense import Dense, LayerNorm, functional
 
 
@@ -48,44 +49,23 @@ class TransformerConfig:
     """Initial weights: "paper" variance scaling; "matching", our own, starts attention as a comparison of inputs."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix products; weights, LayerNorm, softmax and the head stay in float32."""
+    window: int | None = None
+    """Attend to the last `window` tokens only; none: to all. Same parameters, less state."""
+    attention: Literal["written", "fused"] = "written"
+    """Attention of whole sequences: "written" for a CPU; "fused": cuDNN's for bfloat16 on a GPU, else XLA's."""
 
 
 class TransformerState(NamedTuple):
-    """Keys and values of the examples so far, and the last example, which the next token carries."""
+    """Keys and values of the last S = min(window, T) examples, and the last example, which the next token carries.
 
-    keys: Float[Array, "L T H K"]
-    values: Float[Array, "L T H K"]
+    Those of token t are at t % S, so that each takes the place of the one that leaves the window.
+    """
+
+    keys: Float[Array, "L S H K"]
+    values: Float[Array, "L S H K"]
     t: Int[Array, ""]
     last_x: Float[Array, "D"]
     last_y: Float[Array, "C"]
-
-
-def causal_attention(
-    q: Float[Array, "B T H K"], k: Float[Array, "B T H K"], v: Float[Array, "B T H K"], future: Float[Array, "T T"]
-) -> Float[Array, "B T H K"]:
-    """Softmax attention, written for its gradient.
-
-    The softmax is divided by its sum after the weights have met the values, [T, K] numbers instead of [T, T], so that
-    its gradient reduces over K and not over T. On XLA's CPU backend the attention of a training step takes two thirds
-    of the time of `jax.nn.softmax`.
-
-    Args:
-        q: queries, already scaled.
-        k: keys.
-        v: values.
-        future: what to add to the score of query t and key s: 0 for s <= t, else -1e30. Adding has no gradient to
-            compute, selecting has.
-
-    Returns:
-        What each query reads.
-    """
-    q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))
-    scores = jnp.einsum("bhqk,bhsk->bhqs", q, k).astype(jnp.float32)
-    scores = scores + jnp.broadcast_to(future, scores.shape)
-    # Any shift of the scores gives the same result, so the maximum is a constant to the gradient.
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    read = jnp.einsum("bhqs,bhsk->bhqk", weights.astype(v.dtype), v).astype(jnp.float32)
-    return jnp.swapaxes(read / weights.sum(-1, keepdims=True), 1, 2).astype(v.dtype)
 
 
 class Block(nnx.Module):
@@ -122,6 +102,8 @@ class Transformer(nnx.Module):
     def __init__(self, signature: Signature, config: TransformerConfig, rngs: nnx.Rngs):
         """Build for the shapes of `signature`."""
         dtype = jnp.dtype(config.compute)
+        self.window = config.window
+        self.attention: Literal["written", "fused"] = config.attention
         token = signature.inputs * (2 if config.token == "pair" else 1) + signature.outputs
         self.embed = Dense(token, config.width, rngs=rngs, dtype=dtype)
         if config.initial == "matching":
@@ -132,27 +114,28 @@ class Transformer(nnx.Module):
         self.norm = LayerNorm(config.width)
         self.head = Dense(config.width, signature.outputs, rngs=rngs)
 
-    def sequence(self, tokens: Float[Array, "*B T F"]) -> Float[Array, "*B T C"]:
-        """Logits of whole sequences at once."""
+    def sequence(self, tokens: Float[Array, "*B T F"], attend: Attend | None = None) -> Float[Array, "*B T C"]:
+        """Logits of whole sequences at once; each layer attends by `attend`, if not by what was configured."""
         *batch, length, width = tokens.shape
         h = self.embed(tokens.reshape(-1, length, width)).astype(jnp.float32)
         h = h + jnp.broadcast_to(self.positions[:length], h.shape)
-        future = jnp.where(jnp.tril(jnp.ones((length, length), bool)), 0.0, -1e30)
+        attend = attend or attention(self.attention, length, self.window)
         for block in self.blocks:
-            h = block.finish(h, causal_attention(*block.project(h), future))
+            h = block.finish(h, attend(*block.project(h)))
         return self.head(self.norm(h)).astype(jnp.float32).reshape(*batch, length, -1)
 
     def one(self, token: Float[Array, "F"], state: TransformerState) -> tuple[Array, list[Array], list[Array]]:
         """Logits of the token at position `state.t`, and its key and value in each layer."""
         h = self.embed(token).astype(jnp.float32) + self.positions[state.t]
-        visible = jnp.arange(state.keys.shape[1]) <= state.t
+        slots = state.keys.shape[1]
+        slot, visible = state.t % slots, jnp.arange(slots) <= state.t
         keys, values = [], []
         for layer, block in enumerate(self.blocks):
             q, k, v = block.project(h)
             keys.append(k.astype(jnp.float32))
             values.append(v.astype(jnp.float32))
-            past_k = state.keys[layer].at[state.t].set(keys[-1]).astype(k.dtype)
-            past_v = state.values[layer].at[state.t].set(values[-1]).astype(v.dtype)
+            past_k = state.keys[layer].at[slot].set(keys[-1]).astype(k.dtype)
+            past_v = state.values[layer].at[slot].set(values[-1]).astype(v.dtype)
             scores = jnp.einsum("hk,shk->hs", q, past_k).astype(jnp.float32)
             weights = jax.nn.softmax(jnp.where(visible, scores, -1e30), axis=-1)
             h = block.finish(h, jnp.einsum("hs,shk->hk", weights.astype(v.dtype), past_v))
@@ -180,6 +163,22 @@ def _matching_queries_and_keys(kernel: Float[Array, "M E"], inner: int) -> Float
     return jnp.concatenate([queries, keys, kernel[:, 2 * inner :]], axis=1)
 
 
+def _token(config: TransformerConfig, x: Array, last_x: Array, last_y: Array) -> Array:
+    parts = [x, last_y, last_x] if config.token == "pair" else [x, last_y]
+    return jnp.concatenate(parts, axis=-1)
+
+
+def sequence_tokens(
+    config: TransformerConfig, outputs: int, xs: Float[Array, "*B T D"], ys: Labels
+) -> Float[Array, "*B T F"]:
+    """The tokens of whole sequences, for `Transformer.sequence`."""
+
+    def delayed(a: Array) -> Array:
+        return jnp.concatenate([jnp.zeros_like(a[..., :1, :]), a[..., :-1, :]], axis=-2)
+
+    return _token(config, xs, delayed(xs), delayed(encode_label(ys, outputs)))
+
+
 def transformer(signature: Signature, config: TransformerConfig) -> Learner:
     """The Transformer as a learner.
 
@@ -190,10 +189,11 @@ def transformer(signature: Signature, config: TransformerConfig) -> Learner:
 
     Returns:
         A learner with a parallel `run` and, for one example at a time, a cache of keys and values. Its state size is
-        the paper's, 2 * layers * heads * key_size * length.
+        the paper's, 2 * layers * heads * key_size * length, with the window in place of a longer length.
 
     Raises:
-        ValueError: the matching initialisation is asked for a token or width it cannot be made for.
+        ValueError: the matching initialisation is asked for a token or width it cannot be made for, or the window
+            is empty.
     """
     inputs, outputs, length, _ = signature
     if config.initial == "matching" and (config.token != "pair" or config.width % 2):
@@ -201,35 +201,32 @@ def transformer(signature: Signature, config: TransformerConfig) -> Learner:
             f'initial="matching" compares the two inputs of a pair token in two halves of the width: '
             f'it needs token="pair" and an even width, got {config.token!r} and {config.width}'
         )
+    if config.window is not None and config.window < 1:
+        raise ValueError(f"window must be at least 1, a token sees itself, or None to see all; got {config.window}")
+    slots = length if config.window is None else min(config.window, length)
     init, bind = functional(lambda rngs: Transformer(signature, config, rngs))
-
-    def token(x: Array, last_x: Array, last_y: Array) -> Array:
-        parts = [x, last_y, last_x] if config.token == "pair" else [x, last_y]
-        return jnp.concatenate(parts, axis=-1)
 
     def start(theta: Any, key: PRNGKeyArray) -> TransformerState:
         del theta, key
-        cache = jnp.zeros((config.layers, length, config.heads, config.key_size))
+        cache = jnp.zeros((config.layers, slots, config.heads, config.key_size))
         return TransformerState(cache, cache, jnp.int32(0), jnp.zeros(inputs), jnp.zeros(outputs))
 
     def predict(theta: Any, state: TransformerState, x: Float[Array, "D"]) -> Float[Array, "C"]:
-        return bind(theta).one(token(x, state.last_x, state.last_y), state)[0]
+        return bind(theta).one(_token(config, x, state.last_x, state.last_y), state)[0]
 
     def observe(theta: Any, state: TransformerState, x: Float[Array, "D"], y: Labels) -> TransformerState:
-        _, keys, values = bind(theta).one(token(x, state.last_x, state.last_y), state)
+        _, keys, values = bind(theta).one(_token(config, x, state.last_x, state.last_y), state)
+        slot = state.t % slots
         return TransformerState(
-            state.keys.at[:, state.t].set(jnp.stack(keys)),
-            state.values.at[:, state.t].set(jnp.stack(values)),
+            state.keys.at[:, slot].set(jnp.stack(keys)),
+            state.values.at[:, slot].set(jnp.stack(values)),
             state.t + 1,
             x,
             encode_label(y, outputs),
         )
 
     def run(theta: Any, xs: Float[Array, "*B T D"], ys: Labels) -> Float[Array, "*B T C"]:
-        def delayed(a: Array) -> Array:
-            return jnp.concatenate([jnp.zeros_like(a[..., :1, :]), a[..., :-1, :]], axis=-2)
+        return bind(theta).sequence(sequence_tokens(config, outputs, xs, ys))
 
-        return bind(theta).sequence(token(xs, delayed(xs), delayed(encode_label(ys, outputs))))
-
-    state_size = 2 * config.layers * config.heads * config.key_size * length
+    state_size = 2 * config.layers * config.heads * config.key_size * slots
     return Learner(init, start, predict, observe, run, state_size, signature)

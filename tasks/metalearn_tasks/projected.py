@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, UInt32
 
 from metalearn.learner import Family, Signature
 from metalearn_tasks.numbered import numbered_tasks
@@ -38,11 +38,17 @@ class ProjectedConfig:
 
 
 class ProjectedData(NamedTuple):
-    """Examples to build sequences from, and the current probability of a permuted task."""
+    """Examples to build sequences from, and the current probability of a permuted task.
+
+    The last two take the place of the configuration's where they are there: families that differ only in them are then
+    one compiled program, which runs them all.
+    """
 
     inputs: Float[Array, "N X"]
     labels: Int[Array, "N"]
     permute_prob: Float[Array, ""]
+    num_tasks: Int[Array, ""] | None = None
+    seed: UInt32[Array, ""] | None = None
 
 
 class ProjectedTask(NamedTuple):
@@ -81,7 +87,7 @@ def projected(inputs: int, classes: int, config: ProjectedConfig) -> Family:
 
     Returns:
         A family whose `data` is a `ProjectedData`. Tasks 0 to num_tasks - 1 are seen in meta-training, negative
-        numbers are the unseen ones.
+        numbers are the unseen ones. The family has no `seen` where the configuration has no number of tasks.
 
     Raises:
         ValueError: for a number of tasks, length, width or probability out of range.
@@ -94,7 +100,7 @@ def projected(inputs: int, classes: int, config: ProjectedConfig) -> Family:
         projection = jax.random.normal(key_projection, (inputs, width)) / jnp.sqrt(jnp.float32(inputs))
         return ProjectedTask(projection, _permutation(data, classes, key_permutation, key_coin))
 
-    sample, seen, unseen = numbered_tasks(draw, config.num_tasks, config.seed)
+    sample, seen, unseen = numbered_tasks(draw, config.num_tasks, config.seed, lambda data: (data.num_tasks, data.seed))
     signature = Signature(width, classes, config.length)
     return Family(signature, sample, seen, unseen, _episode(config.length))
 
@@ -112,7 +118,8 @@ def unprojected(inputs: int, classes: int, config: ProjectedConfig) -> Family:
         return ProjectedTask(jnp.eye(inputs, width), _permutation(data, classes, key_permutation, key_coin))
 
     def unseen(data: ProjectedData, index: Array) -> ProjectedTask:
-        return sample(data, jax.random.fold_in(jax.random.key(config.seed), jnp.asarray(index, jnp.uint32)))
+        key = jax.random.key(config.seed if data.seed is None else data.seed)
+        return sample(data, jax.random.fold_in(key, jnp.asarray(index, jnp.uint32)))
 
     return Family(Signature(width, classes, config.length), sample, None, unseen, _episode(config.length))
 

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from metalearn.checkpoints import checkpoint_steps
 from metalearn.cli import config as configs
@@ -13,6 +14,7 @@ from metalearn.cli.main import main
 from metalearn.cli.recipe import (
     evaluations,
     initial_state,
+    learner_scorers,
     load_data,
     outer_loop,
     prepare,
@@ -189,6 +191,49 @@ def test_seen_tasks_are_counted_once_and_permuted_as_they_were_met():
     assert tasks_to_score("seen", 100, few) == 5 and tasks_to_score("unseen", 100, few) == 100
     (_, seen), (_, unseen) = evaluations(prepare(few)).values()
     assert float(seen.permute_prob) == 0.0 and float(unseen.permute_prob) == 1.0
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    """A function that lists the programs compiled from here on, each once, as JAX's compilation cache counts."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX holds on to the folder it used last
+    yield lambda: sorted(path.name for path in (tmp_path / "compiled").glob("*-cache"))
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            ("--task.num-tasks", "2", "--task.permute-prob", "0.5"),
+            ("--task.num-tasks", "40", "--task.permute-prob", "0.1", "--task.seed", "5", "--seed", "6"),
+        ),
+        ((), ("--task.permute-prob", "0.1", "--task.seed", "5", "--seed", "6")),
+    ],
+    ids=["some tasks", "fresh tasks"],
+)
+def test_seeds_the_number_of_tasks_and_their_bias_are_data_of_one_program(one, other, compiled):
+    programs, lowered, rows = [], [], []
+    for words in (one, other):
+        recipe = prepare(parse(["digits", *TINY, "--steps", "2", *words])[1].config)
+        loop, _ = outer_loop(recipe, 2)
+        state = initial_state(recipe, loop)
+        lowered.append(loop.step.lower(state, recipe.data).as_text())
+        rows.append([score(state.theta).shape[0] for score in learner_scorers(recipe).values()])
+        programs.append(compiled())
+    assert lowered[0] == lowered[1]
+    assert programs[0] == programs[1] and any(name.startswith("jit_score-") for name in programs[0])
+    assert rows == ([[2, 3], [3, 3]] if one else [[3, 3], [3, 3]])
 
 
 def test_a_run_begins_from_the_theta_of_another(trained, capsys, tmp_path):

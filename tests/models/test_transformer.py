@@ -1,7 +1,8 @@
-"""The Transformer learner: equal to its own loop, causal, equal to NumPy, of the paper's size."""
+"""The Transformer learner: equal to its own loop, causal, equal to NumPy, of the paper's size; its windows."""
 
+import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ CLASSES = Signature(inputs=3, outputs=4, length=7)
 REAL = Signature(inputs=3, outputs=1, length=7, regression=True)
 PAPER = TransformerConfig(width=12, layers=2, heads=2, key_size=5)
 PAIR = TransformerConfig(width=12, layers=2, heads=2, key_size=5, token="pair")
+WINDOW, ONE = dataclasses.replace(PAIR, window=3), dataclasses.replace(PAIR, window=1)
 
 
 def some_theta(learner: Learner, seed: int = 0) -> Any:
@@ -40,7 +42,7 @@ def run(learner: Learner, theta: Any, xs: jax.Array, ys: jax.Array) -> jax.Array
 
 
 @pytest.mark.parametrize("signature", [CLASSES, REAL], ids=["classes", "real"])
-@pytest.mark.parametrize("config", [PAPER, PAIR], ids=["paper", "pair"])
+@pytest.mark.parametrize("config", [PAPER, PAIR, WINDOW, ONE], ids=["paper", "pair", "window", "one"])
 def test_the_parallel_run_equals_the_loop_over_the_cache_whatever_the_leading_axes(
     config: TransformerConfig, signature: Signature
 ) -> None:
@@ -100,6 +102,7 @@ def _numpy_logits(theta: Any, xs: np.ndarray, ys: np.ndarray, config: Transforme
         token = [x, last_y, last_x] if config.token == "pair" else [x, last_y]
         h.append(_numpy_affine(np.concatenate(token), p["embed"]) + p["positions"][t])
     h = np.stack(h)
+    window = config.window or len(xs)
     for layer in range(config.layers):
         block = p["blocks"][layer]
         qkv = _numpy_affine(_numpy_norm(h, block["norm_attention"]), block["qkv"])
@@ -108,8 +111,9 @@ def _numpy_logits(theta: Any, xs: np.ndarray, ys: np.ndarray, config: Transforme
             columns = slice(head * size, (head + 1) * size)
             q, k, v = (part[:, columns] for part in np.split(qkv, 3, axis=1))
             for t in range(len(xs)):
-                weights = np.exp([q[t] @ k[s] / math.sqrt(size) for s in range(t + 1)])
-                read[t, columns] = weights @ v[: t + 1] / weights.sum()
+                first = max(0, t + 1 - window)
+                weights = np.exp([q[t] @ k[s] / math.sqrt(size) for s in range(first, t + 1)])
+                read[t, columns] = weights @ v[first : t + 1] / weights.sum()
         h = h + _numpy_affine(read, block["out"])
         up = _numpy_affine(_numpy_norm(h, block["norm_mlp"]), block["up"])
         gelu = 0.5 * up * (1 + np.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))
@@ -117,7 +121,7 @@ def _numpy_logits(theta: Any, xs: np.ndarray, ys: np.ndarray, config: Transforme
     return _numpy_affine(_numpy_norm(h, p["norm"]), p["head"])
 
 
-@pytest.mark.parametrize("config", [PAPER, PAIR], ids=["paper", "pair"])
+@pytest.mark.parametrize("config", [PAPER, PAIR, WINDOW], ids=["paper", "pair", "window"])
 def test_logits_equal_an_independent_computation(config: TransformerConfig) -> None:
     learner = transformer(CLASSES, config)
     theta = some_theta(learner, seed=3)
@@ -133,6 +137,55 @@ def test_the_paper_size_has_the_reference_number_of_parameters_and_state() -> No
     assert learner.state_size == 204_800
     state = jax.eval_shape(learner.start, theta, jax.random.key(0))
     assert state.keys.size + state.values.size == learner.state_size
+
+
+@pytest.mark.parametrize("attention", ["written", "fused"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_a_prediction_depends_on_exactly_the_tokens_its_windows_reach(
+    window: int, layers: int, attention: Literal["written", "fused"]
+) -> None:
+    config = dataclasses.replace(PAPER, window=window, layers=layers, attention=attention)
+    learner = transformer(REAL, config)
+    theta = some_theta(learner)
+    xs, ys = sequences(REAL)
+    by_xs, by_ys = jax.jit(jax.jacobian(lambda xs, ys: run(learner, theta, xs, ys)[:, 0], argnums=(0, 1)))(xs, ys)
+    age = np.arange(REAL.length)[:, None] - np.arange(REAL.length)
+    reached = (age >= 0) & (age <= layers * (window - 1))
+    np.testing.assert_array_equal((by_xs != 0).any(-1), reached)
+    # A label arrives one token after its input.
+    np.testing.assert_array_equal(by_ys != 0, np.pad(reached, ((0, 0), (0, 1)))[:, 1:])
+
+
+@pytest.mark.parametrize("attention", ["written", "fused"])
+def test_a_window_that_leaves_nothing_out_is_no_window_bit_for_bit(attention: Literal["written", "fused"]) -> None:
+    whole = transformer(CLASSES, dataclasses.replace(PAIR, attention=attention))
+    theta = some_theta(whole)
+    xs, ys = sequences(CLASSES)
+    loop = jax.jit(predictions_in_order, static_argnums=0)
+    parallel, in_order = run(whole, theta, xs, ys), loop(whole, theta, xs, ys, jax.random.key(0))
+    for window in (CLASSES.length, 100):
+        learner = transformer(CLASSES, dataclasses.replace(PAIR, attention=attention, window=window))
+        assert learner.state_size == whole.state_size
+        np.testing.assert_array_equal(run(learner, theta, xs, ys), parallel)
+        np.testing.assert_array_equal(loop(learner, theta, xs, ys, jax.random.key(0)), in_order)
+    learner = transformer(CLASSES, dataclasses.replace(PAIR, attention=attention, window=CLASSES.length - 1))
+    assert (run(learner, theta, xs, ys)[-1] != parallel[-1]).any()
+
+
+@pytest.mark.parametrize("window", [1, 3, 7, 100])
+def test_a_window_shrinks_the_state_and_leaves_the_initial_theta_alone(window: int) -> None:
+    whole, learner = (transformer(CLASSES, dataclasses.replace(PAIR, window=w)) for w in (None, window))
+    theta = learner.init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, theta, whole.init(jax.random.key(0)))
+    state = jax.eval_shape(learner.start, theta, jax.random.key(0))
+    assert state.keys.size + state.values.size == learner.state_size == 2 * 2 * 2 * 5 * min(window, 7)
+
+
+@pytest.mark.parametrize("window", [0, -3])
+def test_an_empty_window_is_refused(window: int) -> None:
+    with pytest.raises(ValueError, match=f"window must be at least 1.*got {window}"):
+        transformer(CLASSES, TransformerConfig(window=window))
 
 
 def test_bfloat16_products_stay_close_to_float32_and_keep_parameters_and_logits_in_float32() -> None:

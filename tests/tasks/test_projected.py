@@ -64,6 +64,36 @@ def test_tasks_are_regenerated_from_their_number_and_unseen_ones_differ():
     assert not np.any(np.asarray(other.projection) == np.asarray(seen.projection))
 
 
+def test_a_number_of_tasks_and_a_seed_in_the_data_are_those_of_the_configuration():
+    configured = projected(INPUTS, CLASSES, ProjectedConfig(num_tasks=5, seed=3, permute_prob=0.5))
+    given = projected(INPUTS, CLASSES, ProjectedConfig(num_tasks=9, seed=8, permute_prob=0.5))
+    plain = examples()._replace(permute_prob=jnp.float32(0.5))
+    data = plain._replace(num_tasks=jnp.int32(5), seed=jnp.uint32(3))
+    for which in ("seen", "unseen"):  # more of them than there are, so that seen ones wrap around
+        expected, found = tasks(configured, plain, 12, which), tasks(given, data, 12, which)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    keys = jax.random.split(jax.random.key(0), 40)
+    expected, found = (
+        jax.jit(jax.vmap(family.sample, (None, 0)))(d, keys) for family, d in ((configured, plain), (given, data))
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    fresh, fresh_given = (projected(INPUTS, CLASSES, ProjectedConfig(seed=seed)) for seed in (3, 8))
+    expected, found = fresh.sample(plain, keys[0]), fresh_given.sample(data._replace(num_tasks=None), keys[0])
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    same, same_given = (unprojected(INPUTS, CLASSES, ProjectedConfig(seed=seed)) for seed in (3, 8))
+    jax.tree.map(np.testing.assert_array_equal, tasks(same_given, data, 12), tasks(same, plain, 12))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 2**32 - 1, 2**40 + 7])
+def test_seeds_in_the_data_have_32_bits_as_those_of_jax(seed):
+    configured, given = (projected(INPUTS, CLASSES, ProjectedConfig(seed=s)) for s in (seed, 0))
+    expected, found = (
+        family.unseen(data, 0)
+        for family, data in ((configured, examples()), (given, examples()._replace(seed=jnp.uint32(seed % 2**32))))
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_meta_training_draws_exactly_the_seen_tasks():
     family, data = projected(INPUTS, CLASSES, ProjectedConfig(num_tasks=5)), examples()
     drawn = jax.vmap(lambda k: family.sample(data, k).projection[0, 0])(jax.random.split(jax.random.key(0), 300))
