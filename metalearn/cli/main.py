@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "train": ("metalearn.cli.train", "meta-train a learner; without arguments, the main job on digits"),
+    "sweep": ("metalearn.cli.sweep", "meta-train many configurations, by grid or at random, on many workers"),
     "evaluate": ("metalearn.cli.evaluate", "learning curves of a run on any data set, beside reference learners"),
     "plot": ("metalearn.cli.plot", "draw a run's meta-training"),
     "train-optimizer": ("metalearn.cli.train_optimizer", "meta-train a learned optimizer; weights for any optax loop"),

@@ -42,7 +42,9 @@ class Plan(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """The plan as it is compared with one that is in a storage already."""
-        return {"format": FORMAT, "name": self.name, "config": as_json(self.config), "cells": cells_hash(self.cells)}
+        digest = hashlib.sha256(json.dumps([dict(cell) for cell in self.cells]).encode()).hexdigest()
+        cells = {"count": len(self.cells), "sha256": digest}
+        return {"format": FORMAT, "name": self.name, "config": as_json(self.config), "cells": cells}
 
 
 class Range(NamedTuple):
@@ -95,14 +97,18 @@ def sampled(axes: Mapping[str, Range | Sequence[Value]], trials: int, seed: int)
             )
         elif axis.log and axis.low <= 0:
             raise ValueError(f"a range in logarithms begins above 0, {name} begins at {axis.low}")
+        elif axis.integer and not (float(axis.low).is_integer() and float(axis.high).is_integer()):
+            raise ValueError(f"a range of whole numbers has whole ends, {name} goes from {axis.low} to {axis.high}")
 
     def draw(axis: Range | Sequence[Value], rng: np.random.Generator) -> Value:
         if not isinstance(axis, Range):
             return axis[int(rng.integers(len(axis)))]
         low, high = (math.log(axis.low), math.log(axis.high)) if axis.log else (axis.low, axis.high)
         value = rng.uniform(low, high)
-        value = min(max(math.exp(value) if axis.log else value, axis.low), axis.high)
-        return round(value) if axis.integer else float(f"{value:.6g}")  # six digits can be read, and are enough
+        value = math.exp(value) if axis.log else value
+        value = round(value) if axis.integer else float(f"{value:.6g}")  # six digits can be read, and are enough
+        value = min(max(value, axis.low), axis.high)
+        return int(value) if axis.integer else float(value)
 
     def cell(trial: int) -> Cell:
         rng = np.random.default_rng([seed, trial])
@@ -112,10 +118,12 @@ def sampled(axes: Mapping[str, Range | Sequence[Value]], trials: int, seed: int)
 
 
 def cell_name(cell: Cell) -> str:
-    """A name for the cell that can be a folder's: `tasks-64,seed-3`; shortened, with a hash, where it is long."""
-    parts = [f"{key.rpartition('.')[2]}-{_shown(value)}" for key, value in cell.items()]
-    name = re.sub(r"[^A-Za-z0-9.,+_-]", "_", ",".join(parts))
-    if len(name) <= _LONGEST and name:
+    """A name for the cell that can be a folder's: `tasks-64,seed-3`; a hash goes in where that does not do."""
+    plain = ",".join(f"{key.rpartition('.')[2]}-{_shown(value)}" for key, value in cell.items())
+    name = re.sub(r"[^A-Za-z0-9.,+_-]", "_", plain)
+    # two cells may not share a name for what it leaves out
+    rounded = any(isinstance(value, float) and float(_shown(value)) != value for value in cell.values())
+    if name == plain and len(name) <= _LONGEST and name and not rounded:
         return name
     digest = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:10]
     return f"{name[: _LONGEST - 11]}~{digest}"
@@ -131,14 +139,11 @@ def named_cells(cells: Sequence[Cell]) -> dict[str, Cell]:
         raise ValueError("the sweep has no cells: nothing would be run")
     named: dict[str, Cell] = {}
     for cell in cells:
-        if named.setdefault(cell_name(cell), cell) is not cell:
-            raise ValueError(f"two cells of the sweep are called {cell_name(cell)}: each must be there once")
+        name = cell_name(cell)
+        if name in named:
+            raise ValueError(f"two cells are called {name}, {named[name]} and {cell}: each must be there once")
+        named[name] = cell
     return named
-
-
-def cells_hash(cells: Sequence[Cell]) -> str:
-    """SHA-256 of the cells in their order."""
-    return hashlib.sha256(json.dumps([dict(c) for c in cells]).encode()).hexdigest()
 
 
 def _shown(value: Value) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from metalearn.sweeps.plan import Cell
-from metalearn.sweeps.study import RETRIES, Sweep
+from metalearn.sweeps.study import Sweep, failure, trials_by_cell
 
 State = Literal["waiting", "running", "done", "stopped early", "failed"]
+ENDED = ("done", "stopped early", "failed")
+"""States of cells that nobody will go on with by himself."""
 
 
 class Record(NamedTuple):
@@ -38,29 +41,19 @@ class Record(NamedTuple):
 
 def records(sweep: Sweep) -> list[Record]:
     """One record for each cell of the plan, in its order."""
-    best: dict[str, Any] = {}
-    order = {"FAIL": 0, "WAITING": 1, "RUNNING": 2, "PRUNED": 3, "COMPLETE": 4}
-    for trial in sweep.study.get_trials(deepcopy=False):
-        name = trial.user_attrs.get("cell")
-        if name is None or "spare" in trial.user_attrs:
-            continue
-        if name not in best or order[trial.state.name] >= order[best[name].state.name]:
-            best[name] = trial
-    return [_record(name, cell, best.get(name)) for name, cell in sweep.cells.items()]
+    return [_record(name, sweep.cells[name], trials) for name, trials in trials_by_cell(sweep).items()]
 
 
-def _record(name: str, cell: Cell, trial: Any) -> Record:
+def _record(name: str, cell: Cell, trials: Sequence[Any]) -> Record:
     states: dict[str, State] = {"COMPLETE": "done", "PRUNED": "stopped early", "RUNNING": "running", "FAIL": "failed"}
-    if trial is None or trial.state.name not in states:
+    order = {"FAIL": 0, "WAITING": 1, "RUNNING": 2, "PRUNED": 3, "COMPLETE": 4}
+    trial = max(reversed(trials), key=lambda trial: order[trial.state.name], default=None)  # the last of equals
+    error = failure(trials) if trial is not None and trial.state.name == "FAIL" else None
+    if trial is None or trial.state.name == "WAITING" or (trial.state.name == "FAIL" and error is None):
         return Record(name, cell, "waiting")
     step = max(trial.intermediate_values, default=None)
     value = trial.value if trial.value is not None else trial.intermediate_values.get(step)
-    error = trial.user_attrs.get("error")
-    if trial.state.name == "FAIL" and error is None:
-        error = (
-            f"its worker vanished, the last of {RETRIES + 1} times" if "stopped" not in trial.user_attrs else "stopped"
-        )
-    seconds = trial.duration.total_seconds() if trial.duration is not None else None
     attrs = trial.user_attrs
+    seconds = trial.duration.total_seconds() if trial.duration is not None else None
     state = states[trial.state.name]
     return Record(name, cell, state, value, step, attrs.get("result"), seconds, attrs.get("worker"), error)

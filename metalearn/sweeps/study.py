@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from metalearn.errors import RunError
 from metalearn.runs import check_same_config
 from metalearn.sweeps.plan import Cell, Plan, named_cells
+from metalearn.sweeps.storage import open_storage, storage_errors
+from metalearn.sweeps.storage import storage_url as storage_url
 
 RETRIES = 3
 """How often a cell is taken up again after its worker vanished: it may be the cell that kills its worker each time."""
@@ -53,17 +54,6 @@ class Sweep(NamedTuple):
     grace: int
 
 
-def storage_url(storage: str | None, folder: Path) -> str:
-    """The URL of a storage: `storage` itself, or the SQLite file `sweep.db` in the folder, which is made."""
-    if storage is not None:
-        return storage
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make the folder of the sweep: {error}") from error
-    return f"sqlite:///{folder / 'sweep.db'}"
-
-
 def open_sweep(
     plan: Plan, url: str, *, halving: Halving | None = None, heartbeat: int = 10, grace: int = 60, again: bool = True
 ) -> Sweep:
@@ -90,48 +80,66 @@ def open_sweep(
     pruner = optuna.pruners.NopPruner()
     if halving is not None:
         pruner = optuna.pruners.SuccessiveHalvingPruner(halving.first, halving.factor, 0)
-    with storage_errors(url), warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat is one
-        # SQLite waits for a lock instead of failing: other workers write too
-        wait = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=wait, heartbeat_interval=heartbeat, grace_period=grace)
+    storage = open_storage(url, heartbeat, grace)
+    with storage_errors(url):
         study = optuna.create_study(
             storage=storage, study_name=plan.name, direction="maximize", load_if_exists=True, pruner=pruner
         )
-        found = study.user_attrs.get("plan")
-        if found is None:
-            if study.get_trials(deepcopy=False):
+        if "plan" not in study.user_attrs:
+            foreign = study.get_trials(deepcopy=False) or [d.name for d in study.directions] != ["MAXIMIZE"]
+            if not foreign:
+                study.set_user_attr("plan", values)
+            elif "plan" not in study.user_attrs:  # it was not begun by another worker just now
                 raise RunError(
                     f"the storage holds a study {plan.name!r} that is no sweep of metalearn: name yours another"
                 )
-            study.set_user_attr("plan", values)
-            found = study.user_attrs["plan"]  # of two workers that come at once, the last to write
-    _check_same_plan(plan.name, found, values)
-    sweep = Sweep(study, plan, cells, grace)
-    with storage_errors(url):
+        found = study.user_attrs["plan"]  # of two workers that come at once, the last to write
+        _check_same_plan(plan.name, found, values, study.get_trials(deepcopy=False), cells)
+        sweep = Sweep(study, plan, cells, grace)
         enqueue_missing(sweep, again)
     return sweep
 
 
-def enqueue_missing(sweep: Sweep, again: bool = False) -> None:
+def enqueue_missing(sweep: Sweep, again: bool = False) -> int:
     """Plan every cell that is neither done, nor waiting, nor being run, and may still be tried.
 
     Args:
         sweep: the sweep.
         again: also those that failed by an error of their own, or too often.
+
+    Returns:
+        How many.
     """
     _fail_the_dead(sweep)
+    count = 0
+    for name, trials in trials_by_cell(sweep).items():
+        if any(trial.state.name != "FAIL" for trial in trials):
+            continue
+        failed = failure(trials) is not None
+        if again or not failed:
+            attrs = {"cell": name, "again": True} if failed else {"cell": name}
+            sweep.study.enqueue_trial(sweep.cells[name], user_attrs=attrs)
+            count += 1
+    return count
+
+
+def trials_by_cell(sweep: Sweep) -> dict[str, list[Any]]:
+    """The trials of each cell of the plan, in their order."""
     trials: dict[str, list[Any]] = {name: [] for name in sweep.cells}
     for trial in sweep.study.get_trials(deepcopy=False):
-        if "spare" not in trial.user_attrs:
-            trials.setdefault(trial.user_attrs.get("cell", ""), []).append(trial)
-    for name, cell in sweep.cells.items():
-        if any(trial.state.name != "FAIL" for trial in trials[name]):
-            continue
-        failed = any("error" in trial.user_attrs for trial in trials[name])
-        lost = sum("stopped" not in trial.user_attrs for trial in trials[name])
-        if again or (not failed and lost <= RETRIES):
-            sweep.study.enqueue_trial(cell, user_attrs={"cell": name})
+        if trial.user_attrs.get("cell") in trials and "spare" not in trial.user_attrs:
+            trials[trial.user_attrs["cell"]].append(trial)
+    return trials
+
+
+def failure(trials: Sequence[Any]) -> str | None:
+    """Why a cell whose trials have all failed gets no other one until it is planned again; None where it does."""
+    first = max((i for i, trial in enumerate(trials) if "again" in trial.user_attrs), default=0)
+    errors = [trial.user_attrs["error"] for trial in trials[first:] if "error" in trial.user_attrs]
+    if errors:
+        return errors[-1]
+    lost = sum("stopped" not in trial.user_attrs for trial in trials[first:])
+    return f"its worker vanished {lost} times" if lost > RETRIES else None
 
 
 def is_owner(sweep: Sweep, number: int, name: str) -> bool:
@@ -160,43 +168,24 @@ def _fail_the_dead(sweep: Sweep) -> None:
                 sweep.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
-@contextlib.contextmanager
-def storage_errors(url: str) -> Iterator[None]:
-    """Turn what a database says when it cannot be reached into a `RunError`, without the password."""
-    import optuna
-    import sqlalchemy
-
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise RunError(
-            f"the storage {_without_password(url)} needs the package {error.name}: install the database's driver, or "
-            "leave --storage out for an SQLite file"
-        ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-        if isinstance(error, RunError):
-            raise
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise RunError(
-            f"the storage {_without_password(url)} cannot be used: {reason}. A storage is sqlite:///FILE in a "
-            "folder that can be written, or the URL of a server that is up; what runs have saved in their folders is safe"
-        ) from error
-
-
-def _without_password(url: str) -> str:
-    import sqlalchemy
-
-    try:
-        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return repr(url.rpartition("@")[2])
-
-
-def _check_same_plan(name: str, old: Any, new: dict[str, Any]) -> None:
+def _check_same_plan(name: str, old: Any, new: dict[str, Any], trials: list[Any], cells: dict[str, Cell]) -> None:
     if not isinstance(old, dict) or old.get("format") != new["format"]:
         got = old.get("format") if isinstance(old, dict) else old
         raise RunError(
             f"the sweep {name!r} was begun by another version of metalearn (format {got}, this one has "
             f"{new['format']}): finish it with that version, or give this one another name or folder"
         )
+    if old["cells"] != new["cells"]:
+        planned = {trial.user_attrs["cell"]: None for trial in trials if "cell" in trial.user_attrs}
+        new = {**new, "cells": _counted(cells, planned, "new")}
+        old = {**old, "cells": _counted(planned, cells, "gone", old["cells"]["count"])}
     check_same_config(old, new, (), f"there is a sweep {name!r} with another plan")
+
+
+def _counted(cells: Iterable[str], others: Collection[str], word: str, count: int | None = None) -> str:
+    """`12 cells, 3 of them new: a, b, ...`."""
+    cells = list(cells)
+    only = [cell for cell in cells if cell not in others]
+    text = f"{len(cells) if count is None else count} cells"
+    names = ", ".join(only[:3]) + (", ..." if len(only) > 3 else "")
+    return f"{text}, {len(only)} of them {word}: {names}" if only else f"{text} in an order of their own"

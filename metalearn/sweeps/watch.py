@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
 from metalearn.progress import duration
-from metalearn.sweeps.records import Record
+from metalearn.sweeps.records import ENDED, Record
 
-_ENDED = ("done", "stopped early", "failed")
 _ROWS = 12
 
 
@@ -36,8 +35,8 @@ class Watch(Protocol):
 
 def default_watch(stream: TextIO | None = None) -> Watch:
     """A live table where `stream` (stderr when None) is a terminal, lines where it is not."""
-    stream = sys.stderr if stream is None else stream
-    return Table(stream) if stream.isatty() else Lines(stream)
+    terminal = (sys.stderr if stream is None else stream).isatty()
+    return Table(stream) if terminal else Lines(stream)
 
 
 class Lines:
@@ -50,19 +49,19 @@ class Lines:
 
     def start(self, name: str, found: Sequence[Record]) -> None:
         """See `Watch`."""
-        self._known = {r.name for r in found if r.state in _ENDED}
+        self._known = {r.name for r in found if r.state in ENDED}
         self._clock.start(found)
         self.note(f"sweep {name}: {len(found)} cells, {len(self._known)} of them done before")
 
     def update(self, found: Sequence[Record]) -> None:
         """See `Watch`."""
-        ended = [r for r in found if r.state in _ENDED]
+        ended = [r for r in found if r.state in ENDED]
         new = [r for r in ended if r.name not in self._known]
-        self._known |= {r.name for r in new}
-        for r in new:
-            left = self._clock.left(found)
+        self._known = {r.name for r in ended}
+        left = self._clock.left(found)
+        for number, r in enumerate(new, len(ended) - len(new) + 1):
             tail = f"; {left} left" if left and r is new[-1] else ""
-            self.note(f"{len(ended)}/{len(found)}  {r.name}: {_told(r)}{tail}")
+            self.note(f"{number}/{len(found)}  {r.name}: {_told(r)}{tail}")
 
     def note(self, text: str) -> None:
         """See `Watch`."""
@@ -103,13 +102,16 @@ class Table:
         self._live.stop()
 
     def _drawn(self, found: Sequence[Record]) -> Any:
+        from rich.markup import escape
         from rich.table import Table as RichTable
 
         running = [r for r in found if r.state == "running"]
-        ended = [r for r in found if r.state in _ENDED]
+        ended = [r for r in found if r.state in ENDED]
         left = self._clock.left(found)
-        title = f"{self._name}: {len(ended)} of {len(found)} done" + (f", {left} left" if left else "")
-        table = RichTable(title=title, title_justify="left", expand=False)
+        failed = sum(r.state == "failed" for r in found)
+        title = f"{self._name}: {len(ended)} of {len(found)} done"
+        title += (f", {failed} of them failed" if failed else "") + (f", {left} left" if left else "")
+        table = RichTable(title=escape(title), title_justify="left", expand=False)
         for heading, justify in (("cell", "left"), ("state", "left"), ("step", "right"), ("value", "right")):
             table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
         table.add_column("time", justify="right")
@@ -118,7 +120,7 @@ class Table:
             value = "" if r.value is None else f"{r.value:.4g}"
             seconds = "" if r.seconds is None else duration(r.seconds)
             state = r.state if r.error is None else f"failed: {r.error}"[:60]
-            table.add_row(r.name, state, "" if r.step is None else str(r.step), value, seconds)
+            table.add_row(escape(r.name), escape(state), "" if r.step is None else str(r.step), value, seconds)
         return table
 
 
@@ -130,12 +132,12 @@ class _Clock:
         self._order: dict[str, int] = {}
 
     def start(self, found: Sequence[Record]) -> None:
-        self._began, self._before = time.monotonic(), sum(r.state in _ENDED for r in found)
+        self._began, self._before = time.monotonic(), sum(r.state in ENDED for r in found)
 
     def left(self, found: Sequence[Record]) -> str:
-        ended = sum(r.state in _ENDED for r in found)
+        ended = sum(r.state in ENDED for r in found)
         new = ended - self._before
-        if not new or ended == len(found):
+        if new <= 0 or ended == len(found):
             return ""
         return duration((time.monotonic() - self._began) / new * (len(found) - ended))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -60,26 +61,26 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
     """
     import optuna
 
-    done = 0
+    done, taken, stopping = 0, -1, False
 
     def objective(trial: Any) -> float:
-        nonlocal done
+        nonlocal taken, stopping
+        taken = trial.number
         name = trial.user_attrs.get("cell")
         if name not in sweep.cells or not is_owner(sweep, trial.number, name):
             # two workers came for the last cell, or two planned the same one
             trial.set_user_attr("spare", True)
             raise optuna.TrialPruned("spare")
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
-        _record_values(sweep, trial, sweep.cells[name])
         report = Report(trial)
         try:
-            result = finite_or_null(as_json(run(sweep.cells[name], report)))
-            if not isinstance(result.get("value"), int | float):
-                raise ValueError(f"a run must return a finite number as its value, got {result.get('value')!r}")
+            _record_values(sweep, trial, sweep.cells[name])
+            result = _checked(run(sweep.cells[name], report))
         except optuna.TrialPruned:
             trial.set_user_attr("result", finite_or_null(as_json({**report.latest, "stopped_early": True})))
             raise
         except (KeyboardInterrupt, SystemExit) as error:
+            stopping = True
             trial.set_user_attr("stopped", True)
             raise KeyboardInterrupt(str(error)) from error
         except Exception as error:
@@ -87,19 +88,41 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
             note(f"{name} failed: {type(error).__name__}: {error}")
             raise
         trial.set_user_attr("result", result)
-        done += 1
         return float(result["value"])
 
     states = optuna.trial.TrialState
     while True:
-        enqueue_missing(sweep)
         left = sweep.study.get_trials(deepcopy=False, states=(states.WAITING, states.RUNNING))
-        if any(trial.state == states.WAITING for trial in left):
-            sweep.study.optimize(objective, n_trials=1, catch=(Exception,))
+        if enqueue_missing(sweep) or any(trial.state == states.WAITING for trial in left):
+            taken = -1
+            try:
+                sweep.study.optimize(objective, n_trials=1, catch=(Exception,))
+            except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                # what optuna says to a worker that slept for so long that it was held for dead
+                trial = sweep.study.get_trials(deepcopy=False)[taken]
+                if stopping:
+                    raise KeyboardInterrupt from None
+                if taken < 0 or trial.state != states.FAIL:
+                    raise
+                name = trial.user_attrs.get("cell")
+                note(f"{name} was given to another worker: this one gave no sign of life for {sweep.grace} seconds")
+            else:
+                done += sweep.study.get_trials(deepcopy=False)[taken].state == states.COMPLETE
         elif left:
             time.sleep(poll)
         else:
             return done
+
+
+def _checked(returned: Any) -> dict[str, Any]:
+    """What a run returned, as JSON values."""
+    if not isinstance(returned, Mapping):
+        raise TypeError(f"a run must return a mapping with a value, got {type(returned).__name__}")
+    result = as_json(returned)
+    value = result.get("value")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"a run must return a finite number as its value, got {value!r}")
+    return finite_or_null(result)
 
 
 def _record_values(sweep: Sweep, trial: Any, cell: Cell) -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from metalearn.errors import RunError
 from metalearn.sweeps.plan import Plan
-from metalearn.sweeps.records import Record, records
-from metalearn.sweeps.study import Halving, Sweep, open_sweep, storage_errors
+from metalearn.sweeps.records import ENDED, Record, records
+from metalearn.sweeps.storage import storage_errors
+from metalearn.sweeps.study import RETRIES, Halving, Sweep, open_sweep
 from metalearn.sweeps.watch import Watch, default_watch
 from metalearn.sweeps.work import Run, work
 
-RESTARTS = 3
-"""How many workers that died are replaced."""
+RESTARTS = RETRIES + 1
+"""How many workers that died are replaced before another cell has ended: one more than a cell that kills them gets."""
 
 
 def run_sweep(
@@ -55,20 +59,22 @@ def run_sweep(
         RunError: see `open_sweep`; or all workers died too often.
         KeyboardInterrupt: what was being run goes back to what waits; the same call goes on.
     """
-    watch = default_watch() if watch is None else watch
-    join = partial(open_sweep, halving=halving, heartbeat=heartbeat, grace=grace)
-    sweep = join(plan, url)
     workers = default_workers() if workers is None else workers
     if workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
-    watch.start(plan.name, records(sweep))
+    watch = default_watch() if watch is None else watch
+    join = partial(open_sweep, halving=halving, heartbeat=heartbeat, grace=grace)
+    sweep = join(plan, url)
+    found = records(sweep)
+    left = sum(record.state not in ENDED for record in found)
+    watch.start(plan.name, found)
     try:
         with storage_errors(url):
             if workers == 0:
                 keep_compiled(compiled)
                 work(sweep, _watched(sweep, run, watch), note=watch.note)
-            else:
-                _with_processes(sweep, url, run, workers, compiled, join, watch)
+            elif left:
+                _with_processes(sweep, url, run, min(workers, left), compiled, join, watch)
             found = records(sweep)
         watch.update(found)
     finally:
@@ -104,11 +110,14 @@ def _with_processes(
         process.start()
         return process
 
-    alive, restarts = {number: begin(number) for number in range(workers)}, 0
+    alive, restarts, before = {number: begin(number) for number in range(workers)}, 0, 0
     try:
         while alive:
             time.sleep(0.5)
-            watch.update(records(sweep))
+            found = records(sweep)
+            watch.update(found)
+            ended = sum(record.state in ENDED for record in found)
+            restarts, before = restarts if ended == before else 0, ended
             for number, process in list(alive.items()):
                 if process.is_alive():
                     continue
@@ -124,16 +133,31 @@ def _with_processes(
             process.join(timeout=30)
             if process.is_alive():
                 process.terminate()
+    left = sum(record.state not in ENDED for record in records(sweep))
+    if left:
+        raise RunError(
+            f"the last worker died, {restarts} were started anew in vain; {left} of {len(sweep.cells)} cells are left. "
+            "What the workers said is above; the same call goes on"
+        )
 
 
 def _worker(plan: Plan, url: str, run: Run, join: Any, cores: Sequence[int] | None, compiled: Path | None) -> None:
     if cores is not None:
         os.sched_setaffinity(0, cores)  # before JAX counts them
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     keep_compiled(compiled)
     try:
         work(join(plan, url, again=False), run)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _stop_with_parent() -> None:
+    """Do what Ctrl-C does when the process that started this one was killed: nobody would know of this one."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _watched(sweep: Sweep, run: Run, watch: Watch) -> Run:

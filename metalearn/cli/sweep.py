@@ -1,0 +1,225 @@
+"""`metalearn sweep`: meta-train many configurations, by grid or at random, over any number of workers and machines."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from metalearn.cli.arguments import take
+from metalearn.cli.config import PRESETS, TrainConfig, from_json, to_json, with_learner
+from metalearn.cli.recipe import prepare
+from metalearn.cli.train import meta_train
+from metalearn.errors import RunError, unknown_name
+from metalearn.files import write_atomically
+from metalearn.pictures import draw_sweep, new_figure, save
+from metalearn.progress import Quiet
+from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_name, grid, run_sweep, sampled
+from metalearn.sweeps.study import storage_url
+from metalearn_tasks.regression import RegressionConfig
+
+
+@dataclass(frozen=True)
+class SweepCommand:
+    """Meta-train many configurations: metalearn sweep [PRESET] --grid FIELD=VALUE,VALUE,... [options].
+
+    A FIELD is any option of `metalearn train PRESET`, without its dashes in front: learner.width,
+    optimizer.learning-rate, task.num-tasks, seed. The same command goes on with what is left, here or, with the same
+    --storage and a folder that all can reach, on any number of machines at once. Example:
+
+        metalearn sweep digits --grid learner.width=32,64 task.num-tasks=64,512 --seeds 3 --steps 1000 --out runs/widths
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    grid: tuple[str, ...] = ()
+    """FIELD=VALUE,VALUE,...: every combination of the values of all fields is run."""
+    random: tuple[str, ...] = ()
+    """FIELD=LOW..HIGH, uniform; FIELD=LOW..HIGH:log, uniform in the logarithm; whole numbers where both ends are
+    written so; or FIELD=VALUE,VALUE,...: --trials draws of all of them."""
+    trials: int = 20
+    """With --random: number of draws; each is run with every combination of --grid and every seed."""
+    seeds: int = 1
+    """Runs of each configuration, with seeds from --seed on."""
+    halving: bool = False
+    """Asynchronous successive halving: stop runs that are behind at 1/9 and 1/3 of their steps, two of three each
+    time."""
+    out: Path | None = None
+    """Folder of the sweep and its runs; none: runs/sweep-PRESET-DATE-TIME."""
+    storage: str | None = None
+    """Where the sweep is kept, as a database URL; none: an SQLite file in the folder."""
+    workers: int | None = None
+    """Worker processes; none: one a core, or one in all where there is an accelerator; 0: run in this process."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+def axes(grid_words: Sequence[str], random_words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The axes of the grid and those of random search, by field.
+
+    Raises:
+        ValueError: a word that is no FIELD=..., a field that is named twice, or an empty range.
+    """
+    fixed: dict[str, Any] = {}
+    free: dict[str, Any] = {}
+    for kind, words, found in (("grid", grid_words, fixed), ("random", random_words, free)):
+        for word in words:
+            field, equals, values = word.partition("=")
+            if not (field and equals and values):
+                raise ValueError(f"--{kind} takes FIELD=VALUE,VALUE,... such as learner.width=32,64, got {word!r}")
+            field = field.strip("-").replace("_", "-")
+            if field in fixed or field in free:
+                raise ValueError(f"the field {field} is swept twice")
+            low, dots, high = values.partition("..")
+            if not dots:
+                found[field] = values.split(",")
+            elif kind == "grid":
+                raise ValueError(f"--grid takes a list of values, got the range {word!r}: give it to --random")
+            else:
+                high, colon, scale = high.partition(":")
+                if colon and scale != "log":
+                    raise ValueError(f"a range is LOW..HIGH or LOW..HIGH:log, got {word!r}")
+                try:
+                    whole = low.lstrip("-").isdigit() and high.lstrip("-").isdigit()
+                    found[field] = Range(float(low), float(high), bool(colon), whole)
+                except ValueError:
+                    raise ValueError(f"the ends of a range are numbers, got {word!r}") from None
+    return fixed, free
+
+
+def cells_of(command: SweepCommand) -> list[Cell]:
+    """What the command asks to be run: draws x grid x seeds.
+
+    Raises:
+        ValueError: nothing is swept, or the axes do not fit, see `axes`.
+    """
+    if command.seeds < 1:
+        raise ValueError(f"a configuration needs at least 1 seed, got {command.seeds}")
+    fixed, free = axes(command.grid, command.random)
+    if "seed" in fixed or "seed" in free:
+        raise ValueError("seeds are swept with --seeds N, beginning at --seed")
+    if not fixed and not free and command.seeds == 1:
+        raise ValueError("nothing is swept: give --grid FIELD=VALUE,VALUE, --random FIELD=LOW..HIGH or --seeds N")
+    draws = sampled(free, command.trials, command.config.seed) if free else [{}]
+    seeds = [command.config.seed + i for i in range(command.seeds)]
+    return [{**draw, **point, "seed": seed} for seed in seeds for draw in draws for point in grid(fixed)]
+
+
+def configured(base: TrainConfig, cell: Cell) -> TrainConfig:
+    """The configuration of a cell: `base` with the cell's fields, read as `metalearn train` reads them.
+
+    Raises:
+        ValueError: a field or value that the command line does not have; the reason is on stderr.
+    """
+    words = [word for field, value in cell.items() for word in (f"--{field}", str(value))]
+    try:
+        return tyro.cli(TrainConfig, default=base, args=words, prog="metalearn sweep: a cell,")
+    except SystemExit as error:
+        raise ValueError(f"the cell {cell_name(cell)} cannot be configured: {' '.join(words)} (see above)") from error
+
+
+def run_trial(values: Mapping[str, Any], out: Path, cell: Cell, report: Report) -> dict[str, Any]:
+    """Meta-train one cell in a folder of its own, or go on with what is there."""
+    config = configured(from_json(values), cell)
+    folder = out / "cells" / cell_name(cell)
+    sign = -1.0 if isinstance(config.task, RegressionConfig) else 1.0  # an error is to be small
+
+    def evaluated(step: int, numbers: dict[str, float]) -> None:
+        report(step, sign * numbers["unseen_score"], numbers)
+
+    resume = (folder / "config.json").exists()
+    result, _ = meta_train(config, folder, resume=resume, progress=Quiet(stream=_NOWHERE), evaluated=evaluated)
+    score = result["unseen_accuracy" if sign > 0 else "unseen_error"]
+    return {**result, **report.latest, "value": sign * score}
+
+
+class _Nowhere:
+    """A stream that a worker's notes go to: the sweep's own table says how far it is."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+_NOWHERE: Any = _Nowhere()
+
+
+def summarised(found: Sequence[Record]) -> list[dict[str, Any]]:
+    """One row a configuration, the best first: its values, mean and range of its seeds, how many ended and how."""
+    groups: dict[str, list[Record]] = {}
+    for record in found:
+        groups.setdefault(cell_name({k: v for k, v in record.cell.items() if k != "seed"}), []).append(record)
+    rows = []
+    for name, group in groups.items():
+        values = [r.value for r in group if r.state == "done" and r.value is not None]
+        states = {state: sum(r.state == state for r in group) for state in ("done", "stopped early", "failed")}
+        mean = float(np.mean(values)) if values else None
+        rows.append({"name": name or "as configured", "mean": mean, "values": values, **states})
+    return sorted(rows, key=lambda row: -np.inf if row["mean"] is None else row["mean"], reverse=True)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as text."""
+    width = max(len("configuration"), *(len(row["name"]) for row in rows))
+    lines = [f"{'configuration':<{width}} {'value':>8} {'from':>8} {'to':>8} {'done':>5} {'early':>6} {'failed':>7}"]
+    for row in rows:
+        numbers = [row["mean"], min(row["values"], default=None), max(row["values"], default=None)]
+        cells = "".join(f"{'' if v is None else format(v, '.4f'):>9}" for v in numbers)
+        lines.append(f"{row['name']:<{width}}{cells} {row['done']:>5} {row['stopped early']:>6} {row['failed']:>7}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command: parse, sweep, print."""
+    words = list(argv)
+    learner = take(words, "--learner")
+    preset = words.pop(0) if words and not words[0].startswith("-") else "digits"
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    config = PRESETS[preset][1]
+    config = config if learner is None else with_learner(config, learner)
+    command = tyro.cli(SweepCommand, default=SweepCommand(config), args=words, prog="metalearn sweep")
+    out = command.out or Path("runs") / f"sweep-{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    cells = cells_of(command)
+    for field, value in dict.fromkeys((f, v) for cell in cells for f, v in cell.items()):
+        configured(command.config, {field: value})  # what cannot be configured is refused before anything is run
+    prepare(configured(command.config, cells[0]))
+    steps = command.config.steps
+    plan = Plan(out.name, {"command": "metalearn sweep", "config": to_json(command.config)}, cells)
+    run = partial(run_trial, to_json(command.config), out)
+    halving = Halving(max(1, steps // 9)) if command.halving else None
+    url = storage_url(command.storage, out)
+    found = run_sweep(plan, url, run, workers=command.workers, compiled=out / "compiled", halving=halving)
+    rows = summarised(found)
+    result = {"sweep": out.name, "cells": len(found), "configurations": rows, "records": [r._asdict() for r in found]}
+    write_atomically(out / "sweep.json", (json.dumps(result, indent=1) + "\n").encode())
+    figure, panels = new_figure(columns=max(1, len(swept(cells))), width=3.6)
+    for ax, field in zip(panels, swept(cells) or ["seed"], strict=True):
+        draw_sweep(ax, field, [(r.cell.get(field), r.value, r.state) for r in found if r.value is not None])
+    save(figure, out / "sweep.png")
+    print(table(rows))
+    print(f"\npicture: {out / 'sweep.png'}\nsweep:   {out}")
+    if command.json:
+        print(json.dumps(result))
+    failed = [r for r in found if r.state == "failed"]
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(found)} cells failed, the others are safe; the same command tries them again. "
+            f"The first: {failed[0].name}: {failed[0].error}"
+        )
+
+
+def swept(cells: Sequence[Cell]) -> list[str]:
+    """The fields that take more than one value, without the seed."""
+    return [f for f in cells[0] if f != "seed" and len({str(cell[f]) for cell in cells}) > 1]
