@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.small import CHANCE, ends, published, small
+from experiments.small import CHANCE, ends, published, small, tasks_in_words
 from experiments.statistics import bootstrap, crossing
 from experiments.suite import Experiment, Row, Trained, command
 from metalearn.cli.config import TrainConfig
@@ -28,6 +28,7 @@ from metalearn_models.mlp import MLPConfig
 
 PHASES = ("nothing learned", "task memorisation", "task identification", "learning to learn")
 """The paper's words in its second version, and one for models that are too small or runs that are too short."""
+LETTERS: dict[str, str] = dict(zip(PHASES, "-MIL", strict=True))
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,7 @@ def phase(row: Row) -> str:
     """The written rule by which a run is given its phase.
 
     learning to learn     accuracy on unseen tasks rises within the sequence by more than .05, and by at least half of
-    what
-                          accuracy on seen tasks does from chance
+                          what accuracy on seen tasks ends above chance
     task identification   else, accuracy on seen tasks rises within the sequence by more than .05
     task memorisation     else, accuracy on seen tasks is more than .05 above chance
     nothing learned       else
@@ -107,81 +107,104 @@ def phase(row: Row) -> str:
 def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     """Mean accuracies and phases over the grid, and where each width goes over to learning to learn.
 
+    The phase of a width and number of tasks is that of most of its seeds, of equally many the one with less learned.
     The transition of a width is where the share of what was learned that also holds on unseen tasks, (unseen -
     chance) / (seen - chance) over the last positions, reaches one half; in powers of two, with a bootstrap interval
-    over seeds (as wide as the runs differ: with one seed it has no width). Reproduced: all three phases of learning
-    appear in this order with more tasks at the largest width, the transition of the largest width lies at more tasks
-    than that of the smallest, and the control, which memorises, is nowhere above chance + .05 on unseen tasks from
-    2^6 tasks on.
+    over seeds.
+
+    Reproduced: all three phases of learning appear in this order with more tasks at the largest width; the transition
+    of the largest width lies at more tasks than that of the smallest that has one, the interval of the difference above
+    0; and the control, which memorises, is nowhere above chance + .05 on unseen tasks from 2^6 tasks on. Not
+    reproduced: one of these is contradicted, where all of the largest width was run. Open: else, as without the control
+    or with a single seed.
     """
     maps: dict[str, Any] = {}
     for learner in sorted({r["learner"] for r in rows}):
         own = [r for r in rows if r["learner"] == learner]
         widths, exponents = (sorted({r[k] for r in own}) for k in ("width", "exponent"))
-
-        def at(width: int, exponent: int, own: list[Row] = own) -> list[Row]:
-            return [r for r in own if r["width"] == width and r["exponent"] == exponent]
-
-        def mean(kind: str, width: int, exponent: int) -> float:
-            found = [r[kind] for r in at(width, exponent)]
-            return float(np.mean(found)) if found else float("nan")
-
+        cells_of = [[[r for r in own if (r["width"], r["exponent"]) == (w, e)] for e in exponents] for w in widths]
         maps[learner] = {"widths": widths, "exponents": exponents}
         for kind in ("seen_last", "unseen_last", "unseen_improvement", "seen_improvement"):
-            maps[learner][kind] = [[mean(kind, w, e) for e in exponents] for w in widths]
-        maps[learner]["phase"] = [[_majority([phase(r) for r in at(w, e)]) for e in exponents] for w in widths]
-    found = {
-        w: _transition([r for r in rows if r["learner"] == "transformer" and r["width"] == w]) for w in settings.widths
-    }
-    return {**_verdict(maps, found), "maps": maps, "transitions": found}
+            maps[learner][kind] = [[_mean([r[kind] for r in at]) for at in line] for line in cells_of]
+        maps[learner]["phase"] = [[_majority([phase(r) for r in at]) for at in line] for line in cells_of]
+    grown = [r for r in rows if r["learner"] == "transformer"]
+    by_width = {w: [r for r in grown if r["width"] == w] for w in sorted(settings.widths)}
+    transitions = {w: _transition(own) for w, own in by_width.items()}
+    found = [w for w, (place, _, _) in transitions.items() if np.isfinite(place)]
+    apart = [float("nan")] * 3
+    if len(found) > 1 and found[-1] == max(settings.widths):
+        apart = _transition(by_width[found[-1]], by_width[found[0]])
+    return {**_verdict(settings, maps, transitions, apart), "maps": maps, "transitions": transitions, "apart": apart}
 
 
-def _transition(rows: list[Row]) -> list[float]:
-    """[place, low, high] in powers of two."""
-    exponents = sorted({r["exponent"] for r in rows})
-    if not exponents:
+def _transition(rows: list[Row], less: list[Row] | None = None) -> list[float]:
+    """[place, low, high] in powers of two; with `less`, of how much further it lies than that of those rows."""
+    parts = [part for part in (rows, less) if part is not None]
+    exponents = [sorted({r["exponent"] for r in part}) for part in parts]
+    if not all(exponents):
         return [float("nan")] * 3
     groups = [
-        [(r["seen_last"] - CHANCE, r["unseen_last"] - CHANCE) for r in rows if r["exponent"] == e] for e in exponents
+        [(r["seen_last"] - CHANCE, r["unseen_last"] - CHANCE) for r in part if r["exponent"] == e]
+        for part, own in zip(parts, exponents, strict=True)
+        for e in own
     ]
 
+    def share(drawn: list[Any]) -> float:
+        seen, unseen = (sum(values) / len(values) for values in zip(*drawn, strict=True))
+        return unseen / seen if seen > 0.02 else 0.0
+
     def place(drawn: list[list[Any]]) -> float:
-        sums = [np.sum(g, 0) for g in drawn]
-        shares = [
-            float(unseen / seen) if seen > 0.02 * len(g) else 0.0 for (seen, unseen), g in zip(sums, drawn, strict=True)
-        ]
-        return crossing(exponents, shares, 0.5)
+        shares = [share(group) for group in drawn]
+        first = len(exponents[0])
+        found = crossing(exponents[0], shares[:first], 0.5)
+        return found - crossing(exponents[1], shares[first:], 0.5) if less is not None else found
 
     return bootstrap(groups, place)
 
 
-def _verdict(maps: dict[str, Any], transitions: dict[int, list[float]]) -> dict[str, str]:
-    grown = maps.get("transformer")
-    if grown is None:
-        return {"verdict": "open", "words": "no Transformer was meta-trained"}
-    order = [PHASES.index(p) for p in grown["phase"][-1] if p is not None]
-    ordered = set(order) >= {1, 2, 3} and [p for p in order if p] == sorted(p for p in order if p)
-    places = [transitions[w] for w in sorted(transitions) if np.isfinite(transitions[w][0])]
-    rising = len(places) > 1 and places[-1][0] > places[0][0]
-    control = maps.get("mlp")
-    worst = float("nan")
-    if control is not None:
-        late = [j for j, e in enumerate(control["exponents"]) if e >= 6]
-        worst = float(np.nanmax(np.asarray(control["unseen_last"])[:, late])) if late else float("nan")
-    good = ordered and rising and not worst > CHANCE + 0.05
+def _verdict(
+    settings: Settings, maps: dict[str, Any], transitions: dict[int, list[float]], apart: list[float]
+) -> dict[str, str]:
+    widest = max(settings.widths)
+    line: list[str | None] = [None]
+    if widest in maps.get("transformer", {"widths": []})["widths"]:
+        line = maps["transformer"]["phase"][-1]
+    order = [PHASES.index(p) for p in line if p is not None and p != PHASES[0]]
+    ordered = set(order) == {1, 2, 3} and order == sorted(order)
+    complete = None not in line and len(line) == len(set(settings.exponents))
+    control = maps.get("mlp", {"exponents": [], "unseen_last": []})
+    late = [
+        value
+        for values in control["unseen_last"]
+        for e, value in zip(control["exponents"], values, strict=True)
+        if e >= 6 and np.isfinite(value)
+    ]
+    worst = max(late, default=float("nan"))
+    if (complete and not ordered) or apart[2] <= 0 or worst > CHANCE + 0.05:
+        verdict = "not reproduced"
+    else:
+        verdict = "reproduced" if ordered and apart[1] > 0 and worst <= CHANCE + 0.05 else "open"
     shown = ", ".join(
-        f"width {w}: 2^{place:.1f} [{low:.1f}, {high:.1f}]" for w, (place, low, high) in sorted(transitions.items())
+        f"{tasks_in_words(found)} at width {w}" for w, found in transitions.items() if not np.isnan(found[0])
     )
-    words = (
-        f"from memorising to learning to learn at {shown} tasks (95 % over seeds); the phases of the largest width "
-        f"{'are all there and in order' if ordered else 'are not all there in order'}; the control's best accuracy on "
-        f"unseen tasks from 2^6 tasks on is {worst:.3f}, chance {CHANCE}"
+    words = f"half of what is learned holds on unseen tasks from {shown or 'no number of tasks on'}"
+    if np.isfinite(apart[0]):
+        bounds = f" [{apart[1]:.1f}, {apart[2]:.1f}]" if np.isfinite(apart[1:]).all() else ""
+        words += f", from the smallest of these widths to the largest {apart[0]:+.1f} powers of two{bounds}"
+    phases = " ".join("?" if p is None else LETTERS[p] for p in line)
+    words += f"; the phases of width {widest} with ever more tasks are {phases}"
+    words += (
+        f"; the control's best accuracy on unseen tasks from 2^6 tasks on is {worst:.3f}" if late else "; no control"
     )
-    return {"verdict": "reproduced" if good else "not reproduced", "words": words}
+    return {"verdict": verdict, "words": words + f", chance {CHANCE}" if late else words}
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
 
 
 def _majority(names: list[str]) -> str | None:
-    return max(sorted(set(names)), key=names.count) if names else None
+    return max((p for p in PHASES if p in names), key=names.count, default=None)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -198,55 +221,53 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Seen and unseen accuracy of the Transformer, its phases, and the control."""
-    summary = result["summary"]
-    maps = summary["maps"]
-    panels = [(name, kind) for name in ("transformer", "mlp") if name in maps for kind in ("seen_last", "unseen_last")]
-    figure, axes = new_figure(columns=len(panels), width=3.5, height=3.6)
+    """Seen accuracy with the phases, unseen accuracy with the transitions, of the Transformer and of the control."""
+    maps, transitions = result["summary"]["maps"], result["summary"]["transitions"]
+    names = {"transformer": "Transformer", "mlp": "MLP without context"}
+    panels = [(name, kind) for name in names if name in maps for kind in ("seen_last", "unseen_last")]
+    figure, axes = new_figure(columns=len(panels), width=2.75, height=4.0)
     mappable = None
     for ax, (learner, kind) in zip(axes, panels, strict=True):
         found = maps[learner]
         values = np.asarray([[np.nan if v is None else v for v in row] for row in found[kind]], np.float64)
-        mappable = ax.imshow(
-            values.T, origin="lower", vmin=CHANCE, vmax=max(0.8, np.nanmax(values)), aspect="auto", cmap="cividis"
-        )
+        mappable = ax.imshow(values.T, origin="lower", vmin=CHANCE, vmax=1.0, aspect="auto", cmap="cividis")
         ax.grid(False)
-        for i, row in enumerate(found["phase"]):
-            for j, name in enumerate(row):
-                text = {"task memorisation": "M", "task identification": "I", "learning to learn": "L"}.get(name, "-")
-                dark = values[i, j] < 0.45
-                ax.text(i, j, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
-        if learner == "transformer":
-            _draw_transition(ax, found, summary["transitions"])
+        if kind == "unseen_last" and learner == "transformer":
+            _draw_transition(ax, found, transitions)
+        for i, j in np.ndindex(values.shape if kind == "seen_last" else (0, 0)):
+            letter, color = LETTERS.get(found["phase"][i][j], ""), "white" if values[i, j] < 0.5 else "black"
+            ax.text(i, j, letter, ha="center", va="center", fontsize=8, color=color)
         ax.set_xticks(range(len(found["widths"])), [str(w) for w in found["widths"]])
         ax.set_yticks(range(len(found["exponents"])), [f"$2^{{{e}}}$" for e in found["exponents"]])
         ax.set_xlabel("width")
-        ax.set_title(
-            f"{'Transformer' if learner == 'transformer' else 'MLP, no context'}, {kind.split('_')[0]} tasks",
-            fontsize=9,
-        )
+        ax.set_title(f"{names[learner]}\n{kind.split('_')[0]} tasks", fontsize=9)
     axes[0].set_ylabel("meta-training tasks")
-    figure.colorbar(mappable, ax=axes, label="accuracy, last 10 positions", shrink=0.85)
-    figure.suptitle(
-        "M task memorisation, I task identification, L learning to learn; line: where half of what is learned holds on "
-        "unseen tasks (95 %)", fontsize=8,
-    )  # fmt: skip
+    figure.colorbar(mappable, ax=axes, label="accuracy, last 10 positions", pad=0.01)
+    key = ", ".join(f"{letter} {name}" for name, letter in LETTERS.items())
+    line = "Line: from here on half of what is learned holds on unseen tasks (95 % over seeds)."
+    figure.supxlabel(f"{key}.\n{line}" if len(panels) < 4 else f"{key}. {line}", fontsize=8)
     save(figure, path)
 
 
-def _draw_transition(ax: Any, found: dict[str, Any], transitions: dict[Any, Any]) -> None:
-    rows = np.arange(len(found["exponents"]))
+def _draw_transition(ax: Any, found: dict[str, Any], transitions: dict[str, Any]) -> None:
+    edges = (-0.5, len(found["exponents"]) - 0.5)  # an interval without an end goes on to the edge
     points = []
     for i, width in enumerate(found["widths"]):
-        place, low, high = (
-            np.nan if v is None else v for v in transitions.get(str(width), transitions.get(width, [None] * 3))
-        )
-        if np.isfinite(place):
-            y = np.interp([place, low, high], found["exponents"], rows)
-            points.append((i, *y))
+        place, *ends_of = transitions[str(width)]
+        if place is not None:
+            ends_of = [place, place] if ends_of == [None, None] else ends_of  # a single seed
+            known = [edge if v is None else v for v, edge in zip(ends_of, (-np.inf, np.inf), strict=True)]
+            rows = np.interp([place, *known], found["exponents"], range(len(found["exponents"])))
+            low, high = (edge if v is None else y for v, y, edge in zip(ends_of, rows[1:], edges, strict=True))
+            points.append((i, rows[0], low, high))
     if points:
         x, y, low, high = np.asarray(points).T
-        ax.errorbar(x, y, [y - low, high - y], color="#D55E00", linewidth=1.5, capsize=3)
+        for color, wider in (("white", 1.6), ("#D55E00", 0)):  # seen on dark and light alike
+            ax.errorbar(
+                x, y, [y - low, high - y], color=color, linewidth=1.6 + wider, capsize=3, capthick=1.6 + wider,
+                marker="o", markersize=3 + wider,
+            )  # fmt: skip
+        ax.set_ylim(*edges)
 
 
 EXPERIMENT = Experiment(

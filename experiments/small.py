@@ -8,6 +8,7 @@ setting (MNIST at 14x14, width 256, four layers, 100 examples, batches of 16 tas
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -80,3 +81,19 @@ def ends(scores: dict[str, np.ndarray]) -> dict[str, float]:
             found[f"{kind}_first"], found[f"{kind}_last"] = float(curve[0]), float(curve[-LAST:].mean())
             found[f"{kind}_improvement"] = found[f"{kind}_last"] - found[f"{kind}_first"]
     return found
+
+
+def tasks_in_words(interval: Sequence[float]) -> str:
+    """A number of tasks from its logarithm to base 2, with its interval: `2^7.1 tasks [2^6.6, 2^7.4]`.
+
+    Args:
+        interval: [place, low, high]; a place may be infinite, where the fewest tasks or none are enough.
+    """
+    place, low, high = interval
+    if place == float("-inf"):
+        return "the fewest tasks"
+    if not np.isfinite(place):
+        return "no number of tasks"
+    if not np.isfinite([low, high]).any():
+        return f"2^{place:.1f} tasks"
+    return f"2^{place:.1f} tasks [{', '.join(f'2^{v:.1f}' if np.isfinite(v) else '?' for v in (low, high))}]"

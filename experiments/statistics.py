@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 
 def mean_interval(values: Sequence[float]) -> list[float]:
@@ -22,6 +22,9 @@ def bootstrap(
 ) -> list[float]:
     """A statistic of groups of values and its 95 % percentile interval, a bootstrap: [value, low, high].
 
+    With few values in a group the interval is too narrow: of three alike it knows no spread. With a single value in
+    every group nothing is known of it, and its ends are infinite.
+
     Args:
         groups: one a condition, what was measured with each of its seeds; values are drawn with replacement within it.
         statistic: `(groups) -> number`; draws for which it is not finite count as beyond every finite one when they are
@@ -29,16 +32,18 @@ def bootstrap(
         seed: of the draws.
         draws: how many.
     """
+    value = float(statistic([list(g) for g in groups]))
+    if max(map(len, groups), default=0) < 2:
+        return [value, float("-inf"), float("inf")]
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(draws):
         found.append(statistic([[g[i] for i in rng.integers(len(g), size=len(g))] for g in groups]))
     kept = np.sort(np.asarray(found, np.float64)[~np.isnan(found)])
-    value = statistic([list(g) for g in groups])
     if not len(kept):
-        return [float(value), float("nan"), float("nan")]
+        return [value, float("nan"), float("nan")]
     low, high = kept[int(0.025 * (len(kept) - 1))], kept[int(np.ceil(0.975 * (len(kept) - 1)))]
-    return [float(value), float(low), float(high)]
+    return [value, float(low), float(high)]
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float], groups: Sequence[Any], seed: int = 0) -> list[float]:
@@ -57,10 +62,10 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], groups: Sequence[An
     clusters = list(by_group.values())
 
     def rho(chosen: list[list[Any]]) -> float:
-        points = np.asarray([p for cluster in chosen[0] for p in cluster], np.float64)
-        if len(np.unique(points[:, 0])) < 2 or len(np.unique(points[:, 1])) < 2:
-            return float("nan")
-        return float(stats.spearmanr(points[:, 0], points[:, 1])[0])  # pyright: ignore[reportArgumentType]
+        ranks = stats.rankdata([p for cluster in chosen[0] for p in cluster], axis=0)
+        centred = ranks - ranks.mean(0)
+        spread = np.sqrt((centred**2).sum(0).prod())  # 0 where all x or all y are equal
+        return float(centred.prod(1).sum() / spread) if spread else float("nan")
 
     return bootstrap([clusters], rho, seed)
 
@@ -69,10 +74,13 @@ def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
     """Where a rising curve first reaches a level, linear between its points; -inf, inf where it lies above, below all.
 
     The curve is made monotone first (isotonic regression), so that noise on either side does not decide.
-    """
-    from sklearn.isotonic import IsotonicRegression
 
-    smooth = IsotonicRegression().fit_transform(np.asarray(x, np.float64), np.asarray(y, np.float64))
+    Args:
+        x: places, each greater than the one before.
+        y: the curve there.
+        level: what is to be reached.
+    """
+    smooth = optimize.isotonic_regression(np.asarray(y, np.float64)).x
     if smooth[0] >= level:
         return float("-inf")
     if smooth[-1] < level:

@@ -12,23 +12,22 @@ between: each is a dot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from experiments.small import ends, published, small
+from experiments.small import CHANCE, ends, published, small, tasks_in_words
 from experiments.statistics import bootstrap, crossing, mean_interval
 from experiments.suite import Experiment, Row, Trained, command
 from metalearn.cli.config import TrainConfig
 from metalearn.pictures import new_figure, save
 from metalearn.sweeps import Cell
 
-FEW, MUCH = 0.05, 0.5
-"""Improvement on unseen tasks below which nothing was learned to learn, and above which it was; digits reach about
-.65."""
+FEW, RISEN, MUCH = 0.05, 0.1, 0.5
+"""Improvement on unseen tasks below which nothing was learned to learn, at which some was, and above which it was;
+digits reach about .65."""
 
 
 @dataclass(frozen=True)
@@ -87,94 +86,118 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     """Improvement for each number of tasks, where the transition lies, and how its seeds are divided.
 
     The plateau is the mean improvement on unseen tasks from the two largest numbers of tasks; the transition is where
-    the mean improvement on unseen tasks crosses half of it, its interval a bootstrap over seeds. It is reproduced
-    when the improvement is below .05 on its left and above .5 on its right, up to the outermost of its exponents, and
-    seen tasks improve before unseen ones do.
+    the mean improvement on unseen tasks reaches half of it, its interval a bootstrap over seeds. On its left and right
+    are the numbers of tasks at least one power of two outside of that interval.
+
+    Reproduced: improvement on unseen tasks is below .05 everywhere on the left and above .5 everywhere on the right,
+    and seen tasks improve by .1 from fewer tasks on than unseen ones do, the interval of the difference above 0. Not
+    reproduced: one of these is contradicted, also by a plateau below .5. Open: else, as when nothing was run on one of
+    the sides. Whether seeds end on either side of the plateau's middle third at the same number of tasks is told and
+    does not decide: powers of two may miss the number at which they do.
     """
     by = {e: [r for r in rows if r["exponent"] == e] for e in sorted({r["exponent"] for r in rows})}
     kinds = ("seen_improvement", "unseen_improvement", "seen_last", "unseen_last", "seen_first")
     points = {e: {kind: mean_interval([r[kind] for r in group]) for kind in kinds} for e, group in by.items()}
-    exponents = list(by)
-    plateau = float(np.mean([points[e]["unseen_improvement"][0] for e in exponents[-2:]]))
+    exponents, means = list(by), {e: p["unseen_improvement"][0] for e, p in points.items()}
+    plateau = float(np.mean([means[e] for e in exponents[-2:]]))
+    pairs = [[(r["seen_improvement"], r["unseen_improvement"]) for r in group] for group in by.values()]
 
-    def location(kind: str, level: float) -> list[float]:
-        groups = [[r[kind] for r in by[e]] for e in exponents]
-        return bootstrap(groups, lambda drawn: crossing(exponents, [float(np.mean(g)) for g in drawn], level))
+    def reaches(drawn: list[list[Any]], which: int, level: float) -> float:
+        return crossing(exponents, [sum(pair[which] for pair in group) / len(group) for group in drawn], level)
 
-    unseen, seen = location("unseen_improvement", plateau / 2), location("seen_improvement", 2 * FEW)
-    left = [points[e]["unseen_improvement"][0] for e in exponents if e <= unseen[1] - 1]
-    right = [points[e]["unseen_improvement"][0] for e in exponents if e >= unseen[2] + 1]
-    between = [e for e in exponents if unseen[1] - 1 < e < unseen[2] + 1]
-    edges = [0, 1 / 3, 2 / 3, 1.01]
-    shares = {e: [np.clip(r["unseen_improvement"] / plateau, 0, 1) for r in by[e]] for e in between}
-    thirds = {e: np.histogram(values, edges)[0].tolist() for e, values in shares.items()}
-    good = bool(left and right and max(left) < FEW and min(right) > MUCH and seen[0] < unseen[0])
-    words = (
-        f"improvement on unseen tasks is at most {max(left, default=np.nan):.3f} up to 2^{unseen[1] - 1:.1f} tasks and "
-        f"at least {min(right, default=np.nan):.3f} from 2^{unseen[2] + 1:.1f} on; it crosses half its plateau of "
-        f"{plateau:.2f} at 2^{unseen[0]:.2f} tasks [2^{unseen[1]:.2f}, 2^{unseen[2]:.2f}]; seen tasks improve by .1 "
-        f"from 2^{seen[0]:.1f} on. Seeds there below, in and above the middle third: "
-        + ", ".join(f"{low}/{middle}/{high} at 2^{e}" for e, (low, middle, high) in thirds.items())
+    place = [float("nan")] * 3
+    if plateau > FEW:
+        place = bootstrap(pairs, lambda drawn: reaches(drawn, 1, plateau / 2))
+    seen, unseen = (bootstrap(pairs, lambda drawn, i=i: reaches(drawn, i, RISEN)) for i in (0, 1))
+    lead = bootstrap(pairs, lambda drawn: reaches(drawn, 1, RISEN) - reaches(drawn, 0, RISEN))
+    left, right = [e for e in exponents if e <= place[1] - 1], [e for e in exponents if e >= place[2] + 1]
+    between = [e for e in exponents if place[1] - 1 < e < place[2] + 1]
+    shares = {e: np.clip([r["unseen_improvement"] / plateau for r in by[e]], 0, 1) for e in between}
+    thirds = {e: np.histogram(values, [0, 1 / 3, 2 / 3, 1])[0].tolist() for e, values in shares.items()}
+
+    most = max([means[e] for e in left], default=float("nan"))
+    least = min([means[e] for e in right], default=float("nan"))
+    largest = sorted({*settings.exponents, *settings.transition})[-2:]
+    verdict = "open"
+    if most >= FEW or least <= MUCH or lead[2] <= 0 or (plateau <= MUCH and set(largest) <= set(by)):
+        verdict = "not reproduced"
+    elif most < FEW and least > MUCH and lead[1] > 0:
+        verdict = "reproduced"
+    words = f"improvement on unseen tasks reaches half its plateau of {plateau:.2f} at {tasks_in_words(place)}"
+    words += f", is at most {most:.3f} up to 2^{left[-1]}" if left else ""
+    words += f", at least {least:.3f} from 2^{right[0]} on" if right else ""
+    words += (
+        f"; seen tasks improve by {RISEN} from {tasks_in_words(seen)} on, unseen ones from {tasks_in_words(unseen)}"
+    )
+    either = {e: counts for e, counts in thirds.items() if counts[0] and counts[2]}
+    words += "; seeds end on either side of the middle third at "
+    words += (
+        ", ".join(f"2^{e} ({n[0]} below, {n[1]} in, {n[2]} above)" for e, n in either.items()) or "no number of tasks"
     )
     return {
-        "verdict": "reproduced" if good else "not reproduced",
+        "verdict": verdict,
         "words": words,
         "points": points,
         "plateau": plateau,
-        "transition": unseen,
+        "transition": place,
         "seen_improves_from": seen,
+        "unseen_improves_from": unseen,
+        "lead": lead,
         "thirds": thirds,
     }
 
 
 def table(result: dict[str, Any]) -> str:
     """One row a number of tasks."""
-    header = f"{'tasks':>8} {'seeds':>5} {'seen, first':>12} {'seen, gain':>22} {'unseen, gain':>22}"
-    lines = [header + "   mean [95 % over seeds]"]
+    header = f"{'tasks':>6} {'seeds':>5}  {'seen, first':>11}  {'seen, gain':<20}  {'unseen, gain':<20}"
+    lines = [f"{header}  (gain: last - first accuracy; [95 % over seeds])"]
     for e, point in result["summary"]["points"].items():
         n = sum(str(r["exponent"]) == str(e) for r in result["rows"])
         cells = [_shown(point[kind]) for kind in ("seen_improvement", "unseen_improvement")]
-        lines.append(f"{'2^' + str(e):>8} {n:>5} {point['seen_first'][0]:>12.3f} {cells[0]:>22} {cells[1]:>22}")
+        lines.append(f"{f'2^{e}':>6} {n:>5}  {point['seen_first'][0]:>11.3f}  {cells[0]:<20}  {cells[1]}")
     return "\n".join(lines)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Left improvement against tasks, a dot a seed; right the learning curves on unseen tasks around the transition."""
-    figure, (left, right) = new_figure(columns=2, width=4.6, height=3.5)
+    from matplotlib import colormaps
+
+    figure, (left, right) = new_figure(columns=2, width=4.6, height=3.9)
     rows, found = result["rows"], result["summary"]
-    colors = {"seen": "#0072B2", "unseen": "#D55E00"}
-    for kind, color in colors.items():
-        xs, ys = zip(*[(r["exponent"], r[f"{kind}_improvement"]) for r in rows], strict=True)
-        left.scatter(
-            np.asarray(xs) + (-0.12 if kind == "seen" else 0.12), ys, s=12, color=color, alpha=0.55, linewidths=0
-        )
+    for kind, color, shift in (("seen", "#0072B2", -0.12), ("unseen", "#D55E00", 0.12)):
+        xs, ys = zip(*[(r["exponent"] + shift, r[f"{kind}_improvement"]) for r in rows], strict=True)
+        left.scatter(xs, ys, s=14, color=color, alpha=0.55, linewidths=0)
         means = [(int(e), p[f"{kind}_improvement"][0]) for e, p in found["points"].items()]
         left.plot(*zip(*sorted(means), strict=True), color=color, label=f"{kind} tasks")
     place, low, high = (np.nan if v is None else v for v in found["transition"])
-    left.axvspan(low, high, color="0.85", zorder=0, label=f"transition, $2^{{{place:.1f}}}$ tasks (95 %)")
+    if np.isfinite([low, high]).all():
+        left.axvspan(low, high, color="0.85", zorder=0, linewidth=0)
+    if np.isfinite(place):
+        left.axvline(place, color="0.5", linewidth=1, zorder=0, label=f"transition, $2^{{{place:.1f}}}$ tasks")
     left.set_xlabel("meta-training tasks, powers of two")
     left.set_ylabel("accuracy gained within the sequence")
-    left.set_title("a dot a meta-training, lines their means", fontsize=9)
-    left.legend(loc="upper left")
-    chosen = [r for r in rows if low - 1.5 <= r["exponent"] <= high + 1.5] or rows
-    shades = {e: i for i, e in enumerate(sorted({r["exponent"] for r in chosen}))}
-    from matplotlib import colormaps
-
-    for r in chosen:
-        shade = colormaps["viridis"](shades[r["exponent"]] / max(len(shades), 1))
-        right.plot(r["unseen_curve"], color=shade, linewidth=0.8, alpha=0.8)
-    for e, i in shades.items():
-        right.plot([], [], color=colormaps["viridis"](i / max(len(shades), 1)), label=f"$2^{{{e}}}$ tasks")
-    right.axhline(0.1, color="0.5", linewidth=0.8, linestyle=":")
+    left.set_title("a dot a meta-training, lines their means, grey 95 %", fontsize=9)
+    low, high = (v if np.isfinite(v) else place for v in (low, high))
+    around = [r for r in rows if low - 1 <= r["exponent"] <= high + 1] or rows
+    exponents = sorted({r["exponent"] for r in around})
+    shades = {e: colormaps["viridis"](i / max(len(exponents), 1)) for i, e in enumerate(exponents)}
+    for r in around:
+        right.plot(r["unseen_curve"], color=shades[r["exponent"]], linewidth=0.9, alpha=0.8)
+    for e in exponents:
+        right.plot([], [], color=shades[e], label=f"$2^{{{e}}}$ tasks")
+    right.axhline(CHANCE, color="0.5", linewidth=0.8, linestyle=":")
     right.set_ylim(0, 1)
     right.set_xlabel("examples seen")
     right.set_ylabel("accuracy on unseen tasks")
     right.set_title("a line a meta-training; dotted: chance", fontsize=9)
-    right.legend(loc="upper left", ncols=2)
+    for ax in (left, right):  # below, where nothing is
+        ax.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4, frameon=False, fontsize=8, columnspacing=1.2
+        )
     save(figure, path)
 
 
-def _shown(interval: Mapping[int, float] | list[Any]) -> str:
+def _shown(interval: list[float | None]) -> str:
     mean, low, high = interval
     return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
