@@ -22,6 +22,7 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import tyro
 
+from experiments.memory_check import check_largest
 from metalearn.cli.config import TrainConfig
 from metalearn.cli.train import meta_train
 from metalearn.environment import environment
@@ -29,10 +30,11 @@ from metalearn.errors import MetalearnError, RunError, unknown_name
 from metalearn.files import write_atomically
 from metalearn.metrics import read_metrics
 from metalearn.progress import Progress, duration
-from metalearn.runs import as_json, finite_or_null, open_run
+from metalearn.runs import as_json, check_same_config, finite_or_null, open_run
 from metalearn.sweeps import Cell, Plan, Record, Report, cell_name, run_sweep
 from metalearn.sweeps.study import storage_url
 from metalearn.sweeps.watch import Watch
+from metalearn.sweeps.workers import default_workers
 
 FORMAT = 1
 S = TypeVar("S")
@@ -184,9 +186,13 @@ def run(
     Raises:
         RunError: the folder or the storage holds something else, of another version or with other settings; or every
             cell failed, with the first reason. What was computed stays.
+        NotEnoughMemoryError: the largest cell of the published size would not fit; nothing was run.
     """
     began, experiment = time.monotonic(), load(module)
-    _check_folder(experiment, settings, out)
+    old = _earlier(experiment, settings, out)
+    if getattr(settings, "size", "") == "published" and (old is None or old["failed"]):
+        configs = {cell_name(cell): experiment.config(settings, cell) for cell in experiment.cells(settings)}
+        check_largest(configs, default_workers() if workers is None else workers)
     plan = Plan(
         f"{experiment.name}-{out.name}",
         {"experiment": experiment.name, "settings": settings},
@@ -196,6 +202,8 @@ def run(
     found = run_sweep(plan, storage_url(storage, out), work, workers=workers, compiled=out / "compiled", watch=watch)
     result = summary(experiment, settings, preset, found)
     result["seconds"] = round(time.monotonic() - began, 1)
+    if old is not None:  # the time of a call that ran nothing says nothing
+        result["seconds"] = round(old["seconds"] + (result["seconds"] if result["rows"] != old["rows"] else 0), 1)
     write_atomically(out / "result.json", (json.dumps(result, indent=1) + "\n").encode())
     experiment.draw(result, out / f"{experiment.name}.png")
     return result
@@ -246,6 +254,9 @@ def read_result(path: Path) -> dict[str, Any]:
             f"{path} is of another version (format {got}, this one reads {FORMAT}): choose another folder with "
             "--out, or remove that one"
         )
+    missing = [key for key in ("experiment", "settings", "summary", "rows", "failed", "seconds") if key not in content]
+    if missing:
+        raise RunError(f"{path} is no result of an experiment: it has no {', '.join(missing)}")
     return content
 
 
@@ -288,19 +299,20 @@ def load(module: str) -> Experiment:
     return importlib.import_module(module).EXPERIMENT
 
 
-def _check_folder(experiment: Experiment, settings: Any, out: Path) -> None:
-    """Refuse a folder with results of something else before anything is done."""
-    if not (out / "result.json").exists():
-        return
-    old = read_result(out / "result.json")
-    new = as_json({"experiment": experiment.name, "settings": settings})
-    if old["experiment"] != new["experiment"] or old["settings"] != new["settings"]:
-        differing = [
-            f"{k}: {old['settings'].get(k)!r} -> {new['settings'].get(k)!r}"
-            for k in sorted({*old["settings"], *new["settings"]})
-            if old["settings"].get(k) != new["settings"].get(k)
-        ]
+def _earlier(experiment: Experiment, settings: Any, out: Path) -> dict[str, Any] | None:
+    """The result of an earlier call in this folder, None where there is none.
+
+    Raises:
+        RunError: it is one of something else, said before anything is done.
+    """
+    path = out / "result.json"
+    if not path.exists():
+        return None
+    old = read_result(path)
+    if old.get("experiment") != experiment.name:
         raise RunError(
-            f"{out} holds results of {old['experiment']} with other settings ({'; '.join(differing)}): choose another "
-            "folder with --out"
+            f"{out} holds results of {old.get('experiment')}, not of {experiment.name}: choose another with --out"
         )
+    new = as_json({"settings": settings})["settings"]
+    check_same_config(old["settings"], new, (), f"{out} holds results of other settings")
+    return old
