@@ -194,7 +194,7 @@ def run(
         configs = {cell_name(cell): experiment.config(settings, cell) for cell in experiment.cells(settings)}
         check_largest(configs, default_workers() if workers is None else workers)
     plan = Plan(
-        f"{experiment.name}-{out.name}",
+        out.name if out.name.startswith(experiment.name) else f"{experiment.name}-{out.name}",
         {"experiment": experiment.name, "settings": settings},
         experiment.cells(settings),
     )
@@ -202,8 +202,10 @@ def run(
     found = run_sweep(plan, storage_url(storage, out), work, workers=workers, compiled=out / "compiled", watch=watch)
     result = summary(experiment, settings, preset, found)
     result["seconds"] = round(time.monotonic() - began, 1)
-    if old is not None:  # the time of a call that ran nothing says nothing
-        result["seconds"] = round(old["seconds"] + (result["seconds"] if result["rows"] != old["rows"] else 0), 1)
+    if old is not None and result["rows"] == old["rows"]:  # the time of a call that ran nothing says nothing
+        result |= {key: old[key] for key in ("seconds", "cell_seconds") if key in old}
+    elif old is not None:
+        result["seconds"] = round(old["seconds"] + result["seconds"], 1)
     write_atomically(out / "result.json", (json.dumps(result, indent=1) + "\n").encode())
     experiment.draw(result, out / f"{experiment.name}.png")
     return result

@@ -26,17 +26,14 @@ ONE = dataclasses.replace(TWO, exponents=(2,))
 
 
 class Unwatched:
-    """A silent watch that keeps what it is told."""
+    """A silent watch that keeps the sweep's name."""
 
-    def __init__(self):
-        self.notes = []
+    def start(self, name, found):
+        self.name = name
 
-    def start(self, name, found): ...
     def update(self, found): ...
+    def note(self, text): ...
     def close(self): ...
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 def tiny(settings, cell):
@@ -127,6 +124,28 @@ def test_a_second_call_runs_nothing_and_says_the_same(finished_folder, no_traini
     again = run(TWO, out)
     differing = {key for key in first if first[key] != again[key]}
     assert differing <= {"environment"}, "its time and its command"
+
+
+@pytest.mark.parametrize(("folder", "name"), [("transition-toy", "transition-toy"), ("mine", "transition-mine")])
+def test_a_sweep_is_called_by_experiment_and_folder(folder, name, tmp_path, toy):
+    watch = Unwatched()
+    toy(config=refusing(0, 2))
+    with pytest.raises(RunError):
+        suite.run(MODULE, TWO, tmp_path / folder, workers=0, watch=watch)
+    assert watch.name == name
+
+
+def test_times_of_measuring_again_are_not_those_of_training(whole):
+    out, first = whole
+    for path in out.glob("sweep.db*"):
+        path.unlink()
+    again = run(TWO, out)
+    assert (again["rows"], again["seconds"], again["cell_seconds"]) == tuple(
+        first[key] for key in ("rows", "seconds", "cell_seconds")
+    )
+    changed = {**first, "rows": first["rows"][:1]}
+    (out / "result.json").write_text(json.dumps(changed))
+    assert run(TWO, out)["seconds"] > first["seconds"]
 
 
 def test_a_killed_cell_goes_on_to_the_same_numbers(finished_folder, tmp_path, toy):
