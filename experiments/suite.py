@@ -202,8 +202,9 @@ def run(
     found = run_sweep(plan, storage_url(storage, out), work, workers=workers, compiled=out / "compiled", watch=watch)
     result = summary(experiment, settings, preset, found)
     result["seconds"] = round(time.monotonic() - began, 1)
+    result["workers"] = max(1, default_workers() if workers is None else workers)
     if old is not None and result["rows"] == old["rows"]:  # the time of a call that ran nothing says nothing
-        result |= {key: old[key] for key in ("seconds", "cell_seconds") if key in old}
+        result |= {key: old[key] for key in ("seconds", "cell_seconds", "workers", "compute") if key in old}
     elif old is not None:
         result["seconds"] = round(old["seconds"] + result["seconds"], 1)
     write_atomically(out / "result.json", (json.dumps(result, indent=1) + "\n").encode())

@@ -21,7 +21,8 @@ from metalearn.sweeps.watch import Watch, default_watch
 from metalearn.sweeps.work import Run, work
 
 RESTARTS = RETRIES + 1
-"""How many workers that died are replaced before another cell has ended: one more than a cell that kills them gets."""
+"""How many workers that died are replaced before another cell has ended, times the number of workers: as many as a
+cell that kills them gets."""
 
 
 def run_sweep(
@@ -125,7 +126,7 @@ def _with_processes(
                 if process.exitcode == 0:
                     continue
                 watch.note(f"{process.name} died ({_cause(process.exitcode)}); its cell will be taken up again")
-                if restarts < RESTARTS:
+                if restarts < RESTARTS * workers:
                     restarts += 1
                     alive[number] = begin(number)
     finally:
@@ -145,6 +146,7 @@ def _worker(plan: Plan, url: str, run: Run, join: Any, cores: Sequence[int] | No
     if cores is not None:
         os.sched_setaffinity(0, cores)  # before JAX counts them
     threading.Thread(target=_stop_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, _leave)
     keep_compiled(compiled)
     try:
         work(join(plan, url, again=False), run)
@@ -158,6 +160,12 @@ def _stop_with_parent() -> None:
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def _leave(number: int, frame: Any) -> None:
+    """Do on SIGTERM, as from a scheduler, what Ctrl-C does: the cell in hand goes back to those that wait."""
+    del number, frame
+    raise KeyboardInterrupt
 
 
 def _watched(sweep: Sweep, run: Run, watch: Watch) -> Run:

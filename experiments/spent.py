@@ -1,0 +1,136 @@
+"""What the meta-trainings of an experiment cost, and the share of this machine's peak that they reached.
+
+    python -m experiments.spent runs/phase_diagram-paper     # on the machine where it was run; adds to result.json
+
+Operations are those of matrix products as `metalearn.compute` counts them, over all outer steps; time is that of the
+cells with compilation, evaluation and saving; the peak is that of a large matrix product on all devices at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from experiments.suite import load, read_result
+from metalearn.cli.config import TrainConfig
+from metalearn.cli.recipe import initial_state, outer_loop, prepare
+from metalearn.compute import peak_flops, step_flops
+from metalearn.errors import MetalearnError
+from metalearn.files import write_atomically
+from metalearn.metrics import read_metrics
+from metalearn.progress import duration
+from metalearn.runs import open_run
+from metalearn.sweeps import cell_name
+from metalearn_tasks.projected import ProjectedConfig
+
+
+def flops_per_step(config: TrainConfig) -> float | None:
+    """Floating-point operations of the products in an outer step, see `metalearn.compute.step_flops`.
+
+    Nothing is compiled. Configurations that differ only in seeds and numbers of tasks are looked at once. None where
+    operations cannot be counted.
+    """
+    task = config.task
+    if isinstance(task, ProjectedConfig):
+        task = dataclasses.replace(task, seed=0, num_tasks=None)
+    return _flops_per_step(dataclasses.replace(config, task=task, seed=0))
+
+
+@lru_cache
+def _flops_per_step(config: TrainConfig) -> float | None:
+    recipe = prepare(config)
+    loop, per_call = outer_loop(recipe, config.steps)
+    try:
+        return step_flops(loop.step, jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data) / per_call
+    except ValueError:  # a loop of unknown length
+        return None
+
+
+def spent(folder: Path) -> dict[str, Any]:
+    """Operations, seconds, and their share of the peak, of the cells that an experiment has run to their end.
+
+    Returns:
+        `flops` of all cells; `uncounted`, cells whose operations cannot be counted; `seconds` of all cells together;
+        `workers` they were shared by; `peak`, operations a second; `share`, flops / (seconds / workers) / peak.
+
+    Raises:
+        RunError: the folder has no result, or one of another version, or lost the runs.
+    """
+    result = read_result(folder / "result.json")
+    experiment = load(f"experiments.{result['experiment']}")
+    settings = _as_settings(type(next(iter(experiment.presets.values()))), result["settings"])
+    flops, uncounted, precisions = 0.0, 0, set[str]()
+    names = {cell_name(cell): cell for cell in experiment.cells(settings)}
+    keys = {key for cell in names.values() for key in cell}
+    done = {cell_name({k: v for k, v in row.items() if k in keys}) for row in result["rows"]}
+    for name, cell in names.items():
+        if name not in done:
+            continue
+        config = experiment.config(settings, cell)
+        precisions.add(getattr(config.learner, "compute", "float32"))
+        steps = max((line["step"] for line in read_metrics(open_run(folder / "cells" / name))), default=0)
+        per_step = flops_per_step(config)
+        flops, uncounted = flops + steps * (per_step or 0.0), uncounted + (per_step is None)
+    dtype = jnp.bfloat16 if "bfloat16" in precisions else jnp.float32
+    top = peak_flops(dtype) * (1 if jax.default_backend() == "cpu" else jax.local_device_count())
+    share = flops / (result["cell_seconds"] / result["workers"]) / top
+    return {
+        "flops": flops,
+        "uncounted": uncounted,
+        "seconds": result["cell_seconds"],
+        "workers": result["workers"],
+        "peak": top,
+        "share": share,
+    }
+
+
+def told(compute: dict[str, Any]) -> str:
+    """`4.1e+14 operations in 28m03s of 2 workers, 21 % of the peak`."""
+    return (
+        f"{compute['flops']:.2g} operations in {duration(compute['seconds'] / compute['workers'])} of "
+        f"{compute['workers']} workers, {100 * compute['share']:.1f} % of the machine's peak"
+        + (f"; {compute['uncounted']} runs are not counted" if compute["uncounted"] else "")
+    )
+
+
+def _as_settings(kind: Any, values: dict[str, Any]) -> Any:
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    known = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{k: tuples(v) for k, v in values.items() if k in known})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Count what an experiment has cost."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Of an experiment, with result.json and the runs in it."""
+
+
+def main() -> int:
+    """The command; returns the exit status."""
+    try:
+        folder = tyro.cli(Options, prog="python -m experiments.spent", description=__doc__).folder
+        compute = spent(folder)
+    except (MetalearnError, OSError) as error:
+        print(f"spent: {error}", file=sys.stderr)
+        return 1
+    result = {**read_result(folder / "result.json"), "compute": compute}
+    write_atomically(folder / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+    print(told(compute))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

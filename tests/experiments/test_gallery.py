@@ -1,0 +1,108 @@
+"""The gallery page and the compute of an experiment, from results made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import gallery, spent, suite
+from experiments.small import small
+from experiments.transition import EXPERIMENT, PRESETS, Settings
+from metalearn.errors import RunError
+from metalearn.runs import as_json, create_run
+from metalearn.sweeps import Record, cell_name
+
+
+def rows(settings):
+    """Runs that learn to learn from 2^7 tasks on, each seed a little different."""
+    found = []
+    for cell in EXPERIMENT.cells(settings):
+        gain = {"seen": 0.6 * (cell["exponent"] >= 5), "unseen": 0.6 * (cell["exponent"] >= 7)}
+        row = {"value": gain["unseen"]}
+        for kind, g in gain.items():
+            last = 0.1 + g + 0.001 * cell["seed"]
+            row |= {f"{kind}_first": 0.1, f"{kind}_last": last, f"{kind}_improvement": last - 0.1}
+            row[f"{kind}_curve"] = np.linspace(0.1, last, 50).tolist()
+        found.append((cell, row))
+    return found
+
+
+def result(settings, preset, time="2026-01-01T00:00:00+0000", failed=()):
+    records = [
+        Record(
+            cell_name(c), c, "failed" if i in failed else "done", 0.5, 10, r, 30.0, error="no" if i in failed else None
+        )
+        for i, (c, r) in enumerate(rows(settings))
+    ]
+    made = suite.summary(EXPERIMENT, settings, preset, records) | {"seconds": 90.0, "workers": 2}
+    made["environment"] |= {"time": time, "command": ["/home/somebody/x.py"]}
+    return made
+
+
+def keep(folder, made):
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(made))
+
+
+def test_page_shows_the_largest_preset_with_its_words_and_survives_the_runs(tmp_path, capsys):
+    options = gallery.Options(tmp_path / "runs", tmp_path / "docs")
+    keep(tmp_path / "runs/transition-quick", result(PRESETS["quick"], "quick", "2026-02-02T00:00:00+0000"))
+    keep(tmp_path / "runs/transition-standard", result(Settings(), "standard", failed=[3]))
+    keep(tmp_path / "runs/transition-mine", result(Settings(seeds=1), "standard", "2026-03-03T00:00:00+0000"))
+    page = gallery.write(options).read_text()
+    assert "transition: standard, reproduced" in capsys.readouterr().out
+    words = EXPERIMENT.summarise(Settings(), [{**c, **r} for c, r in rows(Settings())])["words"]
+    assert f"**Reproduced.** {words}." in page
+    assert "`python -m experiments.transition standard`; 61 runs, 1 of them failed." in page
+    assert "- Time: 1m30s; 30m30s of single workers in all" in page
+    assert f"- Claim: {EXPERIMENT.claim}." in page
+    assert "Not run yet: phase_diagram, state_size, plateau, generalisation, mechanism." in page
+    assert (tmp_path / "docs/transition.png").read_bytes()[:4] == b"\x89PNG"
+    copy = (tmp_path / "docs/results/transition.json").read_text()
+    assert "somebody" not in copy
+    (tmp_path / "runs").rename(tmp_path / "gone")  # from the copy alone, the same page
+    assert gallery.write(options).read_text() == page
+
+
+def test_settings_of_ones_own_are_said(tmp_path):
+    options = gallery.Options(tmp_path / "runs", tmp_path / "docs")
+    keep(tmp_path / "runs/transition-mine", result(Settings(seeds=1), "standard"))
+    assert "standard`, with seeds 1; 47 runs." in gallery.write(options).read_text()
+
+
+def test_nothing_to_show_and_another_version(tmp_path):
+    options = gallery.Options(tmp_path / "runs", tmp_path / "docs")
+    with pytest.raises(RunError, match=r"run one first, such as python -m experiments\.transition quick"):
+        gallery.write(options)
+    keep(tmp_path / "runs/transition-quick", {**result(PRESETS["quick"], "quick"), "format": 0})
+    with pytest.raises(RunError, match="another version \\(format 0, this one reads 1\\)"):
+        gallery.write(options)
+    assert not (tmp_path / "docs").exists()
+
+
+def test_operations_of_all_cells(tmp_path, monkeypatch):
+    settings = Settings((0, 3), 1, (7,), 2)
+    made = as_json(result(settings, "quick"))
+    made["rows"].pop()  # a cell that failed
+    keep(tmp_path / "x", made)
+    for cell in EXPERIMENT.cells(settings)[:-1]:
+        run = create_run(tmp_path / "x/cells" / cell_name(cell), {})
+        run.metrics.write_text("".join(json.dumps({"step": s, "loss": 1.0}) + "\n" for s in (50, 100)))
+    monkeypatch.setattr(spent, "flops_per_step", lambda config: 1e3 if config.task.num_tasks > 1 else None)
+    monkeypatch.setattr(spent, "peak_flops", lambda dtype: 1e4)
+    found = spent.spent(tmp_path / "x")
+    assert found["flops"] == 2 * 100 * 1e3 and found["uncounted"] == 1
+    assert found["share"] == pytest.approx(2e5 / (4 * 30.0 / 2) / 1e4)
+    assert (
+        spent.told(found)
+        == "2e+05 operations in 1m00s of 2 workers, 33.3 % of the machine's peak; 1 runs are not counted"
+    )
+
+
+def test_configurations_that_differ_in_data_alone_are_counted_once():
+    spent._flops_per_step.cache_clear()
+    flops = {spent.flops_per_step(small(seed, 100, width=8, num_tasks=tasks)) for seed, tasks in ((0, 2), (1, 64))}
+    assert len(flops) == 1 and spent._flops_per_step.cache_info().misses == 1
+    # 64 sequences of 50 tokens: at least the products with the weights, thrice for forward and backward
+    weights = 42 * 8 + 2 * (4 * 8 * 16 + 8 * 8 * 8) + 8 * 10
+    assert flops.pop() > 3 * 2 * 64 * 50 * 0.9 * weights
