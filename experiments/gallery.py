@@ -87,7 +87,7 @@ def section(experiment: Experiment, result: dict[str, Any]) -> str:
             "",
             f"![{name}]({name}.png)",
             "",
-            f"**{summary['verdict'].capitalize()}.** {summary['words']}.",
+            f"**{summary['verdict'].capitalize()}.** {summary['words'][0].upper()}{summary['words'][1:]}.",
             "",
             f"- Claim: {result['claim']}.",
             f"- Command: `python -m experiments.{name} {result['preset']}`{other}; {result['cells']} runs{failed}.",

@@ -52,7 +52,7 @@ def test_page_shows_the_largest_preset_with_its_words_and_survives_the_runs(tmp_
     page = gallery.write(options).read_text()
     assert "transition: standard, reproduced" in capsys.readouterr().out
     words = EXPERIMENT.summarise(Settings(), [{**c, **r} for c, r in rows(Settings())])["words"]
-    assert f"**Reproduced.** {words}." in page
+    assert f"**Reproduced.** {words[0].upper()}{words[1:]}." in page
     assert "`python -m experiments.transition standard`; 61 runs, 1 of them failed." in page
     assert "- Time: 1m30s; 30m30s of single workers in all" in page
     assert f"- Claim: {EXPERIMENT.claim}." in page
