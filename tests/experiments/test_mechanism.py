@@ -32,10 +32,11 @@ from experiments.small import published, small
 from metalearn.runs import as_json, finite_or_null
 
 
-@pytest.mark.parametrize("preset, count", [("quick", 5 * 3), ("standard", 6 * 6), ("paper", 6 * 6)])
-def test_presets_have_a_cell_a_seed_and_one_seed_of_everything_first(preset, count):
-    found = mechanism.cells(PRESETS[preset])
-    assert len(found) == len({tuple(c.items()) for c in found}) == count
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_have_a_cell_a_seed_and_one_seed_of_everything_first(preset):
+    found, settings = mechanism.cells(PRESETS[preset]), PRESETS[preset]
+    assert len(found) == len({tuple(c.items()) for c in found}) == len(settings.exponents) * settings.seeds
+    assert [c["exponent"] for c in found[: len(settings.exponents)]] == list(settings.exponents)
     assert [c["seed"] for c in found] == sorted(c["seed"] for c in found)
     assert {c["seed"] for c in mechanism.cells(Settings(seeds=2, first_seed=7))} == {7, 8}
 
