@@ -197,12 +197,11 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
         verdict = "not reproduced" if not good else "beyond" if over_best[NEW][1] > 0 else "reproduced"
         each = ", ".join(f"{k} {ours[k][0]:+.3f}" for k in new)
         words = (
-            f"over {len(new)} data sets that were never met, the mean lead over {SGD} is {_told(ours[NEW])} for the "
-            f"Transformer ({each}; behind on {', '.join(behind) or 'none'})"
+            f"mean lead over {SGD} on {len(new)} data sets never met: Transformer {_told(ours[NEW])} ({each}; "
+            f"behind on {', '.join(behind) or 'none'})"
         )
-        others = (f"{_told(leads[n][NEW])} for the {SHOWN[n][0]}" for n in LEARNERS[1:] if n in leads)
-        words = ", ".join([words, *others])
-        words += f"; the Transformer's over the best of the references, {best}, is {_told(over_best[NEW])}"
+        words = ", ".join([words, *(f"{SHOWN[n][0]} {_told(leads[n][NEW])}" for n in LEARNERS[1:] if n in leads)])
+        words += f"; the Transformer's lead over {best}, the best of the references, is {_told(over_best[NEW])}"
     return {
         "verdict": verdict,
         "words": words,

@@ -71,8 +71,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for name, found in curves.items():
         style, color = ("-", SHOWN[name][1]) if name in SHOWN else MARKS[name]
         label = SHOWN[name][0] if name in SHOWN else name
-        width = 1.8 if name in SHOWN else 1.2
-        right.plot(np.mean(found, 0), style, color=color, linewidth=width, label=label)
+        look = {"linewidth": 1.8, "marker": SHOWN[name][2], "markevery": [-1]} if name in SHOWN else {"linewidth": 1.2}
+        right.plot(np.mean(found, 0), style, color=color, label=label, **look)
     right.set_xlabel("examples seen")
     right.set_title("mean over data sets never met in meta-training", fontsize=9)
     for ax in (left, right):

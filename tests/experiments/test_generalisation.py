@@ -127,7 +127,7 @@ def test_summary_of_hand_made_rows():
     assert best["reference"] == "1-NN" and best[NEW] == pytest.approx(mean_interval([0.03, 0.035, 0.04]))
     assert list(found["points"]) == ["transformer", "vsml", "lstm", SGD, "1-NN", "ridge"]
     assert found["missing"] == {"mnist": "not there"} and found["home"] == "digits"
-    assert found["verdict"] == "beyond" and "the mean lead over online SGD is +0.070 [" in found["words"]
+    assert found["verdict"] == "beyond" and "never met: Transformer +0.070 [" in found["words"]
     assert "(a +0.120, b +0.020; behind on none)" in found["words"]
 
 
