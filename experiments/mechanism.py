@@ -58,7 +58,7 @@ class Settings:
 
 
 PRESETS = {
-    "quick": Settings((5, 6, 7, 8, 14), 3, steps=1000, sequences=128),
+    "quick": Settings((5, 7, 8, 14), 3, steps=800, sequences=128),
     "standard": Settings(),
     "paper": Settings((6, 10, 12, 13, 14, 24), 6, 0, 256, 50_000, 256, "published"),
 }

@@ -148,9 +148,9 @@ def replaced(
     near, found = {kind: similarity(xs, kind) for kind in SIMILARITIES}, []
     inputs, labels = jnp.asarray(xs), jnp.asarray(ys)
     for layer in range(config.layers):
-        change = jax.jit(
-            lambda kernels, layer=layer: predictions_with(
-                signature, config, theta, inputs, labels, layer, kernels
+        change = jax.jit(  # theta is an argument, so that all cells find one compiled program
+            lambda theta, xs, ys, kernels, layer=layer: predictions_with(
+                signature, config, theta, xs, ys, layer, kernels
             ).argmax(-1)
         )
         best = [max(SIMILARITIES, key=lambda k: read.explained[k][layer, head]) for head in range(config.heads)]
@@ -160,7 +160,10 @@ def replaced(
             ),
             "equal": kernel_weights(np.zeros_like(near["cosine"]), 1.0)[:, None],
         }
-        got = {name: np.asarray(change(jnp.asarray(value, jnp.float32))) for name, value in kernels.items()}
+        got = {
+            name: np.asarray(change(theta, inputs, labels, jnp.asarray(value, jnp.float32)))
+            for name, value in kernels.items()
+        }
         found.append(
             {
                 name: {

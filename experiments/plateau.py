@@ -8,8 +8,8 @@ here: that bias annealed away, shorter contexts first, and a token that holds an
 Every meta-training is measured on unseen, unbiased tasks, and ends when it has left chance or at a maximum of steps. A
 run that is still at chance then is censored: its length is known to be longer, and is never averaged as if it were not.
 
-    python -m experiments.plateau quick       # minutes on two cores
-    python -m experiments.plateau standard    # most of an hour
+    python -m experiments.plateau quick       # about 10 minutes on two cores
+    python -m experiments.plateau standard    # more than an hour
     python -m experiments.plateau paper       # the published size, for an accelerator
 """
 
@@ -84,7 +84,7 @@ class Settings:
 
 
 PRESETS = {
-    "quick": Settings(("unbiased", "biased", "pair"), batches=(), batch_steps=()),
+    "quick": Settings(("unbiased", "biased", "pair"), steps=9000, batches=(), batch_steps=()),
     "standard": Settings(),
     "paper": Settings(
         steps=50_000,
@@ -123,6 +123,7 @@ def config(settings: Settings, cell: Cell) -> TrainConfig:
     optimizer = OptimizerConfig(1e-3, warmup=min(200, steps // 5), clip=1.0) if is_small else OptimizerConfig(1e-3)
     common: dict[str, Any] = {"tasks": batch, "optimizer": optimizer, "evaluate_every": settings.evaluate_every}
     common |= {"eval_tasks": 32, "eval_sequences": 4, "checkpoint_every": 20 * settings.evaluate_every}
+    common["steps_per_call"] = min(50, settings.evaluate_every)  # evaluations are at the end of a call
     made = (small if is_small else published)(seed, steps, settings.width, None, **common)
     made = dataclasses.replace(made, learner=dataclasses.replace(made.learner, token="paper"))
     return _intervened(made, settings, condition)
@@ -171,7 +172,8 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     A run that was still at chance when it ended is longer than any number here. A median on such a run is only known
     to be above its maximum, and is not a number; where the control's is, the ratio to it is an upper bound, taken at
     the maximum. Reproduced: the median of the 90 %-biased runs is at most half of the unbiased ones'. Beyond: also the
-    median of the pair token is at most a fifth. Open: there are no runs to say so.
+    median of the pair token is at most a fifth. Open: there are no runs to say so, or nothing but an upper bound above
+    a half is known of the ratio.
     """
     by = {c: [r for r in rows if r["condition"] == c and r["batch"] == settings.tasks] for c in CONDITIONS}
     by = {c: group for c, group in by.items() if group}
@@ -192,7 +194,7 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     ratios = {c: point["ratio"][0] for c, point in found.items() if point["ratio"]}
     verdict = "open"
     if "biased" in ratios:
-        verdict = "reproduced" if ratios["biased"] <= HALF else "not reproduced"
+        verdict = "reproduced" if ratios["biased"] <= HALF else "open" if bound else "not reproduced"
         if verdict == "reproduced" and ratios.get("pair", np.inf) <= FIFTH:
             verdict = "beyond"
     of_batch = {r["batch"]: [] for r in sorted(rows, key=lambda r: r["batch"]) if r["condition"] == "unbiased"}
