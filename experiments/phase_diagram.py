@@ -26,6 +26,9 @@ from metalearn.pictures import new_figure, save
 from metalearn.sweeps import Cell, grid
 from metalearn_models.mlp import MLPConfig
 
+RATE = 1e-2
+"""Peak learning rate of the Transformers in the small setting. Chosen with seed 1000, which is reported nowhere, on
+tasks that never repeat: better than 3e-3 at widths 16, 64 and 96, and narrow ones leave chance in half the steps."""
 PHASES = ("nothing learned", "task memorisation", "task identification", "learning to learn")
 """The paper's words in its second version, and one for models that are too small or runs that are too short."""
 LETTERS: dict[str, str] = dict(zip(PHASES, "-MIL", strict=True))
@@ -78,7 +81,10 @@ def config(settings: Settings, cell: Cell) -> TrainConfig:
     if cell["learner"] == "mlp":
         base = build(seed, settings.steps, num_tasks=2**exponent)
         return dataclasses.replace(base, learner=MLPConfig(hidden=width))
-    return build(seed, settings.steps, width, num_tasks=2**exponent)
+    found = build(seed, settings.steps, width, num_tasks=2**exponent)
+    if settings.size == "published":
+        return found
+    return dataclasses.replace(found, optimizer=dataclasses.replace(found.optimizer, learning_rate=RATE))
 
 
 def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
