@@ -1,5 +1,6 @@
 """The phase diagram: cells, configurations, phases by rule, summaries of hand-made rows, pictures of partial ones."""
 
+import dataclasses
 import json
 import math
 
@@ -31,11 +32,13 @@ def test_presets_have_a_cell_a_seed_and_one_of_the_control(preset, count):
 def test_configurations():
     cell = {"learner": "transformer", "width": 16, "exponent": 7, "seed": 1}
     found = phase_diagram.config(Settings(), cell)
-    assert found == small(1, 2500, 16, 128)
+    plain = small(1, 2500, 16, 128)
+    assert found.optimizer.learning_rate == phase_diagram.RATE
+    assert dataclasses.replace(found, optimizer=plain.optimizer) == plain
     assert (found.seed, found.task.seed, found.task.num_tasks, found.learner.width) == (1, 1, 128, 16)
     control = phase_diagram.config(Settings(), {**cell, "learner": "mlp"})
     assert control.learner == MLPConfig(hidden=16)
-    assert (control.seed, control.task, control.steps, control.optimizer) == (1, found.task, 2500, found.optimizer)
+    assert (control.seed, control.task, control.steps, control.optimizer) == (1, plain.task, 2500, plain.optimizer)
     paper = phase_diagram.config(PRESETS["paper"], {**cell, "width": 512})
     assert (paper.learner.width, paper.data.source, paper.task.num_tasks, paper.steps) == (512, "mnist", 128, 50_000)
 
