@@ -272,6 +272,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     middle.set_yticks(range(len(present)), [CONDITIONS[c][0] for c in present])
     middle.set_ylim(len(present) - 0.5, -0.5)
     middle.set_xscale("log")
+    _plain_steps(middle.xaxis)
     middle.set_xlabel("outer steps until chance is left")
     middle.set_title("a dot a run, bar: median;\nopen: still at chance at its last step", fontsize=9)
     if with_batches:
@@ -292,10 +293,20 @@ def _draw_batches(ax: Any, result: dict[str, Any]) -> None:
     batches = [int(b) for b in result["summary"]["batches"]]
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
+    _plain_steps(ax.yaxis)
     ax.set_xticks(batches, [str(b) for b in batches])
     ax.set_xlabel("tasks an outer step")
     ax.set_ylabel("outer steps until chance is left")
     ax.set_title("unbiased tasks;\nline: power law fitted to batches without open dots", fontsize=9)
+
+
+def _plain_steps(axis: Any) -> None:
+    """Ticks at 1, 2, 5, 10, ..., written out: less than a decade has no others, and powers would overlap."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _dot(ax: Any, x: float, y: float, row: Row, condition: str) -> None:
