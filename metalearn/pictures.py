@@ -196,7 +196,8 @@ def draw_sweep(ax: Any, field: str, points: Sequence[tuple[Any, float, str]]) ->
         ax.set_xticks(range(len(texts)), texts)
     ax.set_xlabel(field)
     ax.set_ylabel("value")
-    ax.legend(fontsize=8, frameon=False)
+    if points:
+        ax.legend(fontsize=8, frameon=False)
 
 
 def _number(value: Any) -> float | None:

@@ -21,6 +21,7 @@ from metalearn.errors import RunError, unknown_name
 from metalearn.files import write_atomically
 from metalearn.pictures import draw_sweep, new_figure, save
 from metalearn.progress import Quiet
+from metalearn.runs import as_json, finite_or_null
 from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_name, grid, run_sweep, sampled
 from metalearn.sweeps.study import storage_url
 from metalearn_tasks.regression import RegressionConfig
@@ -31,8 +32,8 @@ class SweepCommand:
     """Meta-train many configurations: metalearn sweep [PRESET] --grid FIELD=VALUE,VALUE,... [options].
 
     A FIELD is any option of `metalearn train PRESET`, without its dashes in front: learner.width,
-    optimizer.learning-rate, task.num-tasks, seed. The same command goes on with what is left, here or, with the same
-    --storage and a folder that all can reach, on any number of machines at once. Example:
+    optimizer.learning-rate, task.num-tasks. The same command with the same --out goes on with what is left, here or,
+    with the same --storage and a folder that all can reach, on any number of machines at once. Example:
 
         metalearn sweep digits --grid learner.width=32,64 task.num-tasks=64,512 --seeds 3 --steps 1000 --out runs/widths
     """
@@ -44,12 +45,13 @@ class SweepCommand:
     """FIELD=LOW..HIGH, uniform; FIELD=LOW..HIGH:log, uniform in the logarithm; whole numbers where both ends are
     written so; or FIELD=VALUE,VALUE,...: --trials draws of all of them."""
     trials: int = 20
-    """With --random: number of draws; each is run with every combination of --grid and every seed."""
+    """With --random: number of draws, equal ones counted once; each is run with every combination of --grid and every
+    seed."""
     seeds: int = 1
     """Runs of each configuration, with seeds from --seed on."""
     halving: bool = False
-    """Asynchronous successive halving: stop runs that are behind at 1/9 and 1/3 of their steps, two of three each
-    time."""
+    """Asynchronous successive halving: stop runs that are behind at their first evaluation after 1/9 and after 1/3 of
+    --steps, two of three each time; --evaluate-every should be no more than 1/9 of them."""
     out: Path | None = None
     """Folder of the sweep and its runs; none: runs/sweep-PRESET-DATE-TIME."""
     storage: str | None = None
@@ -107,6 +109,7 @@ def cells_of(command: SweepCommand) -> list[Cell]:
     if not fixed and not free and command.seeds == 1:
         raise ValueError("nothing is swept: give --grid FIELD=VALUE,VALUE, --random FIELD=LOW..HIGH or --seeds N")
     draws = sampled(free, command.trials, command.config.seed) if free else [{}]
+    draws = list({cell_name(draw): draw for draw in draws}.values())  # short lists are drawn from more than once
     seeds = [command.config.seed + i for i in range(command.seeds)]
     return [{**draw, **point, "seed": seed} for seed in seeds for draw in draws for point in grid(fixed)]
 
@@ -119,7 +122,7 @@ def configured(base: TrainConfig, cell: Cell) -> TrainConfig:
     """
     words = [word for field, value in cell.items() for word in (f"--{field}", str(value))]
     try:
-        return tyro.cli(TrainConfig, default=base, args=words, prog="metalearn sweep: a cell,")
+        return tyro.cli(TrainConfig, default=base, args=words, prog="metalearn train")
     except SystemExit as error:
         raise ValueError(f"the cell {cell_name(cell)} cannot be configured: {' '.join(words)} (see above)") from error
 
@@ -131,7 +134,7 @@ def run_trial(values: Mapping[str, Any], out: Path, cell: Cell, report: Report) 
     sign = -1.0 if isinstance(config.task, RegressionConfig) else 1.0  # an error is to be small
 
     def evaluated(step: int, numbers: dict[str, float]) -> None:
-        report(step, sign * numbers["unseen_score"], numbers)
+        report(step, sign * numbers["unseen_score"], numbers, final=step >= config.steps)
 
     resume = (folder / "config.json").exists()
     result, _ = meta_train(config, folder, resume=resume, progress=Quiet(stream=_NOWHERE), evaluated=evaluated)
@@ -159,13 +162,14 @@ def summarised(found: Sequence[Record]) -> list[dict[str, Any]]:
     """One row a configuration, the best first: its values, mean and range of its seeds, how many ended and how."""
     groups: dict[str, list[Record]] = {}
     for record in found:
-        groups.setdefault(cell_name({k: v for k, v in record.cell.items() if k != "seed"}), []).append(record)
+        values = {k: v for k, v in record.cell.items() if k != "seed"}
+        groups.setdefault(cell_name(values) if values else "as configured", []).append(record)
     rows = []
     for name, group in groups.items():
         values = [r.value for r in group if r.state == "done" and r.value is not None]
         states = {state: sum(r.state == state for r in group) for state in ("done", "stopped early", "failed")}
         mean = float(np.mean(values)) if values else None
-        rows.append({"name": name or "as configured", "mean": mean, "values": values, **states})
+        rows.append({"name": name, "mean": mean, "values": values, **states})
     return sorted(rows, key=lambda row: -np.inf if row["mean"] is None else row["mean"], reverse=True)
 
 
@@ -189,6 +193,9 @@ def main(argv: Sequence[str]) -> None:
         raise unknown_name("preset", preset, PRESETS)
     config = PRESETS[preset][1]
     config = config if learner is None else with_learner(config, learner)
+    for option in ("--grid", "--random"):  # tyro would take the last one alone
+        if sum(word == option or word.startswith(option + "=") for word in words) > 1:
+            raise ValueError(f"{option} is there twice: name all its fields behind one, {option} FIELD=... FIELD=...")
     command = tyro.cli(SweepCommand, default=SweepCommand(config), args=words, prog="metalearn sweep")
     out = command.out or Path("runs") / f"sweep-{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     cells = cells_of(command)
@@ -196,13 +203,15 @@ def main(argv: Sequence[str]) -> None:
         configured(command.config, {field: value})  # what cannot be configured is refused before anything is run
     prepare(configured(command.config, cells[0]))
     steps = command.config.steps
-    plan = Plan(out.name, {"command": "metalearn sweep", "config": to_json(command.config)}, cells)
+    plan = Plan(out.resolve().name, {"command": "metalearn sweep", "config": to_json(command.config)}, cells)
     run = partial(run_trial, to_json(command.config), out)
     halving = Halving(max(1, steps // 9)) if command.halving else None
     url = storage_url(command.storage, out)
     found = run_sweep(plan, url, run, workers=command.workers, compiled=out / "compiled", halving=halving)
     rows = summarised(found)
-    result = {"sweep": out.name, "cells": len(found), "configurations": rows, "records": [r._asdict() for r in found]}
+    told = [r._asdict() for r in found]
+    result = finite_or_null(as_json({"sweep": plan.name, "cells": len(found), "configurations": rows, "records": told}))
+    out.mkdir(parents=True, exist_ok=True)  # others may have run everything, elsewhere
     write_atomically(out / "sweep.json", (json.dumps(result, indent=1) + "\n").encode())
     figure, panels = new_figure(columns=max(1, len(swept(cells))), width=3.6)
     for ax, field in zip(panels, swept(cells) or ["seed"], strict=True):

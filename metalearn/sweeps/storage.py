@@ -54,7 +54,7 @@ def open_storage(url: str, heartbeat: int, grace: int) -> Any:
             if not half_made or tried == _TRIES:
                 raise
             time.sleep(random.uniform(0.05, 0.3))
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # of another version; a port that is no number
             raise RunError(f"the storage {_without_password(url)} cannot be used: {error}") from error
     if sqlite:
         _one_at_a_time(storage.engine)
@@ -106,5 +106,5 @@ def _without_password(url: str) -> str:
 
     try:
         return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         return repr(url.rpartition("@")[2])

@@ -91,7 +91,7 @@ def open_sweep(
                 study.set_user_attr("plan", values)
             elif "plan" not in study.user_attrs:  # it was not begun by another worker just now
                 raise RunError(
-                    f"the storage holds a study {plan.name!r} that is no sweep of metalearn: name yours another"
+                    f"the storage holds a study {plan.name!r} that is no sweep of metalearn: give yours another name"
                 )
         found = study.user_attrs["plan"]  # of two workers that come at once, the last to write
         _check_same_plan(plan.name, found, values, study.get_trials(deepcopy=False), cells)

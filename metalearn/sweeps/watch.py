@@ -40,7 +40,7 @@ def default_watch(stream: TextIO | None = None) -> Watch:
 
 
 class Lines:
-    """`12/40  tasks-64,seed-1: done, .123 after 45s; 4m10s left`, a line a cell that ended."""
+    """`12/40  tasks-64,seed-1: done, 0.123 after 45s; 4m10s left`, a line a cell that ended."""
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = sys.stderr if stream is None else stream

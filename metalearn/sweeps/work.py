@@ -21,8 +21,16 @@ class Report:
         self._trial, self._seen = trial, set[int]()
         self.latest: dict[str, Any] = {}
 
-    def __call__(self, step: int, value: float, numbers: Mapping[str, Any] | None = None) -> None:
+    def __call__(
+        self, step: int, value: float, numbers: Mapping[str, Any] | None = None, *, final: bool = False
+    ) -> None:
         """Tell the value reached at a step; the last `numbers` are kept as the result of a run that is stopped early.
+
+        Args:
+            step: how far the run is.
+            value: what it is compared by.
+            numbers: what else is known of it.
+            final: this was the last step, and there is nothing left to stop.
 
         Raises:
             optuna.TrialPruned: the sweep halves, and this run is behind.
@@ -34,7 +42,7 @@ class Report:
             return
         self._seen.add(step)
         self._trial.report(value, step)
-        if self._trial.should_prune():
+        if not final and self._trial.should_prune():
             raise optuna.TrialPruned(f"behind others at step {step}")
 
 
@@ -71,6 +79,9 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
             # two workers came for the last cell, or two planned the same one
             trial.set_user_attr("spare", True)
             raise optuna.TrialPruned("spare")
+        # Before it is said whose it is (see `_fail_the_dead`), and not only by the thread that may come too late:
+        # without a sign of life optuna would never hold it for dead.
+        sweep.study._storage.record_heartbeat(trial._trial_id)
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
         report = Report(trial)
         try:

@@ -91,9 +91,9 @@ def default_workers() -> int:
 
 def keep_compiled(folder: Path | None) -> None:
     """Keep programs that took time to compile in a folder, where other processes find them."""
-    import jax
-
     if folder is not None:
+        import jax
+
         folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -145,8 +145,8 @@ def _with_processes(
 def _worker(plan: Plan, url: str, run: Run, join: Any, cores: Sequence[int] | None, compiled: Path | None) -> None:
     if cores is not None:
         os.sched_setaffinity(0, cores)  # before JAX counts them
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     keep_compiled(compiled)
     try:
         work(join(plan, url, again=False), run)
@@ -159,7 +159,7 @@ def _stop_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored by what a script started in the background
 
 
 def _leave(number: int, frame: Any) -> None:
