@@ -106,7 +106,7 @@ def test_two_that_plan_and_work_at_once_share_the_cells(tmp_path):
     assert Counter(r.worker for r in found).total() == 12 and len({r.worker for r in found}) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # test_sweeps.py has the rule; this is 15 seconds of waiting for the dead
 def test_a_cell_that_kills_its_worker_each_time_is_given_up_and_the_others_are_run(tmp_path):
     run = partial(cells.fatal, tmp_path)
     watch = cells.Recorded()
