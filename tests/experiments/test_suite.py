@@ -364,6 +364,7 @@ def test_workers_leave_the_memory_to_a_process_of_its_own_and_share_it(monkeypat
             return future
 
     asked = []
+    monkeypatch.setattr(memory_check, "largest", list)
     monkeypatch.setattr(memory_check, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(memory_check, "available_bytes", lambda devices: 1000)
     monkeypatch.setattr(memory_check, "check_fits", lambda config, available: asked.append(available))
