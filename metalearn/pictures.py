@@ -179,6 +179,8 @@ def draw_sweep(ax: Any, field: str, points: Sequence[tuple[Any, float, str]]) ->
         field: its name.
         points: the run's value of the field, what it reached, and its state: runs that were stopped early are hollow.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     numbers = [x for x in (_number(p[0]) for p in points) if x is not None]
     texts = list(dict.fromkeys(str(x) for x, _, _ in points))
     numeric = bool(points) and len(numbers) == len(points)
@@ -192,12 +194,17 @@ def draw_sweep(ax: Any, field: str, points: Sequence[tuple[Any, float, str]]) ->
             )
     if numeric and min(xs) > 0 and max(xs) >= 8 * min(xs):
         ax.set_xscale("log")
-    if not numeric:
+        few = max(xs) < 40 * min(xs)  # one label a decade would be one or none
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    if numeric and len(texts) <= 6:  # a grid: its values as they were written
+        ax.set_xticks([float(text) for text in texts], texts)
+    elif not numeric:
         ax.set_xticks(range(len(texts)), texts)
     ax.set_xlabel(field)
     ax.set_ylabel("value")
-    if points:
-        ax.legend(fontsize=8, frameon=False)
+    if points:  # above the axes, where no run is
+        ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
 def _number(value: Any) -> float | None:

@@ -100,6 +100,9 @@ def test_the_picture_shows_what_there_is(count):
     drawn = np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections]) if count else np.empty((0, 2))
     assert sorted(map(tuple, drawn.tolist())) == [(2.0**i, pytest.approx(0.1 * i)) for i in range(count)]
     assert (ax.get_legend() is not None) == (count > 0)
+    if count:
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == [point[0] for point in points]
+        assert ax.get_xscale() == ("log" if count == 4 else "linear")
 
 
 @pytest.mark.parametrize(("task", "score", "sign"), [("digits", "unseen_accuracy", 1), ("linear", "unseen_error", -1)])
