@@ -88,6 +88,7 @@ def fused_attention(
     # The tokens to the left and to the right of a query's own. A window that leaves nothing out is no window, so that
     # both run the same kernel.
     local = None if window is None or window >= q.shape[1] else (window - 1, 0)
-    return jax.nn.dot_product_attention(
-        q, k, v, scale=1.0, is_causal=True, local_window_size=local, implementation="cudnn" if cudnn else None
-    )
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own function does not hold to its strict mode
+        return jax.nn.dot_product_attention(
+            q, k, v, scale=1.0, is_causal=True, local_window_size=local, implementation="cudnn" if cudnn else None
+        )
