@@ -10,6 +10,9 @@ import numpy as np
 from experiments.statistics import bootstrap
 from experiments.suite import Row
 
+LEVEL = 0.25
+"""Accuracy on unseen tasks, over the last 10 positions, above which a run has left chance, which is .1."""
+
 
 def lengths(rows: Sequence[Row], censored: Literal["infinite", "maximum"] = "infinite") -> list[float]:
     """Steps after which each run left chance; for one that had not, infinity, or the steps it was given."""

@@ -286,7 +286,7 @@ def tiny(settings, cell):
     )  # fmt: skip
 
 
-def test_runs_end_where_they_leave_chance(tmp_path, monkeypatch, compiled):
+def test_runs_end_where_they_leave_chance_and_are_not_run_again(tmp_path, monkeypatch, compiled):
     monkeypatch.setattr(suite, "load", lambda module: plateau.EXPERIMENT._replace(config=tiny))
     for level, condition, steps, left in ((2.0, "unbiased", [1, 2, 3, 4], None), (-1.0, "biased", [1], 1)):
         settings = Settings((condition,), 1, steps=4, tasks=2, batches=(), batch_steps=(), evaluate_every=1)
@@ -302,3 +302,13 @@ def test_runs_end_where_they_leave_chance(tmp_path, monkeypatch, compiled):
         assert result["summary"]["ratio_is_bound"] == (left is None)
         assert result["summary"]["verdict"] == "open", "one condition alone"
         assert result["failed"] == {} and (out / "plateau.png").exists() and plateau.table(result) != ""
+
+    def never(*args, **kwargs):
+        raise AssertionError("a run that has left chance is run again")
+
+    monkeypatch.setattr(suite, "meta_train", never)
+    assert suite.run("experiments.plateau", settings, out, workers=0, watch=Unwatched())["rows"] == [row]
+    for path in (*out.glob("sweep.db*"), out / "result.json"):  # as if killed before either said so
+        path.unlink()
+    again = suite.run("experiments.plateau", settings, out, workers=0, watch=Unwatched())
+    assert again["rows"] == [row] and again["failed"] == {}
