@@ -20,20 +20,18 @@ meta-training lasts would decide, and not what can be learned.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 
-from experiments.small import CHANCE, ends, published, small
-from experiments.statistics import bootstrap, mean_interval, rank_correlation
+from experiments.small import ends, published, small
+from experiments.state_size_correlations import correlations, effect
+from experiments.state_size_picture import CONTROLS, FAMILIES, draw, shown, table
+from experiments.statistics import mean_interval
 from experiments.suite import Experiment, Row, Trained, command
 from metalearn.cli.config import TrainConfig
 from metalearn.cli.recipe import prepare
-from metalearn.pictures import new_figure, save
 from metalearn.sweeps import Cell
 from metalearn_models.lstm import LSTMConfig
 from metalearn_models.outer_lstm import OuterLSTMConfig
@@ -46,7 +44,6 @@ RATES = {"lstm": 1e-2, "outer-lstm": 1e-2, "vsml": 1e-2, "transformer": 3e-3}
 of 3e-3 and 1e-2 for one small member of the family. At the published size all have the paper's."""
 KEY_HEADS = 8
 """Heads of the control that varies the size of keys."""
-FAMILIES, CONTROLS = "families", ("window", "key size", "width")
 ENOUGH = 5
 """Configurations below which there is no verdict."""
 
@@ -210,60 +207,13 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
         verdict = "reproduced" if good else "not reproduced"
         words = (
             f"over {len(several)} configurations of {len({f for _, f in several})} families the rank correlation of "
-            f"accuracy is {_shown(main['state'])} with N_S and {_shown(main['parameters'])} with parameters, "
-            f"difference {_shown(main['difference'])}"
+            f"accuracy is {shown(main['state'])} with N_S and {shown(main['parameters'])} with parameters, "
+            f"difference {shown(main['difference'])}"
         )
         both = found["all"]
-        words += f"; controls included {_shown(both['state'])} and {_shown(both['parameters'])}"
+        words += f"; controls included {shown(both['state'])} and {shown(both['parameters'])}"
     words = "; ".join([words, *(_told(group, e) for group, e in effects.items() if e is not None)])
     return {"verdict": verdict, "words": words, "points": points, "correlations": found, "effects": effects}
-
-
-def correlations(rows: Sequence[Row]) -> dict[str, list[float]]:
-    """Spearman's correlation of accuracy with "state", with "parameters", and their "difference": [value, low, high].
-
-    NaN where there is nothing to rank. Draws of the bootstrap that leave either undefined are left out.
-    """
-    accuracy, names = [r["unseen_last"] for r in rows], [r["learner"] for r in rows]
-    state, parameters = ([float(r[key]) for r in rows] for key in ("state", "parameters"))
-    groups = [[r for r in rows if r["learner"] == name] for name in dict.fromkeys(names)]
-
-    def difference(drawn: list[list[Any]]) -> float:
-        kept = [r for group in drawn[0] for r in group]
-        return _rho(kept, "state") - _rho(kept, "parameters")
-
-    return {
-        "state": rank_correlation(state, accuracy, names),
-        "parameters": rank_correlation(parameters, accuracy, names),
-        "difference": bootstrap([groups], difference),
-    }
-
-
-def _rho(rows: Sequence[Row], key: str) -> float:
-    from scipy import stats
-
-    x, y = ([r[k] for r in rows] for k in (key, "unseen_last"))
-    if len(set(x)) < 2 or len(set(y)) < 2:
-        return float("nan")
-    return float(stats.spearmanr(x, y)[0])  # pyright: ignore[reportArgumentType]
-
-
-def effect(rows: Sequence[Row], points: dict[str, Any]) -> dict[str, Any] | None:
-    """How far accuracy moves from the least to the most of what a control varies; None with a single configuration.
-
-    What varies is whichever of state and parameters spans the larger ratio.
-    """
-    names = list(dict.fromkeys(r["learner"] for r in rows))
-    if len(names) < 2:
-        return None
-    spans = {k: max(points[n][k] for n in names) / min(points[n][k] for n in names) for k in ("state", "parameters")}
-    varied = max(spans, key=lambda k: spans[k])
-    least, most = (pick(names, key=lambda n: points[n][varied]) for pick in (min, max))
-    ends_of = [[r["unseen_last"] for r in rows if r["learner"] == name] for name in (least, most)]
-    moved = bootstrap(ends_of, lambda drawn: float(np.mean(drawn[1]) - np.mean(drawn[0])))
-    if min(map(len, ends_of)) < 2:
-        moved = [moved[0], float("-inf"), float("inf")]
-    return {"varied": varied, "least": least, "most": most, "spans": spans, "moved": moved}
 
 
 def _told(group: str, found: dict[str, Any]) -> str:
@@ -271,79 +221,9 @@ def _told(group: str, found: dict[str, Any]) -> str:
     ratio = found["spans"][other]
     kept = f"equal {other}" if ratio == 1 else f"{other} equal to within {100 * (ratio - 1):.1f} %"
     return (
-        f"control {group}: accuracy moved by {_shown(found['moved'], '+.3f')} when {found['varied']} grew "
+        f"control {group}: accuracy moved by {shown(found['moved'], '+.3f')} when {found['varied']} grew "
         f"{found['spans'][found['varied']]:.3g}-fold at {kept}"
     )
-
-
-def table(result: dict[str, Any]) -> str:
-    """One row a configuration, then the correlations."""
-    lines = [f"{'learner':<34} {'N_S':>8} {'parameters':>10}  accuracy [95 % over seeds]  counts in"]
-    for name, p in sorted(result["summary"]["points"].items(), key=lambda item: (item[1]["family"], item[1]["state"])):
-        shown = f"{_shown(p['accuracy']):<26}"
-        lines.append(f"{name:<34} {p['state']:>8} {p['parameters']:>10}  {shown}  {', '.join(p['groups'])}")
-    lines.append(f"\n{'rank correlation over':<22} {'with N_S':>24} {'with parameters':>24} {'difference':>24}")
-    for group, found in result["summary"]["correlations"].items():
-        lines.append(
-            f"{group:<22}" + "".join(f" {_shown(found[k], '+.2f'):>24}" for k in ("state", "parameters", "difference"))
-        )
-    return "\n".join(lines)
-
-
-def _shown(interval: Sequence[float | None], form: str = ".3f") -> str:
-    value, low, high = (np.nan if v is None else v for v in interval)
-    if not np.isfinite(value):
-        return "undefined"
-    return f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if np.isfinite(low) and np.isfinite(high) else "")
-
-
-def draw(result: dict[str, Any], path: Path) -> None:
-    """The families against N_S and against parameters; accuracy over what each control varies."""
-    figure, axes = new_figure(columns=3, width=3.7, height=4.0)
-    rows, summary = result["rows"], result["summary"]
-    looks = {
-        "lstm": ("LSTM", "#E69F00", "s"),
-        "outer-lstm": ("outer-product LSTM", "#CC79A7", "^"),
-        "vsml": ("VSML", "#009E73", "D"),
-        "transformer": ("Transformer", "#0072B2", "o"),
-    }
-    for ax, key, label in zip(axes, ("state", "parameters"), ("size of the state, N_S", "parameters"), strict=False):
-        for family, (name, color, marker) in looks.items():
-            own = [r for r in rows if r["family"] == family and FAMILIES in r["groups"]]
-            xs, ys = [r[key] for r in own], [r["unseen_last"] for r in own]
-            ax.scatter(xs, ys, s=26, color=color, marker=marker, alpha=0.7, linewidths=0, label=name)
-        others = [r for r in rows if FAMILIES not in r["groups"]]
-        xs, ys = [r[key] for r in others], [r["unseen_last"] for r in others]
-        ax.scatter(xs, ys, s=16, facecolors="none", edgecolors="0.6", linewidths=0.8, zorder=1, label="controls")
-        ax.set_xlabel(label)
-        found = summary["correlations"].get(FAMILIES)
-        shown = "" if found is None else f"rank correlation {_shown(found[key], '.2f')}"
-        ax.set_title(shown, fontsize=9)
-    colors = dict(zip(CONTROLS, ("#D55E00", "#56B4E9", "black"), strict=True))
-    for group, found in summary["effects"].items():
-        if found is None:
-            continue
-        varied = found["varied"]
-        own = sorted((r for r in rows if group in r["groups"]), key=lambda r: r[varied])
-        folds = np.asarray([r[varied] for r in own]) / own[0][varied]
-        values = np.asarray([r["unseen_last"] for r in own])
-        style = "--" if varied == "parameters" else "-"
-        kept = "equal state" if varied == "parameters" else "equal parameters"
-        what = {"window": "state by window", "key size": "state by key size", "width": "parameters by width"}[group]
-        axes[2].scatter(folds, values, s=14, color=colors[group], alpha=0.55, linewidths=0)
-        middle = [(fold, values[folds == fold].mean()) for fold in np.unique(folds)]
-        axes[2].plot(*zip(*middle, strict=True), style, color=colors[group], label=f"{what}, {kept}")
-    axes[2].set_xlabel("times the least")
-    axes[2].set_title("controls, Transformers: one varied alone", fontsize=9)
-    top = max(0.5, 1.08 * max(r["unseen_last"] for r in rows))
-    for ax in axes:
-        ax.set_xscale("log")
-        ax.set_ylim(0, top)
-        ax.axhline(CHANCE, color="0.5", linewidth=0.8, linestyle=":")
-    axes[0].set_ylabel("accuracy on unseen tasks, last 10 positions")
-    handles = [h for ax in (axes[0], axes[2]) for h in ax.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    save(figure, path)
 
 
 def _base(settings: Settings, seed: int) -> TrainConfig:

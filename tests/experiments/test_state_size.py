@@ -9,7 +9,8 @@ import pytest
 
 from experiments import state_size, suite
 from experiments.small import small
-from experiments.state_size import PRESETS, RATES, Settings, config, correlations, effect, equal_ratio, members
+from experiments.state_size import PRESETS, RATES, Settings, config, equal_ratio, members
+from experiments.state_size_correlations import correlations, effect
 from metalearn.cli.recipe import prepare
 from metalearn.learner import Signature
 from metalearn_models.registry import build_learner, learner_name

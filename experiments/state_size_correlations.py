@@ -1,0 +1,58 @@
+"""What goes with accuracy, state or parameters: rank correlations over learners, and the effects of controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.statistics import bootstrap, rank_correlation
+from experiments.suite import Row
+
+
+def correlations(rows: Sequence[Row]) -> dict[str, list[float]]:
+    """Spearman's correlation of accuracy with "state", with "parameters", and their "difference": [value, low, high].
+
+    NaN where there is nothing to rank. Draws of the bootstrap that leave either undefined are left out.
+    """
+    accuracy, names = [r["unseen_last"] for r in rows], [r["learner"] for r in rows]
+    state, parameters = ([float(r[key]) for r in rows] for key in ("state", "parameters"))
+    groups = [[r for r in rows if r["learner"] == name] for name in dict.fromkeys(names)]
+
+    def difference(drawn: list[list[Any]]) -> float:
+        kept = [r for group in drawn[0] for r in group]
+        return _rho(kept, "state") - _rho(kept, "parameters")
+
+    return {
+        "state": rank_correlation(state, accuracy, names),
+        "parameters": rank_correlation(parameters, accuracy, names),
+        "difference": bootstrap([groups], difference),
+    }
+
+
+def _rho(rows: Sequence[Row], key: str) -> float:
+    from scipy import stats
+
+    x, y = ([r[k] for r in rows] for k in (key, "unseen_last"))
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return float("nan")
+    return float(stats.spearmanr(x, y)[0])  # pyright: ignore[reportArgumentType]
+
+
+def effect(rows: Sequence[Row], points: dict[str, Any]) -> dict[str, Any] | None:
+    """How far accuracy moves from the least to the most of what a control varies; None with a single configuration.
+
+    What varies is whichever of state and parameters spans the larger ratio.
+    """
+    names = list(dict.fromkeys(r["learner"] for r in rows))
+    if len(names) < 2:
+        return None
+    spans = {k: max(points[n][k] for n in names) / min(points[n][k] for n in names) for k in ("state", "parameters")}
+    varied = max(spans, key=lambda k: spans[k])
+    least, most = (pick(names, key=lambda n: points[n][varied]) for pick in (min, max))
+    ends_of = [[r["unseen_last"] for r in rows if r["learner"] == name] for name in (least, most)]
+    moved = bootstrap(ends_of, lambda drawn: float(np.mean(drawn[1]) - np.mean(drawn[0])))
+    if min(map(len, ends_of)) < 2:
+        moved = [moved[0], float("-inf"), float("inf")]
+    return {"varied": varied, "least": least, "most": most, "spans": spans, "moved": moved}
