@@ -23,7 +23,10 @@ def storage_url(storage: str | None, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the folder of the sweep: {error}") from error
-    return f"sqlite:///{folder / 'sweep.db'}"
+    path = str(folder / "sweep.db")
+    for sign in "%?{}":  # signs that mean something in a URL, or in optuna's template of one
+        path = path.replace(sign, f"%{ord(sign):02X}")
+    return f"sqlite:///{path}"
 
 
 def open_storage(url: str, heartbeat: int, grace: int) -> Any:

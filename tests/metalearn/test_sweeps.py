@@ -250,6 +250,12 @@ def test_storages_that_cannot_be_used_are_named_without_their_password(tmp_path,
     assert storage_url("a URL", tmp_path / "not made") == "a URL" and not (tmp_path / "not made").exists()
 
 
+def test_a_folder_may_have_any_name(tmp_path):
+    folder = tmp_path / "what? 20%20 {x} #ä"
+    open_sweep(cells.plan(1), storage_url(None, folder))
+    assert list(tmp_path.rglob("*.db")) == [folder / "sweep.db"]
+
+
 def test_a_server_that_refuses_is_named_without_its_password():
     import sqlalchemy.exc
 
