@@ -17,7 +17,7 @@ from metalearn_models.mlp import MLPConfig
 
 @pytest.mark.parametrize(
     "preset, count",
-    [("quick", 2 * 4 * 9 + 2 * 9), ("standard", 2 * 6 * 12 + 4 * 12), ("paper", 3 * 9 * 12 + 5 * 12)],
+    [("quick", 2 * 4 * 9 + 2 * 9), ("standard", 2 * 3 * 7 + 2 * 7), ("paper", 3 * 9 * 12 + 5 * 12)],
 )
 def test_presets_have_a_cell_a_seed_and_one_of_the_control(preset, count):
     settings = PRESETS[preset]
@@ -26,19 +26,19 @@ def test_presets_have_a_cell_a_seed_and_one_of_the_control(preset, count):
     assert {c["seed"] for c in found if c["learner"] == "mlp"} == {0}
     assert [c["seed"] for c in found] == sorted(c["seed"] for c in found)
     without = phase_diagram.cells(Settings(mlp_widths=()))
-    assert {c["learner"] for c in without} == {"transformer"} and len(without) == 2 * 6 * 12
+    assert {c["learner"] for c in without} == {"transformer"} and len(without) == 2 * 3 * 7
 
 
 def test_configurations():
     cell = {"learner": "transformer", "width": 16, "exponent": 7, "seed": 1}
     found = phase_diagram.config(Settings(), cell)
-    plain = small(1, 2500, 16, 128)
+    plain = small(1, 8000, 16, 128)
     assert found.optimizer.learning_rate == phase_diagram.RATE
     assert dataclasses.replace(found, optimizer=plain.optimizer) == plain
     assert (found.seed, found.task.seed, found.task.num_tasks, found.learner.width) == (1, 1, 128, 16)
     control = phase_diagram.config(Settings(), {**cell, "learner": "mlp"})
     assert control.learner == MLPConfig(hidden=16)
-    assert (control.seed, control.task, control.steps, control.optimizer) == (1, plain.task, 2500, plain.optimizer)
+    assert (control.seed, control.task, control.steps, control.optimizer) == (1, plain.task, 8000, plain.optimizer)
     paper = phase_diagram.config(PRESETS["paper"], {**cell, "width": 512})
     assert (paper.learner.width, paper.data.source, paper.task.num_tasks, paper.steps) == (512, "mnist", 128, 50_000)
 
@@ -139,11 +139,29 @@ def test_of_two_phases_the_one_of_most_seeds_counts_and_of_equally_many_the_less
     assert summarise(SETTINGS, rows[1:])["maps"]["transformer"]["phase"] == [["task identification"]]
 
 
+def test_memory_ends_where_accuracy_on_seen_tasks_falls_to_one_half():
+    seen = {8: (0.9, 0.7, 0.4, 0.2), 16: (1.0, 0.9, 0.6, 0.55), 4: (0.4, 0.3, 0.2, 0.1)}
+    rows = [
+        row("mlp", width, e, seed, value + spread, 0.0, 0.1)
+        for width, values in seen.items()
+        for e, value in zip((0, 2, 4, 6), values, strict=True)
+        for seed, spread in enumerate((-0.03, 0.03))
+    ]
+    found = summarise(SETTINGS, rows)
+    memory = found["memory"]["mlp"]
+    assert memory[8] == pytest.approx([2 + 2 * 0.2 / 0.3, 2 + 2 * 0.17 / 0.3, 2 + 2 * 0.23 / 0.3])
+    assert memory[16][0] == math.inf and memory[4][0] == -math.inf
+    words = (
+        "half is right on seen tasks of the control up to 2^3.3 tasks [2^3.1, 2^3.5] at width 8, everywhere at width 16"
+    )
+    assert words in found["words"]
+
+
 def test_a_width_that_learns_nothing_has_no_transition():
     rows = hand_made()
     for r in rows:
         if r["learner"] == "transformer" and r["width"] == 4:
-            r.update(seen_last=0.11, seen_improvement=0.01, unseen_last=0.11, unseen_improvement=0.01)
+            r.update(seen_last=0.14, seen_improvement=0.04, unseen_last=0.13, unseen_improvement=0.03)
     found = summarise(SETTINGS, rows)
     assert found["transitions"][4][0] == math.inf and found["transitions"][16][0] == pytest.approx(7)
     assert np.isnan(found["apart"]).all() and found["verdict"] == "open"
