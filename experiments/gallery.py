@@ -2,9 +2,9 @@
 
     python -m experiments.gallery           # docs/gallery.md from docs/results and from what is newer in runs/
 
-Takes the result of each experiment on in-context learners from `runs/NAME-PRESET/result.json` or from the copy of an
-earlier one in docs/results, whichever preset is larger, or of equal ones the newer; those with settings of their own
-come last. Keeps a copy, draws the picture anew from it, and writes the page.
+Takes the results of each experiment on in-context learners from `runs/NAME-PRESET/result.json` and from the copies of
+earlier ones in docs/results, the newest of each preset; those with settings of their own only where there is no other.
+Keeps a copy, draws the picture anew from it, and writes the page.
 """
 
 from __future__ import annotations
@@ -47,17 +47,18 @@ class Options:
     """Folder of the page, the pictures and the copies of results."""
 
 
-def newest(name: str, options: Options) -> dict[str, Any] | None:
-    """The result of an experiment to show, see above; None: there is none.
+def to_show(name: str, options: Options) -> list[dict[str, Any]]:
+    """The results of an experiment to show, the newest of each preset; see above.
 
     Raises:
         RunError: a result cannot be read, or is another version's.
     """
-    paths = [*options.runs.glob(f"{name}-*/result.json"), options.docs / "results" / f"{name}.json"]
-    found = [read_result(path) for path in paths if path.exists()]
+    paths = [*options.runs.glob(f"{name}-*/result.json"), *(options.docs / "results").glob(f"{name}-*.json")]
+    found = [read_result(path) for path in paths]
     found = [result for result in found if result["experiment"] == name and result["preset"] in SIZES]
-    rank = {size: i for i, size in enumerate(SIZES)}
-    return max(found, key=lambda r: (not changed(r), rank[r["preset"]], r["environment"]["time"]), default=None)
+    found = [result for result in found if not changed(result)] or found
+    by_size = [[result for result in found if result["preset"] == size] for size in SIZES]
+    return [max(own, key=lambda r: r["environment"]["time"]) for own in by_size if own]
 
 
 def changed(result: dict[str, Any]) -> str:
@@ -73,9 +74,8 @@ def shared_copy(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def section(experiment: Experiment, result: dict[str, Any]) -> str:
-    """The part of the page that one experiment has."""
-    name, summary = experiment.name, result["summary"]
-    title = str(importlib.import_module(f"experiments.{name}").__doc__).splitlines()[0]
+    """The part of the page that one result has."""
+    name, preset, summary = experiment.name, result["preset"], result["summary"]
     failed = f", {len(result['failed'])} of them failed" if result["failed"] else ""
     other = f", with {changed(result)}" if changed(result) else ""
     time = f"{duration(result['cell_seconds'])} of single workers in all, {result['environment']['devices']}"
@@ -83,14 +83,11 @@ def section(experiment: Experiment, result: dict[str, Any]) -> str:
         time = f"{duration(result['seconds'])}; {time}"
     return "\n".join(
         [
-            f"## {title.rstrip('.')}",
-            "",
-            f"![{name}]({name}.png)",
+            f"![{name}, {preset}]({name}-{preset}.png)",
             "",
             f"**{summary['verdict'].capitalize()}.** {summary['words'][0].upper()}{summary['words'][1:]}.",
             "",
-            f"- Claim: {result['claim']}.",
-            f"- Command: `python -m experiments.{name} {result['preset']}`{other}; {result['cells']} runs{failed}.",
+            f"- Command: `python -m experiments.{name} {preset}`{other}; {result['cells']} runs{failed}.",
             f"- Time: {time}.",
             *([f"- Compute: {told(result['compute'])}."] if "compute" in result else []),
             "",
@@ -110,17 +107,20 @@ def write(options: Options) -> Path:
     """
     sections, missing = [], []
     for name in EXPERIMENTS:
-        result = newest(name, options)
-        if result is None:
+        experiment, results = load(f"experiments.{name}"), to_show(name, options)
+        if not results:
             missing.append(name)
             continue
-        result, experiment = shared_copy(result), load(f"experiments.{name}")
-        copy = options.docs / "results" / f"{name}.json"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(copy, (json.dumps(result, separators=(",", ":")) + "\n").encode())
-        experiment.draw(result, options.docs / f"{name}.png")
-        sections.append(section(experiment, result))
-        print(f"{name}: {result['preset']}, {result['summary']['verdict']}")
+        title = str(importlib.import_module(f"experiments.{name}").__doc__).splitlines()[0].rstrip(".")
+        sections.append(f"## {title}\n\nClaim: {experiment.claim}.\n")
+        for result in map(shared_copy, results):
+            file = f"{name}-{result['preset']}"
+            copy = options.docs / "results" / f"{file}.json"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(copy, (json.dumps(result, separators=(",", ":")) + "\n").encode())
+            experiment.draw(result, options.docs / f"{file}.png")
+            sections.append(section(experiment, result))
+            print(f"{name}: {result['preset']}, {result['summary']['verdict']}")
     if not sections:
         raise RunError(
             f"no result of {', '.join(EXPERIMENTS)} in {options.runs} or {options.docs / 'results'}: run one first, "

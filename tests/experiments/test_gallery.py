@@ -1,5 +1,6 @@
 """The gallery page and the compute of an experiment, from results made by hand."""
 
+import functools
 import json
 
 import numpy as np
@@ -28,15 +29,20 @@ def rows(settings):
 
 
 def result(settings, preset, time="2026-01-01T00:00:00+0000", failed=()):
+    made = json.loads(summary(settings, preset, tuple(failed))) | {"seconds": 90.0, "workers": 2}
+    made["environment"] |= {"time": time, "command": ["/home/somebody/x.py"]}
+    return made
+
+
+@functools.cache  # bootstraps take a second
+def summary(settings, preset, failed):
     records = [
         Record(
             cell_name(c), c, "failed" if i in failed else "done", 0.5, 10, r, 30.0, error="no" if i in failed else None
         )
         for i, (c, r) in enumerate(rows(settings))
     ]
-    made = suite.summary(EXPERIMENT, settings, preset, records) | {"seconds": 90.0, "workers": 2}
-    made["environment"] |= {"time": time, "command": ["/home/somebody/x.py"]}
-    return made
+    return json.dumps(suite.summary(EXPERIMENT, settings, preset, records))
 
 
 def keep(folder, made):
@@ -44,24 +50,35 @@ def keep(folder, made):
     (folder / "result.json").write_text(json.dumps(made))
 
 
-def test_page_shows_the_largest_preset_with_its_words_and_survives_the_runs(tmp_path, capsys):
+def test_page_shows_each_preset_with_its_words_and_survives_the_runs(tmp_path, capsys):
     options = gallery.Options(tmp_path / "runs", tmp_path / "docs")
     keep(tmp_path / "runs/transition-quick", result(PRESETS["quick"], "quick", "2026-02-02T00:00:00+0000"))
     keep(tmp_path / "runs/transition-standard", result(Settings(), "standard", failed=[3]))
     keep(tmp_path / "runs/transition-mine", result(Settings(seeds=1), "standard", "2026-03-03T00:00:00+0000"))
     page = gallery.write(options).read_text()
-    assert "transition: standard, reproduced" in capsys.readouterr().out
-    words = EXPERIMENT.summarise(Settings(), [{**c, **r} for c, r in rows(Settings())])["words"]
+    assert capsys.readouterr().out.splitlines() == ["transition: quick, reproduced", "transition: standard, reproduced"]
+    words = result(Settings(), "standard", failed=[3])["summary"]["words"]
     assert f"**Reproduced.** {words[0].upper()}{words[1:]}." in page
-    assert "`python -m experiments.transition standard`; 61 runs, 1 of them failed." in page
+    assert page.index("experiments.transition quick`; ") < page.index("experiments.transition standard`; 61 runs, 1 of")
     assert "- Time: 1m30s; 30m30s of single workers in all" in page
-    assert f"- Claim: {EXPERIMENT.claim}." in page
+    assert page.count(f"Claim: {EXPERIMENT.claim}.") == page.count("## From memorising") == 1
     assert "Not run yet: phase_diagram, state_size, plateau, generalisation, mechanism." in page
-    assert (tmp_path / "docs/transition.png").read_bytes()[:4] == b"\x89PNG"
-    copy = (tmp_path / "docs/results/transition.json").read_text()
-    assert "somebody" not in copy
-    (tmp_path / "runs").rename(tmp_path / "gone")  # from the copy alone, the same page
+    for preset in ("quick", "standard"):
+        assert f"(transition-{preset}.png)" in page
+        assert (tmp_path / f"docs/transition-{preset}.png").read_bytes()[:4] == b"\x89PNG"
+        assert "somebody" not in (tmp_path / f"docs/results/transition-{preset}.json").read_text()
+    (tmp_path / "runs").rename(tmp_path / "gone")  # from the copies alone, the same page
     assert gallery.write(options).read_text() == page
+
+
+def test_of_two_results_the_newer_is_shown(tmp_path):
+    options = gallery.Options(tmp_path / "runs", tmp_path / "docs")
+    made = result(Settings(), "standard", failed=[3])
+    for day, cells in ((3, 63), (2, 62)):
+        time = {**made["environment"], "time": f"2026-02-0{day}T00:00:00+0000"}
+        keep(tmp_path / f"runs/transition-{day}", {**made, "environment": time, "cells": cells})
+    page = gallery.write(options).read_text()
+    assert "; 63 runs" in page and "62 runs" not in page
 
 
 def test_settings_of_ones_own_are_said(tmp_path):
