@@ -7,37 +7,36 @@ from typing import Any
 
 import numpy as np
 
-from experiments.statistics import bootstrap, rank_correlation
+from experiments.statistics import bootstrap, rank_correlation, spearman
 from experiments.suite import Row
+
+SAME = 1.01
+"""A control that keeps a size to within this factor, such as biases, keeps it; their order would be ranked else."""
 
 
 def correlations(rows: Sequence[Row]) -> dict[str, list[float]]:
     """Spearman's correlation of accuracy with "state", with "parameters", and their "difference": [value, low, high].
 
-    NaN where there is nothing to rank. Draws of the bootstrap that leave either undefined are left out.
+    NaN where there is nothing to rank; values within `SAME` of each other are equal. Draws of the bootstrap that leave
+    either undefined are left out.
     """
+    sizes = {key: [r[key] for r in rows] for key in ("state", "parameters")}
+    held = {key: values[0] for key, values in sizes.items() if max(values) <= SAME * min(values)}
+    rows = [{**r, **held} for r in rows]
     accuracy, names = [r["unseen_last"] for r in rows], [r["learner"] for r in rows]
     state, parameters = ([float(r[key]) for r in rows] for key in ("state", "parameters"))
     groups = [[r for r in rows if r["learner"] == name] for name in dict.fromkeys(names)]
 
     def difference(drawn: list[list[Any]]) -> float:
         kept = [r for group in drawn[0] for r in group]
-        return _rho(kept, "state") - _rho(kept, "parameters")
+        rho = {key: spearman([(r[key], r["unseen_last"]) for r in kept]) for key in sizes}
+        return rho["state"] - rho["parameters"]
 
     return {
         "state": rank_correlation(state, accuracy, names),
         "parameters": rank_correlation(parameters, accuracy, names),
         "difference": bootstrap([groups], difference),
     }
-
-
-def _rho(rows: Sequence[Row], key: str) -> float:
-    from scipy import stats
-
-    x, y = ([r[k] for r in rows] for k in (key, "unseen_last"))
-    if len(set(x)) < 2 or len(set(y)) < 2:
-        return float("nan")
-    return float(stats.spearmanr(x, y)[0])  # pyright: ignore[reportArgumentType]
 
 
 def effect(rows: Sequence[Row], points: dict[str, Any]) -> dict[str, Any] | None:

@@ -95,6 +95,8 @@ def test_summary_of_hand_made_rows():
     assert main["parameters"][0] == pytest.approx(by_formula, abs=0.02)  # to within ties of seeds
     assert main["state"][0] > 0.98 and main["difference"][0] == pytest.approx(main["state"][0] - main["parameters"][0])
     assert np.isnan(found["correlations"]["window"]["parameters"][0])
+    nearly = [{**r, "parameters": 1000 + r["state"] // 2} for r in hand_made() if r["groups"] == ["window"]]
+    assert np.isnan(correlations(nearly)["parameters"]).all() and correlations(nearly)["state"][0] > 0.9
     window, width = found["effects"]["window"], found["effects"]["width"]
     assert (window["varied"], window["least"], window["most"]) == ("state", "w1", "w16")
     assert window["spans"] == {"state": 16, "parameters": 1} and window["moved"][0] == pytest.approx(0.15)
