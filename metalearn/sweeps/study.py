@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import time
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from metalearn.runs import check_same_config
 from metalearn.sweeps.plan import Cell, Plan, named_cells
 from metalearn.sweeps.storage import open_storage, storage_errors
 from metalearn.sweeps.storage import storage_url as storage_url
+
+_WAITS = 20  # tenths of a second
 
 RETRIES = 3
 """How often a cell is taken up again after its worker vanished: it may be the cell that kills its worker each time."""
@@ -82,22 +85,31 @@ def open_sweep(
         pruner = optuna.pruners.SuccessiveHalvingPruner(halving.first, halving.factor, 0)
     storage = open_storage(url, heartbeat, grace)
     with storage_errors(url):
-        study = optuna.create_study(
-            storage=storage, study_name=plan.name, direction="maximize", load_if_exists=True, pruner=pruner
-        )
-        if "plan" not in study.user_attrs:
-            foreign = study.get_trials(deepcopy=False) or [d.name for d in study.directions] != ["MAXIMIZE"]
-            if not foreign:
-                study.set_user_attr("plan", values)
-            elif "plan" not in study.user_attrs:  # it was not begun by another worker just now
-                raise RunError(
-                    f"the storage holds a study {plan.name!r} that is no sweep of metalearn: give yours another name"
-                )
-        found = study.user_attrs["plan"]  # of two workers that come at once, the last to write
+        study, found = _begin_or_join(plan.name, storage, pruner, values)
         _check_same_plan(plan.name, found, values, study.get_trials(deepcopy=False), cells)
         sweep = Sweep(study, plan, cells, grace)
         enqueue_missing(sweep, again)
     return sweep
+
+
+def _begin_or_join(name: str, storage: Any, pruner: Any, values: dict[str, Any]) -> tuple[Any, Any]:
+    """The study of this name and the plan in it, which is `values` where it is new."""
+    import optuna
+
+    with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", pruner=pruner)
+        study.set_user_attr("plan", values)
+        return study, values
+    study = optuna.load_study(storage=storage, study_name=name, pruner=pruner)
+    for _ in range(_WAITS):  # for whoever made it to say what is planned, unless they were killed before
+        foreign = study.get_trials(deepcopy=False) or [d.name for d in study.directions] != ["MAXIMIZE"]
+        if "plan" in study.user_attrs:
+            return study, study.user_attrs["plan"]
+        if foreign:
+            raise RunError(f"the storage holds a study {name!r} that is no sweep of metalearn: give yours another name")
+        time.sleep(0.1)
+    study.set_user_attr("plan", values)
+    return study, values
 
 
 def enqueue_missing(sweep: Sweep, again: bool = False) -> int:

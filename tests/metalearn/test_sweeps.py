@@ -13,7 +13,19 @@ import pytest
 
 from metalearn.errors import RunError
 from metalearn.runs import as_json
-from metalearn.sweeps import Halving, Plan, Range, Record, cell_name, grid, open_sweep, records, run_sweep, sampled
+from metalearn.sweeps import (
+    Halving,
+    Plan,
+    Range,
+    Record,
+    cell_name,
+    grid,
+    open_sweep,
+    records,
+    run_sweep,
+    sampled,
+    study,
+)
 from metalearn.sweeps import watch as watching
 from metalearn.sweeps.plan import named_cells
 from metalearn.sweeps.storage import storage_errors, storage_url
@@ -219,6 +231,29 @@ def test_another_version_and_a_study_that_is_no_sweep(tmp_path):
         )
     with pytest.raises(RunError, match=r"begun by another version of metalearn \(format 0, this one has 1\)"):
         open_sweep(cells.plan(3), cells.url(tmp_path))
+
+
+def test_of_two_plans_that_come_at_once_one_is_refused(tmp_path, monkeypatch):
+    import optuna
+
+    made = optuna.create_study(storage=cells.url(tmp_path), study_name="cells", direction="maximize")
+    plans = {"halving": None, **cells.plan(4).as_json()}
+
+    def sleep(seconds):  # the other worker goes on while this one waits
+        made.set_user_attr("plan", plans)
+
+    monkeypatch.setattr(study.time, "sleep", sleep)
+    with pytest.raises(RunError, match="there is a sweep 'cells' with another plan"):
+        open_sweep(cells.plan(3), cells.url(tmp_path))
+    open_sweep(cells.plan(4), cells.url(tmp_path))
+
+
+def test_a_worker_killed_before_it_had_planned_is_replaced(tmp_path, monkeypatch):
+    import optuna
+
+    optuna.create_study(storage=cells.url(tmp_path), study_name="cells", direction="maximize")
+    monkeypatch.setattr(study.time, "sleep", lambda seconds: None)
+    assert len(open_sweep(cells.plan(3), cells.url(tmp_path)).study.trials) == 3
 
 
 def test_storages_that_cannot_be_used_are_named_without_their_password(tmp_path, monkeypatch):
