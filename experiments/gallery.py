@@ -3,7 +3,7 @@
     python -m experiments.gallery           # docs/gallery.md from docs/results and from what is newer in runs/
 
 Takes the results of each experiment on in-context learners from `runs/NAME-PRESET/result.json` and from the copies of
-earlier ones in docs/results, the newest of each preset; those with settings of their own only where there is no other.
+earlier ones in docs/results, the newest of each preset; of those with settings of their own only where it has no other.
 Keeps a copy, draws the picture anew from it, and writes the page.
 """
 
@@ -56,9 +56,8 @@ def to_show(name: str, options: Options) -> list[dict[str, Any]]:
     paths = [*options.runs.glob(f"{name}-*/result.json"), *(options.docs / "results").glob(f"{name}-*.json")]
     found = [read_result(path) for path in paths]
     found = [result for result in found if result["experiment"] == name and result["preset"] in SIZES]
-    found = [result for result in found if not changed(result)] or found
     by_size = [[result for result in found if result["preset"] == size] for size in SIZES]
-    return [max(own, key=lambda r: r["environment"]["time"]) for own in by_size if own]
+    return [max(own, key=lambda r: (not changed(r), r["environment"]["time"])) for own in by_size if own]
 
 
 def changed(result: dict[str, Any]) -> str:

@@ -84,7 +84,9 @@ def test_of_two_results_the_newer_is_shown(tmp_path):
 def test_settings_of_ones_own_are_said(tmp_path):
     options = gallery.Options(tmp_path / "runs", tmp_path / "docs")
     keep(tmp_path / "runs/transition-mine", result(Settings(seeds=1), "standard"))
-    assert "standard`, with seeds 1; 47 runs." in gallery.write(options).read_text()
+    keep(tmp_path / "runs/transition-quick", result(PRESETS["quick"], "quick"))
+    page = gallery.write(options).read_text()
+    assert "standard`, with seeds 1; 47 runs." in page and "transition quick`; " in page
 
 
 def test_nothing_to_show_and_another_version(tmp_path):
