@@ -26,7 +26,6 @@ from metalearn.progress import duration
 from metalearn.runs import as_json
 
 EXPERIMENTS = ("phase_diagram", "transition", "state_size", "plateau", "generalisation", "mechanism")
-SIZES = ("quick", "standard", "paper")
 HEADING = """# Gallery
 
 What the experiments on in-context learners show, each with the command that makes it, the time that took, what
@@ -54,10 +53,10 @@ def to_show(name: str, options: Options) -> list[dict[str, Any]]:
         RunError: a result cannot be read, or is another version's.
     """
     paths = [*options.runs.glob(f"{name}-*/result.json"), *(options.docs / "results").glob(f"{name}-*.json")]
-    found = [read_result(path) for path in paths]
-    found = [result for result in found if result["experiment"] == name and result["preset"] in SIZES]
-    by_size = [[result for result in found if result["preset"] == size] for size in SIZES]
-    return [max(own, key=lambda r: (not changed(r), r["environment"]["time"])) for own in by_size if own]
+    found = [result for result in map(read_result, paths) if result["experiment"] == name]
+    presets = load(f"experiments.{name}").presets
+    by_preset = [[result for result in found if result["preset"] == preset] for preset in presets]
+    return [max(own, key=lambda r: (not changed(r), r["environment"]["time"])) for own in by_preset if own]
 
 
 def changed(result: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ rule, see `phase`.
 
     python -m experiments.phase_diagram quick       # a quarter of an hour on two cores
     python -m experiments.phase_diagram standard    # an hour: fewer cells, trained eight times as long
+    python -m experiments.phase_diagram long        # an hour or two: two widths, trained sixteen times as long
     python -m experiments.phase_diagram paper       # the published size, for an accelerator
 """
 
@@ -53,6 +54,8 @@ class Settings:
 PRESETS = {
     "quick": Settings((8, 16, 32, 64), (0, 3, 5, 6, 7, 8, 9, 11, 16), 2, (16, 64), steps=1000),
     "standard": Settings(),
+    # whether the boundary comes to lean as training goes on; chosen after one run at width 128 on 2^8 tasks
+    "long": Settings((16, 128), (4, 7, 8, 9), steps=16_000),
     "paper": Settings(
         (2, 4, 8, 16, 32, 64, 128, 256, 512), (0, 4, 8, 9, 10, 11, 12, 13, 14, 16, 20, 24), 3,
         (2, 16, 64, 256, 1024), 50_000, "published",

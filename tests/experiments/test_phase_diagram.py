@@ -17,7 +17,12 @@ from metalearn_models.mlp import MLPConfig
 
 @pytest.mark.parametrize(
     "preset, count",
-    [("quick", 2 * 4 * 9 + 2 * 9), ("standard", 2 * 3 * 7 + 2 * 7), ("paper", 3 * 9 * 12 + 5 * 12)],
+    [
+        ("quick", 2 * 4 * 9 + 2 * 9),
+        ("standard", 2 * 3 * 7 + 2 * 7),
+        ("long", 2 * 2 * 4 + 2 * 4),
+        ("paper", 3 * 9 * 12 + 5 * 12),
+    ],
 )
 def test_presets_have_a_cell_a_seed_and_one_of_the_control(preset, count):
     settings = PRESETS[preset]
