@@ -51,7 +51,7 @@ class Settings:
     """Tasks an outer step."""
     batches: tuple[int, ...] = (16, 32, 128, 256)
     """Further numbers of tasks an outer step, of the control."""
-    batch_steps: tuple[int, ...] = (40_000, 20_000, 6_000, 4_000)
+    batch_steps: tuple[int, ...] = (40_000, 20_000, 7_000, 7_000)
     """Outer steps after which those end that are still at chance, one a number of tasks."""
     batch_seeds: int = 3
     """Meta-trainings of each of those."""
