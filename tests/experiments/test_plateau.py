@@ -75,7 +75,7 @@ def test_each_intervention_changes_one_thing(condition, part, changes):
 
 def test_batches_have_their_own_number_of_steps():
     assert [(configured(batch=b).tasks, configured(batch=b).steps) for b in (16, 64, 256)] == [
-        (16, 40_000), (64, 10_000), (256, 4_000)
+        (16, 40_000), (64, 10_000), (256, 7_000)
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"conditions are unbiased, .*; got bised"):
         configured("bised")
