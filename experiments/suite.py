@@ -9,6 +9,7 @@ machines that are started with the same `--storage`, and over kills of any of th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -22,9 +23,9 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import tyro
 
-from experiments.memory_check import check_largest
-from metalearn.cli.config import TrainConfig
-from metalearn.cli.train import meta_train
+from metalearn.cli.config import TrainConfig, to_json
+from metalearn.cli.fits import check_largest
+from metalearn.cli.train import free_fields, meta_train
 from metalearn.environment import environment
 from metalearn.errors import MetalearnError, RunError, unknown_name
 from metalearn.files import write_atomically
@@ -34,7 +35,7 @@ from metalearn.runs import as_json, check_same_config, finite_or_null, open_run
 from metalearn.sweeps import Cell, Plan, Record, Report, cell_name, run_sweep
 from metalearn.sweeps.study import storage_url
 from metalearn.sweeps.watch import Watch
-from metalearn.sweeps.workers import default_workers
+from metalearn.sweeps.workers import worker_count
 
 FORMAT = 1
 S = TypeVar("S")
@@ -184,25 +185,28 @@ def run(
         What is in result.json.
 
     Raises:
-        RunError: the folder or the storage holds something else, of another version or with other settings; or every
-            cell failed, with the first reason. What was computed stays.
-        NotEnoughMemoryError: the largest cell of the published size would not fit; nothing was run.
+        RunError: the folder or the storage holds something else, of another version or with other settings, or runs
+            that the code of today would configure in another way; or every cell failed, with the first reason. What
+            was computed stays.
+        NotEnoughMemoryError: the largest cell would not fit; nothing was run.
     """
-    began, experiment = time.monotonic(), load(module)
+    began, experiment, workers = time.monotonic(), load(module), worker_count(workers)
     old = _earlier(experiment, settings, out)
-    if getattr(settings, "size", "") == "published" and (old is None or old["failed"]):
-        configs = {cell_name(cell): experiment.config(settings, cell) for cell in experiment.cells(settings)}
-        check_largest(configs, default_workers() if workers is None else workers)
+    cells = experiment.cells(settings)
+    configs = _configs(experiment, settings, cells)
+    _check_runs(configs, out)
+    if old is None or old["failed"]:
+        check_largest(configs, workers)
     plan = Plan(
         out.name if out.name.startswith(experiment.name) else f"{experiment.name}-{out.name}",
         {"experiment": experiment.name, "settings": settings},
-        experiment.cells(settings),
+        cells,
     )
     work = partial(run_cell, module, settings, out)
     found = run_sweep(plan, storage_url(storage, out), work, workers=workers, compiled=out / "compiled", watch=watch)
     result = summary(experiment, settings, preset, found)
     result["seconds"] = round(time.monotonic() - began, 1)
-    result["workers"] = max(1, default_workers() if workers is None else workers)
+    result["workers"] = max(1, workers)
     if old is not None and result["rows"] == old["rows"]:  # the time of a call that ran nothing says nothing
         result |= {key: old[key] for key in ("seconds", "cell_seconds", "workers", "compute") if key in old}
     elif old is not None:
@@ -319,3 +323,25 @@ def _earlier(experiment: Experiment, settings: Any, out: Path) -> dict[str, Any]
     new = as_json({"settings": settings})["settings"]
     check_same_config(old["settings"], new, (), f"{out} holds results of other settings")
     return old
+
+
+def _configs(experiment: Experiment, settings: Any, cells: Sequence[Cell]) -> dict[str, TrainConfig]:
+    """The configuration of each cell by name, without cells that have none: those fail by themselves, and say why."""
+    found = {}
+    for cell in cells:
+        with contextlib.suppress(ValueError):
+            found[cell_name(cell)] = experiment.config(settings, cell)
+    return found
+
+
+def _check_runs(configs: Mapping[str, TrainConfig], out: Path) -> None:
+    """Refuse a folder with runs of another version of the experiment, which would be shown beside new ones.
+
+    Raises:
+        RunError: one was configured in another way, with what differs.
+    """
+    for name, config in configs.items():
+        folder = out / "cells" / name
+        if (folder / "config.json").exists():
+            old, new = open_run(folder).config, as_json(to_json(config))
+            check_same_config(old, new, free_fields(config), f"{folder} was run with another configuration")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -65,7 +65,7 @@ def _of_equation(equation: JaxprEqn) -> int:
         return max(_flops(branch.jaxpr) for branch in params["branches"])
     if name == "custom_linear_solve":
         return _flops(params["jaxprs"].solve.jaxpr)  # the others are for its derivatives
-    inside = sum(map(_flops, _jaxprs(params)))
+    inside = sum(map(_flops, jaxprs_in(params)))
     if name == "shard_map":
         return inside * math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     if name in ("while", "pallas_call") and inside:
@@ -76,7 +76,8 @@ def _of_equation(equation: JaxprEqn) -> int:
     return inside
 
 
-def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:
+def jaxprs_in(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
+    """The functions among the parameters of an equation, such as the body of a scan."""
     # jit, remat, custom_jvp, custom_vjp and what else calls a function: each has its own name for it. Rules of custom
     # derivatives are functions, not jaxprs, until they are used; then they are part of the caller.
     for value in params.values():

@@ -22,6 +22,10 @@ class RunError(MetalearnError, RuntimeError):
     """A run folder that cannot be used as asked: it exists, holds another config, or no readable checkpoint."""
 
 
+class RunLockedError(RunError):
+    """A run folder that another process is writing."""
+
+
 class NotEnoughMemoryError(MetalearnError, MemoryError):
     """A step that needs more memory than there is.
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import socket
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file by new content in one step.
 
-    The bytes go to `<name>.tmp` beside it, reach the disk, and are renamed over `path`.
+    The bytes go to a file beside it that no other writer has, reach the disk, and are renamed over `path`.
 
     Raises:
         OSError: from the disk, a full one for instance; `path` is as it was, the temporary file gone.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

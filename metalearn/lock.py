@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from metalearn.errors import RunError
+from metalearn.errors import RunError, RunLockedError
 
 try:
     import fcntl
@@ -33,7 +33,8 @@ def only_writer(folder: Path) -> Iterator[None]:
         folder: of a run; exists. Its file `lock` gets the process id.
 
     Raises:
-        RunError: another holds the lock, with its process id; or the lock file cannot be written.
+        RunLockedError: another holds the lock, with its process id.
+        RunError: the lock file cannot be written.
     """
     if fcntl is None:
         yield
@@ -50,7 +51,7 @@ def only_writer(folder: Path) -> Iterator[None]:
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError as error:
             pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise RunError(
+            raise RunLockedError(
                 f"{folder} is being written by another process (pid {pid}): wait until it has ended, stop it, "
                 "or choose another folder"
             ) from error

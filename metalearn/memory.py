@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import Jaxpr
 
+from metalearn.compute import jaxprs_in
 from metalearn.errors import NotEnoughMemoryError
 
 PROBES = (8, 16)
@@ -43,6 +45,30 @@ def needed_bytes(step: Any, *args: Any) -> int:
     # A result that takes the place of a donated argument counts once.
     results = plan.output_size_in_bytes - plan.alias_size_in_bytes
     return plan.argument_size_in_bytes + results + plan.temp_size_in_bytes
+
+
+def bound_bytes(function: Callable[..., Any], *args: Any) -> int:
+    """Bytes that one call needs at most: arguments, and all that it computes, as if nothing were ever given back.
+
+    Nothing is compiled, so it takes less than a second where `needed_bytes` takes ten; it is several times what is
+    needed. Bodies of loops count once, a pass takes the place of the one before, and what a scan collects counts as
+    its result. Not counted is what a kernel takes for itself beside its results.
+
+    Args:
+        function: anything JAX can trace, compiled or not.
+        args: its arguments; `jax.ShapeDtypeStruct` will do.
+    """
+    made = jax.make_jaxpr(function)(*args)
+    return _bytes_of([*made.in_avals, *(jax.typeof(c) for c in made.consts)]) + _bytes_made(made.jaxpr)
+
+
+def _bytes_made(jaxpr: Jaxpr) -> int:
+    inside = sum(_bytes_made(inner) for equation in jaxpr.eqns for inner in jaxprs_in(equation.params))
+    return inside + sum(_bytes_of([var.aval for var in equation.outvars]) for equation in jaxpr.eqns)
+
+
+def _bytes_of(avals: Iterable[Any]) -> int:
+    return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in avals if hasattr(aval, "shape"))
 
 
 def available_bytes(devices: int = 1) -> int | None:

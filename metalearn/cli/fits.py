@@ -1,15 +1,23 @@
-"""Does a configuration fit this machine, and how many tasks would: `metalearn.memory` for a `TrainConfig`."""
+"""Does a configuration fit this machine, and how many tasks would: `metalearn.memory` for a `TrainConfig`.
+
+Of many configurations only the largest are looked at, and which these are is told by two numbers that cost nothing,
+times the sequences and examples of an outer step: a learner's parameters and the size of its state.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax
 
 from metalearn.cli.config import TrainConfig
 from metalearn.cli.recipe import initial_state, load_data, outer_loop, outer_optimizer, prepare
-from metalearn.memory import PROBES, available_bytes, check_memory
+from metalearn.errors import NotEnoughMemoryError
+from metalearn.memory import PROBES, available_bytes, bound_bytes, check_memory, in_words
 from metalearn.outer import local_mesh, outer
 from metalearn_tasks.datasets import Dataset
 from metalearn_tasks.regression import RegressionConfig
@@ -18,7 +26,7 @@ from metalearn_tasks.regression import RegressionConfig
 def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: int | None = None) -> int | None:
     """Refuse a configuration whose outer step needs more memory than there is; evaluations are not looked at.
 
-    Two programs with few tasks are compiled, which takes seconds, and nothing is run.
+    Two programs with few tasks are compiled, which takes some ten seconds, and nothing is run.
 
     Args:
         config: what is to be meta-trained.
@@ -62,3 +70,81 @@ def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: i
     # A pair with a single task is a program of another kind than one with several.
     few = 2 * pairs if pairs else PROBES[0] * devices
     return check_memory(program, config.tasks, available, probes=(few, 2 * few), unit=unit, advice=advice)
+
+
+def check_largest(configs: Mapping[str, TrainConfig], workers: int) -> None:
+    """Refuse a sweep whose largest cell does not fit, before hours are spent on the others.
+
+    A program of which it is plain without compiling it that it fits, see `metalearn.memory.bound_bytes`, is not made.
+
+    Args:
+        configs: of the cells that are to be run, by name.
+        workers: processes that run cells at the same time, which share the memory; 0: this process.
+
+    Raises:
+        NotEnoughMemoryError: says which cell, what it needs, what there is and what would fit.
+    """
+    shapes = {_shape(config): name for name, config in configs.items()}  # one of those that differ in data alone
+    distinct = {name: configs[name] for name in shapes.values()}
+    if workers == 0:
+        found = _misfit(distinct, 1)
+    else:  # a process of its own, that keeps no memory of an accelerator from the workers
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            found = pool.submit(_misfit, distinct, workers).result()
+    if found is not None:
+        message, numbers = found
+        raise NotEnoughMemoryError(message, **numbers)
+
+
+def largest(configs: Mapping[str, TrainConfig]) -> list[str]:
+    """Names of the cells with most parameters and with the largest state, times the examples of an outer step."""
+    sources = {c.data for c in configs.values() if not isinstance(c.task, RegressionConfig)}
+    datasets = {source: load_data(source) for source in sources}
+    parameters, state = {}, {}
+    for name, config in configs.items():
+        try:
+            learner = prepare(config, datasets.get(config.data)).learner
+        except ValueError:  # it will fail by itself, and say why
+            continue
+        count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(learner.init, jax.random.key(0))))
+        examples = config.tasks * config.sequences * config.task.length
+        parameters[name], state[name] = count * examples, learner.state_size * examples
+    measures = [measure for measure in (parameters, state) if any(measure.values())]
+    return list(dict.fromkeys(max(measure, key=measure.__getitem__) for measure in measures))
+
+
+def _misfit(configs: Mapping[str, TrainConfig], workers: int) -> tuple[str, dict[str, int]] | None:
+    """Message and numbers of the error for the first of the largest cells that does not fit."""
+    free = available_bytes(jax.local_device_count())
+    if free is None:
+        return None
+    for name in largest(configs):
+        config = configs[name]
+        if _bound(config) <= free // workers:
+            continue
+        try:
+            check_fits(config, available=free // workers)
+        except NotEnoughMemoryError as error:
+            numbers = {"needed": error.needed, "available": error.available, "largest": error.largest}
+            among = f" for each of {workers} workers" if workers > 1 else ""
+            message = (
+                f"the largest cell, {name}, needs {in_words(error.needed)} for an outer step of {config.tasks} tasks, "
+                f"{in_words(error.available)} are free{among}: {error.largest or 'none'} of them would fit. Take "
+                f"{'fewer --workers, ' if workers > 1 else ''}smaller learners, another preset or a larger device; "
+                "nothing was run"
+            )
+            return message, numbers
+    return None
+
+
+def _bound(config: TrainConfig) -> int:
+    """Bytes that an outer step needs at most, all devices together."""
+    recipe = prepare(config)
+    loop, _ = outer_loop(recipe, config.steps)
+    return bound_bytes(loop.step, jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
+
+
+def _shape(config: TrainConfig) -> str:
+    """What decides the programs of a run, as far as seeds and numbers of tasks do not."""
+    task = dataclasses.replace(config.task, seed=0, num_tasks=config.task.num_tasks and 1)
+    return repr(dataclasses.replace(config, seed=0, start=None, task=task))

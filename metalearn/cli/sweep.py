@@ -14,7 +14,8 @@ import numpy as np
 import tyro
 
 from metalearn.cli.arguments import take
-from metalearn.cli.config import PRESETS, TrainConfig, from_json, to_json, with_learner
+from metalearn.cli.config import PRESETS, TrainConfig, described, from_json, to_json, with_learner
+from metalearn.cli.fits import check_largest
 from metalearn.cli.recipe import prepare
 from metalearn.cli.train import meta_train
 from metalearn.errors import RunError, unknown_name
@@ -24,6 +25,7 @@ from metalearn.progress import Quiet
 from metalearn.runs import as_json, finite_or_null
 from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_name, grid, run_sweep, sampled
 from metalearn.sweeps.study import storage_url
+from metalearn.sweeps.workers import worker_count
 from metalearn_tasks.regression import RegressionConfig
 
 
@@ -31,6 +33,7 @@ from metalearn_tasks.regression import RegressionConfig
 class SweepCommand:
     """Meta-train many configurations: metalearn sweep [PRESET] --grid FIELD=VALUE,VALUE,... [options].
 
+    Presets: {presets}. Learners: {learners}.
     A FIELD is any option of `metalearn train PRESET`, without its dashes in front: learner.width,
     optimizer.learning-rate, task.num-tasks. The same command with the same --out goes on with what is left, here or,
     with the same --storage and a folder that all can reach, on any number of machines at once. Example:
@@ -196,12 +199,22 @@ def main(argv: Sequence[str]) -> None:
     for option in ("--grid", "--random"):  # tyro would take the last one alone
         if sum(word == option or word.startswith(option + "=") for word in words) > 1:
             raise ValueError(f"{option} is there twice: name all its fields behind one, {option} FIELD=... FIELD=...")
-    command = tyro.cli(SweepCommand, default=SweepCommand(config), args=words, prog="metalearn sweep")
+    command = tyro.cli(
+        SweepCommand,
+        default=SweepCommand(config),
+        args=words,
+        prog="metalearn sweep",
+        description=described(SweepCommand),
+    )
     out = command.out or Path("runs") / f"sweep-{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     cells = cells_of(command)
     for field, value in dict.fromkeys((f, v) for cell in cells for f, v in cell.items()):
         configured(command.config, {field: value})  # what cannot be configured is refused before anything is run
     prepare(configured(command.config, cells[0]))
+    if not (out / "sweep.json").exists():  # what was run to its end did fit
+        first = [cell for cell in cells if cell["seed"] == command.config.seed]  # seeds do not decide the memory
+        configs = {cell_name(cell): configured(command.config, cell) for cell in first}
+        check_largest(configs, worker_count(command.workers))
     steps = command.config.steps
     plan = Plan(out.resolve().name, {"command": "metalearn sweep", "config": to_json(command.config)}, cells)
     run = partial(run_trial, to_json(command.config), out)

@@ -13,7 +13,7 @@ import tyro
 
 from metalearn.checkpoints import checkpoint_steps, restore_checkpoint
 from metalearn.cli.arguments import take
-from metalearn.cli.config import PRESETS, TrainConfig, from_json, to_json, with_learner
+from metalearn.cli.config import PRESETS, TrainConfig, described, from_json, to_json, with_learner
 from metalearn.cli.recipe import (
     LAST,
     Recipe,
@@ -35,7 +35,6 @@ from metalearn.progress import Progress, Quiet, default_progress
 from metalearn.runs import Run, create_run, open_run, resume_run, write_result
 from metalearn.training import train as drive
 from metalearn.weights import theta_sha256
-from metalearn_models.registry import LEARNERS
 from metalearn_tasks.regression import RegressionConfig
 
 
@@ -181,12 +180,12 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
         config = from_json(open_run(resume).config)
     if learner is not None:
         config = with_learner(config, learner)
-    known = {"{presets}": ", ".join(PRESETS), "{learners}": ", ".join(n for n, e in LEARNERS.items() if e.meta_learned)}
-    description = str(TrainCommand.__doc__)
-    for name, value in known.items():
-        description = description.replace(name, value)
     command = tyro.cli(
-        TrainCommand, default=TrainCommand(config), args=argv, prog="metalearn train", description=description
+        TrainCommand,
+        default=TrainCommand(config),
+        args=argv,
+        prog="metalearn train",
+        description=described(TrainCommand),
     )
     if resume is not None and (command.run is not None or command.overwrite):
         raise ValueError("--resume goes on in the run's own folder: leave --run and --overwrite out")

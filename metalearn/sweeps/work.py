@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from metalearn.errors import RunLockedError
 from metalearn.runs import as_json, finite_or_null
 from metalearn.sweeps.plan import Cell
 from metalearn.sweeps.study import Sweep, enqueue_missing, is_owner
@@ -53,13 +54,14 @@ Run = Callable[[Cell, Report], Mapping[str, Any]]
 def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], None] = lambda text: None) -> int:
     """Run cells until every one is done or has failed.
 
-    When nothing is waiting but others are still at work, it waits for them: one of them may die and leave its cell.
+    When nothing is waiting but others are still at work, it waits for them: one of them may die and leave its cell. A
+    cell whose folder another process is writing goes back to those that wait.
 
     Args:
         sweep: the sweep.
         run: what to do with a cell. It should go on from what an earlier, killed try of the same cell has left.
         poll: seconds between two looks while waiting for others.
-        note: gets a sentence for each cell that failed.
+        note: gets a sentence for each cell that failed or has to wait.
 
     Returns:
         How many cells this worker ran to their end.
@@ -69,10 +71,10 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
     """
     import optuna
 
-    done, taken, stopping = 0, -1, False
+    done, taken, stopping, locked = 0, -1, False, 0
 
     def objective(trial: Any) -> float:
-        nonlocal taken, stopping
+        nonlocal taken, stopping, locked
         taken = trial.number
         name = trial.user_attrs.get("cell")
         if name not in sweep.cells or not is_owner(sweep, trial.number, name):
@@ -94,6 +96,11 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
             stopping = True
             trial.set_user_attr("stopped", True)
             raise KeyboardInterrupt(str(error)) from error
+        except RunLockedError as error:  # a worker that was held for dead too early, or a run outside of the sweep
+            locked += 1
+            trial.set_user_attr("stopped", True)
+            note(f"{name} has to wait: {error}")
+            raise
         except Exception as error:
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")
             note(f"{name} failed: {type(error).__name__}: {error}")
@@ -105,7 +112,7 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
     while True:
         left = sweep.study.get_trials(deepcopy=False, states=(states.WAITING, states.RUNNING))
         if enqueue_missing(sweep) or any(trial.state == states.WAITING for trial in left):
-            taken = -1
+            taken, before = -1, locked
             try:
                 sweep.study.optimize(objective, n_trials=1, catch=(Exception,))
             except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
@@ -119,6 +126,10 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
                 note(f"{name} was given to another worker: this one gave no sign of life for {sweep.grace} seconds")
             else:
                 done += sweep.study.get_trials(deepcopy=False)[taken].state == states.COMPLETE
+                if locked == before:
+                    locked = 0
+                else:  # ever longer, as the other cells come before it only once
+                    time.sleep(min(poll * 2 ** (locked - 1), sweep.grace))
         elif left:
             time.sleep(poll)
         else:

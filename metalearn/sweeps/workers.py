@@ -46,7 +46,7 @@ def run_sweep(
         plan: what to run.
         url: of the storage, see `open_sweep`.
         run: what to do with a cell; a function of a module, or a `functools.partial` of one.
-        workers: processes; None: see `default_workers`; 0: none, cells are run here.
+        workers: processes; None: see `worker_count`; 0: none, cells are run here.
         compiled: folder in which workers keep compiled programs for each other; None: each compiles its own.
         halving: see `open_sweep`.
         heartbeat: see `open_sweep`.
@@ -60,9 +60,7 @@ def run_sweep(
         RunError: see `open_sweep`; or all workers died too often.
         KeyboardInterrupt: what was being run goes back to what waits; the same call goes on.
     """
-    workers = default_workers() if workers is None else workers
-    if workers < 0:
-        raise ValueError(f"workers must be at least 0, got {workers}")
+    workers = worker_count(workers)
     watch = default_watch() if watch is None else watch
     join = partial(open_sweep, halving=halving, heartbeat=heartbeat, grace=grace)
     sweep = join(plan, url)
@@ -83,8 +81,16 @@ def run_sweep(
     return found
 
 
-def default_workers() -> int:
-    """One worker a core, or a single one where there is an accelerator, which one process then has for itself."""
+def worker_count(workers: int | None) -> int:
+    """The number asked for; None: one a core, or one where there is an accelerator, which it then has for itself.
+
+    Raises:
+        ValueError: it is negative.
+    """
+    if workers is not None:
+        if workers < 0:
+            raise ValueError(f"workers must be at least 0, got {workers}")
+        return workers
     accelerator = any(os.path.exists(f"/dev/{name}") for name in ("nvidia0", "kfd", "accel0", "vfio/0"))
     return 1 if accelerator else len(_cores())
 

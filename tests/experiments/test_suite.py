@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import memory_check, suite, transition
-from experiments.memory_check import check_largest, largest
+from experiments import suite, transition
 from experiments.small import small
 from experiments.transition import Settings
+from metalearn.cli import fits
+from metalearn.cli.fits import check_largest, largest
 from metalearn.errors import NotEnoughMemoryError, RunError
 from metalearn.metrics import read_metrics
 from metalearn.runs import open_run
@@ -223,9 +224,22 @@ def test_a_folder_with_something_else_is_refused_and_left_alone(what, whole, no_
 
 def test_a_sweep_that_was_begun_with_other_settings_is_refused(whole, no_training):
     (whole[0] / "result.json").unlink()
+    with pytest.raises(RunError, match=r"exponent-0,seed-0 was run with another configuration.*: steps: 4 -> 5\."):
+        run(dataclasses.replace(TWO, steps=5), whole[0])
+    shutil.rmtree(whole[0] / "cells")
     with pytest.raises(RunError, match=r"another plan.*config.settings.steps: 4 -> 5"):
         run(dataclasses.replace(TWO, steps=5), whole[0])
     assert not (whole[0] / "result.json").exists()
+
+
+def test_runs_that_the_code_of_today_configures_in_another_way_are_refused(whole, toy, no_training):
+    toy(config=lambda settings, cell: dataclasses.replace(tiny(settings, cell), learner=MLPConfig(5)))
+    before = (whole[0] / "result.json").read_bytes()
+    with pytest.raises(RunError, match=r"exponent-0,seed-0 was run with another.*learner\.hidden: 4 -> 5"):
+        run(TWO, whole[0])
+    assert (whole[0] / "result.json").read_bytes() == before
+    toy(config=lambda settings, cell: dataclasses.replace(tiny(settings, cell), checkpoint_every=1))
+    assert run(TWO, whole[0])["rows"] == whole[1]["rows"], "how often is saved changes no number"
 
 
 def refusing(*exponents):
@@ -316,33 +330,45 @@ def test_what_does_not_fit_is_refused_before_anything_is_run(tmp_path, toy, monk
         return dataclasses.replace(tiny(settings, cell), learner=MLPConfig(4 * 2 ** cell["exponent"]), tasks=64)
 
     toy(config=config)
-    published = dataclasses.replace(TWO, size="published")
-    monkeypatch.setattr(memory_check, "available_bytes", lambda devices: 250_000)
+    monkeypatch.setattr(fits, "available_bytes", lambda devices: 250_000)
     with pytest.raises(NotEnoughMemoryError) as caught:
-        run(published, tmp_path / "out")
+        run(TWO, tmp_path / "out")
     error = caught.value
     assert error.available == 250_000 < error.needed and 0 < error.largest < 64
     assert "the largest cell, exponent-2,seed-0, needs" in str(error) and "an outer step of 64 tasks" in str(error)
     assert f"250.0 kB are free: {error.largest} of them would fit" in str(error) and not (tmp_path / "out").exists()
-    monkeypatch.setattr(memory_check, "available_bytes", lambda devices: None)
-    check_largest({"cell": config(published, {"exponent": 2, "seed": 0})}, 0)  # nobody knows: nothing is refused
+    monkeypatch.setattr(fits, "available_bytes", lambda devices: None)
+    check_largest({"cell": config(TWO, {"exponent": 2, "seed": 0})}, 0)  # nobody knows: nothing is refused
 
 
-def test_only_the_published_size_is_checked_and_only_while_something_is_left(whole, monkeypatch, tmp_path):
+def test_what_plainly_fits_is_not_compiled_to_say_so(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(fits, "check_fits", lambda config, available: compiled.append(available))
+    cell = {"cell": tiny(TWO, {"exponent": 2, "seed": 0})}
+    bound = fits._bound(cell["cell"])
+    for free in (bound, bound - 1):
+        monkeypatch.setattr(fits, "available_bytes", lambda devices, free=free: free)
+        check_largest(cell, 0)
+    assert compiled == [bound - 1]
+
+
+def test_a_cell_that_cannot_be_built_is_left_to_say_so_itself():
+    good = with_learner(MLPConfig(4))
+    assert largest({"no tasks": with_learner(MLPConfig(4), tasks=0), "good": good}) == ["good"]
+
+
+def test_memory_is_checked_while_something_is_left(whole, monkeypatch, tmp_path):
     checked = []
     monkeypatch.setattr(suite, "check_largest", lambda configs, workers: checked.append((sorted(configs), workers)))
     monkeypatch.setattr(suite, "run_sweep", lambda *args, **kwargs: [])
-    published = dataclasses.replace(TWO, size="published")
-    for settings, out in ((TWO, tmp_path / "a"), (published, tmp_path / "b")):
-        with pytest.raises(RunError, match="nothing was run"):
-            run(settings, out)
+    with pytest.raises(RunError, match="nothing was run"):
+        run(TWO, tmp_path / "a")
     assert checked == [(["exponent-0,seed-0", "exponent-2,seed-0"], 0)]
     out, result = whole
     for failed in ({}, {"exponent-0,seed-0": "ValueError"}):
-        changed = {**result, "settings": {**result["settings"], "size": "published"}, "failed": failed}
-        (out / "result.json").write_text(json.dumps(changed))
+        (out / "result.json").write_text(json.dumps({**result, "failed": failed}))
         with pytest.raises(RunError, match="nothing was run"):
-            run(published, out)
+            run(TWO, out)
     assert len(checked) == 2
 
 
@@ -364,10 +390,11 @@ def test_workers_leave_the_memory_to_a_process_of_its_own_and_share_it(monkeypat
             return future
 
     asked = []
-    monkeypatch.setattr(memory_check, "largest", list)
-    monkeypatch.setattr(memory_check, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(memory_check, "available_bytes", lambda devices: 1000)
-    monkeypatch.setattr(memory_check, "check_fits", lambda config, available: asked.append(available))
+    monkeypatch.setattr(fits, "largest", list)
+    monkeypatch.setattr(fits, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(fits, "available_bytes", lambda devices: 1000)
+    monkeypatch.setattr(fits, "_bound", lambda config: 251)
+    monkeypatch.setattr(fits, "check_fits", lambda config, available: asked.append(available))
     cells = {f"{e}": tiny(TWO, {"exponent": e, "seed": e}) for e in (0, 2)}
     check_largest(cells, 4)
     assert asked == [250], "two cells that differ in seed and number of tasks are one program"

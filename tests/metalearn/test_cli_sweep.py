@@ -159,6 +159,14 @@ def test_what_is_refused_before_anything_is_run(tmp_path, capsys, words, error, 
     assert not (out / "cells").exists() and not (out / "sweep.db").exists()
 
 
+def test_a_sweep_that_does_not_fit_is_refused_before_anything_is_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("metalearn.cli.fits.available_bytes", lambda devices: 10**7)
+    words = "sweep linear --learner lstm --grid learner.hidden=8,64 --seeds 2 --steps-per-call 1 --workers 0 --out"
+    assert main([*words.split(), str(tmp_path / "y")]) == 1
+    assert "the largest cell, hidden-64,seed-0, needs" in (err := capsys.readouterr().err), err
+    assert "10.0 MB are free" in err and not (tmp_path / "y").exists()
+
+
 def test_help_tells_what_a_field_is(capsys):
     with pytest.raises(SystemExit) as status:
         main(["sweep", "linear", "--learner", "lstm", "--help"])
@@ -168,6 +176,8 @@ def test_help_tells_what_a_field_is(capsys):
         "A FIELD is any option of `metalearn train PRESET`, without its dashes in front",
         "--grid learner.width=32,64 task.num-tasks=64,512 --seeds 3",
         "FIELD=LOW..HIGH:log, uniform in the logarithm",
+        "Presets: digits, mnist,",
+        "Learners: transformer, lstm,",
         "--learner.hidden INT",
         "--storage {None}|STR",
     ):

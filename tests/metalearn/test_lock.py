@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from metalearn.checkpoints import checkpoint_steps
-from metalearn.errors import RunError
+from metalearn.errors import RunError, RunLockedError
 from metalearn.lock import only_writer
 from metalearn.progress import Quiet
 from metalearn.runs import Run, create_run, resume_run
@@ -68,7 +68,9 @@ def test_a_second_process_is_refused_changes_nothing_and_may_write_once_the_firs
                 lambda: resume_run(run.folder, CONFIG),
                 lambda: create_run(run.folder, CONFIG, overwrite=True),
             ):
-                with pytest.raises(RunError, match=rf"run is being written by another process \(pid {other.pid}\): "):
+                with pytest.raises(
+                    RunLockedError, match=rf"run is being written by another process \(pid {other.pid}\): "
+                ):
                     write()
             assert everything(run.folder) == before
         finally:

@@ -11,7 +11,7 @@ from metalearn.cli.config import PRESETS, GradientConfig
 from metalearn.cli.fits import check_fits
 from metalearn.cli.recipe import initial_state, outer_loop, prepare
 from metalearn.errors import MetalearnError, NotEnoughMemoryError
-from metalearn.memory import Growth, available_bytes, check_memory, growth, in_words, needed_bytes
+from metalearn.memory import Growth, available_bytes, bound_bytes, check_memory, growth, in_words, needed_bytes
 from metalearn_models.lstm import LSTMConfig
 from metalearn_models.transformer import TransformerConfig
 
@@ -40,6 +40,25 @@ def test_arguments_and_results_count_and_what_is_donated_counts_once():
 def test_scratch_counts():
     step, args = program(64)
     assert needed_bytes(step, *args) >= 4 * (2 * 64 * ROWS + ROWS**2)
+
+
+def test_a_bound_counts_everything_that_is_made_and_bodies_of_loops_once():
+    x, size = shape(ROWS), 4 * ROWS
+    assert bound_bytes(lambda x, y: x * y + y, x, x) == 4 * size
+    assert bound_bytes(lambda x: x + jnp.zeros(ROWS), x) == 3 * size
+    looped = jax.jit(lambda x: jax.lax.scan(lambda carry, _: (2 * carry, carry[:10]), x, length=100))
+    body = 2 * 4 + size + 4 * 10  # the bounds of the slice aside: 2 * carry and what is collected
+    result = size + 4 * 10 * 100
+    assert size + 2 * result + body - 16 <= bound_bytes(looped, x) <= size + 2 * result + body + 16
+    assert bound_bytes(lambda k: jax.random.normal(k, (ROWS,)), jax.eval_shape(lambda: jax.random.key(0))) > size
+
+
+@pytest.mark.parametrize("config", [SMALL, ES], ids=["backprop", "evolution strategies"])
+def test_no_step_needs_more_than_its_bound(config):
+    recipe = prepare(config)
+    loop, _ = outer_loop(recipe, config.steps)
+    args = (jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
+    assert needed_bytes(loop.step, *args) <= bound_bytes(loop.step, *args) < 100 * needed_bytes(loop.step, *args)
 
 
 def compiled_truth(config):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import metalearn.runs
 from metalearn.checkpoints import checkpoint_steps, restore_checkpoint, save_checkpoint
 from metalearn.environment import git_commit
 from metalearn.errors import RunError
+from metalearn.files import write_atomically
 from metalearn.metrics import MetricsWriter, read_metrics
 from metalearn.runs import Run, create_run, open_run, resume_run, write_result
 
@@ -344,3 +346,17 @@ def test_overwriting_refuses_a_folder_with_other_things_before_it_removes_the_ru
     (run.folder / "thesis.tex").rename(run.folder / "evaluate-wine.json")
     assert create_run(run.folder, {"seed": 2}, overwrite=True).config == {"seed": 2}
     assert not (run.folder / "evaluate-wine.json").exists()
+
+
+def test_two_writers_of_one_file_do_not_take_each_others_bytes(tmp_path, monkeypatch):
+    path, replace, pid = tmp_path / "result.json", os.replace, os.getpid()
+
+    def replacing(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+        write_atomically(path, b"of another process")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replacing)
+    write_atomically(path, b"of this one")
+    assert path.read_bytes() == b"of this one" and os.listdir(tmp_path) == ["result.json"]

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from metalearn.errors import RunError
+from metalearn.errors import RunError, RunLockedError
 from metalearn.runs import as_json
 from metalearn.sweeps import (
     Halving,
@@ -179,6 +180,23 @@ def test_a_cell_that_fails_stops_nobody_and_is_tried_again_by_the_next_call(tmp_
 def test_a_run_without_a_value_has_failed(tmp_path, returned, words):
     found = swept(tmp_path, lambda cell, report: returned, cells.plan(1))
     assert found[0].state == "failed" and words in str(found[0].error)
+
+
+def test_a_cell_that_another_process_writes_waits_ever_longer_and_costs_no_try(tmp_path, monkeypatch):
+    tried, slept, watch = [], [], cells.Recorded()
+    monkeypatch.setattr(sys.modules["metalearn.sweeps.work"], "time", SimpleNamespace(sleep=slept.append))
+
+    def run(cell, report):
+        tried.append(cell["a"])
+        if cell["a"] == 0 and tried.count(0) <= RETRIES + 3:
+            raise RunLockedError("written by another process (pid 7)")
+        return {"value": cell["a"]}
+
+    found = swept(tmp_path, run, watch=watch, grace=20)
+    assert [(r.state, r.value) for r in found] == [("done", 0.0), ("done", 1.0), ("done", 2.0)]
+    assert tried == [0, 1, 2] + [0] * (RETRIES + 3)
+    assert slept == [2.0, 2.0, 4.0, 8.0, 16.0, 20]
+    assert watch.notes.count("a-0 has to wait: written by another process (pid 7)") == RETRIES + 3
 
 
 def test_ctrl_c_gives_the_cell_back(tmp_path):
