@@ -4,7 +4,7 @@
 
 Takes the results of each experiment on in-context learners from `runs/NAME-PRESET/result.json` and from the copies of
 earlier ones in docs/results, the newest of each preset; of those with settings of their own only where it has no other.
-Keeps a copy, draws the picture anew from it, and writes the page.
+Summarises its rows anew, keeps a copy, draws the picture from it, and writes the page.
 """
 
 from __future__ import annotations
@@ -19,20 +19,24 @@ from typing import Any
 import tyro
 
 from experiments.spent import told
-from experiments.suite import Experiment, load, read_result
+from experiments.suite import Experiment, load, read_result, settings_of
 from metalearn.errors import MetalearnError, RunError
 from metalearn.files import write_atomically
 from metalearn.progress import duration
-from metalearn.runs import as_json
+from metalearn.runs import as_json, finite_or_null
 
 EXPERIMENTS = ("phase_diagram", "transition", "state_size", "plateau", "generalisation", "mechanism")
 HEADING = """# Gallery
 
 What the experiments on in-context learners show, each with the command that makes it, the time that took, what
 Kirsch, Harrison, Sohl-Dickstein, Metz 2022 ([2212.04458](https://arxiv.org/abs/2212.04458)) claim, and a verdict by a
-rule that was written down before: *reproduced*, *not reproduced*, *beyond* what the paper shows, or *open*. The rule is
-in the docstring of `summarise` of each experiment. `python -m experiments.gallery` writes this page from
-`docs/results/`.
+written rule: *reproduced*, *not reproduced*, *beyond* what the paper shows, or *open*. The rule is in the docstring of
+`summarise` of each experiment, which says so where it was changed after a run had been seen.
+`python -m experiments.gallery` writes this page from `docs/results/`.
+
+Brackets around means are 95 % intervals by Student's t. Those of numbers of tasks, of ratios of steps and of exponents
+are the middle 95 % over resampled seeds: they show how far the seeds at hand lie apart, and with two or three of them
+hold the true value in half or three quarters of all cases (`coverage` in `experiments/statistics.py`).
 """
 
 
@@ -60,9 +64,17 @@ def to_show(name: str, options: Options) -> list[dict[str, Any]]:
 
 
 def changed(result: dict[str, Any]) -> str:
-    """What differs from the preset that a result is named after: `steps 100, seeds 1`; empty when nothing does."""
+    """The options that make of a result's preset its settings: ` --steps 100 --seeds 1`; empty when nothing does."""
     preset = as_json({"": load(f"experiments.{result['experiment']}").presets[result["preset"]]})[""]
-    return ", ".join(f"{k} {v}" for k, v in result["settings"].items() if preset.get(k) != v)
+    differing = {k: v for k, v in result["settings"].items() if preset.get(k) != v}
+    words = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in differing.items()}
+    return "".join(f" --{k.replace('_', '-')} {v}".rstrip() for k, v in words.items())
+
+
+def summarised(result: dict[str, Any]) -> dict[str, Any]:
+    """A result with the summary that today's code makes of its rows."""
+    made = load(f"experiments.{result['experiment']}").summarise(settings_of(result), result["rows"])
+    return {**result, "summary": finite_or_null(as_json(made))}
 
 
 def shared_copy(result: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +87,6 @@ def section(experiment: Experiment, result: dict[str, Any]) -> str:
     """The part of the page that one result has."""
     name, preset, summary = experiment.name, result["preset"], result["summary"]
     failed = f", {len(result['failed'])} of them failed" if result["failed"] else ""
-    other = f", with {changed(result)}" if changed(result) else ""
     time = f"{duration(result['cell_seconds'])} of single workers in all, {result['environment']['devices']}"
     if result["seconds"]:
         time = f"{duration(result['seconds'])}; {time}"
@@ -85,7 +96,7 @@ def section(experiment: Experiment, result: dict[str, Any]) -> str:
             "",
             f"**{summary['verdict'].capitalize()}.** {summary['words'][0].upper()}{summary['words'][1:]}.",
             "",
-            f"- Command: `python -m experiments.{name} {preset}`{other}; {result['cells']} runs{failed}.",
+            f"- Command: `python -m experiments.{name} {preset}{changed(result)}`; {result['cells']} runs{failed}.",
             f"- Time: {time}.",
             *([f"- Compute: {told(result['compute'])}."] if "compute" in result else []),
             "",
@@ -111,7 +122,7 @@ def write(options: Options) -> Path:
             continue
         title = str(importlib.import_module(f"experiments.{name}").__doc__).splitlines()[0].rstrip(".")
         sections.append(f"## {title}\n\nClaim: {experiment.claim}.\n")
-        for result in map(shared_copy, results):
+        for result in map(shared_copy, map(summarised, results)):
             file = f"{name}-{result['preset']}"
             copy = options.docs / "results" / f"{file}.json"
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@ Kirsch, Harrison, Sohl-Dickstein, Metz 2022 (GPICL, arXiv 2212.04458), Table 1 a
 outer-product LSTM, VSML, an LSTM and MAML are meta-trained on projected, label-permuted digits, a new task every time.
 Then they are scored on other data sets, and nothing in them is changed: noise images to remember, tables, images of
 tensorflow-datasets, and frozen features of your own. Beside them, on the same sequences, learners that need no
-meta-training. The paper has means over three seeds without intervals; here there are intervals and nearest neighbours.
+meta-training. The paper has means over three seeds without intervals, in which the Transformer is ahead of online SGD
+on five sets of images and equal, at 100 %, on noise; here are intervals, tables of data, and nearest neighbours.
 
     python -m experiments.generalisation quick       # minutes on two cores
     python -m experiments.generalisation standard    # about twenty minutes
@@ -169,7 +170,7 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     beyond when the same holds and the Transformer's mean lead over the best of the references, by mean accuracy, has an
     interval above 0 too; not reproduced when one of the three fails. It is open with fewer than two data sets, or fewer
     than two seeds of either learner. VSML, the outer-product LSTM and MAML are reported and do not decide: in the paper
-    VSML is ahead of SGD nearly everywhere and the other two are behind.
+    VSML is ahead of SGD wherever there is room, MAML on two of six sets, the outer-product LSTM on one.
     """
     home = config(settings, {"learner": LEARNERS[0], "seed": 0}).data.source
     names = [name for name in rows[0]["accuracy"] if all(name in r["accuracy"] for r in rows)]

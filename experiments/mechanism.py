@@ -33,6 +33,9 @@ from metalearn.cli.config import TrainConfig
 from metalearn.cli.recipe import prepare, restore_theta
 from metalearn.sweeps import Cell
 
+LEAST = {"errors": -1 / 8, "kappa": -1.0, "consistency": -1.0}
+"""The least that measures of likeness can be with ten classes; 0 of the others."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -93,7 +96,10 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     many = by[max(by)]
     names = [*CLASSICAL, TWO_KERNELS]
     likeness = {
-        name: {m: _interval([r["classical"][name][m] for r in many]) for m in (*MEASURES, "accuracy")} for name in names
+        name: {
+            m: _interval([r["classical"][name][m] for r in many], LEAST.get(m, 0.0)) for m in (*MEASURES, "accuracy")
+        }
+        for name in names
     }
     ranked = sorted(CLASSICAL, key=lambda name: -np.nan_to_num(likeness[name]["errors"][0], nan=-9.0))
     nearest, second = ranked[:2]
@@ -104,28 +110,27 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     apart = all(low > 0 for _, low, _ in ahead.values())
     points = {
         e: {
-            **{k: _interval([r[k] for r in group]) for k in ("unseen_accuracy", "seen_accuracy")},
-            **{k: _interval([r["matching"][k] for r in group]) for k in ("same_class", "correlation", "explained")},
-            "seen_same_class": _interval([r["matching"]["seen_same_class"] for r in group]),
-            "errors": _interval([r["classical"][nearest]["errors"] for r in group]),
-            "kappa": _interval([r["classical"][nearest]["kappa"] for r in group]),
+            **{k: _interval([r[k] for r in group], 0) for k in ("unseen_accuracy", "seen_accuracy")},
+            **{k: _interval([r["matching"][k] for r in group], 0) for k in ("same_class", "seen_same_class")},
+            **{k: _interval([r["matching"][k] for r in group], -1) for k in ("correlation", "explained")},
+            **{k: _interval([r["classical"][nearest][k] for r in group], LEAST[k]) for k in ("errors", "kappa")},
         }
         for e, group in by.items()
     }
     between = [_between(a["mistakes"], b["mistakes"]) for a, b in itertools.combinations(many, 2)]
     layers = range(len(many[0]["replaced"]))
     swapped = [
-        {k: _interval([r["replaced"][i][k]["accuracy"] for r in many]) for k in ("kernels", "equal")} for i in layers
+        {k: _interval([r["replaced"][i][k]["accuracy"] for r in many], 0) for k in ("kernels", "equal")} for i in layers
     ]
     matching = points[max(by)]
     fitted = sorted({r["classical"][nearest]["setting"] for r in many})
     kernel = max((n for n in CLASSICAL if "kernel" in n), key=lambda n: likeness[n]["agreement"][0])
-    ceiling = _interval(between)
+    ceiling = _interval(between, LEAST["errors"])
     words = (
-        f"meta-trained on 2^{max(by)} tasks (unseen accuracy {matching['unseen_accuracy'][0]:.3f}) it is most like "
-        f"{nearest} ({'; '.join(fitted)}): beyond chance they name the same wrong class in "
-        f"{text(likeness[nearest]['errors'])} of the examples both get wrong, against "
-        f"{text(likeness[second]['errors'])} for {second} (difference {text(ahead[second])}) and {ceiling[0]:.3f} "
+        f"meta-trained on 2^{max(by)} tasks (unseen accuracy {matching['unseen_accuracy'][0]:.3f}) it is, of the "
+        f"classical learners, most like {nearest} ({'; '.join(fitted)}): where both are wrong, their agreement on the "
+        f"class, corrected for chance, is {text(likeness[nearest]['errors'])}, against "
+        f"{text(likeness[second]['errors'])} with {second} (difference {text(ahead[second])}) and {ceiling[0]:.3f} "
         f"between Transformers of different seeds. {kernel} with a fitted "
         f"temperature predicts {text(likeness[kernel]['agreement'])} of its classes, {TWO_KERNELS}, one of them "
         f"repelling, {text(likeness[TWO_KERNELS]['agreement'])}. Its most matching head puts "
@@ -147,9 +152,11 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def _interval(values: Sequence[float | None]) -> list[float]:
+def _interval(values: Sequence[float | None], least: float | None = None) -> list[float]:
+    """Mean and interval, which ends at 1 and at the least that is possible, where there is one."""
     kept = [v for v in values if v is not None and np.isfinite(v)]
-    return mean_interval(kept) if kept else [float("nan")] * 3
+    mean, low, high = mean_interval(kept) if kept else [float("nan")] * 3
+    return [mean, low, high] if least is None or len(kept) < 2 else [mean, max(low, least), min(high, 1.0)]
 
 
 def _less(a: float | None, b: float | None) -> float | None:

@@ -40,7 +40,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     many = [r for r in rows if r["exponent"] == top]
     names = sorted([*CLASSICAL, TWO_KERNELS], key=lambda n: _number(found["likeness"][n]["errors"][0]))
     for measure, color, shift in (("kappa", "#56B4E9", 0.16), ("errors", "#D55E00", -0.16)):
-        label = {"kappa": "of all predictions (kappa)", "errors": "of wrong ones, where both are wrong"}[measure]
+        label = {"kappa": "on all classes (kappa)", "errors": "where both are wrong"}[measure]
         for y, name in enumerate(names):
             dots = [_number(r["classical"][name][measure]) for r in many]
             left.scatter(dots, np.full(len(dots), y + shift), s=14, color=color, alpha=0.6, linewidths=0)
@@ -49,10 +49,18 @@ def draw(result: dict[str, Any], path: Path) -> None:
         left.scatter([], [], s=14, color=color, label=label)
     ceiling = _number(found["between_seeds"][0])
     if np.isfinite(ceiling):
-        left.axvline(ceiling, color="#D55E00", linewidth=1, linestyle=":", label="wrong ones, two Transformers")
+        left.axvline(
+            ceiling, color="#D55E00", linewidth=1, linestyle=":", label="where both are wrong, of two Transformers"
+        )
     left.set_yticks(range(len(names)), names)
-    left.set_xlabel("agreement with the Transformer beyond chance")
-    left.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), title=f"$2^{{{top}}}$ tasks; a dot a seed", fontsize=7)
+    left.set_xlabel("agreement with the Transformer, corrected for chance")
+    left.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.4, 1.0),
+        title=f"$2^{{{top}}}$ tasks; a dot a seed",
+        fontsize=7,
+        title_fontsize=8,
+    )
     lines = (
         ("rank correlation of weight and similarity", "correlation", "#0072B2", -0.1),
         ("share of weight on the query's class", "same_class", "#009E73", 0.1),
@@ -72,7 +80,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     middle.set_xticks(range(len(ticks)), [f"$2^{{{e}}}$" for e in ticks])
     middle.set_ylim(min(0.0, middle.get_ylim()[0]), 1)
     middle.set_xlabel("meta-training tasks")
-    middle.set_ylabel("most matching head")
+    middle.set_ylabel("of the most matching head; accuracy")
     middle.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=7)
     shown = next((r for r in many if r.get("example")), None)
     if shown:

@@ -125,7 +125,7 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     the interval of the difference above 0; and the control, which memorises, is nowhere above chance + .05 on unseen
     tasks from 2^6 tasks on. Not reproduced: one of these is contradicted (the largest width's lies as far at fewer
     tasks), where all of the largest width was run. Open: else, as without the control or with a single seed. The half
-    was added when a run had been seen whose widths were apart by .03, which numbers of tasks a power apart do not tell.
+    was added when a run had been seen whose widths were apart by .02, which numbers of tasks a power apart do not tell.
     """
     maps: dict[str, Any] = {}
     for learner in sorted({r["learner"] for r in rows}):
@@ -214,13 +214,13 @@ def _verdict(
         verdict = "not reproduced"
     else:
         verdict = "reproduced" if ordered and more and worst <= CHANCE + 0.05 else "open"
-    shown = ", ".join(
-        f"{tasks_in_words(found)} at width {w}" for w, found in transitions.items() if not np.isnan(found[0])
-    )
-    words = f"half of what is learned holds on unseen tasks from {shown or 'no number of tasks on'}"
+    places = [f"{tasks_in_words(p)} at width {w}" for w, p in transitions.items() if p[0] < np.inf]
+    never = [str(w) for w, p in transitions.items() if p[0] == np.inf]
+    parts = [f"from {', '.join(places)}"] * bool(places) + [f"nowhere at width {', '.join(never)}"] * bool(never)
+    words = f"half of what is learned holds on unseen tasks {', '.join(parts) or 'nowhere'}"
     if np.isfinite(apart[0]):
         bounds = f" [{apart[1]:+.2f}, {apart[2]:+.2f}]" if np.isfinite(apart[1:]).all() else ""
-        words += f", from the smallest of these widths to the largest {apart[0]:+.2f} powers of two{bounds}"
+        words += f"; from the smallest width that has such a place to the largest {apart[0]:+.2f} powers of two{bounds}"
     phases = " ".join("?" if p is None else LETTERS[p] for p in line)
     words += f"; the phases of width {widest} with ever more tasks are {phases}"
     words += (

@@ -29,11 +29,12 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Seen accuracy with phases and memory, unseen accuracy with transitions, of the Transformer and of the control."""
+    """Seen accuracy with phases and memory, unseen accuracy with transitions, of both learners; the runs one by one."""
     maps, transitions = result["summary"]["maps"], result["summary"]["transitions"]
     names = {"transformer": "Transformer", "mlp": "MLP without context"}
     panels = [(name, kind) for name in names if name in maps for kind in ("seen_last", "unseen_last")]
-    figure, axes = new_figure(columns=len(panels), width=2.75, height=4.0)
+    figure, axes = new_figure(columns=len(panels) + 1, width=2.75, height=4.0)
+    *axes, last = axes
     mappable = None
     for ax, (learner, kind) in zip(axes, panels, strict=True):
         found = maps[learner]
@@ -46,17 +47,40 @@ def draw(result: dict[str, Any], path: Path) -> None:
             _draw_places(ax, found, transitions, "#D55E00", "white")
         for i, j in np.ndindex(values.shape if kind == "seen_last" else (0, 0)):
             letter, color = LETTERS.get(found["phase"][i][j], ""), "white" if values[i, j] < 0.5 else "black"
-            ax.text(i, j, letter, ha="center", va="center", fontsize=8, color=color)
+            ax.text(i + 0.44, j + 0.4, letter, ha="right", va="top", fontsize=7, color=color)  # beside the lines
         ax.set_xticks(range(len(found["widths"])), [str(w) for w in found["widths"]])
         ax.set_yticks(range(len(found["exponents"])), [f"$2^{{{e}}}$" for e in found["exponents"]])
         ax.set_xlabel("width")
         ax.set_title(f"{names[learner]}\n{kind.split('_')[0]} tasks", fontsize=9)
     axes[0].set_ylabel("meta-training tasks")
     figure.colorbar(mappable, ax=axes, label="accuracy, last 10 positions", pad=0.01)
+    _draw_runs(last, result["rows"])
     key = ", ".join(f"{letter} {name}" for name, letter in LETTERS.items())
     lines = "White line: half is right on seen tasks. Orange: half of what is learned holds on unseen ones"
-    figure.supxlabel(f"{key}.\n{lines} (95 % over seeds).", fontsize=8)
+    figure.supxlabel(f"{key}.\n{lines} (bars: resampled seeds).", fontsize=8)
     save(figure, path)
+
+
+def _draw_runs(ax: Any, rows: list[dict[str, Any]]) -> None:
+    """Accuracy of each Transformer on unseen tasks, widths by colour, lines through their means."""
+    from matplotlib import colormaps
+
+    own = [r for r in rows if r["learner"] == "transformer"]
+    widths, exponents = (sorted({r[key] for r in own}) for key in ("width", "exponent"))
+    for i, width in enumerate(widths):
+        color, shift = colormaps["viridis"](i / max(len(widths), 1)), 0.3 * ((i + 0.5) / len(widths) - 0.5)
+        chosen = [(exponents.index(r["exponent"]), r["unseen_last"]) for r in own if r["width"] == width]
+        x, y = np.asarray(chosen).T
+        ax.scatter(x + shift, y, s=12, color=color, alpha=0.7, linewidths=0)
+        places = np.unique(x)
+        ax.plot(places + shift, [y[x == place].mean() for place in places], color=color, label=f"width {width}")
+    ax.axhline(CHANCE, color="0.5", linewidth=0.8, linestyle=":")
+    ax.set_xticks(range(len(exponents)), [f"$2^{{{e}}}$" for e in exponents], fontsize=8)
+    ax.set_xlabel("meta-training tasks")
+    ax.set_ylim(0, 1)
+    ax.set_title("Transformer, unseen tasks\na dot a run", fontsize=9)
+    if widths:
+        ax.legend(fontsize=7, loc="upper left")
 
 
 def _draw_places(ax: Any, found: dict[str, Any], places: dict[str, Any], color: str, edge: str) -> None:

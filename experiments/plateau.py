@@ -27,6 +27,7 @@ from experiments.plateau_picture import CONDITIONS, draw
 from experiments.small import published, small
 from experiments.suite import Experiment, Row, Trained, command, evaluations
 from metalearn.cli.config import CurriculumConfig, OptimizerConfig, TrainConfig
+from metalearn.errors import unknown_name
 from metalearn.sweeps import Cell
 
 BIASED = 0.1
@@ -102,7 +103,12 @@ def config(settings: Settings, cell: Cell) -> TrainConfig:
     """
     condition, batch, seed = str(cell["condition"]), int(str(cell["batch"])), int(str(cell["seed"]))
     if condition not in CONDITIONS:
-        raise ValueError(f"conditions are {', '.join(CONDITIONS)}; got {condition}")
+        raise unknown_name("condition", condition, CONDITIONS)
+    if len(settings.batches) != len(settings.batch_steps):
+        raise ValueError(
+            f"--batch-steps takes one number for each of --batches: got {len(settings.batch_steps)} for "
+            f"{len(settings.batches)}"
+        )
     most = dict(zip(settings.batches, settings.batch_steps, strict=True)) | {settings.tasks: settings.steps}
     is_small = settings.size == "small"
     steps = most[batch]
@@ -219,7 +225,7 @@ def table(result: dict[str, Any]) -> str:
     """One row an intervention, then one a batch size."""
     found = result["summary"]
     header = f"{'intervention':<22} {'runs':>4} {'at chance':>9} {'median steps':>12}"
-    lines = [header + "   share of unbiased [95 % over seeds]"]
+    lines = [header + "   share of unbiased [resampled seeds]"]
     for c, p in found["conditions"].items():
         ratio = p["ratio"]
         share = "" if c == "unbiased" or not ratio or ratio[0] is None else f"{ratio[0]:.2f}{interval(ratio)}"

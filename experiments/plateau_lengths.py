@@ -26,7 +26,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def drawn_lengths(groups: Sequence[Sequence[float]], statistic: Callable[..., float]) -> list[float]:
-    """A statistic of groups of runs and its 95 % interval: [value, low, high], the ends infinite for a single run."""
+    """A statistic of groups of runs with the ends of `statistics.bootstrap`, which are infinite for a single run."""
     if min(map(len, groups)) < 2:
         return [float(statistic(*groups)), float("-inf"), float("inf")]
     return bootstrap(groups, lambda drawn: statistic(*drawn))

@@ -3,7 +3,8 @@
     python -m experiments.spent runs/phase_diagram-paper     # on the machine where it was run; adds to result.json
 
 Operations are those of matrix products as `metalearn.compute` counts them, over all outer steps; time is that of the
-cells with compilation, evaluation and saving; the peak is that of a large matrix product on all devices at once.
+cells with compilation, evaluation and saving, without that of tries that were killed; the peak is that of a large
+matrix product on all devices at once, and is to be measured while nothing else runs.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments.suite import load, read_result
+from experiments.suite import load, read_result, settings_of
 from metalearn.cli.config import TrainConfig
 from metalearn.cli.recipe import initial_state, outer_loop, prepare
 from metalearn.compute import peak_flops, step_flops
-from metalearn.errors import MetalearnError
+from metalearn.errors import MetalearnError, RunError
 from metalearn.files import write_atomically
 from metalearn.metrics import read_metrics
 from metalearn.progress import duration
@@ -63,11 +64,11 @@ def spent(folder: Path) -> dict[str, Any]:
         `workers` they were shared by; `peak`, operations a second; `share`, flops / (seconds / workers) / peak.
 
     Raises:
-        RunError: the folder has no result, or one of another version, or lost the runs.
+        RunError: the folder has no result, or one of another version, or lost the runs; or the share is above 1.
     """
     result = read_result(folder / "result.json")
     experiment = load(f"experiments.{result['experiment']}")
-    settings = _as_settings(type(next(iter(experiment.presets.values()))), result["settings"])
+    settings = settings_of(result)
     flops, uncounted, precisions = 0.0, 0, set[str]()
     names = {cell_name(cell): cell for cell in experiment.cells(settings)}
     keys = {key for cell in names.values() for key in cell}
@@ -83,6 +84,13 @@ def spent(folder: Path) -> dict[str, Any]:
     dtype = jnp.bfloat16 if "bfloat16" in precisions else jnp.float32
     top = peak_flops(dtype) * (1 if jax.default_backend() == "cpu" else jax.local_device_count())
     share = flops / (result["cell_seconds"] / result["workers"]) / top
+    if share > 1:
+        raise RunError(
+            f"{flops:.2g} operations in {result['cell_seconds']:.0f} s of {result['workers']} workers cannot be "
+            f"{100 * share:.0f} % of this machine's peak: the peak was measured too low. Measure again when nothing "
+            "else runs; on the machine of the runs; where a run was killed and went on, its first part is not in the "
+            "time"
+        )
     return {
         "flops": flops,
         "uncounted": uncounted,
@@ -100,14 +108,6 @@ def told(compute: dict[str, Any]) -> str:
         f"{compute['workers']} workers, {100 * compute['share']:.1f} % of the machine's peak"
         + (f"; {compute['uncounted']} runs are not counted" if compute["uncounted"] else "")
     )
-
-
-def _as_settings(kind: Any, values: dict[str, Any]) -> Any:
-    def tuples(value: Any) -> Any:
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
-
-    known = {f.name for f in dataclasses.fields(kind)}
-    return kind(**{k: tuples(v) for k, v in values.items() if k in known})
 
 
 @dataclass(frozen=True)

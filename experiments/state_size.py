@@ -185,9 +185,9 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     """Rank correlations of accuracy with N_S and with parameters, and how far each control moved accuracy.
 
     The intervals of correlations are bootstraps over configurations, with all seeds of a configuration together; that
-    of a control's effect, accuracy at its most minus at its least, a bootstrap over seeds. The claim is reproduced
-    when, over the families without the controls, the correlation with N_S has an interval above 0 and so has its
-    difference to the correlation with parameters. With fewer than 5 configurations, or of a single family, it is open.
+    of a control's effect, accuracy at its most minus at its least, is Student's over pairs of one seed. Reproduced:
+    over the families without the controls, the correlation with N_S has an interval above 0 and so has its
+    difference to the correlation with parameters. Open: fewer than 5 configurations, or a single family.
     The controls are reported and do not decide the verdict: the paper has none.
     """
     names = list(dict.fromkeys(r["learner"] for r in rows))

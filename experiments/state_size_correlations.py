@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from experiments.statistics import bootstrap, rank_correlation, spearman
+from experiments.statistics import bootstrap, mean_interval, rank_correlation, spearman
 from experiments.suite import Row
 
 SAME = 1.01
@@ -42,7 +40,8 @@ def correlations(rows: Sequence[Row]) -> dict[str, list[float]]:
 def effect(rows: Sequence[Row], points: dict[str, Any]) -> dict[str, Any] | None:
     """How far accuracy moves from the least to the most of what a control varies; None with a single configuration.
 
-    What varies is whichever of state and parameters spans the larger ratio.
+    What varies is whichever of state and parameters spans the larger ratio. The two are paired by seed, which has the
+    same tasks in both, and the interval is Student's.
     """
     names = list(dict.fromkeys(r["learner"] for r in rows))
     if len(names) < 2:
@@ -50,8 +49,7 @@ def effect(rows: Sequence[Row], points: dict[str, Any]) -> dict[str, Any] | None
     spans = {k: max(points[n][k] for n in names) / min(points[n][k] for n in names) for k in ("state", "parameters")}
     varied = max(spans, key=lambda k: spans[k])
     least, most = (pick(names, key=lambda n: points[n][varied]) for pick in (min, max))
-    ends_of = [[r["unseen_last"] for r in rows if r["learner"] == name] for name in (least, most)]
-    moved = bootstrap(ends_of, lambda drawn: float(np.mean(drawn[1]) - np.mean(drawn[0])))
-    if min(map(len, ends_of)) < 2:
-        moved = [moved[0], float("-inf"), float("inf")]
+    at_least, at_most = ({r["seed"]: r["unseen_last"] for r in rows if r["learner"] == n} for n in (least, most))
+    pairs = [at_most[seed] - at_least[seed] for seed in at_least if seed in at_most]
+    moved = mean_interval(pairs) if pairs else [float("nan"), float("-inf"), float("inf")]
     return {"varied": varied, "least": least, "most": most, "spans": spans, "moved": moved}

@@ -56,7 +56,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         ax.scatter(xs, ys, s=16, facecolors="none", edgecolors="0.6", linewidths=0.8, zorder=1, label="controls")
         ax.set_xlabel(label)
         found = summary["correlations"].get(FAMILIES)
-        ax.set_title("" if found is None else f"rank correlation {shown(found[key], '.2f')}", fontsize=9)
+        ax.set_title("" if found is None else f"coloured: rank correlation {shown(found[key], '.2f')}", fontsize=9)
     colors = dict(zip(CONTROLS, ("#D55E00", "#56B4E9", "black"), strict=True))
     for group, found in summary["effects"].items():
         if found is None:
@@ -71,7 +71,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes[2].scatter(folds, values, s=14, color=colors[group], alpha=0.55, linewidths=0)
         middle = [(fold, values[folds == fold].mean()) for fold in np.unique(folds)]
         axes[2].plot(*zip(*middle, strict=True), style, color=colors[group], label=f"{what}, {kept}")
-    axes[2].set_xlabel("times the least")
+    axes[2].set_xlabel("state, or parameters (dashed), over the least")
     axes[2].set_title("controls, Transformers: one varied alone", fontsize=9)
     top = max(0.5, 1.08 * max(r["unseen_last"] for r in rows))
     for ax in axes:

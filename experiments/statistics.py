@@ -1,4 +1,9 @@
-"""Means over seeds with intervals, and bootstrap intervals of whatever is computed from them."""
+"""Means over seeds with intervals, and bootstrap intervals of whatever is computed from them.
+
+Where there is a mean, Student's interval is right with few seeds too. A bootstrap is for what has no such formula (a
+crossing, a ratio of medians, a rank correlation), and is called one of resampled seeds, not of 95 %: it is as narrow as
+the seeds at hand lie together. Of 95 % it covers, for the mean of a normal sample, what `coverage` says.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +25,10 @@ def mean_interval(values: Sequence[float]) -> list[float]:
 def bootstrap(
     groups: Sequence[Sequence[Any]], statistic: Callable[[list[list[Any]]], float], seed: int = 0, draws: int = 2000
 ) -> list[float]:
-    """A statistic of groups of values and its 95 % percentile interval, a bootstrap: [value, low, high].
+    """A statistic of groups of values and the middle 95 % of what it is of resampled ones: [value, low, high].
 
-    With few values in a group the interval is too narrow: of three alike it knows no spread. With a single value in
-    every group nothing is known of it, and its ends are infinite.
+    With few values in a group these ends are too close together, see `coverage`; of values that are alike no spread is
+    known. With a single value in every group nothing is known at all, and the ends are infinite.
 
     Args:
         groups: one a condition, what was measured with each of its seeds; values are drawn with replacement within it.
@@ -46,8 +51,22 @@ def bootstrap(
     return [value, float(low), float(high)]
 
 
+def coverage(values: int, trials: int = 2000, draws: int = 400) -> float:
+    """How often the ends of `bootstrap` hold the mean of a normal sample between them, by simulation.
+
+    .51 with 2 values, .74 with 3, .85 with 6, .89 with 8 (standard error .01), where 95 % is meant.
+    """
+    rng = np.random.default_rng(values)
+    found = (bootstrap([rng.normal(size=values).tolist()], _mean_of_first, t, draws) for t in range(trials))
+    return sum(low <= 0 <= high for _, low, high in found) / trials
+
+
+def _mean_of_first(groups: Sequence[Sequence[float]]) -> float:
+    return sum(groups[0]) / len(groups[0])
+
+
 def rank_correlation(x: Sequence[float], y: Sequence[float], groups: Sequence[Any], seed: int = 0) -> list[float]:
-    """Spearman's rank correlation of x and y, and its 95 % interval by a bootstrap over groups: [rho, low, high].
+    """Spearman's rank correlation of x and y with the ends of `bootstrap` over groups: [rho, low, high].
 
     Args:
         x: one value a run.

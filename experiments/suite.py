@@ -267,6 +267,17 @@ def read_result(path: Path) -> dict[str, Any]:
     return content
 
 
+def settings_of(result: Mapping[str, Any]) -> Any:
+    """The settings of a result as its experiment has them; fields that it lacks have their defaults."""
+    kind = type(next(iter(load(f"experiments.{result['experiment']}").presets.values())))
+
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    known = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{k: tuples(v) for k, v in result["settings"].items() if k in known})
+
+
 def command(module: str) -> int:
     """The command line of an experiment; returns the exit status."""
     experiment, words = load(module), sys.argv[1:]

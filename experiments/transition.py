@@ -6,7 +6,7 @@ sequence, on tasks it has met and on tasks it has not? In the paper seeds near t
 rarely between; here each is a dot.
 
     python -m experiments.transition quick       # minutes on two cores
-    python -m experiments.transition standard    # about an hour
+    python -m experiments.transition standard    # half an hour
     python -m experiments.transition paper       # the published size, for an accelerator
 """
 
@@ -179,7 +179,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         left.axvline(place, color="0.5", linewidth=1, zorder=0, label=f"transition, $2^{{{place:.1f}}}$ tasks")
     left.set_xlabel("meta-training tasks, powers of two")
     left.set_ylabel("accuracy gained within the sequence")
-    left.set_title("a dot a meta-training, lines their means, grey 95 %", fontsize=9)
+    left.set_title("a dot a meta-training, lines their means; grey: resampled seeds", fontsize=9)
     low, high = (v if np.isfinite(v) else place for v in (low, high))
     around = [r for r in rows if low - 1 <= r["exponent"] <= high + 1] or rows
     exponents = sorted({r["exponent"] for r in around})

@@ -86,7 +86,22 @@ def test_settings_of_ones_own_are_said(tmp_path):
     keep(tmp_path / "runs/transition-mine", result(Settings(seeds=1), "standard"))
     keep(tmp_path / "runs/transition-quick", result(PRESETS["quick"], "quick"))
     page = gallery.write(options).read_text()
-    assert "standard`, with seeds 1; 47 runs." in page and "transition quick`; " in page
+    assert "`python -m experiments.transition standard --seeds 1`; 47 runs." in page and "transition quick`; " in page
+    made = result(PRESETS["quick"], "quick")
+    assert gallery.changed({**made, "settings": {**made["settings"], "first_seed": 7, "exponents": [0, 8]}}) == (
+        " --exponents 0 8 --first-seed 7"
+    )
+    assert gallery.changed({**made, "settings": {**made["settings"], "exponents": []}}) == " --exponents"
+
+
+def test_the_page_says_what_todays_code_makes_of_the_rows(tmp_path):
+    options = gallery.Options(tmp_path / "runs", tmp_path / "docs")
+    made = result(PRESETS["quick"], "quick")
+    old = {**made["summary"], "verdict": "beyond", "words": "as an older version said it"}
+    keep(tmp_path / "runs/transition-quick", {**made, "summary": old})
+    page = gallery.write(options).read_text()
+    assert "older version" not in page and "**Reproduced.**" in page
+    assert json.loads((tmp_path / "docs/results/transition-quick.json").read_text())["summary"] == made["summary"]
 
 
 def test_nothing_to_show_and_another_version(tmp_path):
@@ -116,6 +131,20 @@ def test_operations_of_all_cells(tmp_path, monkeypatch):
         spent.told(found)
         == "2e+05 operations in 1m00s of 2 workers, 33.3 % of the machine's peak; 1 runs are not counted"
     )
+
+
+def test_a_share_above_one_is_refused_and_nothing_is_kept(tmp_path, monkeypatch, capsys):
+    keep(tmp_path / "x", as_json(result(Settings((0,), 1, (), 1), "quick")))
+    before = (tmp_path / "x/result.json").read_bytes()
+    for cell in EXPERIMENT.cells(Settings((0,), 1, (), 1)):
+        run = create_run(tmp_path / "x/cells" / cell_name(cell), {})
+        run.metrics.write_text(json.dumps({"step": 90, "loss": 1.0}) + "\n")
+    monkeypatch.setattr(spent, "flops_per_step", lambda config: 1e3)
+    monkeypatch.setattr(spent, "peak_flops", lambda dtype: 1e3)
+    monkeypatch.setattr("sys.argv", ["spent", str(tmp_path / "x")])
+    assert spent.main() == 1
+    assert "cannot be 600 % of this machine's peak: the peak was measured too low" in capsys.readouterr().err
+    assert (tmp_path / "x/result.json").read_bytes() == before
 
 
 def test_configurations_that_differ_in_data_alone_are_counted_once():

@@ -5,7 +5,10 @@ All by hand-made values; nothing is meta-trained.
 
 import json
 import math
+from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -25,11 +28,13 @@ from experiments.agreement import (
     nearest_neighbours,
     similarity,
 )
-from experiments.attention_reading import TRIED, read_attention
+from experiments.attention_reading import TRIED, predictions_with, read_attention
 from experiments.mechanism import PRESETS, Settings, summarise
-from experiments.mechanism_probe import example
+from experiments.mechanism_probe import episodes, example, probe, shared
 from experiments.small import published, small
+from metalearn.cli.recipe import prepare
 from metalearn.runs import as_json, finite_or_null
+from metalearn_models.attention_probe import attention_weights
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -191,6 +196,55 @@ def test_the_picture_has_weights_beside_the_similarity_of_the_same_examples():
     assert found["same_class"] == (YS[:, :-1] == YS[:, -1:]).astype(int).ravel().tolist()
 
 
+TINY = replace(
+    small(0, 4, width=8),
+    task=replace(small(0, 4).task, length=12, num_tasks=4),
+    learner=replace(small(0, 4, width=8).learner, layers=2, heads=2),
+)
+
+
+def test_a_layer_that_attends_by_its_own_weights_predicts_what_the_transformer_does():
+    recipe = prepare(TINY)
+    theta = jax.tree.map(lambda x: 3 * x, recipe.learner.init(jax.random.key(1)))  # far from attending to all alike
+    xs, ys = map(jnp.asarray, episodes(recipe, "unseen", 5))
+    signature, model = recipe.family.signature, TINY.learner
+    weights = np.asarray(attention_weights(signature, model, theta, xs, ys))
+    assert weights.std() > 0.05
+    logits = recipe.learner.run(theta, xs, ys)
+    for layer in (0, 1):
+        rest = np.maximum(1 - weights[layer][..., :1], 1e-9)
+        kernels = np.pad(weights[layer][..., 1:] / rest, ((0, 0), (0, 0), (0, 0), (0, 1)))
+        own = predictions_with(signature, model, theta, xs, ys, layer, jnp.asarray(kernels))
+        assert np.asarray(own) == pytest.approx(np.asarray(logits), abs=1e-4)
+        equal = jnp.asarray(kernel_weights(np.zeros((5, 12, 12)), 1.0)[:, None])
+        other = predictions_with(signature, model, theta, xs, ys, layer, equal)
+        assert float(jnp.abs(other - logits).max()) > 0.1
+
+
+def test_a_transformer_is_probed_from_end_to_end():
+    recipe = prepare(TINY)
+    theta = recipe.learner.init(jax.random.key(1))
+    found = probe(recipe, theta, 6, True)
+    (xs, ys), known = shared(TINY, 6)
+    predicted = np.asarray(recipe.learner.run(theta, xs, ys)).argmax(-1)
+    test = (slice(6, None), slice(6, None))  # the second half of the sequences, and of the positions
+    assert found["unseen_accuracy"] == pytest.approx((predicted == ys)[test].mean(), abs=1e-4)
+    for name in ("1-NN", "ridge"):
+        own = found["classical"][name]
+        other = known[name][own["setting"]]
+        assert own["agreement"] == pytest.approx((other == predicted)[test].mean(), abs=1e-4)
+        assert own["accuracy"] == pytest.approx((other == ys)[test].mean(), abs=1e-4)
+        chosen = max((s == predicted)[:6, 6:].mean() for s in known[name].values())  # on the first half
+        assert (other == predicted)[:6, 6:].mean() == chosen
+    assert found["mistakes"] == "".join(str(d) for d in ((predicted - ys) % 10)[6:, 6:].ravel())
+    assert len(found["replaced"]) == 2 and found["matching"]["kind"] in SIMILARITIES
+    heads = np.asarray(found["heads"]["correlation"])
+    assert heads.shape == (2, 2) and found["matching"]["correlation"] == pytest.approx(heads.max(), abs=1e-4)
+    assert len(found["example"]["similarity"]) == 3 * 11
+    made = [{"exponent": 4, "seed": s, **found} for s in (0, 1)]
+    assert summarise(Settings(), made)["between_seeds"][0] == pytest.approx(1), "wrong in the same way"
+
+
 def row(exponent, seed, errors=(), mistakes="0123", same_class=0.5, **changes):
     """Errors are .3 alike for every classical learner that is not named."""
     likeness = {**dict.fromkeys((*CLASSICAL, TWO_KERNELS), 0.3), **dict(errors)}
@@ -234,10 +288,10 @@ def test_summary_of_hand_made_rows():
     assert points[8]["same_class"] == [0.3, -math.inf, math.inf] and points[14]["errors"][0] == pytest.approx(0.7)
     assert [s["kernels"][0] for s in found["replaced"]] == pytest.approx([0.6, 0.5])
     for text in (
-        "meta-trained on 2^14 tasks (unseen accuracy 0.700) it is most like kernel, cosine (setting 0; setting 1)",
-        "0.700 [0.452, 0.948] of the examples",
-        "against 0.500 [0.376, 0.624] for ridge (difference 0.200 [0.076, 0.324])",
-        "and 0.625 between Transformers", "with 2^5 tasks 0.150 [-0.485, 0.785] and 0.400 [0.400, 0.400]",
+        "meta-trained on 2^14 tasks (unseen accuracy 0.700) it is, of the classical learners, most like kernel, cosine "
+        "(setting 0; setting 1): where both are wrong", "corrected for chance, is 0.700 [0.452, 0.948]",
+        "against 0.500 [0.376, 0.624] with ridge (difference 0.200 [0.076, 0.324])",
+        "and 0.625 between Transformers", "with 2^5 tasks 0.150 [0.000, 0.785] and 0.400 [0.400, 0.400]",
         "layer 1 0.600, 0.200, layer 2 0.500, 0.200",
     ):  # fmt: skip
         assert text in found["words"]

@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from experiments import phase_diagram
+from experiments import phase_diagram, suite
 from experiments.phase_diagram import PRESETS, Settings, phase, summarise
 from experiments.small import small
 from experiments.suite import Trained
 from metalearn.runs import as_json, finite_or_null
+from metalearn.sweeps import cell_name
 from metalearn_models.mlp import MLPConfig
 
 
@@ -116,7 +117,7 @@ def test_summary_of_hand_made_rows():
     for text in (
         "2^5.0 tasks [2^4.8, 2^5.2] at width 4, 2^7.0 tasks",
         "the phases of width 16 with ever more tasks are M I I L L",
-        "from the smallest of these widths to the largest +2.00 powers of two [+1.", "is 0.100, chance 0.1",
+        "from the smallest width that has such a place to the largest +2.00 powers of two [+1.", "is 0.100, chance 0.1",
     ):  # fmt: skip
         assert text in found["words"]
 
@@ -172,7 +173,7 @@ def test_a_width_that_learns_nothing_has_no_transition():
     found = summarise(SETTINGS, rows)
     assert found["transitions"][4][0] == math.inf and found["transitions"][16][0] == pytest.approx(7)
     assert np.isnan(found["apart"]).all() and found["verdict"] == "open"
-    assert "no number of tasks at width 4" in found["words"]
+    assert "nowhere at width 4" in found["words"]
 
 
 PARTIAL = {
@@ -201,3 +202,38 @@ def test_partial_results_have_a_verdict_a_table_and_a_picture(what, tmp_path):
     assert (what == "a hole") == (" " * 11 in table.splitlines()[-1])
     phase_diagram.draw(result, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+class Unwatched:
+    """A silent watch."""
+
+    def start(self, name, found): ...
+    def update(self, found): ...
+    def note(self, text): ...
+    def close(self): ...
+
+
+def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
+    def tiny(seed, steps, width=8, num_tasks=None):
+        base = small(seed, steps, width, num_tasks)
+        return dataclasses.replace(
+            base, task=dataclasses.replace(base.task, length=12), tasks=4, eval_tasks=2, eval_sequences=2,
+            optimizer=dataclasses.replace(base.optimizer, warmup=0),
+            learner=dataclasses.replace(base.learner, layers=1, heads=2),
+        )  # fmt: skip
+
+    monkeypatch.setattr(phase_diagram, "small", tiny)
+    settings = Settings((4, 8), (0, 3), 1, (4,), steps=2)
+    result = suite.run("experiments.phase_diagram", settings, tmp_path, workers=0, watch=Unwatched())
+    assert not result["failed"] and result["summary"]["verdict"] in ("open", "not reproduced")
+    found = {(r["learner"], r["width"], r["exponent"]) for r in result["rows"]}
+    assert found == {(n, w, e) for n, w in (("transformer", 4), ("transformer", 8), ("mlp", 4)) for e in (0, 3)}
+    for r in result["rows"]:
+        scores = json.loads((tmp_path / "cells" / cell_of(r) / "result.json").read_text())["curves"]
+        assert r["unseen_last"] == pytest.approx(np.mean(scores["unseen"]["mean"][-10:]), abs=1e-6)
+        assert r["seen_improvement"] == pytest.approx(r["seen_last"] - scores["seen"]["mean"][0], abs=1e-6)
+    assert (tmp_path / "phase_diagram.png").stat().st_size > 10_000
+
+
+def cell_of(row):
+    return cell_name({key: row[key] for key in ("learner", "width", "exponent", "seed")})

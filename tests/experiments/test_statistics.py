@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.statistics import bootstrap, crossing, mean_interval, rank_correlation
+from experiments.statistics import bootstrap, coverage, crossing, mean_interval, rank_correlation
 
 
 def test_mean_interval_of_a_textbook_sample():
@@ -39,6 +39,13 @@ def test_a_bootstrap_covers_about_as_often_as_it_says():
         assert high - low == pytest.approx(2 * 1.96 * (2 / 40) ** 0.5, rel=0.45)
         covered += low <= 2 <= high
     assert 87 <= covered <= 99
+
+
+def test_resampling_two_or_three_seeds_covers_less_than_it_means_to():
+    # of two values a quarter of the draws holds the smaller twice, so the ends are the values, between which lies the
+    # mean when they lie on different sides of it
+    assert coverage(2, trials=400, draws=200) == pytest.approx(0.5, abs=0.08)
+    assert 0.65 < coverage(3, trials=400, draws=200) < 0.82
 
 
 def test_a_bootstrap_is_reproduced_by_its_seed():
