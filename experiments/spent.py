@@ -1,10 +1,11 @@
 """What the meta-trainings of an experiment cost, and the share of this machine's peak that they reached.
 
-    python -m experiments.spent runs/phase_diagram-paper     # on the machine where it was run; adds to result.json
+    python -m experiments.spent runs/phase_diagram-paper                # on the machine where it was run
+    python -m experiments.spent docs/results/phase_diagram-paper.json   # of a copy, the peak and the share once more
 
 Operations are those of matrix products as `metalearn.compute` counts them, over all outer steps; time is that of the
 cells with compilation, evaluation and saving, without that of tries that were killed; the peak is that of a large
-matrix product on all devices at once, and is to be measured while nothing else runs.
+matrix product on all devices at once, and is to be measured while nothing else runs. All is added to the result.
 """
 
 from __future__ import annotations
@@ -56,17 +57,24 @@ def _flops_per_step(config: TrainConfig) -> float | None:
         return None
 
 
-def spent(folder: Path) -> dict[str, Any]:
+def spent(path: Path) -> dict[str, Any]:
     """Operations, seconds, and their share of the peak, of the cells that an experiment has run to their end.
+
+    Args:
+        path: the folder of an experiment, or a copy of its result in which the operations were counted before.
 
     Returns:
         `flops` of all cells; `uncounted`, cells whose operations cannot be counted; `seconds` of all cells together;
         `workers` they were shared by; `peak`, operations a second; `share`, flops / (seconds / workers) / peak.
 
     Raises:
-        RunError: the folder has no result, or one of another version, or lost the runs; or the share is above 1.
+        RunError: there is no result, or one of another version; the runs are lost, or the operations of a copy were
+            never counted; or the share is above 1.
     """
-    result = read_result(folder / "result.json")
+    is_copy = path.is_file()
+    result = read_result(path if is_copy else path / "result.json")
+    if is_copy and "compute" not in result:
+        raise RunError(f"the operations of {path} were never counted: name the folder with its runs")
     experiment = load(f"experiments.{result['experiment']}")
     settings = settings_of(result)
     flops, uncounted, precisions = 0.0, 0, set[str]()
@@ -78,9 +86,13 @@ def spent(folder: Path) -> dict[str, Any]:
             continue
         config = experiment.config(settings, cell)
         precisions.add(getattr(config.learner, "compute", "float32"))
-        steps = max((line["step"] for line in read_metrics(open_run(folder / "cells" / name))), default=0)
+        if is_copy:
+            continue
+        steps = max((line["step"] for line in read_metrics(open_run(path / "cells" / name))), default=0)
         per_step = flops_per_step(config)
         flops, uncounted = flops + steps * (per_step or 0.0), uncounted + (per_step is None)
+    if is_copy:
+        flops, uncounted = result["compute"]["flops"], result["compute"]["uncounted"]
     dtype = jnp.bfloat16 if "bfloat16" in precisions else jnp.float32
     top = peak_flops(dtype) * (1 if jax.default_backend() == "cpu" else jax.local_device_count())
     share = flops / (result["cell_seconds"] / result["workers"]) / top
@@ -114,20 +126,21 @@ def told(compute: dict[str, Any]) -> str:
 class Options:
     """Count what an experiment has cost."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
-    """Of an experiment, with result.json and the runs in it."""
+    path: Annotated[Path, tyro.conf.Positional]
+    """Folder of an experiment, with result.json and the runs in it; or a copy of its result."""
 
 
 def main() -> int:
     """The command; returns the exit status."""
     try:
-        folder = tyro.cli(Options, prog="python -m experiments.spent", description=__doc__).folder
-        compute = spent(folder)
+        path = tyro.cli(Options, prog="python -m experiments.spent", description=__doc__).path
+        compute = spent(path)
     except (MetalearnError, OSError) as error:
         print(f"spent: {error}", file=sys.stderr)
         return 1
-    result = {**read_result(folder / "result.json"), "compute": compute}
-    write_atomically(folder / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+    file = path if path.is_file() else path / "result.json"
+    result = {**read_result(file), "compute": compute}
+    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
     print(told(compute))
     return 0
 

@@ -98,8 +98,7 @@ def _begin_or_join(name: str, storage: Any, pruner: Any, values: dict[str, Any])
 
     with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize", pruner=pruner)
-        study.set_user_attr("plan", values)
-        return study, values
+        return study, _planned(study, values)
     study = optuna.load_study(storage=storage, study_name=name, pruner=pruner)
     for _ in range(_WAITS):  # for whoever made it to say what is planned, unless they were killed before
         foreign = study.get_trials(deepcopy=False) or [d.name for d in study.directions] != ["MAXIMIZE"]
@@ -108,8 +107,14 @@ def _begin_or_join(name: str, storage: Any, pruner: Any, values: dict[str, Any])
         if foreign:
             raise RunError(f"the storage holds a study {name!r} that is no sweep of metalearn: give yours another name")
         time.sleep(0.1)
-    study.set_user_attr("plan", values)
-    return study, values
+    return study, _planned(study, values)
+
+
+def _planned(study: Any, values: dict[str, Any]) -> Any:
+    """The plan of a new study: that of whoever came first, who may have made the study or waited for it too long."""
+    if "plan" not in study.user_attrs:
+        study.set_user_attr("plan", values)
+    return study.user_attrs["plan"]
 
 
 def enqueue_missing(sweep: Sweep, again: bool = False) -> int:

@@ -133,6 +133,21 @@ def test_operations_of_all_cells(tmp_path, monkeypatch):
     )
 
 
+def test_of_a_copy_the_peak_is_measured_once_more(tmp_path, monkeypatch, capsys):
+    made = as_json(result(Settings((0,), 1, (), 1), "quick"))
+    path = tmp_path / "transition-quick.json"
+    path.write_text(json.dumps(made))
+    monkeypatch.setattr("sys.argv", ["spent", str(path)])
+    assert spent.main() == 1 and "were never counted: name the folder with its runs" in capsys.readouterr().err
+    old = {"flops": 3e5, "uncounted": 0, "seconds": 1.0, "workers": 1, "peak": 1.0, "share": 3.0}
+    path.write_text(json.dumps({**made, "compute": old}))
+    monkeypatch.setattr(spent, "peak_flops", lambda dtype: 1e5)
+    assert spent.main() == 0
+    found = json.loads(path.read_text())["compute"]
+    assert (found["flops"], found["peak"]) == (3e5, 1e5)
+    assert found["share"] == pytest.approx(3e5 / (30.0 / 2) / 1e5)
+
+
 def test_a_share_above_one_is_refused_and_nothing_is_kept(tmp_path, monkeypatch, capsys):
     keep(tmp_path / "x", as_json(result(Settings((0,), 1, (), 1), "quick")))
     before = (tmp_path / "x/result.json").read_bytes()

@@ -266,6 +266,22 @@ def test_of_two_plans_that_come_at_once_one_is_refused(tmp_path, monkeypatch):
     open_sweep(cells.plan(4), cells.url(tmp_path))
 
 
+def test_who_made_the_study_and_slept_takes_the_plan_that_was_put_there_meanwhile(tmp_path, monkeypatch):
+    import optuna
+
+    create = optuna.create_study
+
+    def stalled(**options):
+        made = create(**options)
+        made.set_user_attr("plan", {"halving": None, **cells.plan(4).as_json()})
+        return made
+
+    monkeypatch.setattr(optuna, "create_study", stalled)
+    with pytest.raises(RunError, match="another plan"):
+        open_sweep(cells.plan(3), cells.url(tmp_path))
+    assert len(records(open_sweep(cells.plan(4), cells.url(tmp_path)))) == 4
+
+
 def test_a_worker_killed_before_it_had_planned_is_replaced(tmp_path, monkeypatch):
     import optuna
 
