@@ -100,7 +100,7 @@ def spent(path: Path) -> dict[str, Any]:
         raise RunError(
             f"{flops:.2g} operations in {result['cell_seconds']:.0f} s of {result['workers']} workers cannot be "
             f"{100 * share:.0f} % of this machine's peak: the peak was measured too low. Measure again when nothing "
-            "else runs; on the machine of the runs; where a run was killed and went on, its first part is not in the "
+            "else runs, on the machine of the runs; where a run was killed and went on, its first part is not in the "
             "time"
         )
     return {
