@@ -18,8 +18,9 @@ from typing import Any
 
 import tyro
 
+from experiments.experiment import Experiment, load
+from experiments.results import read_result, settings_of
 from experiments.spent import told
-from experiments.suite import Experiment, load, read_result, settings_of
 from metalearn.errors import MetalearnError, RunError
 from metalearn.files import write_atomically
 from metalearn.progress import duration

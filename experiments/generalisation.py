@@ -22,12 +22,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.command_line import command
+from experiments.experiment import Experiment, Row, Trained
 from experiments.foreign_data import episodes, examples, most_frequent, score
 from experiments.generalisation_picture import NEW, SHOWN, draw, table
 from experiments.small import published, small
 from experiments.state_size import RATES
 from experiments.statistics import mean_interval
-from experiments.suite import Experiment, Row, Trained, command
 from metalearn.cli.config import TrainConfig
 from metalearn.cli.recipe import LAST, prepare, restore_theta, stream
 from metalearn.learner import Signature

@@ -24,11 +24,12 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.agreement import CLASSICAL, TWO_KERNELS, alike
+from experiments.command_line import command
+from experiments.experiment import Experiment, Row, Trained
 from experiments.mechanism_picture import MEASURES, draw, table, text
 from experiments.mechanism_probe import probe
 from experiments.small import published, small
 from experiments.statistics import mean_interval
-from experiments.suite import Experiment, Row, Trained, command
 from metalearn.cli.config import TrainConfig
 from metalearn.cli.recipe import prepare, restore_theta
 from metalearn.sweeps import Cell

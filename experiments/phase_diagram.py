@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.command_line import command
+from experiments.experiment import Experiment, Row, Trained
 from experiments.phase_diagram_picture import LETTERS, PHASES, draw, table
 from experiments.small import CHANCE, ends, published, small, tasks_in_words
 from experiments.statistics import bootstrap, crossing
-from experiments.suite import Experiment, Row, Trained, command
 from metalearn.cli.config import TrainConfig
 from metalearn.sweeps import Cell, grid
 from metalearn_models.mlp import MLPConfig

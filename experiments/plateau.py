@@ -22,10 +22,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.command_line import command
+from experiments.experiment import Experiment, Row, Trained, evaluations
 from experiments.plateau_lengths import LEVEL, drawn_lengths, interval, lengths, median, power_law, shown
 from experiments.plateau_picture import CONDITIONS, draw
 from experiments.small import published, small
-from experiments.suite import Experiment, Row, Trained, command, evaluations
 from metalearn.cli.config import CurriculumConfig, OptimizerConfig, TrainConfig
 from metalearn.errors import unknown_name
 from metalearn.sweeps import Cell

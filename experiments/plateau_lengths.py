@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.experiment import Row
 from experiments.statistics import bootstrap
-from experiments.suite import Row
 
 LEVEL = 0.25
 """Accuracy on unseen tasks, over the last 10 positions, above which a run has left chance, which is .1."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.experiment import Row
 from experiments.plateau_lengths import LEVEL, interval
 from experiments.small import CHANCE
-from experiments.suite import Row
 from metalearn.pictures import new_figure, save
 
 CONDITIONS = {

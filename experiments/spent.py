@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments.suite import load, read_result, settings_of
+from experiments.experiment import load
+from experiments.results import read_result, settings_of
 from metalearn.cli.config import TrainConfig
 from metalearn.cli.recipe import initial_state, outer_loop, prepare
 from metalearn.compute import peak_flops, step_flops

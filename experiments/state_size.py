@@ -25,11 +25,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from experiments.command_line import command
+from experiments.experiment import Experiment, Row, Trained
 from experiments.small import ends, published, small
 from experiments.state_size_correlations import correlations, effect
 from experiments.state_size_picture import CONTROLS, FAMILIES, draw, shown, table
 from experiments.statistics import mean_interval
-from experiments.suite import Experiment, Row, Trained, command
 from metalearn.cli.config import TrainConfig
 from metalearn.cli.recipe import prepare
 from metalearn.sweeps import Cell

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.experiment import Row
 from experiments.statistics import bootstrap, mean_interval, rank_correlation, spearman
-from experiments.suite import Row
 
 SAME = 1.01
 """A control that keeps a size to within this factor, such as biases, keeps it; their order would be ranked else."""

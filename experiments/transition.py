@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.command_line import command
+from experiments.experiment import Experiment, Row, Trained
 from experiments.small import CHANCE, ends, published, small, tasks_in_words
 from experiments.statistics import bootstrap, crossing, mean_interval
-from experiments.suite import Experiment, Row, Trained, command
 from metalearn.cli.config import TrainConfig
 from metalearn.pictures import new_figure, save
 from metalearn.sweeps import Cell

@@ -112,6 +112,22 @@ class Quiet(Lines):
         """See `Progress`."""
 
 
+class Silent:
+    """Nothing at all, for runs of which something else says how far they are."""
+
+    def start(self, done: int, steps: int) -> None:
+        """See `Progress`."""
+
+    def update(self, done: int, metrics: Mapping[str, float]) -> None:
+        """See `Progress`."""
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+
+    def close(self) -> None:
+        """See `Progress`."""
+
+
 def duration(seconds: float) -> str:
     """A length of time for people: `42s`, `1m05s`, `3h07m`."""
     whole = round(seconds)

@@ -21,7 +21,7 @@ from metalearn.cli.train import meta_train
 from metalearn.errors import RunError, unknown_name
 from metalearn.files import write_atomically
 from metalearn.pictures import draw_sweep, new_figure, save
-from metalearn.progress import Quiet
+from metalearn.progress import Silent
 from metalearn.runs import as_json, finite_or_null
 from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_name, grid, run_sweep, sampled
 from metalearn.sweeps.study import storage_url
@@ -140,25 +140,9 @@ def run_trial(values: Mapping[str, Any], out: Path, cell: Cell, report: Report) 
         report(step, sign * numbers["unseen_score"], numbers, final=step >= config.steps)
 
     resume = (folder / "config.json").exists()
-    result, _ = meta_train(config, folder, resume=resume, progress=Quiet(stream=_NOWHERE), evaluated=evaluated)
+    result, _ = meta_train(config, folder, resume=resume, progress=Silent(), evaluated=evaluated)
     score = result["unseen_accuracy" if sign > 0 else "unseen_error"]
     return {**result, **report.latest, "value": sign * score}
-
-
-class _Nowhere:
-    """A stream that a worker's notes go to: the sweep's own table says how far it is."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing to do."""
-
-    def isatty(self) -> bool:
-        return False
-
-
-_NOWHERE: Any = _Nowhere()
 
 
 def summarised(found: Sequence[Record]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import gallery, spent, suite
+from experiments import gallery, results, spent
 from experiments.small import small
 from experiments.transition import EXPERIMENT, PRESETS, Settings
 from metalearn.errors import RunError
@@ -42,7 +42,7 @@ def summary(settings, preset, failed):
         )
         for i, (c, r) in enumerate(rows(settings))
     ]
-    return json.dumps(suite.summary(EXPERIMENT, settings, preset, records))
+    return json.dumps(results.summary(EXPERIMENT, settings, preset, records))
 
 
 def keep(folder, made):

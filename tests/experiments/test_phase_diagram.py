@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import phase_diagram, suite
+from experiments.experiment import Trained
 from experiments.phase_diagram import PRESETS, Settings, phase, summarise
 from experiments.small import small
-from experiments.suite import Trained
 from metalearn.runs import as_json, finite_or_null
 from metalearn.sweeps import cell_name
 from metalearn_models.mlp import MLPConfig

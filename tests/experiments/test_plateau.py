@@ -11,10 +11,10 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import plateau, suite
+from experiments.experiment import Trained, evaluations
 from experiments.plateau import CONDITIONS, PRESETS, Settings, summarise
 from experiments.plateau_lengths import drawn_lengths, interval, lengths, median, power_law, shown
 from experiments.small import published, small
-from experiments.suite import Trained
 from metalearn.cli.config import CurriculumConfig
 from metalearn.metrics import read_metrics
 from metalearn.runs import as_json, finite_or_null, open_run
@@ -294,7 +294,7 @@ def test_runs_end_where_they_leave_chance_and_are_not_run_again(tmp_path, monkey
         out = tmp_path / condition
         result = suite.run("experiments.plateau", settings, out, workers=0, watch=Unwatched())
         lines = read_metrics(open_run(out / "cells" / f"condition-{condition},batch-2,seed-0"))
-        found = suite.evaluations(lines)
+        found = evaluations(lines)
         (row,) = result["rows"]
         assert (row["condition"], row["left"], row["value"]) == (condition, left, steps[-1])
         assert [step for step, _ in found] == row["curve_steps"] == steps

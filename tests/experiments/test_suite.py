@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import suite, transition
+from experiments import command_line, results, suite, transition
+from experiments.experiment import evaluations
 from experiments.small import small
 from experiments.transition import Settings
 from metalearn.cli import fits
@@ -105,15 +106,15 @@ def no_training(monkeypatch):
 
 def test_an_experiment_ends_with_rows_runs_and_a_picture(finished_folder):
     out, result = finished_folder
-    assert suite.read_result(out / "result.json") == result
+    assert results.read_result(out / "result.json") == result
     assert [(r["exponent"], r["seed"]) for r in result["rows"]] == [(0, 0), (2, 0)]
     assert result["cells"] == 2 and result["failed"] == {} and result["preset"] == "toy"
     assert result["summary"]["verdict"] == "not reproduced" and result["settings"]["exponents"] == [0, 2]
     for row in result["rows"]:
         folder = out / "cells" / f"exponent-{row['exponent']},seed-0"
         lines = read_metrics(open_run(folder))
-        assert [step for step, _ in suite.evaluations(lines)] == [1, 2, 3, 4]
-        unseen = suite.evaluations(lines)[-1][1]["unseen_score"]
+        assert [step for step, _ in evaluations(lines)] == [1, 2, 3, 4]
+        unseen = evaluations(lines)[-1][1]["unseen_score"]
         assert row["unseen_last"] == pytest.approx(unseen) and row["value"] == row["unseen_improvement"]
         assert len(row["unseen_curve"]) == 6
     assert (out / "transition.png").read_bytes()[:4] == b"\x89PNG"
@@ -160,17 +161,17 @@ def test_a_killed_cell_goes_on_to_the_same_numbers(finished_folder, tmp_path, to
         run(ONE, tmp_path / "out")
     assert not (tmp_path / "out" / "result.json").exists()
     folder = tmp_path / "out" / "cells" / "exponent-2,seed-0"
-    assert [step for step, _ in suite.evaluations(read_metrics(open_run(folder)))] == [1, 2, 3]
+    assert [step for step, _ in evaluations(read_metrics(open_run(folder)))] == [1, 2, 3]
     assert [path.name for path in open_run(folder).checkpoints.iterdir() if path.is_dir()] != []
     toy()
     assert run(ONE, tmp_path / "out")["rows"] == [r for r in finished_folder[1]["rows"] if r["exponent"] == 2]
-    assert [step for step, _ in suite.evaluations(read_metrics(open_run(folder)))] == [1, 2, 3, 4]
+    assert [step for step, _ in evaluations(read_metrics(open_run(folder)))] == [1, 2, 3, 4]
     assert len(json.loads((folder / "config.json").read_text())["environments"]) == 2
 
 
 def test_a_run_that_has_shown_what_it_was_for_ends_and_stays_ended(tmp_path, toy, monkeypatch):
     def measure(settings, cell, trained):
-        steps = [step for step, _ in suite.evaluations(trained.lines)]
+        steps = [step for step, _ in evaluations(trained.lines)]
         return {"value": len(steps), "steps": steps, "scored": sorted(trained.scores)}
 
     def summarise(settings, rows):
@@ -260,7 +261,7 @@ def test_the_first_reason_is_told_when_every_cell_fails(tmp_path, toy):
 
 def words(monkeypatch, *given):
     monkeypatch.setattr("sys.argv", ["transition", *map(str, given)])
-    return suite.command(MODULE)
+    return command_line.command(MODULE)
 
 
 def test_a_failed_cell_leaves_the_rest_and_an_exit_status(tmp_path, toy, monkeypatch, capsys, finished_folder):
@@ -273,7 +274,7 @@ def test_a_failed_cell_leaves_the_rest_and_an_exit_status(tmp_path, toy, monkeyp
     assert result["rows"] == finished_folder[1]["rows"][1:]
     toy()
     assert words(monkeypatch, "--out", tmp_path, "--workers", 0) == 0  # what failed is tried again
-    assert suite.read_result(tmp_path / "result.json")["rows"] == finished_folder[1]["rows"]
+    assert results.read_result(tmp_path / "result.json")["rows"] == finished_folder[1]["rows"]
 
 
 def test_the_command_prints_table_claim_verdict_and_json(finished_folder, monkeypatch, capsys, no_training):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import transition
+from experiments.experiment import Trained
 from experiments.small import published, small, tasks_in_words
-from experiments.suite import Trained
 from experiments.transition import PRESETS, Settings, summarise
 from metalearn.runs import as_json, finite_or_null
 
