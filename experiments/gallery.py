@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,10 @@ written rule: *reproduced*, *not reproduced*, *beyond* what the paper shows, or 
 `summarise` of each experiment, which says so where it was changed after a run had been seen.
 `python -m experiments.gallery` writes this page from `docs/results/`.
 
-Brackets around means are 95 % intervals by Student's t. Those of numbers of tasks, of ratios of steps and of exponents
-are the middle 95 % over resampled seeds: they show how far the seeds at hand lie apart, and with two or three of them
-hold the true value in half or three quarters of all cases (`coverage` in `experiments/statistics.py`).
+Brackets around means and differences are 95 % intervals by Student's t. Those of numbers of tasks, of ratios of steps
+and of exponents are the middle 95 % over resampled seeds: they show how far the seeds at hand lie apart, and of two or
+three they hold the true value less often, that of a mean of normal ones in half or three quarters of all cases
+(`coverage` in `experiments/statistics.py`). Those of rank correlations are over resampled configurations.
 """
 
 
@@ -61,14 +63,19 @@ def to_show(name: str, options: Options) -> list[dict[str, Any]]:
     found = [result for result in map(read_result, paths) if result["experiment"] == name]
     presets = load(f"experiments.{name}").presets
     by_preset = [[result for result in found if result["preset"] == preset] for preset in presets]
-    return [max(own, key=lambda r: (not changed(r), r["environment"]["time"])) for own in by_preset if own]
+    return [max(own, key=_rank) for own in by_preset if own]
+
+
+def _rank(result: dict[str, Any]) -> tuple[Any, ...]:
+    """Of two results of a preset the one with its own settings is shown, then the newer, then the later measured."""
+    return not changed(result), result["environment"]["time"], result.get("compute", {}).get("time", "")
 
 
 def changed(result: dict[str, Any]) -> str:
     """The options that make of a result's preset its settings: ` --steps 100 --seeds 1`; empty when nothing does."""
     preset = as_json({"": load(f"experiments.{result['experiment']}").presets[result["preset"]]})[""]
     differing = {k: v for k, v in result["settings"].items() if preset.get(k) != v}
-    words = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in differing.items()}
+    words = {k: shlex.join(map(str, v if isinstance(v, list) else [v])) for k, v in differing.items()}
     return "".join(f" --{k.replace('_', '-')} {v}".rstrip() for k, v in words.items())
 
 

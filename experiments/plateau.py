@@ -25,7 +25,7 @@ import numpy as np
 from experiments.command_line import command
 from experiments.experiment import Experiment, Row, Trained, evaluations
 from experiments.plateau_lengths import LEVEL, drawn_lengths, interval, lengths, median, power_law, shown
-from experiments.plateau_picture import CONDITIONS, draw
+from experiments.plateau_picture import CONDITIONS, draw, table
 from experiments.small import published, small
 from metalearn.cli.config import CurriculumConfig, OptimizerConfig, TrainConfig
 from metalearn.errors import unknown_name
@@ -88,7 +88,19 @@ PRESETS = {
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """A cell a seed: one seed of everything first, so that the picture fills evenly."""
+    """A cell a seed: one seed of everything first, so that the picture fills evenly.
+
+    Raises:
+        ValueError: an unknown condition, or not one maximum of steps a batch size.
+    """
+    for condition in settings.conditions:
+        if condition not in CONDITIONS:
+            raise unknown_name("condition", condition, CONDITIONS)
+    if len(settings.batches) != len(settings.batch_steps):
+        raise ValueError(
+            f"--batch-steps takes one number for each of --batches: got {len(settings.batch_steps)} for "
+            f"{len(settings.batches)}"
+        )
     order = [
         (seed, condition, settings.tasks) for seed in range(settings.seeds) for condition in settings.conditions
     ] + [(seed, "unbiased", batch) for seed in range(settings.batch_seeds) for batch in settings.batches]
@@ -97,19 +109,8 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def config(settings: Settings, cell: Cell) -> TrainConfig:
-    """The meta-training of a cell.
-
-    Raises:
-        ValueError: no such condition, or not one maximum of steps a batch size.
-    """
+    """The meta-training of a cell."""
     condition, batch, seed = str(cell["condition"]), int(str(cell["batch"])), int(str(cell["seed"]))
-    if condition not in CONDITIONS:
-        raise unknown_name("condition", condition, CONDITIONS)
-    if len(settings.batches) != len(settings.batch_steps):
-        raise ValueError(
-            f"--batch-steps takes one number for each of --batches: got {len(settings.batch_steps)} for "
-            f"{len(settings.batches)}"
-        )
     most = dict(zip(settings.batches, settings.batch_steps, strict=True)) | {settings.tasks: settings.steps}
     is_small = settings.size == "small"
     steps = most[batch]
@@ -220,23 +221,6 @@ def _words(found: dict[str, Any], bound: bool, law: dict[str, Any] | None) -> st
     if law is not None and law["left_out"]:
         words += f"; no fit of batches {law['left_out']}, where a run was still at chance"
     return words
-
-
-def table(result: dict[str, Any]) -> str:
-    """One row an intervention, then one a batch size."""
-    found = result["summary"]
-    header = f"{'intervention':<22} {'runs':>4} {'at chance':>9} {'median steps':>12}"
-    lines = [header + "   share of unbiased [resampled seeds]"]
-    for c, p in found["conditions"].items():
-        ratio = p["ratio"]
-        share = "" if c == "unbiased" or not ratio or ratio[0] is None else f"{ratio[0]:.2f}{interval(ratio)}"
-        name, steps = CONDITIONS[c][0], shown(p["median"], p["maximum"])
-        lines.append(f"{name:<22} {len(p['lengths']):>4} {p['at_chance']:>9} {steps:>12}   {share}")
-    if found["ratio_is_bound"]:
-        lines.append("shares are upper bounds: the unbiased runs were still at chance when they ended")
-    if len(found["batches"]) > 1:
-        lines += [f"unbiased, {b} tasks: {shown(p['median'], p['maximum'])}" for b, p in found["batches"].items()]
-    return "\n".join(lines)
 
 
 EXPERIMENT = Experiment(

@@ -1,4 +1,4 @@
-"""Picture of the experiment on leaving chance, and how its interventions are called and coloured."""
+"""Table and picture of the experiment on leaving chance, and how its interventions are called and coloured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.experiment import Row
-from experiments.plateau_lengths import LEVEL, interval
+from experiments.plateau_lengths import LEVEL, interval, shown
 from experiments.small import CHANCE
 from metalearn.pictures import new_figure, save
 
@@ -23,6 +23,23 @@ CONDITIONS = {
     "eps-1e-4": ("eps 1e-4", "#56B4E9"),
 }
 """Interventions, each alone: their labels and colours. The control has the paper's token, eps 1e-8 and eps_root 0."""
+
+
+def table(result: dict[str, Any]) -> str:
+    """One row an intervention, then one a batch size."""
+    found = result["summary"]
+    header = f"{'intervention':<22} {'runs':>4} {'at chance':>9} {'median steps':>12}"
+    lines = [header + "   share of unbiased [resampled seeds]"]
+    for c, p in found["conditions"].items():
+        ratio = p["ratio"]
+        share = "" if c == "unbiased" or not ratio or ratio[0] is None else f"{ratio[0]:.2f}{interval(ratio)}"
+        name, steps = CONDITIONS[c][0], shown(p["median"], p["maximum"])
+        lines.append(f"{name:<22} {len(p['lengths']):>4} {p['at_chance']:>9} {steps:>12}   {share}")
+    if found["ratio_is_bound"]:
+        lines.append("shares are upper bounds: the unbiased runs were still at chance when they ended")
+    if len(found["batches"]) > 1:
+        lines += [f"unbiased, {b} tasks: {shown(p['median'], p['maximum'])}" for b, p in found["batches"].items()]
+    return "\n".join(lines)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

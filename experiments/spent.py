@@ -24,9 +24,10 @@ import tyro
 
 from experiments.experiment import load
 from experiments.results import read_result, settings_of
-from metalearn.cli.config import TrainConfig
+from metalearn.cli.config import TrainConfig, from_json
 from metalearn.cli.recipe import initial_state, outer_loop, prepare
 from metalearn.compute import peak_flops, step_flops
+from metalearn.environment import environment
 from metalearn.errors import MetalearnError, RunError
 from metalearn.files import write_atomically
 from metalearn.metrics import read_metrics
@@ -66,7 +67,8 @@ def spent(path: Path) -> dict[str, Any]:
 
     Returns:
         `flops` of all cells; `uncounted`, cells whose operations cannot be counted; `seconds` of all cells together;
-        `workers` they were shared by; `peak`, operations a second; `share`, flops / (seconds / workers) / peak.
+        `workers` they were shared by; `peak`, operations a second; `share`, flops / (seconds / workers) / peak; `time`
+        of this measurement.
 
     Raises:
         RunError: there is no result, or one of another version; the runs are lost, or the operations of a copy were
@@ -85,11 +87,13 @@ def spent(path: Path) -> dict[str, Any]:
     for name, cell in names.items():
         if name not in done:
             continue
-        config = experiment.config(settings, cell)
-        precisions.add(getattr(config.learner, "compute", "float32"))
         if is_copy:
+            precisions.add(getattr(experiment.config(settings, cell).learner, "compute", "float32"))
             continue
-        steps = max((line["step"] for line in read_metrics(open_run(path / "cells" / name))), default=0)
+        run = open_run(path / "cells" / name)
+        config = from_json(run.config)
+        precisions.add(getattr(config.learner, "compute", "float32"))
+        steps = max((line["step"] for line in read_metrics(run)), default=0)
         per_step = flops_per_step(config)
         flops, uncounted = flops + steps * (per_step or 0.0), uncounted + (per_step is None)
     if is_copy:
@@ -111,6 +115,7 @@ def spent(path: Path) -> dict[str, Any]:
         "workers": result["workers"],
         "peak": top,
         "share": share,
+        "time": environment()["time"],
     }
 
 
@@ -136,7 +141,7 @@ def main() -> int:
     try:
         path = tyro.cli(Options, prog="python -m experiments.spent", description=__doc__).path
         compute = spent(path)
-    except (MetalearnError, OSError) as error:
+    except (MetalearnError, ValueError, OSError) as error:
         print(f"spent: {error}", file=sys.stderr)
         return 1
     file = path if path.is_file() else path / "result.json"

@@ -28,7 +28,7 @@ import jax
 from experiments.command_line import command
 from experiments.experiment import Experiment, Row, Trained
 from experiments.small import ends, published, small
-from experiments.state_size_correlations import correlations, effect
+from experiments.state_size_correlations import correlations, effect, told
 from experiments.state_size_picture import CONTROLS, FAMILIES, draw, shown, table
 from experiments.statistics import mean_interval
 from metalearn.cli.config import TrainConfig
@@ -213,18 +213,8 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
         )
         both = found["all"]
         words += f"; controls included {shown(both['state'])} and {shown(both['parameters'])}"
-    words = "; ".join([words, *(_told(group, e) for group, e in effects.items() if e is not None)])
+    words = "; ".join([words, *(told(group, e) for group, e in effects.items() if e is not None)])
     return {"verdict": verdict, "words": words, "points": points, "correlations": found, "effects": effects}
-
-
-def _told(group: str, found: dict[str, Any]) -> str:
-    other = "parameters" if found["varied"] == "state" else "state"
-    ratio = found["spans"][other]
-    kept = f"equal {other}" if ratio == 1 else f"{other} equal to within {100 * (ratio - 1):.1f} %"
-    return (
-        f"control {group}: accuracy moved by {shown(found['moved'], '+.3f')} when {found['varied']} grew "
-        f"{found['spans'][found['varied']]:.3g}-fold at {kept}"
-    )
 
 
 def _base(settings: Settings, seed: int) -> TrainConfig:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.experiment import Row
+from experiments.state_size_picture import shown
 from experiments.statistics import bootstrap, mean_interval, rank_correlation, spearman
 
 SAME = 1.01
@@ -53,3 +54,14 @@ def effect(rows: Sequence[Row], points: dict[str, Any]) -> dict[str, Any] | None
     pairs = [at_most[seed] - at_least[seed] for seed in at_least if seed in at_most]
     moved = mean_interval(pairs) if pairs else [float("nan"), float("-inf"), float("inf")]
     return {"varied": varied, "least": least, "most": most, "spans": spans, "moved": moved}
+
+
+def told(group: str, found: dict[str, Any]) -> str:
+    """The effect of a control in words."""
+    other = "parameters" if found["varied"] == "state" else "state"
+    ratio = found["spans"][other]
+    kept = f"equal {other}" if ratio == 1 else f"{other} equal to within {100 * (ratio - 1):.1f} %"
+    return (
+        f"control {group}: accuracy moved by {shown(found['moved'], '+.3f')} when {found['varied']} grew "
+        f"{found['spans'][found['varied']]:.3g}-fold at {kept}"
+    )

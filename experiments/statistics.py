@@ -1,8 +1,8 @@
 """Means over seeds with intervals, and bootstrap intervals of whatever is computed from them.
 
 Where there is a mean, Student's interval is right with few seeds too. A bootstrap is for what has no such formula (a
-crossing, a ratio of medians, a rank correlation), and is called one of resampled seeds, not of 95 %: it is as narrow as
-the seeds at hand lie together. Of 95 % it covers, for the mean of a normal sample, what `coverage` says.
+crossing, a ratio of medians, a rank correlation), and is called one of resampled seeds (configurations in a rank
+correlation), not of 95 %: it is as narrow as what is at hand lies together, see `coverage`.
 """
 
 from __future__ import annotations

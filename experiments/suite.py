@@ -6,7 +6,6 @@ The cells are swept by `metalearn.sweeps`: over all cores by default, over other
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -94,8 +93,9 @@ def run(
     cells = experiment.cells(settings)
     configs = _configs(experiment, settings, cells)
     _check_runs(configs, out)
-    if old is None or old["failed"]:
-        check_largest(configs, workers)
+    done = set() if old is None else {cell_name({k: row[k] for k in cells[0]}) for row in old["rows"]}
+    if left := {name: config for name, config in configs.items() if name not in done}:
+        check_largest(left, workers)
     plan = Plan(
         out.name if out.name.startswith(experiment.name) else f"{experiment.name}-{out.name}",
         {"experiment": experiment.name, "settings": settings},
@@ -105,7 +105,7 @@ def run(
     found = run_sweep(plan, storage_url(storage, out), work, workers=workers, compiled=out / "compiled", watch=watch)
     result = summary(experiment, settings, preset, found)
     result["seconds"] = round(time.monotonic() - began, 1)
-    result["workers"] = max(1, workers)
+    result["workers"] = max(1, min(workers, len(cells)))
     if old is not None and result["rows"] == old["rows"]:  # the time of a call that ran nothing says nothing
         result |= {key: old[key] for key in ("seconds", "cell_seconds", "workers", "compute") if key in old}
     elif old is not None:
@@ -135,11 +135,19 @@ def _earlier(experiment: Experiment, settings: Any, out: Path) -> dict[str, Any]
 
 
 def _configs(experiment: Experiment, settings: Any, cells: Sequence[Cell]) -> dict[str, TrainConfig]:
-    """The configuration of each cell by name, without cells that have none: those fail by themselves, and say why."""
-    found = {}
+    """The configuration of each cell by name, without cells that have none: those fail by themselves, and say why.
+
+    Raises:
+        ValueError: no cell has one; the first reason.
+    """
+    found, reasons = {}, []
     for cell in cells:
-        with contextlib.suppress(ValueError):
+        try:
             found[cell_name(cell)] = experiment.config(settings, cell)
+        except ValueError as error:
+            reasons.append(error)
+    if reasons and not found:
+        raise reasons[0]
     return found
 
 

@@ -107,7 +107,7 @@ def create_run(
                 if foreign:  # said before anything is removed
                     raise RunError(f"{folder} holds {', '.join(foreign[:5])} beside its run: choose another folder")
                 _remove_run(older)
-            # a kill may leave config.json.tmp, and a lock stays
+            # a kill may leave a temporary file, and a lock stays
             left = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp" and p.name != LOCK)
             if "config.json" in left:
                 raise RunError(f"{folder} holds a run already: resume it, overwrite it, or choose another folder")
@@ -263,7 +263,8 @@ def _is_of_a_run(path: Path) -> bool:
 def _remove_run(run: Run) -> None:
     # config.json goes last: until then a kill leaves a folder that still says what it is; the lock stays
     pictures, weights = run.folder.glob("*.png"), run.folder / "theta.safetensors"
-    for path in [*pictures, *run.folder.glob("evaluate-*.json"), run.result, run.metrics, weights]:
+    others = [*run.folder.glob("evaluate-*.json"), *run.folder.glob("*.tmp")]
+    for path in [*pictures, *others, run.result, run.metrics, weights]:
         path.unlink(missing_ok=True)
     for path in (run.tensorboard, run.checkpoints):
         if path.exists():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from metalearn.errors import RunError
 from metalearn_models.lstm import LSTMConfig
-from metalearn_models.registry import LEARNERS, learner_entry, learner_name
+from metalearn_models.registry import learner_entry, learner_name
 from metalearn_models.transformer import TransformerConfig
 from metalearn_tasks.projected import ProjectedConfig
 from metalearn_tasks.regression import RegressionConfig
@@ -257,9 +257,3 @@ def with_learner(config: TrainConfig, name: str) -> TrainConfig:
     if type(config.learner) is entry.config:
         return config
     return dataclasses.replace(config, learner=entry.config())
-
-
-def described(command: type) -> str:
-    """The docstring of a command, with the names of the presets and of what can be meta-trained in it."""
-    learners = ", ".join(name for name, entry in LEARNERS.items() if entry.meta_learned)
-    return str(command.__doc__).replace("{presets}", ", ".join(PRESETS)).replace("{learners}", learners)

@@ -73,7 +73,7 @@ def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: i
 
 
 def check_largest(configs: Mapping[str, TrainConfig], workers: int) -> None:
-    """Refuse a sweep whose largest cell does not fit, before hours are spent on the others.
+    """Refuse a sweep whose largest cells do not fit, before hours are spent on the others; see `largest`.
 
     A program of which it is plain without compiling it that it fits, see `metalearn.memory.bound_bytes`, is not made.
 
@@ -97,7 +97,10 @@ def check_largest(configs: Mapping[str, TrainConfig], workers: int) -> None:
 
 
 def largest(configs: Mapping[str, TrainConfig]) -> list[str]:
-    """Names of the cells with most parameters and with the largest state, times the examples of an outer step."""
+    """Names of the cells with most parameters and with the largest state, times the examples of an outer step.
+
+    Of several with as many of one, that with most of the other.
+    """
     sources = {c.data for c in configs.values() if not isinstance(c.task, RegressionConfig)}
     datasets = {source: load_data(source) for source in sources}
     parameters, state = {}, {}
@@ -109,8 +112,9 @@ def largest(configs: Mapping[str, TrainConfig]) -> list[str]:
         count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(learner.init, jax.random.key(0))))
         examples = config.tasks * config.sequences * config.task.length
         parameters[name], state[name] = count * examples, learner.state_size * examples
-    measures = [measure for measure in (parameters, state) if any(measure.values())]
-    return list(dict.fromkeys(max(measure, key=measure.__getitem__) for measure in measures))
+    orders = ((parameters, state), (state, parameters))
+    found = [max(one, key=lambda n, one=one, other=other: (one[n], other[n])) for one, other in orders if one]
+    return list(dict.fromkeys(found))
 
 
 def _misfit(configs: Mapping[str, TrainConfig], workers: int) -> tuple[str, dict[str, int]] | None:
@@ -138,8 +142,8 @@ def _misfit(configs: Mapping[str, TrainConfig], workers: int) -> tuple[str, dict
 
 
 def _bound(config: TrainConfig) -> int:
-    """Bytes that an outer step needs at most, all devices together."""
-    recipe = prepare(config)
+    """Bytes that an outer step needs at most on a device, and in all outside of what is split over them."""
+    recipe = prepare(dataclasses.replace(config, start=None))  # only shapes are needed, not the weights to begin from
     loop, _ = outer_loop(recipe, config.steps)
     return bound_bytes(loop.step, jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,10 @@ import numpy as np
 import tyro
 
 from metalearn.cli.arguments import take
-from metalearn.cli.config import PRESETS, TrainConfig, described, from_json, to_json, with_learner
+from metalearn.cli.config import PRESETS, TrainConfig, from_json, to_json, with_learner
 from metalearn.cli.fits import check_largest
 from metalearn.cli.recipe import prepare
-from metalearn.cli.train import meta_train
+from metalearn.cli.train import described, meta_train
 from metalearn.errors import RunError, unknown_name
 from metalearn.files import write_atomically
 from metalearn.pictures import draw_sweep, new_figure, save
@@ -130,6 +131,16 @@ def configured(base: TrainConfig, cell: Cell) -> TrainConfig:
         raise ValueError(f"the cell {cell_name(cell)} cannot be configured: {' '.join(words)} (see above)") from error
 
 
+def _left(base: TrainConfig, cells: Sequence[Cell], out: Path) -> dict[str, TrainConfig]:
+    """Configurations of the cells that an earlier call has not run to its end, one seed of each, by name."""
+    done = set[str]()
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # it is written anew at the end
+        told = json.loads((out / "sweep.json").read_bytes())["records"]
+        done = {record["name"] for record in told if record["state"] == "done"}
+    left = {cell_name({**cell, "seed": None}): cell for cell in cells if cell_name(cell) not in done}
+    return {cell_name(cell): configured(base, cell) for cell in left.values()}
+
+
 def run_trial(values: Mapping[str, Any], out: Path, cell: Cell, report: Report) -> dict[str, Any]:
     """Meta-train one cell in a folder of its own, or go on with what is there."""
     config = configured(from_json(values), cell)
@@ -195,10 +206,7 @@ def main(argv: Sequence[str]) -> None:
     for field, value in dict.fromkeys((f, v) for cell in cells for f, v in cell.items()):
         configured(command.config, {field: value})  # what cannot be configured is refused before anything is run
     prepare(configured(command.config, cells[0]))
-    if not (out / "sweep.json").exists():  # what was run to its end did fit
-        first = [cell for cell in cells if cell["seed"] == command.config.seed]  # seeds do not decide the memory
-        configs = {cell_name(cell): configured(command.config, cell) for cell in first}
-        check_largest(configs, worker_count(command.workers))
+    check_largest(_left(command.config, cells, out), worker_count(command.workers))
     steps = command.config.steps
     plan = Plan(out.resolve().name, {"command": "metalearn sweep", "config": to_json(command.config)}, cells)
     run = partial(run_trial, to_json(command.config), out)

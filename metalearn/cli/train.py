@@ -13,7 +13,7 @@ import tyro
 
 from metalearn.checkpoints import checkpoint_steps, restore_checkpoint
 from metalearn.cli.arguments import take
-from metalearn.cli.config import PRESETS, TrainConfig, described, from_json, to_json, with_learner
+from metalearn.cli.config import PRESETS, TrainConfig, from_json, to_json, with_learner
 from metalearn.cli.recipe import (
     LAST,
     Recipe,
@@ -35,6 +35,7 @@ from metalearn.progress import Progress, Quiet, default_progress
 from metalearn.runs import Run, create_run, open_run, resume_run, write_result
 from metalearn.training import train as drive
 from metalearn.weights import theta_sha256
+from metalearn_models.registry import LEARNERS
 from metalearn_tasks.regression import RegressionConfig
 
 
@@ -55,6 +56,12 @@ class TrainCommand:
     """No progress, only the result."""
     json: bool = False
     """Print one JSON object as the last line."""
+
+
+def described(command: type) -> str:
+    """The docstring of a command, with the names of the presets and of what can be meta-trained in it."""
+    learners = ", ".join(name for name, entry in LEARNERS.items() if entry.meta_learned)
+    return str(command.__doc__).replace("{presets}", ", ".join(PRESETS)).replace("{learners}", learners)
 
 
 def free_fields(config: TrainConfig) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ class Record(NamedTuple):
         result: what its run returned; None before it is done.
         seconds: from the start of the try that counts to its end; None before.
         worker: host and process of that try.
-        error: why it failed.
+        error: why it failed, or why it has to wait.
     """
 
     name: str
@@ -50,7 +50,8 @@ def _record(name: str, cell: Cell, trials: Sequence[Any]) -> Record:
     trial = max(reversed(trials), key=lambda trial: order[trial.state.name], default=None)  # the last of equals
     error = failure(trials) if trial is not None and trial.state.name == "FAIL" else None
     if trial is None or trial.state.name == "WAITING" or (trial.state.name == "FAIL" and error is None):
-        return Record(name, cell, "waiting")
+        last = next((trial for trial in reversed(trials) if trial.state.name == "FAIL"), None)
+        return Record(name, cell, "waiting", error=None if last is None else last.user_attrs.get("waits"))
     step = max(trial.intermediate_values, default=None)
     value = trial.value if trial.value is not None else trial.intermediate_values.get(step)
     attrs = trial.user_attrs

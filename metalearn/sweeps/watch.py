@@ -45,6 +45,7 @@ class Lines:
     def __init__(self, stream: TextIO | None = None):
         self._stream = sys.stderr if stream is None else stream
         self._known: set[str] = set()
+        self._waiting: set[tuple[str, str]] = set()
         self._clock = _Clock()
 
     def start(self, name: str, found: Sequence[Record]) -> None:
@@ -62,6 +63,10 @@ class Lines:
         for number, r in enumerate(new, len(ended) - len(new) + 1):
             tail = f"; {left} left" if left and r is new[-1] else ""
             self.note(f"{number}/{len(found)}  {r.name}: {_told(r)}{tail}")
+        waiting = {(r.name, r.error) for r in found if r.state == "waiting" and r.error is not None}
+        for name, reason in sorted(waiting - self._waiting):
+            self.note(f"{name} has to wait: {reason}")
+        self._waiting |= waiting
 
     def note(self, text: str) -> None:
         """See `Watch`."""
@@ -105,7 +110,7 @@ class Table:
         from rich.markup import escape
         from rich.table import Table as RichTable
 
-        running = [r for r in found if r.state == "running"]
+        running = [r for r in found if r.state == "running" or (r.state == "waiting" and r.error is not None)]
         ended = [r for r in found if r.state in ENDED]
         left = self._clock.left(found)
         failed = sum(r.state == "failed" for r in found)
@@ -119,7 +124,7 @@ class Table:
         for r in [*last[-max(_ROWS - len(running), 3) :], *running]:
             value = "" if r.value is None else f"{r.value:.4g}"
             seconds = "" if r.seconds is None else duration(r.seconds)
-            state = r.state if r.error is None else f"failed: {r.error}"[:60]
+            state = r.state if r.error is None else f"{r.state}: {r.error}"[:60]
             table.add_row(escape(r.name), escape(state), "" if r.step is None else str(r.step), value, seconds)
         return table
 

@@ -61,7 +61,7 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
         sweep: the sweep.
         run: what to do with a cell. It should go on from what an earlier, killed try of the same cell has left.
         poll: seconds between two looks while waiting for others.
-        note: gets a sentence for each cell that failed or has to wait.
+        note: gets a sentence for each cell that failed.
 
     Returns:
         How many cells this worker ran to their end.
@@ -99,7 +99,7 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
         except RunLockedError as error:  # a worker that was held for dead too early, or a run outside of the sweep
             locked += 1
             trial.set_user_attr("stopped", True)
-            note(f"{name} has to wait: {error}")
+            trial.set_user_attr("waits", str(error))
             raise
         except Exception as error:
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")

@@ -78,9 +78,9 @@ def test_batches_have_their_own_number_of_steps():
         (16, 40_000), (64, 10_000), (256, 7_000)
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"unknown condition 'bised'. Did you mean 'biased' or 'unbiased'?"):
-        configured("bised")
+        plateau.cells(Settings(("bised",)))
     with pytest.raises(ValueError, match="--batch-steps takes one number for each of --batches: got 4 for 1"):
-        configured(settings=Settings(batches=(16,)))
+        plateau.cells(Settings(batches=(16,)))
 
 
 def test_a_run_ends_above_the_level_and_without_a_bias_that_is_annealed_away():

@@ -129,9 +129,8 @@ def test_a_second_call_runs_nothing_and_says_the_same(finished_folder, no_traini
 
 
 @pytest.mark.parametrize(("folder", "name"), [("transition-toy", "transition-toy"), ("mine", "transition-mine")])
-def test_a_sweep_is_called_by_experiment_and_folder(folder, name, tmp_path, toy):
+def test_a_sweep_is_called_by_experiment_and_folder(folder, name, tmp_path, no_training):
     watch = Unwatched()
-    toy(config=refusing(0, 2))
     with pytest.raises(RunError):
         suite.run(MODULE, TWO, tmp_path / folder, workers=0, watch=watch)
     assert watch.name == name
@@ -252,11 +251,22 @@ def refusing(*exponents):
     return config
 
 
-def test_the_first_reason_is_told_when_every_cell_fails(tmp_path, toy):
-    toy(config=refusing(0, 2))
+def test_the_first_reason_is_told_when_every_cell_fails(tmp_path, monkeypatch):
+    def train(*args, **kwargs):
+        raise ValueError(f"no {next(numbers)} today")
+
+    numbers = iter(range(9))
+    monkeypatch.setattr(suite, "meta_train", train)
     with pytest.raises(RunError, match="no cell of transition was run to its end: ValueError: no 0 today"):
         run(TWO, tmp_path)
     assert not (tmp_path / "result.json").exists()
+
+
+def test_settings_of_which_no_cell_can_be_configured_leave_nothing_behind(tmp_path, toy):
+    toy(config=refusing(0, 2))
+    with pytest.raises(ValueError, match="no 0 today"):
+        run(TWO, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def words(monkeypatch, *given):
@@ -353,6 +363,11 @@ def test_what_plainly_fits_is_not_compiled_to_say_so(monkeypatch):
     assert compiled == [bound - 1]
 
 
+def test_of_cells_with_as_many_parameters_that_with_more_state_is_the_largest():
+    windows = {f"window {w}": with_learner(TransformerConfig(8, 1, 1, 4, window=w)) for w in (2, 5, 3)}
+    assert largest(windows) == ["window 5"]
+
+
 def test_a_cell_that_cannot_be_built_is_left_to_say_so_itself():
     good = with_learner(MLPConfig(4))
     assert largest({"no tasks": with_learner(MLPConfig(4), tasks=0), "good": good}) == ["good"]
@@ -366,11 +381,11 @@ def test_memory_is_checked_while_something_is_left(whole, monkeypatch, tmp_path)
         run(TWO, tmp_path / "a")
     assert checked == [(["exponent-0,seed-0", "exponent-2,seed-0"], 0)]
     out, result = whole
-    for failed in ({}, {"exponent-0,seed-0": "ValueError"}):
-        (out / "result.json").write_text(json.dumps({**result, "failed": failed}))
+    for rows in (result["rows"], result["rows"][1:]):
+        (out / "result.json").write_text(json.dumps({**result, "rows": rows}))
         with pytest.raises(RunError, match="nothing was run"):
             run(TWO, out)
-    assert len(checked) == 2
+    assert checked[1:] == [(["exponent-0,seed-0"], 0)], "of what is left"
 
 
 def test_workers_leave_the_memory_to_a_process_of_its_own_and_share_it(monkeypatch):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from metalearn import memory
+from metalearn.cli import fits
 from metalearn.cli.config import PRESETS, GradientConfig
 from metalearn.cli.fits import check_fits
 from metalearn.cli.recipe import initial_state, outer_loop, prepare
@@ -59,6 +60,11 @@ def test_no_step_needs_more_than_its_bound(config):
     loop, _ = outer_loop(recipe, config.steps)
     args = (jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
     assert needed_bytes(loop.step, *args) <= bound_bytes(loop.step, *args) < 100 * needed_bytes(loop.step, *args)
+
+
+def test_the_weights_to_begin_from_are_not_read_to_bound_a_step(monkeypatch, tmp_path):
+    monkeypatch.setattr(fits, "available_bytes", lambda devices: 10**12)
+    fits.check_largest({"x": dataclasses.replace(SMALL, start=str(tmp_path / "of no run"))}, 0)
 
 
 def compiled_truth(config):

@@ -99,6 +99,7 @@ def test_overwrite_removes_a_run_and_nothing_else(run: Run):
     write_result(run, {"accuracy": 1.0})
     with MetricsWriter(run, 0) as writer:
         writer.write([{"step": 1, "loss": 1.0}])
+    (run.folder / "result.json.host-7.tmp").write_bytes(b"{")  # of a writer that was killed
     again = create_run(run.folder, {"seed": 8}, overwrite=True)
     assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "lock"] and again.config == {"seed": 8}
     (run.folder / "notes.txt").write_text("mine")

@@ -183,7 +183,10 @@ def test_a_run_without_a_value_has_failed(tmp_path, returned, words):
 
 
 def test_a_cell_that_another_process_writes_waits_ever_longer_and_costs_no_try(tmp_path, monkeypatch):
-    tried, slept, watch = [], [], cells.Recorded()
+    tried, slept, told = [], [], []
+    watch = cells.Recorded(
+        lambda found: told.extend((r.name, r.error) for r in found if r.state == "waiting" and r.error)
+    )
     monkeypatch.setattr(sys.modules["metalearn.sweeps.work"], "time", SimpleNamespace(sleep=slept.append))
 
     def run(cell, report):
@@ -196,7 +199,7 @@ def test_a_cell_that_another_process_writes_waits_ever_longer_and_costs_no_try(t
     assert [(r.state, r.value) for r in found] == [("done", 0.0), ("done", 1.0), ("done", 2.0)]
     assert tried == [0, 1, 2] + [0] * (RETRIES + 3)
     assert slept == [2.0, 2.0, 4.0, 8.0, 16.0, 20]
-    assert watch.notes.count("a-0 has to wait: written by another process (pid 7)") == RETRIES + 3
+    assert {reason for name, reason in told if name == "a-0"} == {"written by another process (pid 7)"}
 
 
 def test_ctrl_c_gives_the_cell_back(tmp_path):
@@ -387,6 +390,9 @@ def test_lines_tell_each_cell_once(monkeypatch):
     further = [RECORDS[0], RECORDS[1]._replace(state="stopped early", seconds=80.0), *RECORDS[2:]]
     lines.update(further)
     lines.update([*further[:3], Record("a-3", {"a": 3}, "done", -1234567.0, seconds=3700.0)])
+    waiting = Record("a-3", {"a": 3}, "waiting", error="written by pid 7")
+    for _ in range(2):
+        lines.update([*further[:3], waiting])
     lines.note("a sentence")
     lines.close()
     assert out.getvalue().splitlines() == [
@@ -394,6 +400,7 @@ def test_lines_tell_each_cell_once(monkeypatch):
         "2/4  a-2: failed, OSError: full; 1m30s left",
         "3/4  a-1: stopped early, 0.25 after 1m20s; 45s left",
         "4/4  a-3: done, -1.235e+06 after 1h01m",
+        "a-3 has to wait: written by pid 7",
         "a sentence",
     ]
     assert type(default_watch(io.StringIO())) is Lines
@@ -405,8 +412,9 @@ def test_lines_tell_each_cell_once(monkeypatch):
         ([RECORDS[3]], "x: 0 of 1 done", []),
         (RECORDS, "x: 2 of 4 done, 1 of them failed", ["a-0 done 10 0.5 1m01s", "a-2 failed: OSError: full 3s"]),
         ([RECORDS[0]], "x: 1 of 1 done", ["a-0 done 10 0.5 1m01s"]),
+        ([RECORDS[3]._replace(error="pid 7")], "x: 0 of 1 done", ["a-3 waiting: pid 7"]),
     ],
-    ids=["nothing", "some", "all"],
+    ids=["nothing", "some", "all", "one that has to wait"],
 )
 def test_the_live_table_shows_what_runs_and_what_ended(found, title, rows):
     out = io.StringIO()
