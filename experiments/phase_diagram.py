@@ -6,7 +6,7 @@ rule, see `phase`.
 
     python -m experiments.phase_diagram quick       # a quarter of an hour on two cores
     python -m experiments.phase_diagram standard    # an hour: fewer cells, trained eight times as long
-    python -m experiments.phase_diagram long        # an hour or two: two widths, trained sixteen times as long
+    python -m experiments.phase_diagram long        # two hours: two widths, trained sixteen times as long
     python -m experiments.phase_diagram paper       # the published size, for an accelerator
 """
 
