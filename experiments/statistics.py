@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from scipy import optimize, stats
 
+DRAWS = 2000
+"""Resamplings of a bootstrap."""
+
 
 def mean_interval(values: Sequence[float]) -> list[float]:
     """Mean and the ends of its 95 % interval by Student's t: [mean, low, high]; infinite ends with a single value."""
@@ -23,7 +26,10 @@ def mean_interval(values: Sequence[float]) -> list[float]:
 
 
 def bootstrap(
-    groups: Sequence[Sequence[Any]], statistic: Callable[[list[list[Any]]], float], seed: int = 0, draws: int = 2000
+    groups: Sequence[Sequence[Any]],
+    statistic: Callable[[list[list[Any]]], float],
+    seed: int = 0,
+    draws: int | None = None,
 ) -> list[float]:
     """A statistic of groups of values and the middle 95 % of what it is of resampled ones: [value, low, high].
 
@@ -35,14 +41,14 @@ def bootstrap(
         statistic: `(groups) -> number`; draws for which it is not finite count as beyond every finite one when they are
             infinite, and are left out when they are NaN.
         seed: of the draws.
-        draws: how many.
+        draws: how many; None: `DRAWS`.
     """
     value = float(statistic([list(g) for g in groups]))
     if max(map(len, groups), default=0) < 2:
         return [value, float("-inf"), float("inf")]
     rng = np.random.default_rng(seed)
     found = []
-    for _ in range(draws):
+    for _ in range(DRAWS if draws is None else draws):
         found.append(statistic([[g[i] for i in rng.integers(len(g), size=len(g))] for g in groups]))
     kept = np.sort(np.asarray(found, np.float64)[~np.isnan(found)])
     if not len(kept):

@@ -137,7 +137,7 @@ def _left(base: TrainConfig, cells: Sequence[Cell], out: Path) -> dict[str, Trai
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # it is written anew at the end
         told = json.loads((out / "sweep.json").read_bytes())["records"]
         done = {record["name"] for record in told if record["state"] == "done"}
-    left = {cell_name({**cell, "seed": None}): cell for cell in cells if cell_name(cell) not in done}
+    left = {cell_name({**cell, "seed": None}): cell for cell in reversed(cells) if cell_name(cell) not in done}
     return {cell_name(cell): configured(base, cell) for cell in left.values()}
 
 

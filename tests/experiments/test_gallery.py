@@ -9,6 +9,7 @@ import pytest
 from experiments import gallery, results, spent
 from experiments.small import small
 from experiments.transition import EXPERIMENT, PRESETS, Settings
+from metalearn.cli.config import to_json
 from metalearn.errors import RunError
 from metalearn.runs import as_json, create_run
 from metalearn.sweeps import Record, cell_name
@@ -120,7 +121,7 @@ def test_operations_of_all_cells(tmp_path, monkeypatch):
     made["rows"].pop()  # a cell that failed
     keep(tmp_path / "x", made)
     for cell in EXPERIMENT.cells(settings)[:-1]:
-        run = create_run(tmp_path / "x/cells" / cell_name(cell), {})
+        run = create_run(tmp_path / "x/cells" / cell_name(cell), to_json(EXPERIMENT.config(settings, cell)))
         run.metrics.write_text("".join(json.dumps({"step": s, "loss": 1.0}) + "\n" for s in (50, 100)))
     monkeypatch.setattr(spent, "flops_per_step", lambda config: 1e3 if config.task.num_tasks > 1 else None)
     monkeypatch.setattr(spent, "peak_flops", lambda dtype: 1e4)
@@ -149,10 +150,11 @@ def test_of_a_copy_the_peak_is_measured_once_more(tmp_path, monkeypatch, capsys)
 
 
 def test_a_share_above_one_is_refused_and_nothing_is_kept(tmp_path, monkeypatch, capsys):
-    keep(tmp_path / "x", as_json(result(Settings((0,), 1, (), 1), "quick")))
+    settings = Settings((0,), 1, (), 1)
+    keep(tmp_path / "x", as_json(result(settings, "quick")))
     before = (tmp_path / "x/result.json").read_bytes()
-    for cell in EXPERIMENT.cells(Settings((0,), 1, (), 1)):
-        run = create_run(tmp_path / "x/cells" / cell_name(cell), {})
+    for cell in EXPERIMENT.cells(settings):
+        run = create_run(tmp_path / "x/cells" / cell_name(cell), to_json(EXPERIMENT.config(settings, cell)))
         run.metrics.write_text(json.dumps({"step": 90, "loss": 1.0}) + "\n")
     monkeypatch.setattr(spent, "flops_per_step", lambda config: 1e3)
     monkeypatch.setattr(spent, "peak_flops", lambda dtype: 1e3)
