@@ -1,6 +1,6 @@
 """The command line of the experiments on in-context learners, one for all.
 
-python -m experiments.NAME [quick|standard|paper] [options]
+    python -m experiments.NAME [quick|standard|paper] [options]
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Trained(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """An experiment as data; S are its settings, a frozen dataclass.
+    """An experiment as data; its settings are a frozen dataclass.
 
     Attributes:
         name: of its file, folder and picture.

@@ -130,7 +130,8 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     nowhere above chance + .05 on unseen tasks from 2^6 tasks on. Not reproduced: one of these is contradicted (the
     largest width's lies as far at fewer tasks), where all of the largest width was run. Open: else, as without the
     control or with a single seed. "long" has two widths, chosen after one run at width 128 on 2^8 tasks. The half
-    was added when a run had been seen whose widths were apart by .02, which numbers of tasks a power apart do not tell.
+    was added when a run had been seen whose widths were apart by .02, which numbers of tasks a power apart do not tell;
+    and the interval, with which "quick" was not reproduced while it was of two resampled seeds, is Student's since.
     """
     maps: dict[str, Any] = {}
     for learner in sorted({r["learner"] for r in rows}):
