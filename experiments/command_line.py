@@ -1,7 +1,4 @@
-"""The command line of the experiments on in-context learners, one for all.
-
-    python -m experiments.NAME [quick|standard|paper] [options]
-"""
+"""The command line of the experiments: `python -m experiments.NAME [quick|standard|paper] [options]`."""
 
 from __future__ import annotations
 
