@@ -87,6 +87,7 @@ def run(
             that the code of today would configure in another way; or every cell failed, with the first reason. What
             was computed stays.
         NotEnoughMemoryError: the largest cell would not fit; nothing was run.
+        ValueError: no cell can be configured with these settings; nothing was run.
     """
     began, experiment, workers = time.monotonic(), load(module), worker_count(workers)
     old = _earlier(experiment, settings, out)

@@ -19,6 +19,7 @@ from metalearn.learner import Signature
 from metalearn.runs import as_json, finite_or_null
 from metalearn_models.neighbours import nearest_neighbour
 from metalearn_tasks.datasets import Split, load
+from tests.metalearn.sweep_cells import Recorded
 
 DIGITS = DataConfig("digits", pca=16)
 
@@ -160,15 +161,6 @@ def test_pictures_and_tables_of_partial_results(tmp_path, kept):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-class Unwatched:
-    """A silent watch."""
-
-    def start(self, name, found): ...
-    def update(self, found): ...
-    def note(self, text): ...
-    def close(self): ...
-
-
 def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
     def tiny(seed, steps, width, num_tasks):
         base = small(seed, steps, width, num_tasks)
@@ -184,7 +176,7 @@ def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
     monkeypatch.setattr(generalisation, "references", lambda signature: {k: both[k] for k in (SGD, "nearest centroid")})
     settings = Settings(("iris", "random", "mnist"), str(tmp_path), seeds=1, steps=2, transformer=8, tasks=8)
     with jax.numpy_dtype_promotion("standard"):  # optax's bias correction takes a float to an integer power
-        result = suite.run("experiments.generalisation", settings, tmp_path, workers=0, watch=Unwatched())
+        result = suite.run("experiments.generalisation", settings, tmp_path, workers=0, watch=Recorded())
     assert not result["failed"] and len(result["rows"]) == 2 and result["summary"]["verdict"] == "open"
     assert list(result["summary"]["missing"]) == ["mnist"]
     assert result["summary"]["sets"] == ["digits", "iris", "random"]

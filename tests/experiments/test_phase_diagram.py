@@ -14,6 +14,7 @@ from experiments.small import small
 from metalearn.runs import as_json, finite_or_null
 from metalearn.sweeps import cell_name
 from metalearn_models.mlp import MLPConfig
+from tests.metalearn.sweep_cells import Recorded
 
 
 @pytest.mark.parametrize(
@@ -209,15 +210,6 @@ def test_partial_results_have_a_verdict_a_table_and_a_picture(what, tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-class Unwatched:
-    """A silent watch."""
-
-    def start(self, name, found): ...
-    def update(self, found): ...
-    def note(self, text): ...
-    def close(self): ...
-
-
 def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
     def tiny(seed, steps, width=8, num_tasks=None):
         base = small(seed, steps, width, num_tasks)
@@ -229,7 +221,7 @@ def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
 
     monkeypatch.setattr(phase_diagram, "small", tiny)
     settings = Settings((4,), (0, 3), 1, (), steps=2)
-    result = suite.run("experiments.phase_diagram", settings, tmp_path, workers=0, watch=Unwatched())
+    result = suite.run("experiments.phase_diagram", settings, tmp_path, workers=0, watch=Recorded())
     assert not result["failed"] and result["summary"]["verdict"] in ("open", "not reproduced")
     found = {(r["learner"], r["width"], r["exponent"]) for r in result["rows"]}
     assert found == {("transformer", 4, 0), ("transformer", 4, 3)}

@@ -20,6 +20,7 @@ from metalearn.metrics import read_metrics
 from metalearn.runs import as_json, finite_or_null, open_run
 from metalearn.sweeps import workers
 from metalearn_models.mlp import MLPConfig
+from tests.metalearn.sweep_cells import Recorded
 
 INF = math.inf
 
@@ -269,15 +270,6 @@ def compiled(tmp_path):
     compilation_cache.reset_cache()
 
 
-class Unwatched:
-    """A silent watch."""
-
-    def start(self, name, found): ...
-    def update(self, found): ...
-    def close(self): ...
-    def note(self, text): ...
-
-
 def tiny(settings, cell):
     base = plateau.config(settings, cell)
     return dataclasses.replace(
@@ -292,7 +284,7 @@ def test_runs_end_where_they_leave_chance_and_are_not_run_again(tmp_path, monkey
         settings = Settings((condition,), 1, steps=4, tasks=2, batches=(), batch_steps=(), evaluate_every=1)
         monkeypatch.setattr(plateau, "LEVEL", level)
         out = tmp_path / condition
-        result = suite.run("experiments.plateau", settings, out, workers=0, watch=Unwatched())
+        result = suite.run("experiments.plateau", settings, out, workers=0, watch=Recorded())
         lines = read_metrics(open_run(out / "cells" / f"condition-{condition},batch-2,seed-0"))
         found = evaluations(lines)
         (row,) = result["rows"]
@@ -307,8 +299,8 @@ def test_runs_end_where_they_leave_chance_and_are_not_run_again(tmp_path, monkey
         raise AssertionError("a run that has left chance is run again")
 
     monkeypatch.setattr(suite, "meta_train", never)
-    assert suite.run("experiments.plateau", settings, out, workers=0, watch=Unwatched())["rows"] == [row]
+    assert suite.run("experiments.plateau", settings, out, workers=0, watch=Recorded())["rows"] == [row]
     for path in (*out.glob("sweep.db*"), out / "result.json"):  # as if killed before either said so
         path.unlink()
-    again = suite.run("experiments.plateau", settings, out, workers=0, watch=Unwatched())
+    again = suite.run("experiments.plateau", settings, out, workers=0, watch=Recorded())
     assert again["rows"] == [row] and again["failed"] == {}

@@ -14,6 +14,7 @@ from experiments.state_size_correlations import correlations, effect
 from metalearn.cli.recipe import prepare
 from metalearn.learner import Signature
 from metalearn_models.registry import build_learner, learner_name
+from tests.metalearn.sweep_cells import Recorded
 
 SIGNATURES = {"small": Signature(16, 10, 50), "published": Signature(196, 10, 100)}
 
@@ -150,15 +151,6 @@ def test_pictures_and_tables_of_partial_results(tmp_path, kept):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-class Unwatched:
-    """A silent watch."""
-
-    def start(self, name, found): ...
-    def update(self, found): ...
-    def note(self, text): ...
-    def close(self): ...
-
-
 def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
     def tiny(seed, steps):
         base = small(seed, steps)
@@ -170,7 +162,7 @@ def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
 
     monkeypatch.setattr(state_size, "small", tiny)
     settings = Settings((4,), (), (), (8,), 8, (), (), (8,), 2, 2)
-    result = suite.run("experiments.state_size", settings, tmp_path, workers=0, watch=Unwatched())
+    result = suite.run("experiments.state_size", settings, tmp_path, workers=0, watch=Recorded())
     assert not result["failed"] and result["summary"]["verdict"] == "open"
     sizes = {r["learner"]: (r["state"], r["parameters"], r["groups"]) for r in result["rows"]}
     attention, mlp, norms = 4 * 8 * 8 + 24 + 8, 2 * 4 * 8**2 + 32 + 8, 3 * 2 * 8

@@ -21,21 +21,11 @@ from metalearn.runs import open_run
 from metalearn.sweeps import workers
 from metalearn_models.mlp import MLPConfig
 from metalearn_models.transformer import TransformerConfig
+from tests.metalearn.sweep_cells import Recorded
 
 MODULE = "experiments.transition"
 TWO = Settings((0, 2), 1, (), 0, steps=4)
 ONE = dataclasses.replace(TWO, exponents=(2,))
-
-
-class Unwatched:
-    """A silent watch that keeps the sweep's name."""
-
-    def start(self, name, found):
-        self.name = name
-
-    def update(self, found): ...
-    def note(self, text): ...
-    def close(self): ...
 
 
 def tiny(settings, cell):
@@ -78,7 +68,7 @@ def toy(monkeypatch):
 
 
 def run(settings, out):
-    return suite.run(MODULE, settings, out, preset="toy", workers=0, watch=Unwatched())
+    return suite.run(MODULE, settings, out, preset="toy", workers=0, watch=Recorded())
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +120,10 @@ def test_a_second_call_runs_nothing_and_says_the_same(finished_folder, no_traini
 
 @pytest.mark.parametrize(("folder", "name"), [("transition-toy", "transition-toy"), ("mine", "transition-mine")])
 def test_a_sweep_is_called_by_experiment_and_folder(folder, name, tmp_path, no_training):
-    watch = Unwatched()
+    watch = Recorded()
     with pytest.raises(RunError):
         suite.run(MODULE, TWO, tmp_path / folder, workers=0, watch=watch)
-    assert watch.name == name
+    assert watch.notes[0] == f"{name}: 0 of 2"
 
 
 def test_times_of_measuring_again_are_not_those_of_training(whole):
