@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import tyro
 
-from metalearn.cli.config import PRESETS
+from metalearn.recipes.in_context.presets import PRESETS
+from metalearn_models.learners.library import shipped
+from metalearn_models.learners.registry import LEARNERS
 from metalearn_models.optimizers.library import OPTIMIZERS
 from metalearn_models.optimizers.library import shipped as optimizers_shipped
-from metalearn_models.pretrained import shipped
-from metalearn_models.registry import LEARNERS
-from metalearn_tasks.datasets import names
+from metalearn_tasks.datasets.load import names
 from metalearn_tasks.objectives.library import OBJECTIVES
 
 

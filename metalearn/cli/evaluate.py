@@ -12,27 +12,25 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from metalearn.cli.config import REFERENCES, from_json
-from metalearn.cli.recipe import (
+from metalearn.curves import last_positions
+from metalearn.pictures import draw_learning_curves, new_figure, save
+from metalearn.recipes.in_context.build import load_data, prepare, restore_theta
+from metalearn.recipes.in_context.config import REFERENCES, from_json
+from metalearn.recipes.in_context.scoring import (
     LAST,
     check_references,
     curves,
     curves_as_json,
     evaluations,
     identity_kinds,
-    load_data,
-    prepare,
-    restore_theta,
     score_learner,
     score_references,
     table,
 )
-from metalearn.curves import last_positions
-from metalearn.pictures import draw_learning_curves, new_figure, save
-from metalearn.runs import open_run, write_result
-from metalearn_models.averaged import averaged
-from metalearn_tasks.projected import ProjectedConfig, projected, projected_data
-from metalearn_tasks.regression import RegressionConfig
+from metalearn.runs.folder import open_run, write_result
+from metalearn_models.learners.averaged import averaged
+from metalearn_tasks.families.projected import ProjectedConfig, projected, projected_data
+from metalearn_tasks.families.regression import RegressionConfig
 
 
 @dataclass(frozen=True)

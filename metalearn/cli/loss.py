@@ -12,9 +12,9 @@ import numpy as np
 import tyro
 
 from metalearn.errors import unknown_name
-from metalearn.losses.handmade import HANDMADE
-from metalearn.losses.library import load, names
-from metalearn.losses.loss import SymbolicLoss
+from metalearn_models.losses.handmade import HANDMADE
+from metalearn_models.losses.library import load, names
+from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
 ACTIONS = ("show", "list")
 
@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> None:
     for label, value in shown.items():
         print(f"{label + ':':<13} {value}")
     if command.picture is not None:
-        from metalearn.losses.symbolic import picture
         from metalearn.pictures import save
+        from metalearn_models.losses.reading import picture
 
         save(picture(found(command.name)), command.picture)
         print(f"{'picture:':<13} {command.picture}")
@@ -82,13 +82,13 @@ def describe(name: str) -> dict[str, Any]:
     loss = found(name)
     shown: dict[str, Any] = {"name": name, "link": loss.link}
     if isinstance(loss, SymbolicLoss):
-        from metalearn.losses.expression import to_text
-        from metalearn.losses.symbolic import latex, to_sympy
+        from metalearn_models.losses.formulas.expression import to_text
+        from metalearn_models.losses.reading import latex, to_sympy
 
         coefficients = np.round(np.asarray(loss.coefficients, np.float64), 4).tolist()
         shown |= {"formula": to_text(loss.expr), "coefficients": coefficients}
         shown |= {"simplified": str(to_sympy(loss)), "latex": latex(loss)}
         shown |= {f"  {key}": value for key, value in (loss.provenance or {}).items()}
     else:
-        shown["made"] = "by hand, see metalearn.losses.handmade"
+        shown["made"] = "by hand, see metalearn_models.losses.handmade"
     return shown

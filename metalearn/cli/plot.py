@@ -13,9 +13,9 @@ import tyro
 
 from metalearn.curves import Curve
 from metalearn.errors import RunError
-from metalearn.metrics import read_metrics
 from metalearn.pictures import draw_learning_curves, draw_training, named, new_figure, save
-from metalearn.runs import open_run
+from metalearn.runs.folder import open_run
+from metalearn.runs.metrics import read_metrics
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
-from metalearn.progress import duration
+from metalearn.runs.progress import duration
 from metalearn.sweeps.records import ENDED, Record
 
 _ROWS = 12

@@ -19,9 +19,9 @@ from metalearn.errors import RunError
 from metalearn.gradients import low_rank, nres, pes
 from metalearn.inner import InnerLoop
 from metalearn.outer import global_mesh, outer
-from metalearn.runs import create_run
-from metalearn.training import train
-from metalearn.weights import theta_sha256
+from metalearn.runs.folder import create_run
+from metalearn.runs.training import train
+from metalearn.runs.weights import theta_sha256
 
 ROOT = Path(__file__).parents[2]
 PROCESSES, DEVICES_EACH, PAIRS, CALLS, SECONDS = 2, 2, 8, 3, 100

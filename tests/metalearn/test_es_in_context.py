@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from metalearn import inner_loop
-from metalearn.cli.config import PRESETS, GradientConfig, from_json, to_json
-from metalearn.cli.recipe import prepare
-from metalearn.cli.train import meta_train
 from metalearn.gradients import backprop, dense, full_es, low_rank, nres, pes
 from metalearn.inner import InnerLoop
-from metalearn.progress import Quiet
-from metalearn_models.lstm import LSTMConfig, lstm
-from metalearn_models.transformer import TransformerConfig, transformer
-from metalearn_tasks.regression import RegressionConfig, regression
+from metalearn.recipes.in_context.build import prepare
+from metalearn.recipes.in_context.config import GradientConfig, from_json, to_json
+from metalearn.recipes.in_context.presets import PRESETS
+from metalearn.recipes.in_context.run import meta_train
+from metalearn.runs.progress import Quiet
+from metalearn_models.learners.lstm import LSTMConfig, lstm
+from metalearn_models.learners.transformer import TransformerConfig, transformer
+from metalearn_tasks.families.regression import RegressionConfig, regression
 
 TASKS = regression(RegressionConfig(kind="linear", inputs=3, length=4))
 LEARNERS = {

@@ -99,8 +99,8 @@ for make in (lambda: backprop(t.noisy_quadratic(), 16), lambda: truncated_backpr
     np.testing.assert_allclose(one, eight, rtol=2e-6, atol=1e-7)
     assert len(jax.tree.leaves(state.estimator)[0].sharding.device_set) == 8
 from metalearn import inner_loop
-from metalearn_models.registry import build_learner, learner_entry
-from metalearn_tasks.regression import RegressionConfig, regression
+from metalearn_models.learners.registry import build_learner, learner_entry
+from metalearn_tasks.families.regression import RegressionConfig, regression
 family = regression(RegressionConfig(kind="linear", inputs=2, length=3))
 learner = build_learner(family.signature, learner_entry("lstm").config(hidden=8))  # its cell begins from a constant
 results = []

@@ -22,19 +22,19 @@ import optax
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from metalearn.errors import RunError, unknown_name
-from metalearn.weights import load_weights, save_weights
-from metalearn_models.optimizers.celo import celo
-from metalearn_models.optimizers.component_rnn import component_rnn
+from metalearn.runs.weights import load_weights, save_weights
 from metalearn_models.optimizers.contract import LearnedOptimizer
-from metalearn_models.optimizers.dmd import dmd_lstm
-from metalearn_models.optimizers.lstm import log_and_sign, lstm_optimizer
-from metalearn_models.optimizers.mlp_optimizer import mlp_optimizer
-from metalearn_models.optimizers.nn_adam import nn_adam
-from metalearn_models.optimizers.rnn_mlp import rnn_mlp
-from metalearn_models.optimizers.rnnprop import rnnprop
-from metalearn_models.optimizers.small_fc import small_fc
-from metalearn_models.optimizers.star import star
-from metalearn_models.optimizers.tuned import learnable_adam, learnable_momentum, learnable_sgd, scheduled
+from metalearn_models.optimizers.learned.celo import celo
+from metalearn_models.optimizers.learned.component_rnn import component_rnn
+from metalearn_models.optimizers.learned.dmd import dmd_lstm
+from metalearn_models.optimizers.learned.lstm import log_and_sign, lstm_optimizer
+from metalearn_models.optimizers.learned.mlp import mlp_optimizer
+from metalearn_models.optimizers.learned.nn_adam import nn_adam
+from metalearn_models.optimizers.learned.rnn_mlp import rnn_mlp
+from metalearn_models.optimizers.learned.rnnprop import rnnprop
+from metalearn_models.optimizers.learned.small_fc import small_fc
+from metalearn_models.optimizers.learned.star import star
+from metalearn_models.optimizers.learned.tuned import learnable_adam, learnable_momentum, learnable_sgd, scheduled
 
 SHIPPED = Path(__file__).parent / "weights"
 

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_models.online import Network
-from metalearn_tasks.datasets import Split
-from metalearn_tasks.objectives.networks import Activation, conv, layer_norm_mlp, mlp
+from metalearn_models.networks.conv import conv
+from metalearn_models.networks.mlp import Activation, layer_norm_mlp, mlp
+from metalearn_models.networks.network import Network
+from metalearn_tasks.datasets.load import Split
 from metalearn_tasks.objectives.objective import Objective, nothing_drawn
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.errors import unknown_name
-from metalearn_tasks.datasets import Dataset, Split, load
+from metalearn_tasks.datasets.load import Dataset, Split, load
 from metalearn_tasks.objectives.classification import conv_classification, mlp_classification, two_moons
 from metalearn_tasks.objectives.functions import quadratic, rosenbrock
 from metalearn_tasks.objectives.nqm import noisy_quadratic
@@ -92,7 +92,7 @@ def named_objective(name: str, size: int | None = None, data_dir: str | None = N
 
     Args:
         name: one of `OBJECTIVES`, with `-DATA` after it where it is over a data set: any name or prepared folder that
-            `metalearn_tasks.datasets.load` knows.
+            `metalearn_tasks.datasets.load.load` knows.
         size: images are resized to size x size; None: left as they are.
         data_dir: where tensorflow-datasets keeps its prepared sets; None: its own default.
 

@@ -17,9 +17,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_tasks.datasets import load
+from metalearn_models.networks.conv import conv, convolved
+from metalearn_models.networks.mlp import Parameters
+from metalearn_tasks.datasets.load import load
 from metalearn_tasks.objectives.classification import classification
-from metalearn_tasks.objectives.networks import Parameters, conv, convolved
 from metalearn_tasks.objectives.objective import Objective
 
 Features = Callable[[Float[Array, "H W C"]], Sequence[Float[Array, "h w c"]]]

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.errors import unknown_name
 from metalearn.inner import InnerLoop
-from metalearn_models.online import relu_network
+from metalearn_models.networks.mlp import relu_network
 
 Objective = Literal["train", "accuracy"]
 Examples = tuple[Float[Array, "N D"], Int[Array, " N"]]

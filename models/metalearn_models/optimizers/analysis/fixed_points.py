@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float
 
-from metalearn_models.optimizers.cell import Cell
+from metalearn_models.optimizers.learned.parts.cell import Cell
 
 
 class FixedPoints(NamedTuple):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metalearn_models.optimizers.analysis.fixed_points import settle
-from metalearn_models.optimizers.cell import Cell, cell_rate, cell_update
+from metalearn_models.optimizers.learned.parts.cell import Cell, cell_rate, cell_update
 
 
 class UpdateFunction(NamedTuple):

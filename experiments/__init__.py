@@ -1,0 +1,1 @@
+"""Experiments: the scripts behind the figures; `python -m experiments --list` names them."""

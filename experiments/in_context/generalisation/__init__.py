@@ -1,0 +1,1 @@
+"""In-context learners on data sets that meta-training never met."""

@@ -1,0 +1,1 @@
+"""Which classical learner makes the same mistakes, and what attention reads."""

@@ -1,0 +1,1 @@
+"""Width against number of tasks: memorise, identify, learn to learn."""

@@ -1,0 +1,1 @@
+"""What shortens the plateau of meta-training."""

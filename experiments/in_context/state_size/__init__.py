@@ -1,0 +1,1 @@
+"""Accuracy against size of the state and against number of parameters."""

@@ -1,0 +1,1 @@
+"""Timings against peers and against the peak of the device."""

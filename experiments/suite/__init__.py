@@ -1,0 +1,1 @@
+"""What experiments share: cells, results, intervals, the command line, the gallery."""

@@ -1,0 +1,156 @@
+"""What the meta-trainings of an experiment cost, and the share of this machine's peak that they reached.
+
+    python -m experiments spent runs/phase_diagram-paper                # on the machine where it was run
+    python -m experiments spent docs/results/phase_diagram-paper.json   # of a copy, the peak and the share once more
+
+Operations are those of matrix products as `metalearn.costs.flops` counts them, over all outer steps; time is that of the
+cells with compilation, evaluation and saving, without that of tries that were killed; the peak is that of a large
+matrix product on all devices at once, and is to be measured while nothing else runs. All is added to the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from experiments.catalogue import module_of
+from experiments.suite.experiment import load
+from experiments.suite.results import read_result, settings_of
+from metalearn.costs.flops import peak_flops, step_flops
+from metalearn.errors import MetalearnError, RunError
+from metalearn.recipes.in_context.build import initial_state, outer_loop, prepare
+from metalearn.recipes.in_context.config import TrainConfig, from_json
+from metalearn.runs.environment import environment
+from metalearn.runs.files import write_atomically
+from metalearn.runs.folder import open_run
+from metalearn.runs.metrics import read_metrics
+from metalearn.runs.progress import duration
+from metalearn.sweeps import cell_name
+from metalearn_tasks.families.projected import ProjectedConfig
+
+
+def flops_per_step(config: TrainConfig) -> float | None:
+    """Floating-point operations of the products in an outer step, see `metalearn.costs.flops.step_flops`.
+
+    Nothing is compiled. Configurations that differ only in seeds and numbers of tasks are looked at once. None where
+    operations cannot be counted.
+    """
+    task = config.task
+    if isinstance(task, ProjectedConfig):
+        task = dataclasses.replace(task, seed=0, num_tasks=None)
+    return _flops_per_step(dataclasses.replace(config, task=task, seed=0))
+
+
+@lru_cache
+def _flops_per_step(config: TrainConfig) -> float | None:
+    recipe = prepare(config)
+    loop, per_call = outer_loop(recipe, config.steps)
+    try:
+        return step_flops(loop.step, jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data) / per_call
+    except ValueError:  # a loop of unknown length
+        return None
+
+
+def spent(path: Path) -> dict[str, Any]:
+    """Operations, seconds, and their share of the peak, of the cells that an experiment has run to their end.
+
+    Args:
+        path: the folder of an experiment, or a copy of its result in which the operations were counted before.
+
+    Returns:
+        `flops` of all cells; `uncounted`, cells whose operations cannot be counted; `seconds` of all cells together;
+        `workers` they were shared by; `peak`, operations a second; `share`, flops / (seconds / workers) / peak; `time`
+        of this measurement.
+
+    Raises:
+        RunError: there is no result, or one of another version; the runs are lost, or the operations of a copy were
+            never counted; or the share is above 1.
+    """
+    is_copy = path.is_file()
+    result = read_result(path if is_copy else path / "result.json")
+    if is_copy and "compute" not in result:
+        raise RunError(f"the operations of {path} were never counted: name the folder with its runs")
+    experiment = load(module_of(result["experiment"]))
+    settings = settings_of(result)
+    flops, uncounted, precisions = 0.0, 0, set[str]()
+    names = {cell_name(cell): cell for cell in experiment.cells(settings)}
+    keys = {key for cell in names.values() for key in cell}
+    done = {cell_name({k: v for k, v in row.items() if k in keys}) for row in result["rows"]}
+    for name, cell in names.items():
+        if name not in done:
+            continue
+        if is_copy:
+            precisions.add(getattr(experiment.config(settings, cell).learner, "compute", "float32"))
+            continue
+        run = open_run(path / "cells" / name)
+        config = from_json(run.config)
+        precisions.add(getattr(config.learner, "compute", "float32"))
+        steps = max((line["step"] for line in read_metrics(run)), default=0)
+        per_step = flops_per_step(config)
+        flops, uncounted = flops + steps * (per_step or 0.0), uncounted + (per_step is None)
+    if is_copy:
+        flops, uncounted = result["compute"]["flops"], result["compute"]["uncounted"]
+    dtype = jnp.bfloat16 if "bfloat16" in precisions else jnp.float32
+    top = peak_flops(dtype) * (1 if jax.default_backend() == "cpu" else jax.local_device_count())
+    share = flops / (result["cell_seconds"] / result["workers"]) / top
+    if share > 1:
+        raise RunError(
+            f"{flops:.2g} operations in {result['cell_seconds']:.0f} s of {result['workers']} workers cannot be "
+            f"{100 * share:.0f} % of this machine's peak: the peak was measured too low. Measure again when nothing "
+            "else runs, on the machine of the runs; where a run was killed and went on, its first part is not in the "
+            "time"
+        )
+    return {
+        "flops": flops,
+        "uncounted": uncounted,
+        "seconds": result["cell_seconds"],
+        "workers": result["workers"],
+        "peak": top,
+        "share": share,
+        "time": environment()["time"],
+    }
+
+
+def told(compute: dict[str, Any]) -> str:
+    """`4.1e+14 operations in 28m03s of 2 workers, 21 % of the peak`."""
+    return (
+        f"{compute['flops']:.2g} operations in {duration(compute['seconds'] / compute['workers'])} of "
+        f"{compute['workers']} workers, {100 * compute['share']:.1f} % of the machine's peak"
+        + (f"; {compute['uncounted']} runs are not counted" if compute["uncounted"] else "")
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Count what an experiment has cost."""
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """Folder of an experiment, with result.json and the runs in it; or a copy of its result."""
+
+
+def main() -> int:
+    """The command; returns the exit status."""
+    try:
+        path = tyro.cli(Options, prog="python -m experiments spent", description=__doc__).path
+        compute = spent(path)
+    except (MetalearnError, ValueError, OSError) as error:
+        print(f"spent: {error}", file=sys.stderr)
+        return 1
+    file = path if path.is_file() else path / "result.json"
+    result = {**read_result(file), "compute": compute}
+    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
+    print(told(compute))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

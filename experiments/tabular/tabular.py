@@ -1,0 +1,121 @@
+"""`InContextClassifier` against 1-NN and logistic regression on small tables: 50 training rows, the other rows to test.
+
+The tables are scikit-learn's iris, wine, breast_cancer and digits, none of which took part in meta-training: of the
+digits only the images are used that the split of `metalearn_tasks.datasets.load.load` holds out. Means over 20 stratified
+splits; features are standardised on the training rows for the two references.
+
+    python -m experiments tabular             # a table; minutes on one core
+    python -m experiments tabular --weights runs/mine --splits 5
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from sklearn.datasets import load_breast_cancer, load_iris, load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from metalearn_models.tabular.classifier import InContextClassifier
+from metalearn_tasks.datasets.load import load
+
+TABLES = ("iris", "wine", "breast_cancer", "digits")
+REFERENCES = ("1nn", "logistic")
+
+
+@dataclass(frozen=True)
+class TabularConfig:
+    """Compare `InContextClassifier` with 1-NN and logistic regression on small tables."""
+
+    tables: tuple[str, ...] = TABLES
+    """Which tables."""
+    rows: int = 50
+    """Training rows."""
+    splits: int = 20
+    """Random splits, the unit of the intervals."""
+    weights: str = "digits-synthetic-16x10"
+    """The learner, as `InContextClassifier` takes it."""
+    n_estimators: int = 16
+    """Views whose predictions are averaged."""
+    out: Path | None = None
+    """Write the figures to this JSON file."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+def table(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of a table; of the digits only the held-out images.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name == "digits":
+        test = load("digits").test
+        return np.asarray(test.inputs, np.float64), np.asarray(test.labels)
+    loaders: dict[str, Any] = {"iris": load_iris, "wine": load_wine, "breast_cancer": load_breast_cancer}
+    if name not in loaders:
+        raise ValueError(f"no table {name!r}: use {', '.join(TABLES)}")
+    return loaders[name](return_X_y=True)
+
+
+def contestants(config: TabularConfig) -> dict[str, Any]:
+    """The classifiers to compare, unfitted."""
+    return {
+        "in-context": InContextClassifier(config.weights, n_estimators=config.n_estimators),
+        "1nn": make_pipeline(StandardScaler(), KNeighborsClassifier(1)),
+        "logistic": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+    }
+
+
+def accuracies(config: TabularConfig, name: str) -> dict[str, list[float]]:
+    """Test accuracy of every classifier on every split of a table."""
+    X, y = table(name)
+    scores: dict[str, list[float]] = {}
+    for split in range(config.splits):
+        X_train, X_test, y_train, y_test = train_test_split(
+            X, y, train_size=config.rows, stratify=y, random_state=split
+        )
+        for label, classifier in contestants(config).items():
+            scores.setdefault(label, []).append(float(classifier.fit(X_train, y_train).score(X_test, y_test)))
+    return scores
+
+
+def compare(config: TabularConfig) -> dict[str, dict[str, float]]:
+    """Mean accuracy of each classifier on each table, and how far the learner is ahead of the better reference."""
+    figures = {}
+    for name in config.tables:
+        means = {label: float(np.mean(scores)) for label, scores in accuracies(config, name).items()}
+        ahead = means["in-context"] - max(means[reference] for reference in REFERENCES)
+        figures[name] = {**{label: round(mean, 4) for label, mean in means.items()}, "ahead": round(ahead, 4)}
+    return figures
+
+
+def show(figures: dict[str, dict[str, float]]) -> str:
+    """The figures as a text table."""
+    columns: Sequence[str] = ("in-context", *REFERENCES, "ahead")
+    lines = [f"{'accuracy':<15}" + "".join(f"{column:>12}" for column in columns)]
+    lines += [f"{name:<15}" + "".join(f"{row[column]:>12.3f}" for column in columns) for name, row in figures.items()]
+    return "\n".join(lines)
+
+
+def main(config: TabularConfig) -> None:
+    """Compare, print, and write the figures where asked to."""
+    figures = compare(config)
+    print(show(figures))
+    if config.out is not None:
+        config.out.write_text(json.dumps(figures, indent=2) + "\n")
+    if config.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(TabularConfig))

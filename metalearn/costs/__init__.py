@@ -1,0 +1,1 @@
+"""What a compiled step costs: operations and memory, read from its program."""

@@ -1,0 +1,151 @@
+"""What a step computes, and what this device can: floating-point operations counted, and the peak of its products.
+
+Only matrix products and convolutions count, as is usual where the share of a device's peak is reported (Chowdhery et
+al. 2022, "PaLM", arXiv 2204.02311, appendix B). They are read from the jaxpr: XLA's own `cost_analysis()` counts the
+body of a loop once, however often it runs, and an outer loop is made of loops.
+
+    flops = step_flops(loop.step, state, data)  # of all the outer steps of one call
+    share = flops / seconds / peak_flops(jnp.float32)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Jaxpr, JaxprEqn
+
+from metalearn.costs.jaxprs import jaxprs_in
+
+PEAK_SIZE = 2048
+"""Rows and columns of the product whose rate is the peak of a CPU."""
+ACCELERATOR_PEAK_SIZE = 8192
+"""The same of an accelerator, which a smaller product would not keep busy."""
+
+
+def step_flops(function: Callable[..., Any], *args: Any) -> int:
+    """Floating-point operations of the products in one call of a function.
+
+    Args:
+        function: anything JAX can trace, compiled or not: `Outer.step`, the `grad` of an estimator, a forward pass.
+        args: its arguments; `jax.ShapeDtypeStruct` will do, nothing is computed.
+
+    Returns:
+        Two for each multiplication and addition in a matrix product or convolution. Bodies of scans count as often as
+        they run, the dearest branch of a `cond` is taken, what is recomputed (remat) counts again, and a function that
+        is split over devices counts on all of them. Factorisations and everything elementwise count nothing. It is
+        the function as written: what XLA leaves out because it is computed twice or for nothing counts, such as the
+        second pass of a learner whose `predict` and `observe` make the same one.
+
+    Raises:
+        ValueError: there are products in a `while_loop`, of which nobody knows how often it runs, or in a kernel of
+            Pallas.
+    """
+    return _flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _flops(jaxpr: Jaxpr) -> int:
+    return sum(map(_of_equation, jaxpr.eqns))
+
+
+def _of_equation(equation: JaxprEqn) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = _shape(equation.invars[0])
+        return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        return _of_convolution(equation)
+    if name == "scan":
+        return params["length"] * _flops(params["jaxpr"].jaxpr)
+    if name == "cond":
+        return max(_flops(branch.jaxpr) for branch in params["branches"])
+    if name == "custom_linear_solve":
+        return _flops(params["jaxprs"].solve.jaxpr)  # the others are for its derivatives
+    inside = sum(map(_flops, jaxprs_in(params)))
+    if name == "shard_map":
+        return inside * math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+    if name in ("while", "pallas_call") and inside:
+        raise ValueError(
+            f"a {name} holds matrix products, and how often it runs cannot be seen from outside: count the function "
+            "it is made of, or give it a fixed length (jax.lax.scan, or fori_loop between two Python integers)"
+        )
+    return inside
+
+
+def _of_convolution(equation: JaxprEqn) -> int:
+    params = equation.params
+    image, kernel, result = params["dimension_numbers"]
+    # Each is (batch, feature, spatial...) of the image and the result, (output, input, spatial...) of the kernel.
+    image_shape, kernel_shape, result_shape = (
+        [_shape(var)[axis] for axis in axes]
+        for var, axes in zip((*equation.invars, *equation.outvars), (image, kernel, result), strict=True)
+    )
+    per_axis = zip(
+        image_shape[2:],
+        kernel_shape[2:],
+        result_shape[2:],
+        params["window_strides"],
+        params["padding"],
+        params["lhs_dilation"],
+        params["rhs_dilation"],
+        strict=True,
+    )
+    return 2 * math.prod((*result_shape[:2], kernel_shape[1], *(_meetings(*axis) for axis in per_axis)))
+
+
+def _meetings(
+    size: int, taps: int, places: int, stride: int, padding: tuple[int, int], dilation: int, tap_dilation: int
+) -> int:
+    # How often a tap of the kernel meets an input along one axis, and neither padding nor a zero between two inputs;
+    # the same number for a convolution and for both of its derivatives.
+    at = stride * np.arange(places)[:, None] + tap_dilation * np.arange(taps) - padding[0]
+    return int(((at >= 0) & (at <= dilation * (size - 1)) & (at % dilation == 0)).sum())
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return var.aval.shape
+
+
+def matrix_product(dtype: Any = jnp.float32, size: int = PEAK_SIZE) -> Callable[[], Any]:
+    """A function that multiplies a random matrix with itself on the default device, and waits for the result.
+
+    Args:
+        dtype: a floating-point type.
+        size: S, rows and columns; a call is 2 S^3 operations.
+    """
+    a = jax.random.normal(jax.random.key(3), (size, size), dtype)
+    product = jax.jit(lambda a: a @ a)
+    return lambda: jax.block_until_ready(product(a))
+
+
+def peak_flops(dtype: Any = jnp.float32, seconds: float = 1.0, size: int | None = None) -> float:
+    """Measure the operations a second of a large matrix product on the default device.
+
+    The fastest of the products counts, so that whatever else the machine does matters little.
+
+    Args:
+        dtype: a floating-point type; products have JAX's default precision, which on some accelerators is lower.
+        size: rows and columns; by default 2,048 on a CPU and 8,192 elsewhere.
+        seconds: to measure for; one product is timed in any case, after one that is not.
+
+    Returns:
+        Operations a second.
+    """
+    if size is None:
+        size = PEAK_SIZE if jax.default_backend() == "cpu" else ACCELERATOR_PEAK_SIZE
+    product = matrix_product(dtype, size)
+    product()
+    fastest, began = math.inf, time.perf_counter()
+    while True:
+        before = time.perf_counter()
+        product()
+        after = time.perf_counter()
+        fastest = min(fastest, after - before)
+        if after - began >= seconds:
+            return 2 * size**3 / fastest

@@ -1,0 +1,125 @@
+"""Black-box search for a small theta: any distribution-based strategy of evosax as an outer loop.
+
+evosax: Lange 2022, arXiv 2212.04180. CMA-ES, SNES and their kin adapt the shape of the distribution they sample, which
+pays for a few hundred meta-parameters at most (hyperparameters, schedules). They take the fitness of a candidate to
+depend on the candidate alone, so they need whole trajectories; for windows there are `nres` and `pes`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from metalearn.gradients.checks import check_loop
+from metalearn.inner import InnerLoop, unroll
+from metalearn.outer import Outer
+
+
+class SearchState(NamedTuple):
+    """A search between two generations; `metalearn.runs.training.train` drives it like any outer loop.
+
+    Attributes:
+        theta: the mean of the distribution.
+        strategy: what evosax keeps.
+        key: of the whole search.
+        step: generations done.
+    """
+
+    theta: Any
+    strategy: Any
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+
+
+def evosax_search(
+    loop: InnerLoop,
+    strategy: Any,
+    length: int | None = None,
+    *,
+    tasks: int = 1,
+    steps_per_call: int = 1,
+    strategy_params: Any = None,
+) -> Outer:
+    """Minimise the mean loss over whole trajectories, one generation an outer step.
+
+    All candidates of a generation meet the same tasks with the same randomness. A candidate whose loss is not finite
+    is ranked with the worst that is.
+
+    Args:
+        loop: the inner loop.
+        strategy: an evosax algorithm such as `evosax.algorithms.CMA_ES(population_size=32, solution=theta)`.
+        length: steps of a trajectory; by default the loop's own.
+        tasks: trajectories a candidate is judged by, new ones each generation.
+        steps_per_call: generations in one dispatch; does not change the results.
+        strategy_params: of the strategy; by default its own.
+
+    Returns:
+        `(init, step)` as `metalearn.outer.outer` gives them. The metrics are the mean `loss` of the finite candidates,
+        the `best` loss of the generation, and the share `dropped`.
+
+    Raises:
+        TypeError: the strategy keeps a population instead of a distribution.
+        ValueError: no length, or a number is not positive.
+    """
+    steps = loop.length if length is None else length
+    if steps is None:
+        raise ValueError("this inner loop has no length of its own: give evosax_search(..., length=...)")
+    for name, value in {"length": steps, "tasks": tasks, "steps_per_call": steps_per_call}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not hasattr(strategy, "get_mean"):
+        raise TypeError(
+            f"a search needs a strategy with a mean, from evosax.algorithms.distribution_based; got {strategy!r}"
+        )
+    with _lenient():
+        params = strategy.default_params if strategy_params is None else strategy_params
+
+    def init(theta: Any, data: Any, key: PRNGKeyArray) -> SearchState:
+        check_loop(loop, theta, data, key)
+        key_strategy, key_steps = jax.random.split(key)
+        theta = jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a), copy=True), theta)
+        with _lenient():
+            state = strategy.init(key_strategy, theta, params)
+        # copied, so that nothing is donated twice
+        state = jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a), copy=True), state)
+        return SearchState(theta, state, key_steps, jnp.int32(0))
+
+    def loss_of(theta: Any, data: Any, keys: PRNGKeyArray) -> Float[Array, ""]:
+        return unroll(loop, theta, data, keys, steps)[0].mean()
+
+    def generation(state: SearchState, data: Any) -> tuple[SearchState, dict[str, Array]]:
+        key_ask, key_tell, key_tasks = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+        with _lenient():
+            candidates, asked = strategy.ask(key_ask, state.strategy, params)
+        keys = jax.random.split(key_tasks, tasks)
+        losses = jax.vmap(lambda theta: loss_of(theta, data, keys))(candidates)
+        finite = jnp.isfinite(losses)
+        kept = finite.sum().astype(losses.dtype)
+        worst = jnp.where(finite, losses, -jnp.inf).max()
+        with _lenient():
+            told, _ = strategy.tell(key_tell, candidates, jnp.where(finite, losses, worst), asked, params)
+            theta = jax.tree.map(lambda new, old: new.astype(old.dtype), strategy.get_mean(told), state.theta)
+        told = jax.tree.map(lambda new, old: new.astype(old.dtype), told, state.strategy)
+        metrics = {
+            "loss": jnp.where(finite, losses, 0).sum() / kept,
+            "best": jnp.where(finite, losses, jnp.inf).min(),
+            "dropped": 1 - kept / losses.shape[0],
+        }
+        return SearchState(theta, told, state.key, state.step + 1), metrics
+
+    def step(state: SearchState, data: Any) -> tuple[SearchState, dict[str, Array]]:
+        return jax.lax.scan(lambda s, _: generation(s, data), state, length=steps_per_call)
+
+    return Outer(init, jax.jit(step, donate_argnums=0))
+
+
+@contextlib.contextmanager
+def _lenient() -> Iterator[None]:
+    # evosax counts on JAX's default promotions, also for a caller who is strict elsewhere
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

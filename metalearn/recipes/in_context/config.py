@@ -1,0 +1,153 @@
+"""The configuration of a meta-training run, its presets, and its JSON form."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from metalearn.errors import RunError
+from metalearn.recipes.outer_optimizer import OptimizerConfig
+from metalearn_models.learners.registry import learner_entry, learner_name
+from metalearn_models.learners.transformer import TransformerConfig
+from metalearn_tasks.families.projected import ProjectedConfig
+from metalearn_tasks.families.regression import RegressionConfig
+
+REFERENCES = ("1nn", "centroid", "ridge", "logistic")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the examples come from."""
+
+    source: str = "digits"
+    """A bundled set (`metalearn list`), a tensorflow-datasets name, or a folder prepared by tensorflow-datasets."""
+    size: int | None = None
+    """Resize images to size x size; none: leave them."""
+    pca: int | None = None
+    """Reduce inputs to this many principal components, fitted on the training examples; none: keep all."""
+    data_dir: str | None = None
+    """Where tensorflow-datasets keeps its prepared sets; none: its own default."""
+
+
+@dataclass(frozen=True)
+class GradientConfig:
+    """Where meta-gradients come from: backpropagation, or evolution strategies, which need forward passes only."""
+
+    method: Literal["backprop", "es", "nres", "pes", "truncated-es"] = "backprop"
+    """Backpropagation (truncated when there is a window); evolution strategies on whole sequences, or on windows with
+    noise kept for a sequence (nres), noise credited with all later losses (pes), or each window by itself."""
+    sigma: float = 0.05
+    """Evolution strategies: standard deviation of the perturbations of theta."""
+    pairs: int | None = None
+    """Evolution strategies: antithetic pairs, among which the tasks of an outer step are divided evenly; none: a pair
+    a task."""
+    rank: int | None = 1
+    """Evolution strategies: rank of the perturbations of matrices; none: dense."""
+
+
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """Short contexts first: of each sequence only the first examples count in the loss, and more and more of them."""
+
+    first: int = 10
+    """Examples that count at the first outer step."""
+    steps: int = 0
+    """Outer steps over which that number grows to all examples, linearly; 0: all count from the start."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the numbers of a meta-training run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Examples; unused by regression tasks, which make their own."""
+    task: Any = field(default_factory=ProjectedConfig)
+    """The distribution of tasks."""
+    learner: Any = field(default_factory=TransformerConfig)
+    """The learner; choose another with --learner NAME."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The outer optimizer."""
+    tasks: int = 64
+    """Tasks an outer step."""
+    sequences: int = 1
+    """Sequences a task."""
+    gradient: GradientConfig = field(default_factory=GradientConfig)
+    """Where meta-gradients come from."""
+    window: int | None = None
+    """An update every so many examples; none: after whole sequences."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Short contexts first."""
+    steps: int = 1500
+    """Outer steps."""
+    steps_per_call: int = 25
+    """Outer steps in one dispatch to the device; does not change the numbers."""
+    start: str | None = None
+    """Begin from the meta-parameters of this run's newest checkpoint, as a further phase; none: from fresh ones."""
+    seed: int = 0
+    """The one seed of everything random but the tasks themselves, which have task.seed."""
+    evaluate_every: int = 250
+    """Outer steps between evaluations on held-out examples."""
+    checkpoint_every: int = 500
+    """Outer steps between checkpoints."""
+    eval_tasks: int = 512
+    """Tasks in an evaluation."""
+    eval_sequences: int = 1
+    """Sequences a task in an evaluation."""
+    references: tuple[str, ...] = REFERENCES
+    """Reference learners in the final table and picture."""
+
+
+TASKS: dict[str, type] = {"projected": ProjectedConfig, "regression": RegressionConfig}
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON values; learner and task carry their names."""
+    values = dataclasses.asdict(config)
+    task = next(name for name, cls in TASKS.items() if type(config.task) is cls)
+    values["task"] = {"name": task, **values["task"]}
+    values["learner"] = {"name": learner_name(config.learner), **values["learner"]}
+    if not config.curriculum.steps:
+        del values["curriculum"]  # so that runs from before there were curricula can be gone on with
+    return values
+
+
+def from_json(values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration that `to_json` wrote.
+
+    Raises:
+        RunError: fields are missing or unknown, as when another version wrote it.
+        UnknownNameError: an unknown learner or family of tasks.
+    """
+    values = dict(values)
+    try:
+        task, learner = dict(values.pop("task")), dict(values.pop("learner"))
+        learner_class = learner_entry(learner.pop("name")).config
+        return TrainConfig(
+            task=TASKS[task.pop("name")](**task),
+            learner=learner_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in learner.items()}),
+            data=DataConfig(**values.pop("data")),
+            optimizer=OptimizerConfig(**values.pop("optimizer")),
+            gradient=GradientConfig(**values.pop("gradient", {})),
+            curriculum=CurriculumConfig(**values.pop("curriculum", {})),
+            references=tuple(values.pop("references")),
+            **values,
+        )
+    except (KeyError, TypeError) as error:
+        raise RunError(f"the run's configuration was written by another version of metalearn: {error}") from error
+
+
+def with_learner(config: TrainConfig, name: str) -> TrainConfig:
+    """The configuration with another learner in its default size.
+
+    Raises:
+        UnknownNameError: with the nearest names.
+        ValueError: for a learner in which nothing is meta-learned.
+    """
+    entry = learner_entry(name)
+    if not entry.meta_learned:
+        raise ValueError(f"{name} has nothing to meta-train: it is a reference learner, shown by `metalearn evaluate`")
+    if type(config.learner) is entry.config:
+        return config
+    return dataclasses.replace(config, learner=entry.config())

@@ -1,0 +1,118 @@
+"""Meta-training of an in-context learner, from a configuration to results in a folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from metalearn.curves import last_positions
+from metalearn.pictures import draw_learning_curves, draw_training, named, new_figure, save
+from metalearn.recipes.in_context.build import Recipe, initial_state, outer_loop, prepare
+from metalearn.recipes.in_context.config import TrainConfig, to_json
+from metalearn.recipes.in_context.scoring import (
+    LAST,
+    check_references,
+    curves,
+    curves_as_json,
+    learner_scorers,
+    score_references,
+)
+from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
+from metalearn.runs.folder import Run, create_run, resume_run, write_result
+from metalearn.runs.metrics import read_metrics
+from metalearn.runs.progress import Progress
+from metalearn.runs.training import train as drive
+from metalearn.runs.weights import theta_sha256
+
+
+def free_fields(config: TrainConfig) -> tuple[str, ...]:
+    """Fields that may change on resume: those that leave the numbers of the steps already done as they are."""
+    looks = ("evaluate_every", "checkpoint_every", "eval_tasks", "eval_sequences", "references")
+    free = ("steps_per_call", "data.data_dir", *looks)
+    return free if config.optimizer.schedule == "cosine" else ("steps", *free)
+
+
+def meta_train(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    evaluated: Callable[[int, dict[str, Any]], None] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Meta-train as configured, in a run's folder; go on from its newest checkpoint if asked to.
+
+    Args:
+        config: what to do.
+        folder: the run's folder; new or empty, unless resuming or overwriting.
+        resume: go on from the newest readable checkpoint.
+        overwrite: remove an older run in that folder first.
+        progress: what a person sees.
+        evaluated: called with the outer step and the scores of each evaluation, `unseen_score` and so on, once they
+            are on disk. What it raises ends the run, which can be resumed.
+
+    Returns:
+        The result (also in the run's result.json): `unseen_accuracy` over the last 10 positions (`unseen_error` in
+        regression), `seconds` of this call, `steps`, `theta_sha256`, `run`; and the scores [tasks, T] of every learner.
+
+    Raises:
+        RunError: the folder cannot be used as asked.
+        ValueError: the configuration does not fit together.
+        FloatingPointError: a number became NaN or infinite; names the step.
+    """
+    began = time.monotonic()
+    # Everything that can be refused is refused before a folder is made or an older run removed.
+    recipe = prepare(config)
+    check_references(config.references)
+    loop, _ = outer_loop(recipe, config.steps)
+    state, scorers = initial_state(recipe, loop), learner_scorers(recipe)
+    values = to_json(config)
+    if resume:
+        run = resume_run(folder, values, free=free_fields(config))
+        if checkpoint_steps(run):
+            state = restore_checkpoint(run, state)
+    else:
+        run = create_run(folder, values, free=free_fields(config), overwrite=overwrite)
+    if progress is not None:
+        progress.note(f"meta-training in {run.folder}")
+    loop, per_call = outer_loop(recipe, config.steps - int(state.step))
+    state = drive(
+        loop.step,
+        state,
+        recipe.data,
+        run,
+        steps=config.steps,
+        steps_per_call=per_call,
+        log_every=max(1, config.steps // 1000),
+        checkpoint_every=config.checkpoint_every,
+        evaluate=lambda theta: {f"{n}_score": last_positions(f(theta), LAST)[0] for n, f in scorers.items()},
+        evaluate_every=config.evaluate_every,
+        progress=progress,
+        evaluated=evaluated,
+    )
+    scores = {name: score(state.theta) for name, score in scorers.items()}
+    shape = (config.eval_tasks, config.eval_sequences, config.seed)
+    scores |= score_references(config.references, recipe.family, recipe.test_data, *shape)
+    result = {
+        "unseen_accuracy" if recipe.chance is not None else "unseen_error": last_positions(scores["unseen"], LAST)[0],
+        "seconds": round(time.monotonic() - began, 1),
+        "steps": int(state.step),
+        "theta_sha256": theta_sha256(state.theta),
+        "run": str(run.folder),
+    }
+    write_result(run, {**result, "chance": recipe.chance, "curves": curves_as_json(scores)})
+    draw_run(recipe, run, scores)
+    return result, scores
+
+
+def draw_run(recipe: Recipe, run: Run, scores: dict[str, Any]) -> Path:
+    """The picture of a run: learning curves on the left, meta-training on the right."""
+    figure, (left, right) = new_figure(columns=2)
+    draw_learning_curves(left, named(curves(scores)), recipe.chance)
+    draw_training(right, read_metrics(run), recipe.chance)
+    path = run.folder / "learning_curves.png"
+    save(figure, path)
+    return path

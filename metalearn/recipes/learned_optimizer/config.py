@@ -1,0 +1,207 @@
+"""The configuration of a learned optimizer's meta-training, and the recommended ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import tyro
+
+from metalearn.errors import RunError
+from metalearn.recipes.outer_optimizer import OptimizerConfig
+from metalearn_models.optimizers.library import OPTIMIZERS, make
+
+Method = Literal["pes", "nres", "es", "truncated-es", "backprop"]
+
+
+@dataclass(frozen=True)
+class MetaGradientConfig:
+    """Where the gradient with respect to the optimizer's meta-parameters comes from."""
+
+    method: Method = "pes"
+    """Evolution strategies: persistent (pes), with noise kept for a training run (nres), on whole runs (es), on each
+    window by itself (truncated-es); or backpropagation through each window, without second derivatives."""
+    window: int = 50
+    """Steps of training between two outer steps; es updates after whole runs and has none."""
+    runs: int = 8
+    """Training runs side by side; antithetic pairs of them with evolution strategies."""
+    sigma: float = 0.01
+    """Evolution strategies: standard deviation of the perturbations of theta."""
+
+
+@dataclass(frozen=True)
+class TrainOptimizerConfig:
+    """Everything that decides the numbers of a learned optimizer's meta-training."""
+
+    optimizer: tyro.conf.Suppress[str] = "small-fc"
+    """The learned optimizer; given as the first word."""
+    settings: Any = None
+    """Its own settings."""
+    objective: str = "mlp-digits"
+    """What networks are trained on; `metalearn list` names all."""
+    size: int | None = None
+    """Resize images to size x size; none: leave them."""
+    data_dir: str | None = None
+    """Where tensorflow-datasets keeps its prepared sets; none: its own default."""
+    length: int | None = None
+    """Steps of a training run; none: as the objective has it."""
+    shortest: int | None = None
+    """Draw the length of each training run log-uniformly from this to `length`; none: all are of that length."""
+    measure: Literal["loss", "log-loss"] = "loss"
+    """What is made small: the mean training loss of a run; or the mean of log(loss + 1e-4), in which the end of a run,
+    where losses are small, weighs as much as the beginning."""
+    ceiling: float = 20.0
+    """A greater loss, or one that is not finite, counts as this. Backpropagation through a run that is not finite fails
+    all the same."""
+    gradient: MetaGradientConfig = field(default_factory=MetaGradientConfig)
+    """Where meta-gradients come from."""
+    outer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(1e-3))
+    """The outer optimizer."""
+    steps: int = 5000
+    """Outer steps."""
+    steps_per_call: int = 50
+    """Outer steps in one dispatch to the device; does not change the numbers."""
+    seed: int = 0
+    """The one seed."""
+    evaluate_every: int = 500
+    """Outer steps between evaluations on training runs of their own."""
+    checkpoint_every: int = 500
+    """Outer steps between checkpoints."""
+    eval_runs: int = 16
+    """Training runs in an evaluation, and for each learning rate of a baseline."""
+    baselines: tuple[Literal["adam", "momentum", "sgd"], ...] = ("adam", "momentum")
+    """Hand-designed optimizers in the final table and picture, each with its learning rate tuned."""
+
+
+NETWORK: dict[str, Any] = {
+    "gradient": MetaGradientConfig("nres"),
+    "outer": OptimizerConfig(3e-3, schedule="cosine"),
+    "measure": "log-loss",
+}
+
+
+RECURRENT: dict[str, Any] = {
+    "gradient": MetaGradientConfig("backprop", window=20, runs=64),
+    "outer": OptimizerConfig(3e-3, schedule="cosine", clip=1.0),
+    "steps": 2000,
+    "ceiling": 1e6,  # a capped loss has no gradient
+}
+
+
+RECURRENT_ON_NETWORKS = RECURRENT | {
+    "objective": "sigmoid-mlp-digits",
+    "gradient": MetaGradientConfig("backprop", window=20, runs=8),  # a parameter costs as much as a quadratic's
+    "steps": 1000,
+}
+
+
+CONSTANTS: dict[str, Any] = {
+    "gradient": MetaGradientConfig("nres", sigma=0.1),
+    "outer": OptimizerConfig(3e-2, schedule="cosine"),
+    "steps": 1000,
+}
+
+
+LARGER_STEPS = {"step_size": 5e-3, "exponent": 0.1}
+
+
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "small-fc": NETWORK | {"settings": LARGER_STEPS},
+    "star": NETWORK
+    | {
+        # The nominal term does what tuned Adam does. In logarithms of the loss its preconditioner, which makes steps of
+        # vanishing gradients, would be driven to where it has nothing to hold on to.
+        "settings": {"step_size": 1e-3, "nominal_step_size": 1e-2, "exponent": 0.1},
+        "measure": "loss",
+        "outer": OptimizerConfig(3e-3, schedule="cosine", weight_decay=0.1),
+        "steps": 3000,
+    },
+    "mlp": NETWORK | {"settings": LARGER_STEPS},
+    "rnn-mlp": NETWORK | {"settings": LARGER_STEPS},
+    "nn-adam": NETWORK,
+    "celo": NETWORK | {"settings": {"exponent": 0.1}},
+    "lstm": RECURRENT | {"objective": "quadratic"},
+    "component-rnn": RECURRENT | {"objective": "regression"},
+    "lstm-log": RECURRENT_ON_NETWORKS,
+    "rnnprop": RECURRENT_ON_NETWORKS,
+    "dmd-lstm": RECURRENT_ON_NETWORKS,
+    "learnable-sgd": CONSTANTS,
+    "learnable-momentum": CONSTANTS,
+    "learnable-adam": CONSTANTS,
+    "schedule": CONSTANTS,
+}
+"""What a learned optimizer is meta-trained with where nobody says otherwise; our choice, from short trials."""
+
+
+def recommended(name: str) -> TrainOptimizerConfig:
+    """The configuration a learned optimizer's meta-training begins from.
+
+    Raises:
+        UnknownNameError: no such optimizer.
+    """
+    make(name)
+    values = dict(RECOMMENDED.get(name, {}))
+    return TrainOptimizerConfig(name, settings_of(name, values.pop("settings", None)), **values)
+
+
+def settings_of(name: str, values: Mapping[str, Any] | None = None) -> Any:
+    """The settings of a learned optimizer as a dataclass: the arguments of its factory that are plain values.
+
+    Args:
+        name: of the learned optimizer.
+        values: settings to begin from; the factory's defaults where there are none.
+
+    Raises:
+        UnknownNameError: no such optimizer.
+        RunError: a value that the factory has no argument for.
+    """
+    make(name)
+    factory = OPTIMIZERS[name].make
+    hints = typing.get_type_hints(getattr(factory, "func", factory))
+    plain = {
+        p.name: p.default
+        for p in inspect.signature(factory).parameters.values()
+        if isinstance(p.default, int | float | str | tuple)
+    }
+    unknown = sorted((values or {}).keys() - plain.keys())
+    if unknown:
+        raise RunError(f"{name} has no setting {', '.join(unknown)}: it has {', '.join(plain) or 'none'}")
+    cls = dataclasses.make_dataclass(
+        "Settings", [(n, hints[n], field(default=default)) for n, default in plain.items()], frozen=True
+    )
+    cls.__doc__ = (
+        f"Settings of {name}; what they are: metalearn_models.optimizers.{getattr(factory, 'func', factory).__name__}."
+    )
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in (values or {}).items()})
+
+
+def to_json(config: TrainOptimizerConfig) -> dict[str, Any]:
+    """The configuration as JSON values."""
+    values = dataclasses.asdict(config)
+    values["settings"] = dataclasses.asdict(config.settings or settings_of(config.optimizer))
+    return {"kind": "train-optimizer", **values}
+
+
+def from_json(values: Mapping[str, Any]) -> TrainOptimizerConfig:
+    """The configuration that `to_json` wrote.
+
+    Raises:
+        RunError: another command or another version wrote it.
+    """
+    values = dict(values)
+    if values.pop("kind", None) != "train-optimizer":
+        raise RunError("the run is not one of metalearn train-optimizer: resume it with the command that began it")
+    try:
+        return TrainOptimizerConfig(
+            settings=settings_of(values["optimizer"], values.pop("settings")),
+            gradient=MetaGradientConfig(**values.pop("gradient")),
+            outer=OptimizerConfig(**values.pop("outer")),
+            baselines=tuple(values.pop("baselines")),
+            **values,
+        )
+    except (KeyError, TypeError) as error:
+        raise RunError(f"the run's configuration was written by another version of metalearn: {error}") from error

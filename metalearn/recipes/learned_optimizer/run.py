@@ -1,0 +1,164 @@
+"""Meta-training of a learned optimizer, from a configuration to weights, curves and tuned baselines."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from metalearn.pictures import draw_loss_curves, draw_meta_loss, new_figure, save
+from metalearn.recipes.learned_optimizer.build import OptimizerRecipe, outer_loop, prepare
+from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, to_json
+from metalearn.recipes.streams import stream
+from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
+from metalearn.runs.folder import Run, create_run, resume_run, write_result
+from metalearn.runs.metrics import read_metrics
+from metalearn.runs.progress import Progress
+from metalearn.runs.training import train as drive
+from metalearn.runs.weights import theta_sha256
+from metalearn_models.optimizers import library
+from metalearn_tasks.objectives.evaluation import Tuned, final_losses, hand_designed, loss_curves, tuned
+
+RATES = tuple(float(f"{10**e:.3g}") for e in np.arange(-4.0, 0.51, 0.5))
+"""Learning rates a baseline is tried with: two a decade."""
+
+
+FREE = ("steps_per_call", "data_dir", "evaluate_every", "checkpoint_every", "eval_runs", "baselines")
+"""Fields that may change on resume: they leave the numbers of the steps already done as they are."""
+
+
+def meta_train(
+    config: TrainOptimizerConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Meta-train as configured, in a run's folder; go on from its newest checkpoint if asked to.
+
+    Args:
+        config: what to do.
+        folder: the run's folder; new or empty, unless resuming or overwriting.
+        resume: go on from the newest readable checkpoint.
+        overwrite: remove an older run in that folder first.
+        progress: what a person sees.
+
+    Returns:
+        The result, also in the run's result.json: final losses of the optimizer and of the tuned baselines, seconds,
+        the hash of theta. The weights are in theta.safetensors, the loss curves in the picture.
+
+    Raises:
+        RunError: the folder cannot be used as asked.
+        ValueError: the configuration does not fit together.
+        FloatingPointError: a number became NaN or infinite; names the step.
+    """
+    began = time.monotonic()
+    recipe = prepare(config)
+    loop, _ = outer_loop(recipe, config.steps)
+    theta = jax.jit(recipe.optimizer.init)(stream(config.seed, "theta"))
+    state = loop.init(theta, recipe.problem.data, stream(config.seed, "outer"))
+    values = to_json(config)
+    free = FREE if config.outer.schedule == "cosine" else ("steps", *FREE)
+    if resume:
+        run = resume_run(folder, values, free=free)
+        if checkpoint_steps(run):
+            state = restore_checkpoint(run, state)
+    else:
+        run = create_run(folder, values, free=free, overwrite=overwrite)
+    if progress is not None:
+        progress.note(f"meta-training in {run.folder}")
+    loop, per_call = outer_loop(recipe, config.steps - int(state.step))
+    state = drive(
+        loop.step,
+        state,
+        recipe.problem.data,
+        run,
+        steps=config.steps,
+        steps_per_call=per_call,
+        log_every=max(1, config.steps // 1000),
+        checkpoint_every=config.checkpoint_every,
+        evaluate=lambda theta: _summary(curves_of(recipe, theta)),
+        evaluate_every=config.evaluate_every,
+        progress=progress,
+    )
+    curves = curves_of(recipe, state.theta)
+    result: dict[str, Any] = {
+        **_summary(curves),
+        "steps": int(state.step),
+        "length": recipe.length,
+        "theta_sha256": theta_sha256(state.theta),
+        "run": str(run.folder),
+    }
+    card = {"config": values, "final_loss": result["final_loss"], "objective": config.objective, "steps": config.steps}
+    library.save(run.folder / "theta.safetensors", config.optimizer, state.theta, values["settings"], card)
+    if progress is not None and config.baselines:
+        progress.note(f"tuning {' and '.join(config.baselines)} for comparison")
+    rivals = baselines(recipe)
+    result["baselines"] = {
+        name: {"final_loss": float(np.mean(t.final[t.best])), "learning_rate": t.rate, "at_edge": t.at_edge}
+        for name, t in rivals.items()
+    }
+    result["seconds"] = round(time.monotonic() - began, 1)
+    write_result(run, result)
+    draw(run, recipe, curves, rivals)
+    return result
+
+
+def curves_of(recipe: OptimizerRecipe, theta: Any) -> np.ndarray:
+    """Losses [runs, length] of training runs that meta-training does not see, uncapped."""
+    keys = jax.random.split(stream(recipe.config.seed, "evaluation"), recipe.config.eval_runs)
+    problem = recipe.problem
+    return np.asarray(loss_curves(problem.objective, recipe.optimizer, theta, problem.data, keys, recipe.length))
+
+
+def baselines(recipe: OptimizerRecipe) -> dict[str, Tuned]:
+    """Hand-designed optimizers on the same training runs, each with its best learning rate."""
+    import optax
+
+    makes = {
+        "adam": lambda rate: optax.adam(rate),
+        "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
+        "sgd": lambda rate: optax.sgd(rate),
+    }
+    keys = jax.random.split(stream(recipe.config.seed, "evaluation"), recipe.config.eval_runs)
+    problem = recipe.problem
+    return {
+        name: tuned(problem.objective, hand_designed(makes[name]), RATES, problem.data, keys, recipe.length)
+        for name in recipe.config.baselines
+    }
+
+
+def draw(run: Run, recipe: OptimizerRecipe, curves: np.ndarray, rivals: dict[str, Tuned]) -> Path:
+    """The picture of a run: training losses on the left, meta-training on the right."""
+    figure, (left, right) = new_figure(columns=2)
+    lines = {recipe.config.optimizer: curves}
+    lines |= {f"reference: {name}, {t.rate:g}": t.curves for name, t in rivals.items()}
+    draw_loss_curves(left, lines)
+    left.set_title(recipe.config.objective, fontsize=9)
+    draw_meta_loss(right, read_metrics(run))
+    path = run.folder / "training_curves.png"
+    save(figure, path)
+    return path
+
+
+def table(result: dict[str, Any], name: str) -> str:
+    """The result for people."""
+    lines = [f"{'final training loss':<24} {'mean':>10}   learning rate"]
+    lines.append(f"{name:<24} {result['final_loss']:>10.4g}   learned")
+    for rival, row in result["baselines"].items():
+        edge = "  (the last of those tried)" if row["at_edge"] else ""
+        lines.append(f"{rival + ', tuned':<24} {row['final_loss']:>10.4g}   {row['learning_rate']:g}{edge}")
+    return "\n".join(lines)
+
+
+def _summary(curves: np.ndarray) -> dict[str, float]:
+    final = final_losses(curves)
+    return {
+        "final_loss": float(np.mean(final)),
+        "mean_loss": float(np.mean(curves)),
+        "diverged": float(np.mean(~np.isfinite(final))),
+    }

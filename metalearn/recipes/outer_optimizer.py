@@ -1,0 +1,60 @@
+"""The outer optimizer that a configuration names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optax
+
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The outer optimizer: Adam (Kingma & Ba 2015, arXiv 1412.6980) with warm-up, decay and clipping, from optax."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    warmup: int = 0
+    """Outer steps of linear warm-up from 0."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: stay, or fall along a cosine to a hundredth of the peak at the last step."""
+    clip: float | None = None
+    """Clip the global gradient norm to this; none: do not."""
+    b1: float = 0.9
+    """Decay of the first moment."""
+    b2: float = 0.999
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Adam's epsilon, outside the root."""
+    eps_root: float = 0.0
+    """Adam's epsilon inside the root; the paper's official code has 1e-8, which damps small gradients."""
+    weight_decay: float = 0.0
+    """Share of theta taken away at a step, times the learning rate, as in AdamW (Loshchilov & Hutter 2019)."""
+
+
+def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Adam, or AdamW, with the warm-up, decay and clipping of the configuration.
+
+    Raises:
+        ValueError: the warm-up is not shorter than the run.
+    """
+    rate: Any = config.learning_rate
+    if config.warmup >= steps and config.warmup:
+        raise ValueError(
+            f"the warm-up of {config.warmup} steps must be shorter than the run of {steps}: lower it or make more steps"
+        )
+    if config.schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0 if config.warmup else config.learning_rate,
+            config.learning_rate,
+            config.warmup,
+            steps,
+            config.learning_rate / 100,
+        )
+    elif config.warmup:
+        rate = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
+    constants: dict[str, Any] = {"b1": config.b1, "b2": config.b2, "eps": config.eps, "eps_root": config.eps_root}
+    decay = config.weight_decay
+    adam = optax.adamw(rate, weight_decay=decay, **constants) if decay else optax.adam(rate, **constants)
+    return adam if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), adam)

@@ -1,0 +1,239 @@
+"""Checkpoints of a run: Orbax writes the arrays, a manifest written last makes them trustworthy.
+
+A checkpoint is the folder `checkpoints/<step>` with `state/` (Orbax) and `manifest.json`: the step, the
+configuration, the name, shape and dtype of every leaf, and the SHA-256 of every file of `state/`. It is
+put together under a `saving-` name and renamed as the last act, so a kill leaves no half checkpoint under a
+step's name; what a disk does to it later, the hashes show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from metalearn.errors import RunError
+from metalearn.runs.files import file_sha256, sync_folder, write_atomically
+from metalearn.runs.folder import Run, check_same_config, note_on_stderr
+
+
+class _UnreadableError(Exception):
+    """A checkpoint that is damaged; the one before may serve."""
+
+
+def checkpoint_steps(run: Run) -> list[int]:
+    """The steps that have a checkpoint, readable or not, oldest first."""
+    if not run.checkpoints.is_dir():
+        return []
+    return sorted(int(p.name) for p in run.checkpoints.iterdir() if re.fullmatch(r"\d+", p.name))
+
+
+def save_checkpoint(run: Run, step: int, state: Any, keep: int = 3) -> Path:
+    """Save a state and drop the oldest checkpoints beyond `keep`.
+
+    A checkpoint of this or a later step is one that could not be read when this run was resumed; it is moved
+    aside to `unreadable-<step>`, never deleted.
+
+    Args:
+        run: the run.
+        step: outer steps done.
+        state: pytree of arrays; typed keys and empty arrays may be among them.
+        keep: how many to keep, this one included; at least 1.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        RunError: nothing was saved, because the disk is full for instance; says which earlier checkpoint is
+            the last good one.
+        ValueError: `keep` is below 1.
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
+    final = run.checkpoints / f"{step:08d}"
+    partial = run.checkpoints / f"saving-{step}"
+    try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(run)
+        _write(partial, run, step, state)
+        for later in [s for s in checkpoint_steps(run) if s >= step]:
+            _move_aside(run, later)
+        partial.rename(final)
+        sync_folder(run.checkpoints)
+    except Exception as error:  # TensorStore reports a full disk as a ValueError
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunError(f"could not save step {step} to {final}: {_reason(error)}. {last_good(run)}") from error
+    for old in [s for s in checkpoint_steps(run) if s <= step][:-keep]:
+        # renamed first: a kill amid the deletion must not leave a damaged checkpoint under its name
+        dropped = run.checkpoints / f"dropped-{old}"
+        with contextlib.suppress(OSError):  # the new one is safe; the next save tries again
+            (run.checkpoints / f"{old:08d}").rename(dropped)
+            shutil.rmtree(dropped)
+    return final
+
+
+def restore_checkpoint(run: Run, template: Any, note: Callable[[str], None] = note_on_stderr) -> Any:
+    """The newest readable state of a run, bit for bit as it was saved.
+
+    Args:
+        run: the run.
+        template: a state of the same structure, from the outer step's `init`: gives shapes, dtypes, key
+            implementations and placement on devices. It is not consumed.
+        note: gets a sentence for each checkpoint that had to be passed over.
+
+    Returns:
+        The state, in arrays of its own that may be donated; `template` itself when the run has no checkpoint.
+
+    Raises:
+        RunError: the checkpoint is of another configuration or of other shapes, or none is readable.
+    """
+    steps = checkpoint_steps(run)
+    for step in reversed(steps):
+        folder = run.checkpoints / f"{step:08d}"
+        try:
+            return _read(folder, run, step, template)
+        except _UnreadableError as error:
+            note(f"checkpoint of step {step} is damaged ({error}); falling back to the one before")
+    if steps:
+        raise RunError(
+            f"no readable checkpoint in {run.checkpoints}, tried steps {steps}: start again in another folder"
+        )
+    return template
+
+
+def last_good(run: Run) -> str:
+    """One sentence for error messages: what a person still has."""
+    steps = checkpoint_steps(run)
+    return f"The last good checkpoint is step {steps[-1]} in {run.folder}" if steps else "There is no checkpoint yet"
+
+
+def _write(folder: Path, run: Run, step: int, state: Any) -> None:
+    import orbax.checkpoint as ocp  # slow to import, and needed by training only
+
+    leaves = _leaves(state)
+    arrays = {f"{i:05d}": x for i, (_, x) in enumerate(leaves) if x.size}  # Orbax refuses empty arrays
+    folder.mkdir()
+    with _without_logs(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save((folder / "state").absolute(), args=ocp.args.PyTreeSave(arrays))
+    files = sorted(p for p in (folder / "state").rglob("*") if p.is_file())
+    manifest = {
+        "step": step,
+        "config": run.config,
+        "leaves": [_description(name, x) for name, x in leaves],
+        "files": {p.relative_to(folder).as_posix(): file_sha256(p) for p in files},
+    }
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    manifest = _verified_manifest(folder, step)
+    check_same_config(manifest["config"], run.config, run.free, f"{folder} is of another configuration")
+    leaves = _leaves(template)
+    saved, wanted = manifest["leaves"], [_description(name, x) for name, x in leaves]
+    if saved != wanted:
+        differing = [f"{s} -> {w}" for s, w in zip(saved, wanted, strict=False) if s != w][:5]
+        raise RunError(
+            f"{folder} holds another state: {len(saved)} arrays saved, {len(wanted)} wanted; "
+            f"saved -> wanted: {'; '.join(differing) or 'the first ones agree'}. "
+            "Was the configuration or the library changed?"
+        )
+    like = {
+        f"{i:05d}": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        for i, (_, x) in enumerate(leaves)
+        if x.size
+    }
+    arguments = ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
+    try:
+        with _without_logs(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            arrays = checkpointer.restore((folder / "state").absolute(), args=arguments)
+    except Exception as error:  # Orbax and TensorStore have no common class for "cannot be read"
+        raise _UnreadableError(f"Orbax: {_reason(error)}") from error
+    data = [arrays.get(f"{i:05d}", x) for i, (_, x) in enumerate(leaves)]
+    data = [_like_key(x, old) for x, old in zip(data, jax.tree.leaves(template), strict=True)]
+    return copy_state(jax.tree.unflatten(jax.tree.structure(template), data))
+
+
+def _verified_manifest(folder: Path, step: int) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        if manifest["step"] != step or not {"leaves", "config"} <= manifest.keys():
+            raise _UnreadableError("its manifest is of another checkpoint")
+        for name, sha256 in manifest["files"].items():
+            if file_sha256(folder / name) != sha256:
+                raise _UnreadableError(f"{name} was changed after it was saved")
+    except FileNotFoundError as error:
+        raise _UnreadableError(f"{Path(error.filename).name} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _UnreadableError(f"its manifest cannot be read: {error}") from error
+    return manifest
+
+
+@jax.jit
+def copy_state(state: Any) -> Any:
+    """The same values in buffers of their own, so that the original may be donated."""
+    return jax.tree.map(jnp.copy, state)
+
+
+def _leaves(state: Any) -> list[tuple[str, jax.Array]]:
+    """Name and array of every leaf, keys as the integers they are made of."""
+    named = []
+    for path, x in tree_flatten_with_path(state)[0]:
+        x = x if isinstance(x, jax.Array) else jnp.asarray(x)
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        named.append((keystr(path, simple=True, separator="/"), jax.random.key_data(x) if is_key else x))
+    return named
+
+
+def _like_key(data: jax.Array, leaf: Any) -> jax.Array:
+    if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return data
+
+
+def _description(name: str, x: jax.Array) -> str:
+    return f"{name} {x.dtype}{list(x.shape)}"
+
+
+def _reason(error: Exception) -> str:
+    """An error of Orbax or TensorStore in one line for people; theirs go on for a page."""
+    full = os.strerror(errno.ENOSPC)
+    return f"{full}, the disk is full" if full in str(error) else str(error).partition("\n")[0][:200]
+
+
+@contextlib.contextmanager
+def _without_logs() -> Iterator[None]:
+    """Keep Orbax from logging, some pages long, each error that it also raises."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio", "concurrent.futures")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _move_aside(run: Run, step: int) -> None:
+    aside = run.checkpoints / f"unreadable-{step}"
+    shutil.rmtree(aside, ignore_errors=True)
+    (run.checkpoints / f"{step:08d}").rename(aside)
+
+
+def _remove_leftovers(run: Run) -> None:
+    for pattern in ("saving-*", "dropped-*"):
+        for path in run.checkpoints.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,229 @@
+"""The loop around a compiled outer step: logs, evaluates, saves, stops cleanly, and changes no number.
+
+The next call is dispatched before the metrics of the last one are read, so the device never waits for Python.
+What is to be saved or evaluated is copied on the device before its state is donated to the next call, and is
+saved only after its metrics were found finite.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from metalearn.errors import RunError
+from metalearn.runs.checkpoints import copy_state, last_good, save_checkpoint
+from metalearn.runs.folder import Run
+from metalearn.runs.lock import only_writer
+from metalearn.runs.metrics import MetricsWriter
+from metalearn.runs.progress import Progress, default_progress
+
+WATCHED = ("loss", "grad_norm")  # a number that is not finite in one of these ends the run
+
+
+class _Call(NamedTuple):
+    """A dispatched call: the steps done after it, its metrics [k], a copy of its state if one is needed."""
+
+    done: int
+    metrics: dict[str, Array]
+    copy: Any
+
+
+def train(
+    step: Callable[[Any, Any], tuple[Any, dict[str, Array]]],
+    state: Any,
+    data: Any,
+    run: Run,
+    *,
+    steps: int,
+    steps_per_call: int = 1,
+    log_every: int = 1,
+    checkpoint_every: int = 0,
+    evaluate: Callable[[Any], dict[str, Any]] | None = None,
+    evaluate_every: int = 0,
+    keep: int = 3,
+    progress: Progress | None = None,
+    callback: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+    evaluated: Callable[[int, dict[str, Any]], None] | None = None,
+) -> Any:
+    """Drive an outer step until `steps` outer steps are done, from wherever `state` is.
+
+    Saving and evaluating happen at the end of the call that reaches a multiple of their interval, and at the
+    last step. The result does not depend on these intervals, nor on when a run is interrupted and resumed.
+
+    Args:
+        step: `(state, data) -> (state, metrics)`, advances `steps_per_call` outer steps; may donate.
+        state: a pytree with `theta` and `step`, new or from `restore_checkpoint`; consumed.
+        data: passed on to `step`.
+        run: where numbers and checkpoints go.
+        steps: outer steps of the whole run. What is left must be a multiple of `steps_per_call`.
+        steps_per_call: k, as `step` was compiled with.
+        log_every: metrics of each step that is a multiple of it go to `run.metrics`.
+        checkpoint_every: 0 saves the last step only.
+        evaluate: `(theta) -> {name: float}`, written as `eval/<name>`. It must not keep theta.
+        evaluate_every: 0 evaluates at the last step only.
+        keep: how many checkpoints are kept.
+        progress: what a person sees; a bar or lines on stderr when None.
+        callback: called after each call of `step`, while the next one runs, with the steps done and every metric
+            [steps_per_call]. What it raises ends the run; the checkpoints written by then stay.
+        evaluated: called with the steps done and what `evaluate` returned, once both are on disk and so is what was to
+            be saved then. What it raises ends the run, which can be resumed.
+
+    Returns:
+        The state after `steps` steps; `state` itself, with a note, when it is there already.
+
+    Raises:
+        ValueError: an argument does not fit.
+        FloatingPointError: a loss or gradient norm, or theta, is not finite; names the outer step and the
+            last good checkpoint. No state of that step or later is saved.
+        RunError: a file could not be written, says what is safe; or another process is writing this run; or this is
+            one of several processes of `jax.distributed`, over which a run cannot be driven yet.
+        KeyboardInterrupt: after Ctrl-C, once the call in progress was finished and its state saved. A second
+            Ctrl-C interrupts at once.
+        SystemExit: the same after SIGTERM, with code 143.
+    """
+    if jax.process_count() > 1:
+        raise RunError(
+            f"a run is driven and saved by one process, this is one of {jax.process_count()}: call the outer step in a "
+            "loop of your own, as docs/scaling.md shows, or train in one process"
+        )
+    progress = default_progress() if progress is None else progress
+    done = int(state.step)
+    if done >= steps:
+        progress.note(f"{run.folder} is at step {done} of {steps}: nothing left to do")
+        return state
+    # a checkpoint cannot hold a weak type; without one from the start, a resumed run promotes as one never stopped
+    state = jax.tree.map(lambda x: x.astype(x.dtype) if getattr(x, "weak_type", False) else x, state)
+    _check(done, steps, steps_per_call, log_every, checkpoint_every, evaluate_every)
+    saved = -1
+
+    def due(after: int, every: int) -> bool:
+        return after == steps or (every > 0 and after // every > (after - steps_per_call) // every)
+
+    with only_writer(run.folder), MetricsWriter(run, done) as writer, _StopOnSignal() as stop:
+
+        def save(after: int, kept: Any) -> None:
+            nonlocal saved
+            _check_theta(run, after, kept.theta)
+            writer.sync()
+            save_checkpoint(run, after, kept, keep)
+            saved = after
+
+        def finish(call: _Call) -> None:
+            values = {name: np.asarray(x) for name, x in call.metrics.items()}  # waits for the call
+            _log(run, writer, call.done - steps_per_call, steps_per_call, values, log_every)
+            means = {name: float(x.mean()) for name, x in values.items() if name in ("loss", "score")}
+            progress.update(call.done, means)
+            if callback is not None:
+                callback(call.done, values)
+            numbers = None
+            if evaluate is not None and due(call.done, evaluate_every):
+                numbers = {name: _plain(x) for name, x in evaluate(call.copy.theta).items()}
+                writer.write([{"step": call.done, **{f"eval/{name}": x for name, x in numbers.items()}}])
+            if due(call.done, checkpoint_every):
+                save(call.done, call.copy)
+            if numbers is not None and evaluated is not None:
+                evaluated(call.done, numbers)
+
+        progress.start(done, steps)
+        try:
+            call = None
+            while True:
+                previous, call = call, None
+                if done < steps and not stop.signal:
+                    state, metrics = step(state, data)
+                    done += steps_per_call
+                    wanted = due(done, checkpoint_every) or (evaluate is not None and due(done, evaluate_every))
+                    call = _Call(done, metrics, copy_state(state) if wanted else None)
+                if previous is not None:
+                    finish(previous)
+                if call is None:
+                    break
+            if stop.signal:
+                if saved != done:
+                    save(done, state)
+                message = f"stopped at step {done} of {steps}, saved in {run.folder}; resume it to go on"
+                progress.note(message)
+                raise SystemExit(143) if stop.signal == signal.SIGTERM else KeyboardInterrupt(message)
+        finally:
+            progress.close()
+    return state
+
+
+def _log(run: Run, writer: MetricsWriter, before: int, k: int, values: dict[str, np.ndarray], log_every: int) -> None:
+    """Write the lines of the call that began after step `before`, up to the first step that went wrong."""
+    for name, x in values.items():
+        if x.ndim == 0 or x.shape[0] != k:
+            raise ValueError(f"metric {name!r} has shape {x.shape}: a call of {k} steps must give [{k}] or [{k}, ...]")
+    bad = [
+        (int(np.argmin(np.isfinite(values[n]))), n) for n in WATCHED if n in values and not np.isfinite(values[n]).all()
+    ]
+    end = min(bad)[0] + 1 if bad else k
+    numbers = [before + i + 1 for i in range(end)]
+    writer.write(
+        [
+            {"step": number, **{name: _plain(x[i]) for name, x in values.items()}}
+            for i, number in enumerate(numbers)
+            if number % log_every == 0 or (bad and i == end - 1)
+        ]
+    )
+    if bad:
+        i, name = min(bad)
+        raise FloatingPointError(f"{name} is {values[name][i]} at outer step {before + i + 1}. {last_good(run)}")
+
+
+def _check_theta(run: Run, after: int, theta: Any) -> None:
+    # an update can overflow after the last finite loss, and the next loss would show it too late
+    floats = [x for x in jax.tree.leaves(theta) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    if not all(bool(jnp.isfinite(x).all()) for x in floats):
+        raise FloatingPointError(f"theta is not finite after the update of outer step {after}. {last_good(run)}")
+
+
+def _check(done: int, steps: int, k: int, log_every: int, checkpoint_every: int, evaluate_every: int) -> None:
+    if k < 1 or log_every < 1:
+        raise ValueError(f"steps_per_call and log_every must be at least 1, got {k} and {log_every}")
+    if checkpoint_every < 0 or evaluate_every < 0:
+        raise ValueError(f"intervals must be 0 or more, got {checkpoint_every=} and {evaluate_every=}")
+    over = (steps - done) % k
+    if over:
+        raise ValueError(
+            f"the {steps - done} steps from {done} to {steps} are no multiple of steps_per_call={k}: choose "
+            f"steps={steps - over} or {steps - over + k}, or a steps_per_call that divides {steps - done}"
+        )
+
+
+def _plain(x: Any) -> Any:
+    return np.asarray(x).tolist()
+
+
+class _StopOnSignal:
+    """Within it, the first SIGINT or SIGTERM only sets `signal`; the second acts as it would have before."""
+
+    def __init__(self):
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopOnSignal:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.signal = number
+        signal.signal(number, self._before[number])
+        # print is not allowed in a handler that may have interrupted a print
+        os.write(2, b"\nstopping after this call, then saving; once more to stop at once without saving\n")

@@ -1,0 +1,76 @@
+"""The contextless network: predicts from x alone and learns nothing within a sequence.
+
+The control of Kirsch, Harrison, Sohl-Dickstein & Metz 2022 (arXiv 2212.04458, figure 2): it can store tasks
+in its weights and nothing else. What it scores on the tasks of meta-training is memorised; on others it
+must score chance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from metalearn.learner import Labels, Learner, Signature
+from metalearn_models.learners._dense import Dense, functional
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """Size of the contextless network. The paper varies it from 2 to 1024; 64 is ours."""
+
+    hidden: int = 64
+    """Units of each of the two hidden layers."""
+
+
+def mlp(signature: Signature, config: MLPConfig) -> Learner:
+    """A network of two ReLU layers that sees x and nothing else.
+
+    Args:
+        signature: shapes of the sequences.
+        config: see `MLPConfig`.
+
+    Returns:
+        The learner; its state is empty, `state_size` 0. Its theta is a nested dict of float32 arrays.
+
+    Raises:
+        ValueError: when `hidden` is less than 1.
+    """
+    if config.hidden < 1:
+        raise ValueError(f"an MLP needs hidden >= 1, got {config.hidden}")
+    init, bind = functional(lambda rngs: MLP(signature.inputs, config.hidden, signature.outputs, rngs))
+
+    def start(theta: Any, key: PRNGKeyArray) -> tuple[()]:
+        del theta, key
+        return ()
+
+    def predict(theta: Any, state: tuple[()], x: Float[Array, " D"]) -> Float[Array, " C"]:
+        del state
+        return bind(theta)(x)
+
+    def observe(theta: Any, state: tuple[()], x: Float[Array, " D"], y: Labels) -> tuple[()]:
+        del theta, x, y
+        return state
+
+    def run(theta: Any, xs: Float[Array, "*B T D"], ys: Labels) -> Float[Array, "*B T C"]:
+        del ys
+        return bind(theta)(xs)
+
+    return Learner(init, start, predict, observe, run, 0, signature)
+
+
+class MLP(nnx.Module):
+    """Two ReLU layers and a linear head."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs):
+        """Build with `hidden` units in both layers."""
+        self.hidden_1 = Dense(inputs, hidden, rngs=rngs)
+        self.hidden_2 = Dense(hidden, hidden, rngs=rngs)
+        self.head = Dense(hidden, outputs, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B C"]:
+        """Logits, or predicted values."""
+        return self.head(jax.nn.relu(self.hidden_2(jax.nn.relu(self.hidden_1(x)))))

@@ -1,0 +1,1 @@
+"""Reference learners, in which nothing is meta-learned."""

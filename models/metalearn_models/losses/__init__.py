@@ -1,0 +1,33 @@
+"""Learned losses: formulas, and a library of losses with one signature, `loss(logits, labels)` for each example."""
+
+from metalearn_models.losses.elementwise import check_inputs as check_inputs
+from metalearn_models.losses.elementwise import cotangent as cotangent
+from metalearn_models.losses.formulas.expression import OPERATORS as OPERATORS
+from metalearn_models.losses.formulas.expression import Const as Const
+from metalearn_models.losses.formulas.expression import Expr as Expr
+from metalearn_models.losses.formulas.expression import Op as Op
+from metalearn_models.losses.formulas.expression import Operator as Operator
+from metalearn_models.losses.formulas.expression import Var as Var
+from metalearn_models.losses.formulas.expression import check_loss as check_loss
+from metalearn_models.losses.formulas.expression import evaluate as evaluate
+from metalearn_models.losses.formulas.expression import from_json as from_json
+from metalearn_models.losses.formulas.expression import height as height
+from metalearn_models.losses.formulas.expression import nodes as nodes
+from metalearn_models.losses.formulas.expression import number_of_coefficients as number_of_coefficients
+from metalearn_models.losses.formulas.expression import parse as parse
+from metalearn_models.losses.formulas.expression import replace as replace
+from metalearn_models.losses.formulas.expression import size as size
+from metalearn_models.losses.formulas.expression import to_json as to_json
+from metalearn_models.losses.formulas.expression import to_text as to_text
+from metalearn_models.losses.formulas.expression import variables as variables
+from metalearn_models.losses.handmade import HandmadeLoss as HandmadeLoss
+from metalearn_models.losses.library import load as load
+from metalearn_models.losses.library import names as names
+from metalearn_models.losses.parametric import LearnableLoss as LearnableLoss
+from metalearn_models.losses.parametric import free_coefficients as free_coefficients
+from metalearn_models.losses.parametric import fresh_coefficients as fresh_coefficients
+from metalearn_models.losses.reading import curves as curves
+from metalearn_models.losses.reading import latex as latex
+from metalearn_models.losses.reading import picture as picture
+from metalearn_models.losses.reading import to_sympy as to_sympy
+from metalearn_models.losses.symbolic_loss import SymbolicLoss as SymbolicLoss

@@ -1,0 +1,1 @@
+"""Formulas: trees, their notation and their values."""

@@ -1,0 +1,1 @@
+"""Refinement of the coefficients of a loss by meta-gradients."""

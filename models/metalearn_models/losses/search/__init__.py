@@ -1,0 +1,1 @@
+"""Search for loss formulas by evolution, with candidates trained from tables."""

@@ -1,0 +1,240 @@
+"""Training networks with many losses at once: one compiled function for every population there will be.
+
+Losses enter as tables of numbers (`table.py`), so candidates, seeds and learning rates are three batch axes of one
+program, compiled once a task and reused for all generations. Candidates are split over the local devices. The design
+follows the measurements named in `experiments/speed/loss_search.py`; the protocol is EvoMAL's (Raymond et al. 2023,
+arXiv 2209.08907) but for a grid of learning rates, without which a loss can win by being a learning rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from metalearn.errors import unknown_name
+from metalearn_models.losses.formulas.expression import Expr
+from metalearn_models.losses.search import table
+from metalearn_models.losses.search.screening import scale
+from metalearn_models.losses.search.table import KINDS, Kind, Targets
+
+AXIS = "candidates"
+Examples = tuple[Any, Any]
+
+
+class LossTask(NamedTuple):
+    """A data set and a network, on which losses are compared.
+
+    Attributes:
+        name: for people.
+        train: `(x[N, ...], y[N])`; inputs float32. Labels are classes from 0, or real numbers (standardised: tables
+            resolve residuals up to 32). This is where corrupted labels belong, and only here.
+        valid: `(x[M, ...], y[M])`, never trained on: what a loss is judged by.
+        kind: "classification" or "regression".
+        outputs: C, the number of classes; 1 for regression.
+        init: `(key) -> params`, a pytree of float arrays.
+        apply: `(params, x[B, ...]) -> logits[B, C]`, in regression predictions `[B, 1]`.
+    """
+
+    name: str
+    train: Examples
+    valid: Examples
+    kind: Kind
+    outputs: int
+    init: Callable[[PRNGKeyArray], Any]
+    apply: Callable[[Any, Array], Array]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained by a candidate loss. Every loss is divided by its mean absolute gradient first."""
+
+    steps: int = 300
+    """Steps of the inner optimizer; no early stopping."""
+    batch: int = 64
+    """Examples a step, drawn with replacement; all of them where there are no more."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Adam, whose steps do not depend on the scale of a loss, or SGD with Nesterov momentum 0.9."""
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    """Each candidate is judged at the best of these."""
+    seeds: int = 4
+    """Networks trained for each candidate and learning rate, the same starts and batches for all candidates."""
+    candidates: int = 4
+    """Losses trained at once; a last group that is smaller is filled up. Changes speed and memory, not the results."""
+    rows: int = 256
+    """Regression: targets at which losses are tabulated; between them tables are linear in y."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "seeds", "candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.rows < 2:
+            raise ValueError(f"rows must be at least 2, got {self.rows}")
+        if not self.learning_rates or not all(0 < rate < float("inf") for rate in self.learning_rates):
+            raise ValueError(f"learning_rates must be positive numbers, at least one, got {self.learning_rates}")
+        if self.optimizer not in ("adam", "sgd"):
+            raise unknown_name("optimizer", self.optimizer, ("adam", "sgd"))
+
+
+class Trainer(NamedTuple):
+    """A compiled training of losses on one task.
+
+    Attributes:
+        train: `(losses, keys[S]) -> [losses, learning rates, S]`, float64: the error rate or the mean squared error on
+            the validation examples after the last step; infinity for predictions that are not finite in regression,
+            where in classification they count as wrong. S is the configured number of seeds.
+        compilations: how often the training was traced so far: once, whatever losses came.
+        least: the error that stands for none where errors are compared by their ratio: half a validation example's in
+            classification, 1e-4 in regression.
+    """
+
+    train: Callable[[Sequence[Expr], PRNGKeyArray], Float[np.ndarray, "P L S"]]
+    compilations: Callable[[], int]
+    least: float
+
+
+def trainer(task: LossTask, config: TrainingConfig, devices: Sequence[Any] | None = None) -> Trainer:
+    """The training of any losses on a task.
+
+    Args:
+        task: checked here; see `check_task`.
+        config: of the training.
+        devices: candidates are split over them; by default all local ones.
+
+    Raises:
+        ValueError: for a task that cannot be trained on.
+    """
+    check_task(task)
+    devices = jax.local_devices() if devices is None else list(devices)
+    group = -(-config.candidates // len(devices)) * len(devices)
+    traces = [0]
+    if task.kind == "regression":
+        nodes, targets = table.target_rows(np.asarray(task.train[1]), config.rows)
+    else:
+        nodes, targets = np.zeros(0), Targets(np.asarray(task.train[1], np.int32), np.zeros(0, np.float32))
+    labels: Any = targets if task.kind == "regression" else targets.row
+    arrays = [np.asarray(a, np.float32) for a in (task.train[0], task.train[1], task.valid[0], task.valid[1])]
+    rates = np.asarray(config.learning_rates, np.float32)
+
+    def all_of_a_group(cells: Array, keys: PRNGKeyArray, rates: Array, data: Any) -> Array:
+        traces[0] += 1
+        over_seeds = jax.vmap(lambda c, r, k: _one_network(task, config, c, r, k, data), (None, None, 0))
+        over_rates = jax.vmap(over_seeds, (None, 0, None))
+        return jax.vmap(over_rates, (0, None, None))(cells, rates, keys)
+
+    run = all_of_a_group
+    place, everywhere = devices[0], devices[0]
+    if len(devices) > 1:
+        mesh = Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+        split, whole = PartitionSpec(AXIS), PartitionSpec()
+        place, everywhere = NamedSharding(mesh, split), NamedSharding(mesh, whole)
+        run = jax.shard_map(  # nothing is summed over candidates, so there is nothing for the check to find
+            all_of_a_group, mesh=mesh, in_specs=(split, whole, whole, whole), out_specs=split, check_vma=False
+        )
+    run = jax.jit(run)
+    data = jax.device_put((*arrays, labels), cast(Any, everywhere))
+
+    def tabulated(expr: Expr) -> np.ndarray:
+        screened = table.screening_table(expr, task.kind)
+        exact = screened if task.kind == "classification" else table.regression_table(expr, nodes)
+        return table.gradient_cells(exact, task.kind, scale(screened, task.kind))
+
+    def train(losses: Sequence[Expr], keys: PRNGKeyArray) -> np.ndarray:
+        if keys.shape != (config.seeds,):
+            raise ValueError(f"the training was compiled for {config.seeds} seeds, got keys of shape {keys.shape}")
+        keys, where = jax.device_put((keys, rates), cast(Any, everywhere))
+        scores = []
+        for first in range(0, len(losses), group):  # the next tables are made while the last networks train
+            cells = [tabulated(expr) for expr in losses[first : first + group]]
+            cells += cells[:1] * (group - len(cells))
+            scores.append(run(jax.device_put(np.stack(cells), cast(Any, place)), keys, where, data))
+        done = [np.asarray(s, np.float64) for s in scores]
+        shape = (0, len(rates), config.seeds)
+        return np.concatenate(done)[: len(losses)] if done else np.zeros(shape)
+
+    least = 0.5 / len(task.valid[1]) if task.kind == "classification" else 1e-4
+    return Trainer(train, lambda: traces[0], least)
+
+
+def _one_network(
+    task: LossTask, config: TrainingConfig, cells: Array, rate: Array, key: PRNGKeyArray, data: Any
+) -> Float[Array, ""]:
+    """Train one network by one table and judge it."""
+    xs, ys, valid_xs, valid_ys, labels = data
+    key_init, key_batches = jax.random.split(key)
+    params = task.init(key_init)
+    rule = optax.scale_by_adam() if config.optimizer == "adam" else optax.trace(0.9, nesterov=True)
+    examples = xs.shape[0]
+
+    def step(carry: Any, t: Array) -> tuple[Any, None]:
+        params, state = carry
+        x, y, label = xs, ys, labels
+        if config.batch < examples:
+            chosen = jax.random.randint(jax.random.fold_in(key_batches, t), (config.batch,), 0, examples)
+            x, y, label = jax.tree.map(lambda a: a[chosen], (xs, ys, labels))
+        logits, pull = jax.vjp(lambda p: task.apply(p, x), params)
+        if task.kind == "classification":
+            cotangent = table.classification_cotangent(cells, logits, label)
+        else:
+            cotangent = table.regression_cotangent(cells, label, logits[:, 0] - y)[:, None]
+        (gradient,) = pull((cotangent * (1 / x.shape[0])).astype(logits.dtype))
+        with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+            direction, state = rule.update(gradient, state, params)
+        params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, params, direction)
+        return (params, state), None
+
+    with jax.numpy_dtype_promotion("standard"):
+        state = rule.init(params)
+    (params, _), _ = jax.lax.scan(step, (params, state), jnp.arange(config.steps, dtype=jnp.int32))
+    return _validation_score(task, params, valid_xs, valid_ys)
+
+
+def _validation_score(task: LossTask, params: Any, xs: Array, ys: Array) -> Float[Array, ""]:
+    predicted = task.apply(params, xs).astype(jnp.float32)
+    if task.kind == "classification":
+        right = (jnp.argmax(predicted, -1) == ys.astype(jnp.int32)) & jnp.isfinite(predicted).all(-1)
+        return 1 - right.astype(jnp.float32).mean()
+    score = jnp.square(predicted[:, 0] - ys).mean()
+    return jnp.where(jnp.isfinite(score), score, jnp.inf)
+
+
+def check_task(task: LossTask) -> None:
+    """Refuse a task that no loss can be trained on.
+
+    Raises:
+        ValueError: unknown kind, wrong shapes, inputs or targets that are not finite, labels out of range, or a network
+            whose output has another shape than the task.
+    """
+    if task.kind not in KINDS:
+        raise unknown_name("kind of task", task.kind, KINDS)
+    if task.outputs < (2 if task.kind == "classification" else 1) or (task.kind == "regression" and task.outputs > 1):
+        right = "at least 2 classes" if task.kind == "classification" else "1, one number an example"
+        raise ValueError(f"task {task.name!r}: outputs of {task.kind} must be {right}, got {task.outputs}")
+    for part, (xs, ys) in (("train", task.train), ("valid", task.valid)):
+        where = f"task {task.name!r}, {part}"
+        xs, ys = np.asarray(xs), np.asarray(ys)
+        if xs.ndim < 2 or ys.ndim != 1 or xs.shape[0] != ys.shape[0] or not len(ys):
+            raise ValueError(f"{where}: need x of shape [N, ...] and y of shape [N], N > 0, got {xs.shape}, {ys.shape}")
+        if xs.shape[1:] != np.shape(task.train[0])[1:]:
+            raise ValueError(f"{where}: inputs of shape {xs.shape[1:]} but {np.shape(task.train[0])[1:]} in train")
+        for name, values in (("inputs", xs), ("targets", ys)):
+            bad = int((~np.isfinite(values)).sum())
+            if bad:
+                raise ValueError(f"{where}: {bad} of {values.size} {name} are not finite numbers; remove or fill them")
+        if task.kind == "classification":
+            if not np.issubdtype(ys.dtype, np.integer):
+                raise ValueError(f"{where}: labels must be integers from 0 to {task.outputs - 1}, got {ys.dtype}")
+            if ys.min() < 0 or ys.max() >= task.outputs:
+                raise ValueError(f"{where}: labels must be from 0 to {task.outputs - 1}, got {ys.min()} to {ys.max()}")
+    x = jax.ShapeDtypeStruct((2, *np.shape(task.train[0])[1:]), jnp.float32)
+    out = jax.eval_shape(lambda key, x: task.apply(task.init(key), x), jax.random.key(0), x)
+    if getattr(out, "shape", None) != (2, task.outputs):
+        got = getattr(out, "shape", jax.tree.structure(out))
+        raise ValueError(f"task {task.name!r}: apply(params, x[2, ...]) must give [2, {task.outputs}], got {got}")

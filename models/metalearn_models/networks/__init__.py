@@ -1,0 +1,1 @@
+"""Networks as pairs of pure functions, shared by learners and objectives."""

@@ -1,0 +1,91 @@
+"""The component-wise recurrent optimizer whose mechanisms can be read off.
+
+Maheswaranathan, Sussillo, Metz, Sun and Sohl-Dickstein 2021, "Reverse engineering learned optimizers reveals known
+and novel mechanisms" (arXiv 2011.02159). A gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) reads the gradient
+of one parameter; its state, linearly read out, is the update.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.learned.parts.cell import Cell, cell_transform
+from metalearn_models.optimizers.learned.parts.coordinatewise import truncated_normal
+
+
+class ComponentTheta(NamedTuple):
+    """Meta-parameters of a unit with H state variables.
+
+    Attributes:
+        initial: the state before the first step, learned.
+        inputs: weights of the gradient, of the gates r and z and the candidate n, side by side.
+        state: weights of the state, the same.
+        bias: the same.
+        readout: w.
+    """
+
+    initial: Float[Array, "H"]
+    inputs: Float[Array, "3*H"]
+    state: Float[Array, "H 3*H"]
+    bias: Float[Array, "3*H"]
+    readout: Float[Array, "H"]
+
+
+def component_rnn(hidden: int = 32) -> LearnedOptimizer:
+    """The component-wise recurrent optimizer.
+
+    With `r = sigmoid(a_r + b_r)`, `z = sigmoid(a_z + b_z)` and `n = tanh(a_n + r b_n)`, where a is linear in the
+    gradient and b in the state, `h' = (1 - z) n + z h`; the update is `w.h'`. Our choices, the paper's values being
+    unknown to us: the width, the learned initial state, which starts at 0, the initialisation (weights of the state
+    truncated normal of scale 1 / sqrt(H), of the gradient of scale 1; biases 0 but 1 for z, so that a fresh unit
+    remembers), and a readout that starts 100 times smaller than 1 / sqrt(H), so that a fresh optimizer moves slowly.
+
+    A gradient that is NaN makes the memory of its own parameter NaN for good, and no other's;
+    `optax.apply_if_finite` leaves such steps out.
+
+    Args:
+        hidden: H, floats of memory a parameter.
+
+    Returns:
+        The optimizer; theta is a `ComponentTheta`. `num_steps` is ignored. `component_cell(theta)` is the same
+        optimizer as the analysis takes it.
+
+    Raises:
+        ValueError: when there are no hidden units.
+    """
+    if hidden < 1:
+        raise ValueError(f"a recurrent optimizer needs at least one hidden unit, got {hidden}")
+
+    def init(key: PRNGKeyArray) -> ComponentTheta:
+        key_inputs, key_state, key_readout = jax.random.split(key, 3)
+        return ComponentTheta(
+            jnp.zeros(hidden),
+            truncated_normal(key_inputs, (3 * hidden,), 1),
+            truncated_normal(key_state, (hidden, 3 * hidden), hidden),
+            jnp.repeat(jnp.array([0.0, 1.0, 0.0]), hidden),
+            0.01 * truncated_normal(key_readout, (hidden,), hidden),
+        )
+
+    def transform(theta: ComponentTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+        del num_steps
+        return cell_transform(component_cell(theta))
+
+    return LearnedOptimizer(init, transform)
+
+
+def component_cell(theta: ComponentTheta) -> Cell:
+    """The gated recurrent unit of these meta-parameters."""
+
+    def advance(h: Float[Array, "H"], g: Float[Array, ""]) -> Float[Array, "H"]:
+        a_r, a_z, a_n = jnp.split(theta.inputs * g + theta.bias, 3)
+        b_r, b_z, b_n = jnp.split(theta.state.T @ h, 3)
+        z = jax.nn.sigmoid(a_z + b_z)
+        return (1 - z) * jnp.tanh(a_n + jax.nn.sigmoid(a_r + b_r) * b_n) + z * h
+
+    return Cell(theta.initial, advance, theta.readout)

@@ -1,0 +1,226 @@
+"""An LSTM optimizer that also reads where the training is heading, by dynamic mode decomposition.
+
+After Simanek, Vasata and Kordik 2022, "Learning to Optimize with Dynamic Mode Decomposition" (arXiv 2211.16268). Only
+the abstract was within our reach: that features of the optimisation's dynamics, extracted by dynamic mode
+decomposition, help a learned optimizer to generalise. What is decomposed and which features are made of it is our
+own reading.
+
+The last steps of each tensor are fitted by a linear map A, step_{t+1} = A step_t, within the few directions that they
+span. On a quadratic, gradient descent with or without momentum is such a map, and the fit is exact. How far the tensor
+would then go is a combination of its last steps, whose coefficients come from their matrix of scalar products: nothing
+as large as A is formed, and no eigenvectors of it are needed. No gradient passes through the fit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from metalearn_models.optimizers.contract import LearnedOptimizer, check_params, require_params
+from metalearn_models.optimizers.learned.lstm import Preprocess, log_and_sign
+from metalearn_models.optimizers.learned.parts.coordinatewise import (
+    LSTMMemory,
+    LSTMNetwork,
+    in_blocks,
+    lstm_advance,
+    lstm_network,
+    lstm_start,
+    memory_of,
+    raveled,
+    unraveled,
+)
+
+DEFAULT_PREPROCESS = log_and_sign()
+"""That of Andrychowicz et al. on neural networks."""
+
+
+class Fit(NamedTuple):
+    """A linear map fitted to consecutive snapshots, within the R directions that they span most.
+
+    Attributes:
+        basis: the directions as combinations of the first W snapshots; zeros for directions left out.
+        operator: the map in these directions. Its eigenvalues other than 0 are those of A.
+        last: the last snapshot in these directions.
+    """
+
+    basis: Float[Array, "W R"]
+    operator: Float[Array, "R R"]
+    last: Float[Array, "R"]
+
+
+def fit(products: Float[Array, "W+1 W+1"], rank: int, cutoff: float = 1e-3) -> Fit:
+    """Dynamic mode decomposition of W + 1 snapshots x_0, ..., x_W from their scalar products.
+
+    The operator is the least-squares fit of x_{i+1} = A x_i, projected on the leading left singular vectors of the
+    first W snapshots (Schmid 2010; Tu et al. 2014, arXiv 1312.0041).
+
+    Args:
+        products: x_i . x_j.
+        rank: R, the most directions.
+        cutoff: directions with a singular value below this part of the largest are left out; float32 products do
+            not resolve smaller ones.
+
+    Returns:
+        The fit. All zeros where all snapshots are 0.
+    """
+    squares, vectors = jnp.linalg.eigh(products[:-1, :-1])
+    squares, vectors = squares[::-1][:rank], vectors[:, ::-1][:, :rank]
+    kept = squares > jnp.maximum(cutoff**2 * squares[0], jnp.finfo(squares.dtype).tiny)
+    inverse = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, squares, 1.0)), 0.0)
+    basis = vectors * jnp.broadcast_to(inverse[None], vectors.shape)
+    return Fit(basis, basis.T @ products[:-1, 1:] @ basis, basis.T @ products[:-1, -1])
+
+
+def predicted(found: Fit, horizons: tuple[int, ...]) -> Float[Array, "K W"]:
+    """The snapshots so many steps after the last one, as combinations of the first W snapshots.
+
+    Args:
+        found: the fit.
+        horizons: k >= 1 of each prediction `A^k x_W`, ascending.
+    """
+    return _powers(found, horizons)[0]
+
+
+def travelled(found: Fit, horizons: tuple[int, ...]) -> Float[Array, "K W"]:
+    """The sums of the next k snapshots, `A x_W + ... + A^k x_W`, as combinations of the first W snapshots.
+
+    Args:
+        found: the fit.
+        horizons: k >= 1 of each sum, ascending.
+    """
+    return _powers(found, horizons)[1]
+
+
+def _powers(found: Fit, horizons: tuple[int, ...]) -> tuple[Array, Array]:
+    def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        x = found.operator @ carry[0]
+        return (x, carry[1] + x), (x, carry[1] + x)
+
+    _, (each, sums) = jax.lax.scan(step, (found.last, jnp.zeros_like(found.last)), length=horizons[-1])
+    rows = jnp.array(horizons) - 1
+    return each[rows] @ found.basis.T, sums[rows] @ found.basis.T
+
+
+def growth(operator: Float[Array, "R R"]) -> Float[Array, ""]:
+    """An upper bound of the largest |eigenvalue|, `|A^16|^(1/16)` in the Frobenius norm; 0 for the zero matrix."""
+    scale, power = jnp.float32(1.0), operator
+    for exponent in (1, 2, 4, 8, 16):
+        # Kept at norm 1, so that no power overflows.
+        norm = jnp.linalg.norm(power)
+        scale = scale * jnp.where(norm > 0, norm, 1.0) ** (1 / exponent)
+        power = power / jnp.where(norm > 0, norm, 1.0)
+        power = power if exponent == 16 else power @ power
+    return jnp.where(jnp.linalg.norm(operator) > 0, scale, 0.0)
+
+
+class DMDState(NamedTuple):
+    """What the optimizer remembers, N parameters in the order of the tree's leaves, each leaf raveled.
+
+    Attributes:
+        memory: of the LSTM, in blocks as in `CoordinatewiseState`.
+        previous: the parameters of the step before.
+        changes: of the parameters, the last ones, the oldest first; zeros before there were as many.
+        step: updates made so far.
+    """
+
+    memory: LSTMMemory
+    previous: Float[Array, "N"]
+    changes: Float[Array, "W+1 N"]
+    step: Int[Array, ""]
+
+
+def dmd_lstm(
+    hidden: tuple[int, ...] = (20, 20),
+    window: int = 6,
+    rank: int = 3,
+    horizons: tuple[int, ...] = (1, 4, 16),
+    output_scale: float = 0.01,
+    preprocess: Preprocess = DEFAULT_PREPROCESS,
+) -> LearnedOptimizer:
+    """The coordinate-wise LSTM of `lstm_optimizer`, with predictions among its inputs.
+
+    For each horizon the distance that each parameter would travel, divided by its root mean square over the tensor, and
+    for each tensor the growth of its steps, log |largest eigenvalue| within [-1, 0.1], the same for all its parameters.
+    Maps that grow faster than 1.1 a step are scaled down to that. All these are 0 until window + 2 updates have
+    been seen. All sizes are our choice.
+
+    A gradient or parameter that is not finite spoils the features of its whole tensor; `optax.apply_if_finite` leaves
+    such steps out.
+
+    Args:
+        hidden: units of each layer.
+        window: W, pairs of steps that are fitted; memory is W + 2 floats a parameter, and twice the units.
+        rank: directions of the fit.
+        horizons: how many steps ahead, ascending.
+        output_scale: of the updates.
+        preprocess: what the network reads of the gradients; see `lstm_optimizer`.
+
+    Returns:
+        The optimizer; theta is an `LSTMNetwork`. `num_steps` is ignored; `update` needs `params`.
+
+    Raises:
+        ValueError: when the rank is not from 1 to W or the horizons do not ascend from at least 1; by `init`, when
+            there is no layer, or one without units.
+    """
+    if not 1 <= rank <= window:
+        raise ValueError(f"the rank must be from 1 to the window of {window} pairs, got {rank}")
+    if not horizons or horizons[0] < 1 or list(horizons) != sorted(set(horizons)):
+        raise ValueError(f"horizons must ascend, from at least 1, got {horizons}")
+    inputs = jax.eval_shape(preprocess, jax.ShapeDtypeStruct((1,), jnp.float32)).shape[0] + len(horizons) + 1
+
+    def init(key: PRNGKeyArray) -> LSTMNetwork:
+        return lstm_network(key, inputs, hidden)
+
+    def transform(theta: LSTMNetwork, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+        del num_steps
+
+        def advance(memory: LSTMMemory, x: Float[Array, "F N"]) -> tuple[LSTMMemory, Float[Array, "N"]]:
+            memory, output = lstm_advance(theta, memory, jnp.concatenate([preprocess(x[0]), x[1:]]))
+            return memory, output_scale * output
+
+        def start(params: optax.Params) -> DMDState:
+            check_params(params)
+            now = raveled(params)
+            memory = memory_of(lambda size: lstm_start(hidden, size), now.size)
+            return DMDState(memory, now, jnp.zeros((window + 1, now.size)), jnp.int32(0))
+
+        def update(
+            updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+        ) -> tuple[optax.Updates, DMDState]:
+            del extra
+            params = require_params(params)
+            now = jax.lax.stop_gradient(raveled(params))
+            changes = jnp.concatenate([state.changes[1:], (now - state.previous)[None]])
+            sizes = [jnp.size(p) for p in jax.tree.leaves(params)]
+            # The first update sees no change yet, the one numbered W + 1 the last of the first W + 1.
+            features = jnp.where(state.step > window, _features(changes, sizes, rank, horizons), 0.0)
+            inputs = jnp.concatenate([raveled(updates)[None], features])
+            memory, new = in_blocks(advance, state.memory, inputs)
+            return unraveled(new, updates), DMDState(memory, now, changes, state.step + 1)
+
+        return optax.GradientTransformationExtraArgs(start, update)
+
+    return LearnedOptimizer(init, transform)
+
+
+def _features(
+    changes: Float[Array, "W+1 N"], sizes: list[int], rank: int, horizons: tuple[int, ...]
+) -> Float[Array, "K+1 N"]:
+    """Of all tensors, their fits in one batch."""
+    tensors = jax.lax.split(changes, sizes, axis=1)
+    found = jax.vmap(lambda products: fit(products, rank))(jnp.stack([x @ x.T for x in tensors]))
+    grown = jax.vmap(growth)(found.operator)
+    slowed = jax.vmap(lambda a, rho: a * jnp.minimum(1.0, 1.1 / jnp.maximum(rho, 1e-3)))(found.operator, grown)
+    combinations = jax.vmap(lambda f: travelled(f, horizons))(found._replace(operator=slowed))
+    shared = jnp.clip(jnp.log(jnp.maximum(grown, 1e-3)), -1.0, 0.1)
+    features = []
+    for x, weights, growing in zip(tensors, combinations, shared, strict=True):
+        far = weights @ x[:-1]
+        square = jnp.square(far).mean(1, keepdims=True) if x.size else jnp.zeros((len(horizons), 1))
+        scale = jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+        features.append(jnp.concatenate([far * jnp.broadcast_to(scale, far.shape), jnp.full((1, x.shape[1]), growing)]))
+    return jnp.concatenate(features, 1)

@@ -1,0 +1,98 @@
+"""The coordinate-wise LSTM optimizer.
+
+Andrychowicz, Denil, Gomez, Hoffman, Pfau, Schaul, Shillingford and de Freitas 2016, "Learning to learn by gradient
+descent by gradient descent" (arXiv 1606.04474). Two layers of 20 LSTM cells read the gradient of one parameter; the
+same weights serve all parameters, each of which has its own memory, 80 floats.
+
+The paper meta-trains it without the derivatives of the gradients it reads: `contract.first_order`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.learned.parts.coordinatewise import (
+    LSTMNetwork,
+    coordinatewise,
+    lstm_advance,
+    lstm_network,
+    lstm_start,
+)
+
+Preprocess = Callable[[Float[Array, "N"]], Float[Array, "F N"]]
+"""What the network reads of the gradients of N parameters, F numbers each."""
+
+
+def identity(g: Float[Array, "N"]) -> Float[Array, "1 N"]:
+    """The gradients as they are."""
+    return g[None]
+
+
+def log_and_sign(p: float = 10.0) -> Preprocess:
+    """The logarithm and the sign of each gradient, so that all magnitudes down to exp(-p) look alike.
+
+    `(log|g| / p, sign g)` where |g| >= exp(-p), else `(-1, exp(p) g)`: continuous, and with finite derivatives
+    everywhere. The paper has p = 10. Its published code has p = 5, and adds the machine epsilon to |g| inside the
+    logarithm, which changes the feature by less than 1e-5.
+
+    Args:
+        p: how many powers of e below 1 are resolved; above 1 all are.
+
+    Raises:
+        ValueError: when `p` is not positive.
+    """
+    if not p > 0:
+        raise ValueError(f"log_and_sign needs p > 0, got {p}")
+
+    def preprocess(g: Float[Array, "N"]) -> Float[Array, "2 N"]:
+        return jnp.stack([jnp.log(jnp.maximum(jnp.abs(g), math.exp(-p))) / p, jnp.clip(g * math.exp(p), -1.0, 1.0)])
+
+    return preprocess
+
+
+def lstm_optimizer(
+    hidden: tuple[int, ...] = (20, 20), output_scale: float = 1.0, preprocess: Preprocess = identity
+) -> LearnedOptimizer:
+    """The coordinate-wise LSTM.
+
+    The update is `output_scale` times the linear output of the last layer. The paper's settings are the defaults on
+    quadratics, and `output_scale=0.01, preprocess=log_and_sign()` on neural networks.
+
+    A gradient that is NaN makes the memory of its own parameter NaN for good, and no other's;
+    `optax.apply_if_finite` leaves such steps out.
+
+    Args:
+        hidden: units of each layer; the memory is twice their sum, in floats a parameter.
+        output_scale: of the updates.
+        preprocess: what the network reads of the gradients; `identity`, `log_and_sign(p)`, or your own function.
+
+    Returns:
+        The optimizer; theta is an `LSTMNetwork`. `num_steps` is ignored.
+
+    Raises:
+        ValueError: by `init`, when there is no layer, or one without units.
+    """
+    features = jax.eval_shape(preprocess, jax.ShapeDtypeStruct((1,), jnp.float32)).shape[0]
+
+    def init(key: PRNGKeyArray) -> LSTMNetwork:
+        return lstm_network(key, features, hidden)
+
+    def transform(theta: LSTMNetwork, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+        del num_steps
+
+        def advance(memory: Any, step: Array, g: Float[Array, "N"]) -> tuple[Any, Float[Array, "N"]]:
+            del step
+            memory, output = lstm_advance(theta, memory, preprocess(g))
+            return memory, output_scale * output
+
+        return coordinatewise(lambda size: lstm_start(hidden, size), advance)
+
+    return LearnedOptimizer(init, transform)

@@ -1,0 +1,183 @@
+"""NNAdam, Adam whose hyper-parameters an LSTM moves, for every tensor its own.
+
+Metz, Freeman, Harrison, Maheswaranathan and Sohl-Dickstein 2022, "Practical tradeoffs between memory, compute, and
+performance in learned optimizers" (arXiv 2203.11860), the sibling with the smallest cost; features, constants, their
+order and the initialisation are those of the authors' published code (`NNAdam`).
+
+A tensor's learning rate, 1 - beta1, 1 - beta2 and epsilon are kept as a tenth of their logarithms, the controls. Each
+step uses the controls of the step before, then the LSTM reads 19 statistics of the tensor and adds 0.01 of its
+output to them. With the momentum m and the second moment v, neither bias-corrected, the update is
+
+    -learning_rate (1 + epsilon) m / (epsilon + sqrt(v + 1e-10)),
+
+which is SGD with momentum when epsilon is large.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from metalearn_models.optimizers.contract import (
+    LearnedOptimizer,
+    check_params,
+    dense_layers,
+    float32,
+    require_params,
+)
+from metalearn_models.optimizers.learned.parts.per_tensor import (
+    LSTMState,
+    linear,
+    log_size,
+    lstm_step,
+    one_each,
+    variance,
+    zero_state,
+)
+
+FEATURES = 19
+"""What the LSTM reads of a tensor."""
+
+LARGEST_GRADIENT = 1000.0
+"""Entries of the gradient are clipped to this size."""
+
+_LOWEST = tuple(0.1 * math.log(x) for x in (1e-8, math.exp(-10), math.exp(-10), 1e-11))
+_HIGHEST = tuple(0.1 * math.log(x) for x in (1e3, 1.0, 1.0, 1e4))
+
+
+class NNAdamTheta(NamedTuple):
+    """Meta-parameters, 6,856 by default.
+
+    Attributes:
+        lstm: the cell's weights.
+        readout: from the cell's output to the four increments.
+        start: the cell's first state.
+        controls: a tenth of the logarithms of learning rate, 1 - beta1, 1 - beta2 and epsilon with which every tensor
+            starts.
+    """
+
+    lstm: dict[str, Array]
+    readout: dict[str, Array]
+    start: LSTMState
+    controls: Float[Array, "4"]
+
+
+class NNAdamState(NamedTuple):
+    """What the optimizer remembers: twice the parameters, and 4 + 2 H numbers a tensor.
+
+    Attributes:
+        momentum: like params.
+        second_moment: like params.
+        controls: a row for each tensor that has entries, as in theta.
+        lstm: the same.
+    """
+
+    momentum: Any
+    second_moment: Any
+    controls: Float[Array, "N 4"]
+    lstm: LSTMState
+
+
+def nn_adam(
+    units: int = 32,
+    learning_rate: float = 1e-4,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    output_scale: float = 0.01,
+) -> LearnedOptimizer:
+    """The learned optimizer NNAdam.
+
+    `init` sets the readout to 0: an untrained NNAdam keeps the hyper-parameters named here.
+
+    An infinite gradient is clipped to a finite one. NaN makes the tensor's memory, controls and update NaN
+    from then on, and leaves other tensors alone; see `optax.apply_if_finite`.
+
+    Args:
+        units: width of the LSTM. The default makes 6,856 meta-parameters.
+        learning_rate: where the controls of a fresh theta start.
+        beta1: the same.
+        beta2: the same.
+        epsilon: the same.
+        output_scale: what the LSTM's outputs are multiplied by.
+
+    Returns:
+        The optimizer; theta is an `NNAdamTheta`. `num_steps` is ignored.
+
+    Raises:
+        ValueError: when an initial hyper-parameter is out of range, by `init` when `units` is less than 1.
+    """
+    if not (learning_rate > 0 and epsilon > 0 and 0 <= beta1 < 1 and 0 <= beta2 < 1):
+        raise ValueError(
+            "NNAdam starts from a positive learning rate and epsilon and from betas in [0, 1), got "
+            f"learning_rate={learning_rate}, beta1={beta1}, beta2={beta2}, epsilon={epsilon}"
+        )
+
+    def init(key: PRNGKeyArray) -> NNAdamTheta:
+        (lstm,) = dense_layers(key, (FEATURES + units, 4 * units))
+        readout = {"weight": jnp.zeros((units, 4)), "bias": jnp.zeros(4)}
+        controls = [0.1 * math.log(x) for x in (learning_rate, 1 - beta1, 1 - beta2, epsilon)]
+        return NNAdamTheta(lstm, readout, zero_state(units), jnp.array(controls, jnp.float32))
+
+    def transform(theta: NNAdamTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+        del num_steps
+
+        def start(params: optax.Params) -> NNAdamState:
+            check_params(params)
+            zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+            rows = sum(p.size > 0 for p in jax.tree.leaves(params))
+            return NNAdamState(zeros, zeros, jnp.broadcast_to(theta.controls, (rows, 4)), one_each(theta.start, rows))
+
+        def update(
+            updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+        ) -> tuple[optax.Updates, NNAdamState]:
+            del extra
+            leaves, tree = jax.tree.flatten(require_params(params))
+            inputs = [jnp.zeros((0, FEATURES))]
+            results = []
+            for p, g, *memory in zip(
+                leaves, *map(tree.flatten_up_to, (updates, state.momentum, state.second_moment)), strict=True
+            ):
+                if not p.size:
+                    results.append((jnp.zeros_like(p), *memory))
+                    continue
+                controls = state.controls[len(inputs) - 1]
+                g = jnp.clip(float32(g), -LARGEST_GRADIENT, LARGEST_GRADIENT)
+                step, *memory = _adam(controls, g, *memory)
+                results.append((step.astype(p.dtype), *memory))
+                inputs.append(_features(controls, float32(p), g, *memory)[None])
+            lstm = lstm_step(theta.lstm, jnp.concatenate(inputs), state.lstm)
+            controls = state.controls + output_scale * linear(theta.readout, lstm.hidden)
+            lowest, highest = (jnp.broadcast_to(jnp.array(x), controls.shape) for x in (_LOWEST, _HIGHEST))
+            updates, momentum, second = (tree.unflatten([r[i] for r in results]) for i in range(3))
+            return updates, NNAdamState(momentum, second, jnp.clip(controls, lowest, highest), lstm)
+
+        return optax.GradientTransformationExtraArgs(start, update)
+
+    return LearnedOptimizer(init, transform)
+
+
+def _adam(controls: Float[Array, "4"], g: Array, m: Array, v: Array) -> tuple[Array, Array, Array]:
+    """The update, momentum and second moment of one tensor."""
+    rate, mixing1, mixing2, epsilon = jnp.exp(10 * controls)
+    m = (1 - mixing1) * m + mixing1 * g
+    v = (1 - mixing2) * v + mixing2 * (g * g)
+    return -(rate * (1 + epsilon)) / (epsilon + jnp.sqrt(v + 1e-10)) * m, m, v
+
+
+def _features(controls: Float[Array, "4"], p: Array, g: Array, m: Array, v: Array) -> Float[Array, "19"]:
+    """Controls, rank and statistics of one tensor, in the order of their names in the published code."""
+    rate, mixing1, mixing2, epsilon = jnp.clip(controls, -5, 5) * 0.2
+    means = [x.mean() for x in (g, m, p, v)]
+    mean_g, mean_m, mean_p, mean_v = (0.5 * log_size(x) for x in means)
+    sign_g, sign_m, sign_p, sign_v = map(jnp.sign, means)
+    sizes = 0.5 * log_size(jnp.abs(g).mean())
+    variances = [0.5 * log_size(variance(x, mean)) for x, mean in zip((g, m, p, v), means, strict=True)]
+    vector, scalar = (jnp.float32(1 if p.ndim == rank else -1) for rank in (1, 0))
+    shared = [mixing1, mixing2, epsilon, vector, scalar, rate]
+    return jnp.stack([*shared, mean_g, sign_g, sizes, mean_m, sign_m, mean_p, sign_p, mean_v, sign_v, *variances])

@@ -1,0 +1,1 @@
+"""What several learned optimizers are made of."""

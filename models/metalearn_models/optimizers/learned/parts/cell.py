@@ -1,0 +1,58 @@
+"""An optimizer of one parameter as a dynamical system: what the analysis of learned optimizers takes apart.
+
+Maheswaranathan, Sussillo, Metz, Sun and Sohl-Dickstein 2021, "Reverse engineering learned optimizers reveals known
+and novel mechanisms" (arXiv 2011.02159). Component-wise recurrent optimizers are such systems, and so are
+hand-designed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from metalearn_models.optimizers.learned.parts.coordinatewise import coordinatewise
+
+
+class Cell(NamedTuple):
+    """An optimizer of one parameter x: `h' = F(h, g)`, then `x' = x + w.h'`.
+
+    Gradient descent with momentum is the cell `h' = beta h + g`, `w = -learning rate`.
+
+    Attributes:
+        initial: the state h before the first step.
+        advance: F, `(h, g) -> h'`, a pure function of one state and a scalar gradient.
+        readout: w.
+    """
+
+    initial: Float[Array, "H"]
+    advance: Callable[[Float[Array, "H"], Float[Array, ""]], Float[Array, "H"]]
+    readout: Float[Array, "H"]
+
+
+def cell_update(cell: Cell, h: Float[Array, "H"], g: Float[Array, ""]) -> Float[Array, ""]:
+    """Delta(h, g) = w.F(h, g), what is added to the parameter."""
+    return cell.readout @ cell.advance(h, g)
+
+
+def cell_rate(cell: Cell, h: Float[Array, "H"], g: Float[Array, ""]) -> Float[Array, ""]:
+    """The learning rate at a state and a gradient: -dDelta/dg, the slope of the update function."""
+    return -jax.grad(lambda g: cell_update(cell, h, g))(g)
+
+
+def cell_transform(cell: Cell) -> optax.GradientTransformationExtraArgs:
+    """The cell as an optax transformation, the same for every parameter."""
+
+    def start(size: int) -> Float[Array, "H N"]:
+        return jnp.broadcast_to(cell.initial[:, None], (cell.initial.size, size))
+
+    def advance(memory: Any, step: Array, g: Float[Array, "N"]) -> tuple[Any, Float[Array, "N"]]:
+        del step
+        memory = jax.vmap(cell.advance, (1, 0), 1)(memory, g)
+        return memory, cell.readout @ memory
+
+    return coordinatewise(start, advance)

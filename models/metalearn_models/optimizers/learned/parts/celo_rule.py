@@ -1,0 +1,187 @@
+"""The update rule of Celo: 30 features of a parameter, made of accumulators, and a network on them.
+
+Moudgil, Knyazev, Lajoie and Belilovsky 2025, "Celo: Training Versatile Learned Optimizers on a Compute Diet" (TMLR,
+arXiv 2501.12670), after the authors' published code. Accumulators start at 0 and are not bias-corrected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from metalearn_models.optimizers.contract import Layers, inverse_rms
+from metalearn_models.optimizers.learned.parts.factored import factored_axes
+
+MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
+SECOND_MOMENT_DECAYS = (0.999,)
+FACTORED_DECAYS = (0.9, 0.99, 0.999)
+"""Per step; not learned."""
+
+CLIP, CLIPPED_FEATURE = 1000.0, 0.1
+"""Gradients enter the accumulators cut at the first, and one of the features at the second."""
+
+BY_ROW, BY_COLUMN = (15, 16, 17, 21, 22, 23), (18, 19, 20, 24, 25, 26)
+"""Which of the features, hence which rows of the first weight matrix, are constant along an axis."""
+
+FEATURES = 30
+ELEMENTWISE = tuple(i for i in range(FEATURES) if i not in BY_ROW + BY_COLUMN)
+
+PART = 2**13
+"""Parameters in a part of a tensor too large for a core's cache; measured on a CPU: twice as many are slower."""
+
+
+class TensorMemory(NamedTuple):
+    """The accumulators of one tensor of shape S.
+
+    Attributes:
+        momenta: one a decay.
+        second_moment: the same.
+        rows: mean square gradient over the largest axis; of a vector or scalar, the square gradient itself.
+        columns: the same over the second largest axis; of a vector or scalar, empty.
+    """
+
+    momenta: Float[Array, "3 *S"]
+    second_moment: Float[Array, "1 *S"]
+    rows: Float[Array, "3 *R"]
+    columns: Float[Array, "3 *C"]
+
+
+def start_memory(shape: tuple[int, ...]) -> TensorMemory:
+    """All accumulators 0."""
+    axes = factored_axes(shape)
+    rows, columns = (shape, (0,)) if axes is None else (shape[:a] + shape[a + 1 :] for a in reversed(axes))
+    return TensorMemory(*(jnp.zeros(s) for s in ((3, *shape), (1, *shape), (3, *rows), (3, *columns))))
+
+
+def apply_rule(
+    layers: Layers, g: Float[Array, "*S"], p: Float[Array, "*S"], memory: TensorMemory
+) -> tuple[Float[Array, "2 *S"], TensorMemory]:
+    """One step of the rule on one tensor that has entries.
+
+    Args:
+        layers: the network, its weights `[30, H]`, ..., `[H, 2]`.
+        g: the gradient.
+        p: the parameters.
+        memory: the accumulators before.
+
+    Returns:
+        Direction and magnitude of each parameter's update; the accumulators with this gradient in them.
+    """
+    g = jnp.clip(g, -CLIP, CLIP)
+    square = g * g + 1e-30
+    momenta = _accumulate(MOMENTUM_DECAYS, memory.momenta, g)
+    second = _accumulate(SECOND_MOMENT_DECAYS, memory.second_moment, g * g)
+    axes = factored_axes(p.shape)
+    if axes is None:
+        rows, columns = _accumulate(FACTORED_DECAYS, memory.rows, square), memory.columns
+        along_rows = along_columns = rows
+        scales, scaled = (rows,), _scaled_alone
+    else:
+        d1, d0 = axes
+        rows = _accumulate(FACTORED_DECAYS, memory.rows, square.mean(d0))
+        columns = _accumulate(FACTORED_DECAYS, memory.columns, square.mean(d1))
+        # What is constant along an axis keeps that axis with length 1.
+        along_rows, along_columns = jnp.expand_dims(rows, d0 + 1), jnp.expand_dims(columns, d1 + 1)
+        by_row = _safe_rsqrt(along_rows / (along_rows.mean(d1 + 1, keepdims=True) + 1e-9))
+        scales, scaled = (by_row, _safe_rsqrt(along_columns)), _scaled_by_factors
+    tensors = (g[None], p[None], momenta, second, *scales)
+
+    def features(part: _Part) -> Float[Array, "18 *S"]:
+        g, p, momenta, second, *scales = (part.of(x) for x in tensors)
+        inverse = jax.lax.rsqrt(second + 1e-6)
+        clipped = jnp.clip(g, -CLIPPED_FEATURE, CLIPPED_FEATURE)
+        g_scaled, m_scaled = scaled(g, momenta, *scales)
+        return jnp.concatenate(
+            [g, clipped, p, momenta, second, momenta * inverse, inverse, g_scaled, g * inverse, m_scaled]
+        )
+
+    def add_squares(part: _Part, sums: Float[Array, "18"]) -> Float[Array, "18"]:
+        return sums + jnp.square(features(part)).reshape(sums.size, -1).sum(1)
+
+    means = _over_parts(p.shape, add_squares, jnp.zeros(len(ELEMENTWISE))) / p.size
+    weight = _normalised(layers[0]["weight"], ELEMENTWISE, means)
+    by_rows = _along(layers[0]["weight"], BY_ROW, along_rows)
+    by_columns = _along(layers[0]["weight"], BY_COLUMN, along_columns)
+
+    def run_network(part: _Part, outputs: Float[Array, "2 *S"]) -> Float[Array, "2 *S"]:
+        units = jnp.tensordot(weight, features(part), (0, 0)) + part.of(by_rows) + part.of(by_columns)
+        units = _plus(units, layers[0]["bias"])
+        for layer in layers[1:]:
+            units = _plus(jnp.tensordot(layer["weight"], jax.nn.relu(units), (0, 0)), layer["bias"])
+        return part.put(outputs, units)
+
+    outputs = _over_parts(p.shape, run_network, jnp.zeros((2, *p.shape)))
+    return outputs, TensorMemory(momenta, second, rows, columns)
+
+
+class _Part(NamedTuple):
+    """Some entries of a tensor along an axis, counted with a leading axis of features; None: all of it."""
+
+    axis: int
+    start: Any
+    width: int | None
+
+    def of(self, x: Array) -> Array:
+        if self.width is None or x.shape[self.axis] == 1:
+            return x
+        return jax.lax.dynamic_slice_in_dim(x, self.start, self.width, self.axis)
+
+    def put(self, x: Array, part: Array) -> Array:
+        return part if self.width is None else jax.lax.dynamic_update_slice_in_dim(x, part, self.start, self.axis)
+
+
+def _over_parts(shape: tuple[int, ...], body: Callable[[_Part, Array], Array], carry: Array) -> Array:
+    """Fold `body` over the parts of a tensor, along the first of the axes that are factored; the last is narrower."""
+    size = int(np.prod(shape))
+    if size <= 2 * PART:
+        return body(_Part(0, 0, None), carry)
+    axis = min(factored_axes(shape) or (0,))
+    length = shape[axis]
+    width = max(1, PART * length // size)
+    carry = jax.lax.fori_loop(0, length // width, lambda i, c: body(_Part(1 + axis, i * width, width), c), carry)
+    rest = length % width
+    return body(_Part(1 + axis, length - rest, rest), carry) if rest else carry
+
+
+def _scaled_alone(g: Array, m: Array, square: Array) -> tuple[Array, Array]:
+    """Gradient and momenta of a vector over the root of its mean square gradients, one a decay."""
+    # Where gradients are 0 the momenta's has no derivative, and a constant stands for it.
+    large = square > 1e-20
+    ratio = m * jax.lax.rsqrt(jnp.where(large, square, 1))
+    constant = jax.lax.stop_gradient(m * jax.lax.rsqrt(square))
+    return g * _safe_rsqrt(square + 1e-9), jnp.where(large, ratio, constant)
+
+
+def _scaled_by_factors(g: Array, m: Array, by_row: Array, by_column: Array) -> tuple[Array, Array]:
+    factor = by_row * by_column
+    return g * factor, m * factor
+
+
+def _along(weight: Float[Array, "30 H"], which: tuple[int, ...], x: Float[Array, "3 *S"]) -> Float[Array, "H *S"]:
+    """What the features of a whole row or column give the hidden units."""
+    x = jnp.concatenate([x, jax.lax.rsqrt(x + 1e-8)])
+    means = jnp.square(x).reshape(len(which), -1).mean(1)
+    return jnp.tensordot(_normalised(weight, which, means), x, (0, 0))
+
+
+def _normalised(weight: Float[Array, "30 H"], which: tuple[int, ...], means: Float[Array, "F"]) -> Float[Array, "F H"]:
+    """Some rows of the first weight matrix, each times the normaliser of its feature."""
+    return weight[np.array(which)] * jnp.broadcast_to(inverse_rms(means)[:, None], (len(which), weight.shape[1]))
+
+
+def _plus(units: Float[Array, "H *S"], bias: Float[Array, "H"]) -> Float[Array, "H *S"]:
+    return units + bias.reshape(-1, *[1] * (units.ndim - 1))
+
+
+def _accumulate(decays: tuple[float, ...], old: Float[Array, "D *S"], new: Float[Array, "*S"]) -> Float[Array, "D *S"]:
+    decay = jnp.array(decays, jnp.float32).reshape(-1, *[1] * new.ndim)
+    return decay * old + (1 - decay) * new[None]
+
+
+def _safe_rsqrt(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    return jax.lax.rsqrt(jnp.maximum(x, 1e-9))

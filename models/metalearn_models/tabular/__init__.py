@@ -1,0 +1,1 @@
+"""The scikit-learn face of in-context learners."""

@@ -1,0 +1,1 @@
+"""Families: distributions of tasks that learners are meta-trained on."""

@@ -1,0 +1,251 @@
+"""The command line at toy size: results, pictures, resume, and what it says to bad input."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from metalearn.cli.main import main
+from metalearn.cli.train import parse
+from metalearn.recipes.in_context import config as configs
+from metalearn.recipes.in_context.build import initial_state, load_data, outer_loop, prepare, restore_theta
+from metalearn.recipes.in_context.scoring import evaluations, learner_scorers, tasks_to_score
+from metalearn.recipes.streams import stream
+from metalearn.runs.checkpoints import checkpoint_steps
+from metalearn.runs.folder import open_run
+from metalearn.runs.metrics import read_metrics
+from metalearn.runs.weights import theta_sha256
+
+TINY = [
+    *("--learner.width", "8", "--learner.layers", "1", "--learner.heads", "2", "--learner.key-size", "4"),
+    *("--task.length", "8", "--tasks", "4", "--eval-tasks", "3", "--eval-sequences", "2", "--quiet", "--json"),
+    *("--steps-per-call", "2", "--evaluate-every", "4", "--checkpoint-every", "2", "--optimizer.warmup", "1"),
+    *("--references", "1nn", "--optimizer.schedule", "constant"),  # a cosine would depend on the number of steps
+]
+
+
+def run(capsys, *words):
+    status = main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", "digits", "--steps", "4", "--run", str(folder), *TINY]) == 0
+    return folder
+
+
+def test_train_leaves_a_complete_run_folder(trained):
+    assert (trained / "learning_curves.png").stat().st_size > 10_000
+    result = json.loads((trained / "result.json").read_text())
+    assert result["steps"] == 4 and 0 <= result["unseen_accuracy"] <= 1
+    assert set(result["curves"]) >= {"training", "unseen", "reference: 1nn"}
+    assert {len(row) for row in result["curves"]["unseen"].values()} == {8}
+    assert [r["step"] for r in read_metrics(open_run(trained)) if "loss" in r] == [1, 2, 3, 4]
+    assert checkpoint_steps(open_run(trained)) == [2, 4]
+    assert list((trained / "tensorboard").iterdir())
+    assert configs.from_json(open_run(trained).config).learner.width == 8
+
+
+def test_a_resumed_run_ends_in_the_same_bytes_and_prints_them_last(trained, capsys, tmp_path):
+    folder = tmp_path / "half"
+    assert run(capsys, "train", "digits", "--steps", 2, "--run", folder, *TINY)[0] == 0
+    status, out, err = run(capsys, "train", "--resume", folder, "--steps", 4, "--quiet", "--json")
+    assert status == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert set(result) == {"unseen_accuracy", "seconds", "steps", "theta_sha256", "run"}
+    assert result["theta_sha256"] == json.loads((trained / "result.json").read_text())["theta_sha256"]
+    status, _, err = run(capsys, "train", "--resume", folder, "--seed", 3, "--quiet")
+    assert status == 1 and "seed" in err
+
+
+def test_evaluate_on_other_data_with_fewer_features_and_classes(trained, capsys):
+    words = ("--tasks", 3, "--sequences", 2, "--references", "1nn", "--json")
+    status, out, err = run(capsys, "evaluate", trained, "--data", "wine", *words)
+    assert status == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert set(result["last_positions"]) == {"unseen", "reference: 1nn"}
+    assert (trained / "evaluate-wine.png").exists() and (trained / "evaluate-wine.json").exists()
+
+
+def test_evaluate_scores_the_identity_task_and_refuses_it_before_any_work_where_it_does_not_fit(trained, capsys):
+    words = ("--tasks", 3, "--sequences", 2, "--references", "1nn", "--identity", "--json")
+    status, out, err = run(capsys, "evaluate", trained, *words)
+    assert status == 0, err
+    found = json.loads(out.splitlines()[-1])["last_positions"]
+    assert set(found) == {"training", "unseen", "identity", "identity, labels as they are", "reference: 1nn"}
+    status, _, err = run(capsys, "evaluate", trained, "--data", "wine", *words)
+    assert status == 1 and "learner's width 16, wine has 13" in err
+
+
+def test_evaluate_does_not_need_the_run_that_its_run_began_from(trained):
+    recipe = prepare(configs.from_json(open_run(trained).config))
+    moved = recipe._replace(config=dataclasses.replace(recipe.config, start="no-longer-there"))
+    theta = restore_theta(trained, moved)
+    assert theta_sha256(theta) == json.loads((trained / "result.json").read_text())["theta_sha256"]
+
+
+def test_plot_draws_from_the_files_alone(trained, capsys, tmp_path):
+    status, out, _ = run(capsys, "plot", trained, "--out", tmp_path / "p.png", "--json")
+    assert status == 0 and json.loads(out.splitlines()[-1])["steps"] == 4
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+
+
+def test_list_names_everything(capsys):
+    status, out, _ = run(capsys, "list", "--json")
+    names = json.loads(out.splitlines()[-1])
+    assert status == 0 and "digits" in names["presets"] and "vsml" in names["learners"] and "1nn" in out
+
+
+def test_evaluation_uses_held_out_examples_only():
+    config = configs.PRESETS["digits"][1]
+    recipe, dataset = prepare(config), load_data(config.data)
+    np.testing.assert_array_equal(recipe.test_data.inputs, dataset.test.inputs)
+    np.testing.assert_array_equal(recipe.data.inputs, dataset.train.inputs)
+    train = {row.tobytes() for row in np.asarray(dataset.train.inputs)}
+    assert not any(row.tobytes() in train for row in np.asarray(dataset.test.inputs))
+
+
+@pytest.mark.parametrize("preset", configs.PRESETS)
+def test_every_preset_survives_its_json_form(preset):
+    config = configs.PRESETS[preset][1]
+    assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
+        (["train", "digit"], "unknown preset 'digit'. Did you mean 'digits'?"),
+        (["train", "--learner", "transformr"], "unknown learner 'transformr'. Did you mean 'transformer'?"),
+        (["train", "--learner", "ridge"], "ridge has nothing to meta-train"),
+        (["train", "--data.source", "digitz", "--run", "{tmp}"], "digitz"),
+        (["train", "--resume", "{tmp}"], "{tmp}"),
+        (["train", "--task.num-tasks", "0", "--run", "{tmp}"], "num_tasks must lie between 1 and"),
+        (["train", "--task.length", "5000", "--run", "{tmp}"], "5000 different examples cannot be drawn from the 1400"),
+        (["evaluate", "{tmp}"], "{tmp}"),
+    ],
+)
+def test_bad_input_is_one_clear_line(capsys, tmp_path, words, message):
+    words = [word.replace("{tmp}", str(tmp_path / "x")) for word in words]
+    status, _, err = run(capsys, *words)
+    assert status == 1
+    assert message.replace("{tmp}", str(tmp_path / "x")) in err
+    assert "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_misspelt_option_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "digits", "--learner.widht", "8"])
+    assert stopped.value.code == 2
+    assert "--learner.width" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--optimizer.warmup", "9"], "lower it or make more steps"),
+        (["--references", "1nnn"], "unknown learner '1nnn'. Did you mean '1nn'?"),
+        (["--references", "lstm"], "lstm needs meta-training"),
+        (["--steps-per-call", "0"], "steps_per_call must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_an_older_run_is_removed(trained, capsys, words, message):
+    before = {f: f.stat().st_mtime_ns for f in trained.rglob("*")}
+    start = ("train", "digits", "--steps", 4, "--run", trained, "--overwrite")
+    status, _, err = run(capsys, *start, *TINY, *words)
+    assert status == 1 and message in err
+    assert {f: f.stat().st_mtime_ns for f in trained.rglob("*")} == before
+
+
+def test_resume_takes_nothing_that_would_be_ignored(trained, capsys):
+    status, _, err = run(capsys, "train", "mnist", "--resume", trained)
+    assert status == 1 and "leave the preset and --learner out" in err
+    status, _, err = run(capsys, "train", "--resume", trained, "--overwrite")
+    assert status == 1 and "leave --run and --overwrite out" in err
+
+
+def test_every_use_of_the_seed_has_keys_of_its_own():
+    uses = ("theta", "outer", "evaluation", "training tasks", "reference")
+    roots = [jax.random.key_data(stream(0, use)).tobytes() for use in uses]
+    tasks = [jax.random.key_data(jax.random.fold_in(jax.random.key(0), i)).tobytes() for i in range(8)]
+    assert len({*roots, *tasks}) == len(roots) + len(tasks)
+
+
+def test_seen_tasks_are_counted_once_and_permuted_as_they_were_met():
+    config = configs.PRESETS["digits"][1]
+    few = dataclasses.replace(config, task=dataclasses.replace(config.task, num_tasks=5, permute_prob=0.0))
+    assert tasks_to_score("seen", 100, few) == 5 and tasks_to_score("unseen", 100, few) == 100
+    (_, seen), (_, unseen) = evaluations(prepare(few)).values()
+    assert float(seen.permute_prob) == 0.0 and float(unseen.permute_prob) == 1.0
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    """A function that lists the programs compiled from here on, each once, as JAX's compilation cache counts."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX holds on to the folder it used last
+    yield lambda: sorted(path.name for path in (tmp_path / "compiled").glob("*-cache"))
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            ("--task.num-tasks", "2", "--task.permute-prob", "0.5"),
+            ("--task.num-tasks", "40", "--task.permute-prob", "0.1", "--task.seed", "5", "--seed", "6"),
+        ),
+        ((), ("--task.permute-prob", "0.1", "--task.seed", "5", "--seed", "6")),
+    ],
+    ids=["some tasks", "fresh tasks"],
+)
+def test_seeds_the_number_of_tasks_and_their_bias_are_data_of_one_program(one, other, compiled):
+    programs, lowered, rows = [], [], []
+    for words in (one, other):
+        recipe = prepare(parse(["digits", *TINY, "--steps", "2", *words])[1].config)
+        loop, _ = outer_loop(recipe, 2)
+        state = initial_state(recipe, loop)
+        lowered.append(loop.step.lower(state, recipe.data).as_text())
+        rows.append([score(state.theta).shape[0] for score in learner_scorers(recipe).values()])
+        programs.append(compiled())
+    assert lowered[0] == lowered[1]
+    assert programs[0] == programs[1] and any(name.startswith("jit_score-") for name in programs[0])
+    assert rows == ([[2, 3], [3, 3]] if one else [[3, 3], [3, 3]])
+
+
+def test_a_run_begins_from_the_theta_of_another(trained, capsys, tmp_path):
+    _, command, _ = parse(["digits", *TINY, "--steps", "4", "--start", str(trained)])
+    recipe = prepare(command.config)
+    state = initial_state(recipe, outer_loop(recipe, 4)[0])
+    assert theta_sha256(state.theta) == json.loads((trained / "result.json").read_text())["theta_sha256"]
+    other = ("--learner.width", "16", "--start", trained, "--run", tmp_path / "x")
+    status, _, err = run(capsys, "train", "digits", "--steps", 4, *TINY, *other)
+    assert status == 1 and "has other sizes than this one" in err
+
+
+def test_an_existing_run_folder_is_refused_and_kept(trained, capsys):
+    before = (trained / "result.json").read_bytes()
+    status, _, err = run(capsys, "train", "digits", "--steps", 4, "--run", trained, *TINY)
+    assert status == 1 and "holds a run already" in err
+    assert (trained / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("learner", ["lstm", "mlp", "maml"])
+def test_learner_options_follow_the_chosen_learner(learner):
+    _, command, _ = parse(["digits", "--learner", learner, "--learner.hidden", "5", "--task.num-tasks", "None"])
+    assert command.config.learner.hidden in (5, (5,))

@@ -1,0 +1,135 @@
+"""`metalearn train-optimizer` at toy size: what it leaves, that it resumes to the same bytes, what it refuses."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metalearn.cli import train_optimizer
+from metalearn.cli.main import main
+from metalearn.recipes.learned_optimizer import build as optimizer_recipe
+from metalearn.recipes.learned_optimizer.config import from_json, recommended, to_json
+from metalearn_models.optimizers import library
+
+TINY = [
+    *("train-optimizer", "learnable-adam", "--objective", "mlp-iris", "--length", "8", "--gradient.window", "4"),
+    *("--gradient.runs", "2", "--eval-runs", "2", "--steps", "6", "--steps-per-call", "2", "--quiet", "--json"),
+    *("--evaluate-every", "2", "--checkpoint-every", "2", "--baselines", "adam"),
+]
+
+
+def run(capsys, *words):
+    status = main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_rates():
+    """A short sweep: how a sweep works is tested where it is."""
+    whole, train_optimizer.RATES = train_optimizer.RATES, (0.001, 0.01, 0.1)
+    yield
+    train_optimizer.RATES = whole
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("optimizer") / "run"
+    assert main([*TINY, "--run", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_leaves_weights_that_train_a_network(trained):
+    result = json.loads((trained / "result.json").read_text())
+    assert result["steps"] == 6 and set(result["baselines"]) == {"adam"}
+    assert (trained / "training_curves.png").stat().st_size > 10_000
+    found = library.pretrained(trained)
+    assert found.name == "learnable-adam" and found.card["objective"] == "mlp-iris"
+    params = {"w": jnp.array([1.0, -2.0])}
+    transform = library.load(trained, num_steps=8)
+    updates, _ = transform.update({"w": jnp.array([0.3, -0.1])}, transform.init(params), params, value=jnp.float32(1))
+    # The first update of Adam is its learning rate times the sign.
+    rate = float(jnp.exp(found.theta.log_learning_rate))
+    np.testing.assert_allclose(updates["w"], [-rate, rate], rtol=1e-3)
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(trained, capsys, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(library, "save", killed)
+    assert run(capsys, *TINY[:-4], "--checkpoint-every", 2, "--steps", 4, "--run", folder)[0] == 130
+    monkeypatch.undo()
+    status, _, err = run(capsys, "train-optimizer", "--resume", folder, "--quiet")
+    assert status == 0, err
+    config = json.loads((folder / "config.json").read_text())["config"]
+    assert config["steps"] == 4
+    # The schedule is computed from the number of steps, which therefore must stay.
+    assert run(capsys, "train-optimizer", "--resume", folder, "--steps", 6, "--quiet")[0] == 1
+
+
+def test_the_same_command_gives_the_same_theta(trained, capsys, tmp_path):
+    status, out, _ = run(capsys, *TINY, "--run", tmp_path / "again", "--steps-per-call", 3)
+    assert status == 0
+    hashes = {json.loads((f / "result.json").read_text())["theta_sha256"] for f in (trained, tmp_path / "again")}
+    assert len(hashes) == 1 and json.loads(out.splitlines()[-1])["theta_sha256"] in hashes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["smal-fc"], "Did you mean 'small-fc'"),
+        (["star", "--objective", "mlp-digit"], "Did you mean 'digits'"),
+        (["star", "--objective", "mlp"], "say which"),
+        (["star", "--objective", "rosenbrok"], "Did you mean 'rosenbrock'"),
+        (["star", "--length", "10", "--gradient.window", "20"], "longer than"),
+        (["star", "--steps", "0"], "at least 1"),
+        (["star", "--objective", "conv-wine"], "images"),
+        (["star", "--ceiling", "nan"], "capped at a number"),
+        (["--resume", "nowhere"], "no run folder"),
+    ],
+)
+def test_bad_input_is_one_clear_line(capsys, tmp_path, words, message):
+    folder = [] if "--resume" in words else ["--run", tmp_path / "run"]
+    status, _, err = run(capsys, "train-optimizer", *words, *folder, "--quiet")
+    assert status == 1 and message in err and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_command_is_refused(capsys, trained):
+    status, _, err = run(capsys, "train", "--resume", trained)
+    assert status == 1 and "version" in err
+    with pytest.raises(optimizer_recipe.RunError, match="train-optimizer"):
+        from_json({"optimizer": "star"})
+
+
+@pytest.mark.parametrize("name", library.OPTIMIZERS)
+def test_what_is_recommended_survives_its_json_form(name):
+    config = recommended(name)
+    values = json.loads(json.dumps(to_json(config)))
+    assert to_json(from_json(values)) == to_json(config)
+
+
+def test_settings_reach_the_optimizer(tmp_path):
+    words = [*TINY, "--run", str(tmp_path / "run"), "--settings.learning-rate", "0.5", "--outer.learning-rate", "1e-9"]
+    words += ["--baselines", "--steps", "2"]
+    assert main(words) == 0
+    found = library.pretrained(tmp_path / "run")
+    np.testing.assert_allclose(jnp.exp(found.theta.log_learning_rate), 0.5, rtol=1e-5)
+
+
+def test_weight_decay_is_adamw():
+    from metalearn.recipes.outer_optimizer import OptimizerConfig, outer_optimizer
+
+    with jax.numpy_dtype_promotion("standard"):
+        ours = outer_optimizer(OptimizerConfig(0.1, weight_decay=0.5), 10)
+        theta, grad = jnp.array([2.0]), jnp.array([0.3])
+        found, _ = ours.update(grad, ours.init(theta), theta)
+        whole = optax.adamw(0.1, weight_decay=0.5)
+        np.testing.assert_allclose(found, whole.update(grad, whole.init(theta), theta)[0], rtol=1e-6)
+        np.testing.assert_allclose(found, -0.1 * (1 + 0.5 * 2.0), rtol=1e-5)

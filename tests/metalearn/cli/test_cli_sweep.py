@@ -1,0 +1,221 @@
+"""`metalearn sweep`: what it takes, what it refuses before anything is run, and a sweep at toy size."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from metalearn.cli import sweep as sweep_command
+from metalearn.cli.main import main
+from metalearn.cli.sweep import SweepCommand, cells_of, table
+from metalearn.pictures import draw_sweep, new_figure
+from metalearn.recipes.in_context.config import to_json
+from metalearn.recipes.in_context.presets import PRESETS
+from metalearn.recipes.in_context.sweep import axes, configured, run_trial, summarised
+from metalearn.sweeps import Range, Record
+
+DIGITS = PRESETS["digits"][1]
+
+
+def test_words_become_axes():
+    fixed, free = axes(
+        ["learner.width=32,64", "--task.num_tasks=16"],
+        ["optimizer.learning-rate=1e-4..1e-2:log", "tasks=2..8", "x=a,b"],
+    )
+    assert fixed == {"learner.width": ["32", "64"], "task.num-tasks": ["16"]}
+    assert free == {
+        "optimizer.learning-rate": Range(1e-4, 1e-2, True, False), "tasks": Range(2, 8, False, True), "x": ["a", "b"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("grid", "random", "words"),
+    [
+        (["learner.width"], [], "--grid takes FIELD=VALUE,VALUE,... such as learner.width=32,64, got 'learner.width'"),
+        (["tasks=1..2"], [], "give it to --random"),
+        (["tasks=1"], ["tasks=2..3"], "the field tasks is swept twice"),
+        ([], ["tasks=1..2:exp"], "a range is LOW..HIGH or LOW..HIGH:log, got 'tasks=1..2:exp'"),
+        ([], ["tasks=few..2"], "the ends of a range are numbers, got 'tasks=few..2'"),
+    ],
+)
+def test_words_that_are_no_axes(grid, random, words):
+    with pytest.raises(ValueError) as error:
+        axes(grid, random)
+    assert words in str(error.value)
+
+
+def test_cells_are_draws_times_grid_times_seeds():
+    command = SweepCommand(DIGITS, ("tasks=2,4",), ("learner.width=8..64",), trials=3, seeds=2)
+    found = cells_of(command)
+    assert len(found) == 12 and [c["seed"] for c in found] == [0] * 6 + [1] * 6
+    assert found[0] == {**found[6], "seed": 0} and found[0]["learner.width"] == found[1]["learner.width"]
+    assert len(cells_of(SweepCommand(DIGITS, random=("learner.layers=1..3", "tasks=2,4"), trials=50))) == 6
+    assert [c["seed"] for c in cells_of(SweepCommand(replace(DIGITS, seed=5), seeds=2))] == [5, 6]
+    for wrong, words in [
+        (SweepCommand(DIGITS), "nothing is swept"),
+        (SweepCommand(DIGITS, seeds=0), "at least 1 seed, got 0"),
+        (SweepCommand(DIGITS, ("seed=1,2",)), "seeds are swept with --seeds N"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            cells_of(wrong)
+
+
+def test_a_cell_is_read_as_the_command_line_reads_it(capsys):
+    built = configured(DIGITS, {"task.num-tasks": "64", "optimizer.learning-rate": 0.01, "seed": 3})
+    assert (built.task.num_tasks, built.optimizer.learning_rate, built.seed) == (64, 0.01, 3)
+    assert built.learner == DIGITS.learner
+    with pytest.raises(ValueError, match=r"cannot be configured: --learner\.depth 3"):
+        configured(DIGITS, {"learner.depth": 3})
+    with pytest.raises(ValueError, match="cannot be configured: --tasks many"):
+        configured(DIGITS, {"tasks": "many"})
+    capsys.readouterr()
+
+
+def test_the_best_configuration_is_first_and_seeds_are_told_together():
+    found = [
+        Record("", {"w": 1, "seed": 0}, "done", 0.2), Record("", {"w": 1, "seed": 1}, "done", 0.4),
+        Record("", {"w": 2, "seed": 0}, "done", 0.5), Record("", {"w": 2, "seed": 1}, "failed"),
+        Record("", {"w": 3, "seed": 0}, "stopped early", 0.9), Record("", {"w": 3, "seed": 1}, "failed"),
+    ]  # fmt: skip
+    rows = summarised(found)
+    assert [(r["name"], r["done"], r["stopped early"], r["failed"]) for r in rows] == [
+        ("w-2", 1, 0, 1), ("w-1", 2, 0, 0), ("w-3", 0, 1, 1),
+    ]  # fmt: skip
+    assert rows[1]["mean"] == pytest.approx(0.3) and rows[2]["mean"] is None
+    assert table(rows).splitlines() == [
+        "configuration    value     from       to  done  early  failed",
+        "w-2             0.5000   0.5000   0.5000     1      0       1",
+        "w-1             0.3000   0.2000   0.4000     2      0       0",
+        "w-3                                          0      1       1",
+    ]
+    assert [row["name"] for row in summarised([Record("", {"seed": 3}, "done", 0.2)])] == ["as configured"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_the_picture_shows_what_there_is(count):
+    points = [(str(2**i), 0.1 * i, "done" if i % 2 else "stopped early") for i in range(count)]
+    _, [ax] = new_figure(columns=1)
+    draw_sweep(ax, "tasks", points)
+    drawn = np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections]) if count else np.empty((0, 2))
+    assert sorted(map(tuple, drawn.tolist())) == [(2.0**i, pytest.approx(0.1 * i)) for i in range(count)]
+    assert (ax.get_legend() is not None) == (count > 0)
+    if count:
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == [point[0] for point in points]
+        assert ax.get_xscale() == ("log" if count == 4 else "linear")
+
+
+@pytest.mark.parametrize(("task", "score", "sign"), [("digits", "unseen_accuracy", 1), ("linear", "unseen_error", -1)])
+def test_a_run_is_compared_by_its_score_and_not_stopped_at_its_last_step(monkeypatch, tmp_path, task, score, sign):
+    reported = []
+
+    class Report:
+        latest = {"step": 20}
+
+        def __call__(self, step, value, numbers, *, final):
+            reported.append((step, value, final))
+
+    def meta_train(config, folder, *, resume, progress, evaluated):
+        assert folder == tmp_path / "cells" / "steps-20" and not resume and config.steps == 20
+        evaluated(10, {"unseen_score": 0.25})
+        evaluated(20, {"unseen_score": 0.5})
+        return {score: 0.5}, {}
+
+    monkeypatch.setattr(sweep_command, "meta_train", meta_train)
+    result = run_trial(to_json(PRESETS[task][1]), tmp_path, {"steps": "20"}, Report())
+    assert result == {score: 0.5, "step": 20, "value": sign * 0.5}
+    assert reported == [(10, sign * 0.25, False), (20, sign * 0.5, True)]
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "shown"),
+    [
+        (("digtis",), "unknown preset 'digtis'", ""),
+        (
+            ("--grid", "learner.depth=1,2"),
+            "the cell depth-1 cannot be configured: --learner.depth 1 (see above)",
+            "Unrecognized options: --learner.depth",
+        ),
+        (
+            ("--grid", "tasks=4,many"),
+            "the cell tasks-many cannot be configured: --tasks many (see above)",
+            "invalid literal for int() with base 10: 'many'",
+        ),
+        (("--grid", "tasks=4,4"), "the axis tasks of the grid names a value twice: 4, 4", ""),
+        (
+            ("--grid", "tasks=2,4", "--grid", "steps=1"),
+            "--grid is there twice: name all its fields behind one, --grid FIELD=... FIELD=...",
+            "",
+        ),
+        (("--grid", "tasks=0,4"), "tasks must be at least 1, got 0", ""),
+        (("--seeds", "2", "--workers", "-1"), "workers must be at least 0, got -1", ""),
+    ],
+)
+def test_what_is_refused_before_anything_is_run(tmp_path, capsys, words, error, shown):
+    out = tmp_path / "y"
+    assert main(["sweep", *words, "--out", str(out)]) == 1
+    err = capsys.readouterr().err
+    assert f"metalearn: {error}" in err.splitlines()[-1] and shown in err
+    assert not (out / "cells").exists() and not (out / "sweep.db").exists()
+
+
+def test_a_sweep_that_does_not_fit_is_refused_before_anything_is_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("metalearn.recipes.in_context.fits.available_bytes", lambda devices: 10**7)
+    words = "sweep linear --learner lstm --grid learner.hidden=8,64 --seeds 2 --steps-per-call 1 --workers 0 --out"
+    assert main([*words.split(), str(tmp_path / "y")]) == 1
+    assert "the largest cell, hidden-64,seed-0, needs" in (err := capsys.readouterr().err), err
+    assert "10.0 MB are free" in err and not (tmp_path / "y").exists()
+
+
+def test_help_tells_what_a_field_is(capsys):
+    with pytest.raises(SystemExit) as status:
+        main(["sweep", "linear", "--learner", "lstm", "--help"])
+    assert status.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for words in (
+        "A FIELD is any option of `metalearn train PRESET`, without its dashes in front",
+        "--grid learner.width=32,64 task.num-tasks=64,512 --seeds 3",
+        "FIELD=LOW..HIGH:log, uniform in the logarithm",
+        "Presets: digits, mnist,",
+        "Learners: transformer, lstm,",
+        "--learner.hidden INT",
+        "--storage {None}|STR",
+    ):
+        assert words in text, words
+
+
+@pytest.fixture
+def cache_left_alone():
+    """`compiled` of a sweep in this process is a setting of the whole process."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_a_sweep_at_toy_size_and_the_same_command_again(tmp_path, capsys, cache_left_alone):
+    small = "--learner.width 8 --learner.layers 1 --learner.heads 1 --learner.key-size 4 --task.length 6"
+    small += (
+        " --data.pca 4 --tasks 4 --eval-tasks 2 --eval-sequences 1 --steps 4 --steps-per-call 2 --optimizer.warmup 0"
+    )
+    words = ["sweep", "digits", "--grid", "task.num-tasks=2,8", *small.split(), "--references", "1nn"]
+    words += ["--out", str(tmp_path / "x"), "--workers", "0", "--json"]
+    assert main(words) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [r["state"] for r in first["records"]] == ["done"] * 2
+    assert {r["name"] for r in first["configurations"]} == {"num-tasks-2", "num-tasks-8"}
+    assert json.loads((tmp_path / "x/sweep.json").read_text()) == first
+    assert (tmp_path / "x/sweep.png").stat().st_size > 5_000
+    assert sorted(p.name for p in (tmp_path / "x/cells").iterdir()) == ["num-tasks-2,seed-0", "num-tasks-8,seed-0"]
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "x/cells").rglob("*")}
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "x/cells").rglob("*")} == written
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1]) == first and "2 cells, 2 of them done before" in err
+    assert main([*words, "--seeds", "2"]) == 1
+    assert "4 cells, 2 of them new" in capsys.readouterr().err

@@ -1,0 +1,174 @@
+"""Memory: exact for a program known by hand, predicted for larger batches than were compiled, and what is said."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from metalearn.costs import memory
+from metalearn.costs.memory import Growth, available_bytes, bound_bytes, check_memory, growth, in_words, needed_bytes
+from metalearn.errors import MetalearnError, NotEnoughMemoryError
+from metalearn.recipes.in_context import fits
+from metalearn.recipes.in_context.build import initial_state, outer_loop, prepare
+from metalearn.recipes.in_context.config import GradientConfig
+from metalearn.recipes.in_context.fits import check_fits
+from metalearn.recipes.in_context.presets import PRESETS
+from metalearn_models.learners.lstm import LSTMConfig
+from metalearn_models.learners.transformer import TransformerConfig
+
+SMALL = dataclasses.replace(
+    PRESETS["linear"][1], learner=TransformerConfig(32, 1, 2, 16, token="pair"), tasks=512, steps_per_call=2
+)
+ES = dataclasses.replace(SMALL, learner=LSTMConfig(16), gradient=GradientConfig("nres", pairs=8), window=8)
+ROWS = 1000
+
+
+def shape(*axes):
+    return jax.ShapeDtypeStruct(axes, jnp.float32)
+
+
+def program(batch):
+    """Sums of squares of a product that has to be held: [batch, ROWS] floats of scratch, as many arguments."""
+    return jax.jit(lambda x, w: jnp.sort(x @ w).sum()), (shape(batch, ROWS), shape(ROWS, ROWS))
+
+
+def test_arguments_and_results_count_and_what_is_donated_counts_once():
+    add, x = (lambda x, y: x + y), shape(ROWS)
+    assert needed_bytes(jax.jit(add), x, x) == 3 * 4 * ROWS
+    assert needed_bytes(jax.jit(add, donate_argnums=0), x, x) == 2 * 4 * ROWS
+
+
+def test_scratch_counts():
+    step, args = program(64)
+    assert needed_bytes(step, *args) >= 4 * (2 * 64 * ROWS + ROWS**2)
+
+
+def test_a_bound_counts_everything_that_is_made_and_bodies_of_loops_once():
+    x, size = shape(ROWS), 4 * ROWS
+    assert bound_bytes(lambda x, y: x * y + y, x, x) == 4 * size
+    assert bound_bytes(lambda x: x + jnp.zeros(ROWS), x) == 3 * size
+    looped = jax.jit(lambda x: jax.lax.scan(lambda carry, _: (2 * carry, carry[:10]), x, length=100))
+    body = 2 * 4 + size + 4 * 10  # the bounds of the slice aside: 2 * carry and what is collected
+    result = size + 4 * 10 * 100
+    assert size + 2 * result + body - 16 <= bound_bytes(looped, x) <= size + 2 * result + body + 16
+    assert bound_bytes(lambda k: jax.random.normal(k, (ROWS,)), jax.eval_shape(lambda: jax.random.key(0))) > size
+
+
+@pytest.mark.parametrize("config", [SMALL, ES], ids=["backprop", "evolution strategies"])
+def test_no_step_needs_more_than_its_bound(config):
+    recipe = prepare(config)
+    loop, _ = outer_loop(recipe, config.steps)
+    args = (jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
+    assert needed_bytes(loop.step, *args) <= bound_bytes(loop.step, *args) < 100 * needed_bytes(loop.step, *args)
+
+
+def test_the_weights_to_begin_from_are_not_read_to_bound_a_step(monkeypatch, tmp_path):
+    monkeypatch.setattr(fits, "available_bytes", lambda devices: 10**12)
+    fits.check_largest({"x": dataclasses.replace(SMALL, start=str(tmp_path / "of no run"))}, 0)
+
+
+def compiled_truth(config):
+    recipe = prepare(config)
+    loop, _ = outer_loop(recipe, config.steps)
+    return needed_bytes(loop.step, jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
+
+
+@pytest.mark.parametrize("config, unit", [(SMALL, 1), (ES, 8)], ids=["backprop", "evolution strategies"])
+def test_the_need_of_the_whole_batch_is_predicted_and_its_program_never_made(config, unit, monkeypatch):
+    truth, made = compiled_truth(config), []
+    real = memory.needed_bytes
+    monkeypatch.setattr(memory, "needed_bytes", lambda *args: made.append(real(*args)) or made[-1])
+    with pytest.raises(NotEnoughMemoryError, match=r"512 tasks needs .* MB, .* MB are free: at most \d+") as caught:
+        check_fits(config, available=truth // 2)
+    error = caught.value
+    assert error.needed == pytest.approx(truth, rel=0.1) and error.available == truth // 2
+    assert len(made) == 2 and max(made) < truth / 10
+    assert f"(--tasks {error.largest}), or shorter sequences" in str(error)
+    assert error.largest % unit == 0
+    fitting = compiled_truth(dataclasses.replace(config, tasks=error.largest))
+    assert 0.85 * error.available < fitting <= error.available
+    assert isinstance(error, MetalearnError) and isinstance(error, MemoryError)
+
+
+def test_nothing_fits_where_nothing_does():
+    with pytest.raises(NotEnoughMemoryError, match="not even 4 would fit: buy more") as caught:
+        check_memory(program, 100, 1000, unit=4, advice=lambda largest: "" if largest else ": buy more")
+    assert caught.value.largest == 0
+
+
+def test_the_line():
+    line = Growth(fixed=100.0, each=7.0)
+    assert line.needed(10) == 170
+    assert [line.largest(available) for available in (99, 106, 107, 170, 171)] == [0, 0, 1, 10, 10]
+    assert line.largest(170, unit=4) == 8
+    found = growth(program)
+    assert found.each >= 8 * ROWS and found.fixed >= 4 * ROWS**2
+    step, args = program(100)
+    assert found.needed(100) == pytest.approx(needed_bytes(step, *args), rel=1e-3)
+
+
+def test_a_batch_as_small_as_a_probe_is_compiled_itself():
+    compiled = []
+
+    def watched(batch):
+        compiled.append(batch)
+        return program(batch)
+
+    assert check_memory(watched, 3) == needed_bytes(program(3)[0], *program(3)[1])
+    assert compiled == [3]
+
+
+def test_what_fits_is_let_through_and_so_is_what_nobody_knows(monkeypatch):
+    assert check_memory(program, 100) == growth(program).needed(100)
+    monkeypatch.setattr(memory, "available_bytes", lambda devices=1: None)
+    assert check_memory(program, 10**12) is None
+
+
+class Device:
+    def __init__(self, stats):
+        self.memory_stats = lambda: stats
+
+
+def test_what_is_free(monkeypatch):
+    whole, half = available_bytes(), available_bytes(2)
+    assert whole is not None and half is not None
+    assert 10**7 < half < whole < 10**14
+    devices = [Device({"bytes_limit": 100, "bytes_in_use": used}) for used in (30, 60, 90)]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert available_bytes() == 70 and available_bytes(2) == 40
+
+
+def test_memory_of_the_host(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  900 kB\nMemAvailable:   500 kB\nHugePages_Total:       0\n")
+    assert memory._host_bytes(meminfo, tmp_path) == 500 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text("anon 900\ninactive_file 2000\n")
+    assert memory._host_bytes(meminfo, tmp_path) == 500 * 1024
+    (tmp_path / "memory.max").write_text("50000\n")
+    assert memory._host_bytes(meminfo, tmp_path) == 50000 - 3000 + 2000
+    elsewhere = memory._host_bytes(tmp_path / "nothing", tmp_path / "nothing")
+    assert elsewhere is None or elsewhere > 10**8
+
+
+def test_a_device_of_a_mesh_needs_its_share(on_eight_devices):
+    script = """
+import dataclasses, jax
+from metalearn.recipes.in_context.fits import check_fits
+from metalearn.recipes.in_context.build import initial_state, outer_loop, prepare
+from metalearn.costs.memory import needed_bytes
+from tests.metalearn.costs.test_memory import ES
+config = dataclasses.replace(ES, tasks=16)
+recipe = prepare(config)
+loop, _ = outer_loop(recipe, config.steps)
+state = initial_state(recipe, loop)
+print(check_fits(config, available=10**15), needed_bytes(loop.step, state, recipe.data))
+"""
+    predicted, truth = map(int, on_eight_devices(script).split())
+    assert predicted == truth
+
+
+def test_sizes_in_words():
+    assert [in_words(n) for n in (12, 1500, 31.2e9, 2e15)] == ["12 bytes", "1.5 kB", "31.2 GB", "2000.0 TB"]

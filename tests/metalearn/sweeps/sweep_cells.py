@@ -1,0 +1,91 @@
+"""Cells for the tests of sweeps, in a module that the processes of a sweep can import, and two scripts.
+
+python -m tests.metalearn.sweeps.sweep_cells together|alone FOLDER
+"""
+
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from metalearn.sweeps import Plan, grid, open_sweep, run_sweep, work
+
+BLOCKING = 2
+
+
+class Recorded:
+    """A watch that shows nothing and remembers what it was told."""
+
+    def __init__(self, updated=lambda found: None):
+        self.notes, self.closed, self._updated = [], False, updated
+
+    def start(self, name, found):
+        self.notes.append(f"{name}: {sum(r.state == 'done' for r in found)} of {len(found)}")
+
+    def update(self, found):
+        self._updated(found)
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def close(self):
+        self.closed = True
+
+
+def plan(count, name="cells"):
+    return Plan(name, {"of": "tests"}, grid({"a": range(count)}))
+
+
+def url(folder):
+    return f"sqlite:///{folder / 'sweep.db'}"
+
+
+def run(folder, blocking, cell, report):
+    """A line in `ended` for each run that comes to its end; the first try of the blocking cell never does."""
+    blocked = folder / "blocked"
+    if cell["a"] == blocking and not blocked.exists():
+        blocked.with_suffix(".tmp").write_text(str(os.getpid()))
+        blocked.with_suffix(".tmp").rename(blocked)
+        time.sleep(120)
+    time.sleep(0.005)
+    with open(folder / "ended", "a") as file:
+        file.write(f"{cell['a']}\n")
+    return {"value": cell["a"], "square": cell["a"] ** 2}
+
+
+def fatal(folder, cell, report):
+    """Cell 0 kills its worker."""
+    with open(folder / "tried", "a") as file:
+        file.write(f"{cell['a']}\n")
+    if cell["a"] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"value": 1.0}
+
+
+def blocked_pid(folder):
+    """The process that is in the blocking cell; None before."""
+    return int((folder / "blocked").read_text()) if (folder / "blocked").exists() else None
+
+
+def ended(folder):
+    """The cells that were run to their end, in that order, as often as they were."""
+    return [int(line) for line in (folder / "ended").read_text().split()]
+
+
+def together(folder, partner_count=2):
+    """Plan and work at the same moment as another process does; prints how many cells this one ran."""
+    (folder / f"ready-{os.getpid()}").touch()
+    while len(list(folder.glob("ready-*"))) < partner_count:
+        time.sleep(0.001)
+    print(work(open_sweep(plan(12), url(folder), heartbeat=1, grace=30), partial(run, folder, None), poll=0.05))
+
+
+def alone(folder):
+    """A sweep with a worker that comes to the blocking cell and stays there."""
+    run_sweep(plan(5), url(folder), partial(run, folder, BLOCKING), workers=1, watch=Recorded())
+
+
+if __name__ == "__main__":
+    {"together": together, "alone": alone}[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,175 @@
+"""Sweeps over processes that are killed: nothing is lost, and nothing is run twice to its end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from metalearn.errors import RunError
+from metalearn.sweeps import open_sweep, records, run_sweep, workers
+from metalearn.sweeps.study import RETRIES
+from tests.metalearn.sweeps import sweep_cells as cells
+
+ROOT = Path(__file__).parents[3]
+
+
+def script(name, folder):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "tests.metalearn.sweeps.sweep_cells", name, str(folder)]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE)
+
+
+def wait_for(what, seconds=60):
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_forty_cells_and_a_worker_that_is_killed(tmp_path):
+    blocking, killed, before = 17, [], []
+
+    def kill(found):
+        pid = cells.blocked_pid(tmp_path)
+        if pid is not None and not killed:
+            before.extend(r.name for r in found if r.state == "done")
+            killed.append(pid)
+            subprocess.run(["kill", "-9", str(pid)], check=True)
+
+    watch = cells.Recorded(kill)
+    run = partial(cells.run, tmp_path, blocking)
+    found = run_sweep(
+        cells.plan(40), cells.url(tmp_path), run, workers=2, heartbeat=1, grace=3, watch=watch, compiled=None
+    )
+    assert [r.name for r in found] == [f"a-{i}" for i in range(40)]
+    assert {r.state for r in found} == {"done"}
+    assert [(r.value, r.result) for r in found] == [(i, {"value": i, "square": i * i}) for i in range(40)]
+    assert sorted(cells.ended(tmp_path)) == list(range(40))
+    assert len(killed) == 1 and 0 < len(before) < 40
+    assert [note for note in watch.notes if "(signal 9); its cell will be taken up again" in note] == watch.notes[1:]
+    assert len(watch.notes) == 2 and watch.closed
+    trials = open_sweep(cells.plan(40), cells.url(tmp_path)).study.get_trials()
+    states = Counter(t.state.name for t in trials if "spare" not in t.user_attrs)
+    assert states == {"COMPLETE": 40, "FAIL": 1}
+    at_work = {r.worker for r in found}
+    assert len(at_work) >= 2 and str(killed[0]) not in {w.rpartition(":")[2] for r in found[17:18] if (w := r.worker)}
+    print(
+        f"40 cells, 2 workers, one killed after {len(before)} cells: {states['COMPLETE']} results of "
+        f"{len(at_work)} processes, {len(cells.ended(tmp_path))} runs to their end, {states['FAIL']} try lost"
+    )
+
+
+def test_after_the_whole_sweep_is_killed_the_same_call_goes_on(tmp_path):
+    sweeping = script("alone", tmp_path)
+    try:
+        worker = wait_for(lambda: cells.blocked_pid(tmp_path))
+    finally:
+        sweeping.kill()
+        sweeping.communicate()
+    wait_for(lambda: not is_alive(worker))  # a worker does not outlive the process that started it
+    before = cells.ended(tmp_path)
+    assert before == [0, 1]
+    run = partial(cells.run, tmp_path, cells.BLOCKING)
+    began = time.monotonic()
+    watch = cells.Recorded()
+    found = run_sweep(cells.plan(5), cells.url(tmp_path), run, workers=0, watch=watch)
+    assert time.monotonic() - began < 30  # it has not waited until the worker counts as dead, it gave its cell back
+    assert watch.notes == ["cells: 2 of 5"]
+    assert [r.state for r in found] == ["done"] * 5 and sorted(cells.ended(tmp_path)) == list(range(5))
+    assert [r.worker.endswith(f":{os.getpid()}") for r in found] == [False, False, True, True, True]
+    assert run_sweep(cells.plan(5), cells.url(tmp_path), run, workers=1, watch=watch) == found
+    assert sorted(cells.ended(tmp_path)) == list(range(5))  # a call that finds all done runs nothing
+
+
+def test_two_that_plan_and_work_at_once_share_the_cells(tmp_path):
+    both = [script("together", tmp_path) for _ in range(2)]
+    done = [int(process.communicate(timeout=60)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(done) == 12 and min(done) > 0
+    assert sorted(cells.ended(tmp_path)) == list(range(12))
+    found = records(open_sweep(cells.plan(12), cells.url(tmp_path)))
+    assert [(r.name, r.state, r.value) for r in found] == [(f"a-{i}", "done", i) for i in range(12)]
+    assert Counter(r.worker for r in found).total() == 12 and len({r.worker for r in found}) == 2
+
+
+@pytest.mark.slow  # test_sweeps.py has the rule; this is 15 seconds of waiting for the dead
+def test_a_cell_that_kills_its_worker_each_time_is_given_up_and_the_others_are_run(tmp_path):
+    run = partial(cells.fatal, tmp_path)
+    watch = cells.Recorded()
+    found = run_sweep(cells.plan(2), cells.url(tmp_path), run, workers=1, heartbeat=1, grace=1, watch=watch)
+    assert [(r.state, r.error) for r in found] == [
+        ("failed", f"its worker vanished {RETRIES + 1} times"),
+        ("done", None),
+    ]
+    assert Counter((tmp_path / "tried").read_text().split()) == {"0": RETRIES + 1, "1": 1}
+    assert watch.notes[1:] == ["worker 1 died (signal 9); its cell will be taken up again"] * (RETRIES + 1)
+
+
+class Stillborn:
+    """Processes that die at once."""
+
+    exitcode, started = -9, 0
+
+    def __init__(self, name, **_):
+        self.name = name
+
+    def start(self):
+        Stillborn.started += 1
+
+    def is_alive(self):
+        return False
+
+
+def test_workers_that_only_die_are_not_started_for_ever(tmp_path, monkeypatch):
+    class Context:
+        Process = Stillborn
+
+    monkeypatch.setattr(workers.multiprocessing, "get_context", lambda method: Context)
+    monkeypatch.setattr(workers.time, "sleep", lambda seconds: None)
+    watch = cells.Recorded()
+    with pytest.raises(RunError) as error:
+        run_sweep(cells.plan(3), cells.url(tmp_path), print, workers=2, watch=watch)
+    # as many as two cells that kill their workers at the same time may use up
+    again = 2 * (RETRIES + 1)
+    assert str(error.value) == (
+        f"the last worker died, {again} were started anew in vain; 3 of 3 cells are left. "
+        "What the workers said is above; the same call goes on"
+    )
+    assert Stillborn.started == 2 + again and watch.closed
+
+
+def test_workers_get_cores_of_their_own(monkeypatch):
+    monkeypatch.setattr(workers, "_cores", lambda: [0, 1, 4, 5, 6])
+    assert workers._shares(2) == [[0, 4, 6], [1, 5]]
+    assert workers._shares(6) == [None] * 6
+    with pytest.raises(ValueError, match="workers must be at least 0, got -1"):
+        run_sweep(cells.plan(1), "sqlite://", print, workers=-1)
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_cell_back(tmp_path):
+    """SIGTERM, as from a cluster's scheduler: the try does not count as lost."""
+    sweeping = script("alone", tmp_path)
+    try:
+        os.kill(wait_for(lambda: cells.blocked_pid(tmp_path)), signal.SIGTERM)
+        sweeping.communicate(timeout=60)  # another worker was started, and has gone on at once
+    finally:
+        sweeping.kill()
+        sweeping.communicate()
+    trials = open_sweep(cells.plan(5), cells.url(tmp_path)).study.get_trials()
+    tries = [t for t in trials if t.user_attrs["cell"] == f"a-{cells.BLOCKING}"]
+    assert [(t.state.name, t.user_attrs.get("stopped")) for t in tries] == [("FAIL", True), ("COMPLETE", None)]
+    assert cells.ended(tmp_path) == [0, 1, 3, 4, 2]

@@ -1,0 +1,92 @@
+"""Networks trained online by learned optimizers: the same learner as a loop written out, and meta-trainable."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metalearn.errors import UnknownNameError
+from metalearn.learner import Signature, predictions_in_order
+from metalearn_models.learners.online.online import online_with
+from metalearn_models.learners.online.optimizer import OnlineOptimizerConfig, online_by_optimizer, online_optimizer
+from metalearn_models.learners.registry import build_learner, learner_entry
+from metalearn_models.networks.mlp import relu_network
+from metalearn_models.optimizers import LearnedOptimizer, learnable_sgd, rnn_mlp
+
+CLASSES = Signature(inputs=4, outputs=3, length=9)
+
+
+@pytest.fixture(autouse=True)
+def _optax_promotes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def _episode():
+    rng = np.random.default_rng(0)
+    xs = jnp.asarray(rng.normal(size=(9, 4)), jnp.float32)
+    return xs, jnp.asarray(rng.integers(3, size=9), jnp.int32)
+
+
+def _predict(learner, theta):
+    return jax.jit(lambda theta: predictions_in_order(learner, theta, *_episode(), jax.random.key(3)))(theta)
+
+
+def test_learned_sgd_is_sgd():
+    network = relu_network(4, (5,), 3)
+    learner, usual = (
+        online_by_optimizer(CLASSES, network, learnable_sgd(0.3)),
+        online_with(CLASSES, network, optax.sgd(0.3)),
+    )
+    np.testing.assert_allclose(_predict(learner, learner.init(jax.random.key(0))), _predict(usual, ()), rtol=1e-5)
+
+
+def test_theta_is_the_optimizers_and_reaches_it():
+    """The score of a learning rate, differentiated through every update, against finite differences."""
+    learner = online_optimizer(CLASSES, OnlineOptimizerConfig("learnable-sgd"))
+    xs, ys = _episode()
+
+    def loss(theta):
+        logits = predictions_in_order(learner, theta, xs, ys, jax.random.key(3))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, ys).mean()
+
+    theta = jax.tree.map(lambda x: x + 2, learner.init(jax.random.key(0)))
+    small = jax.tree.map(lambda x: jnp.full_like(x, 1e-2), theta)
+    up, down = (loss(jax.tree.map(lambda x, e, s=sign: x + s * e, theta, small)) for sign in (1, -1))
+    slope = jax.tree.leaves(jax.grad(loss)(theta))[0]
+    assert abs(slope) > 1e-3
+    np.testing.assert_allclose(slope, (up - down) / 2e-2, rtol=0.05)
+
+
+def test_the_optimizer_is_told_loss_and_length():
+    told = []
+
+    def transform(theta, num_steps):
+        def update(grads, state, params=None, **extra):
+            told.append((num_steps, sorted(extra)))
+            return grads, state
+
+        return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+    optimizer = LearnedOptimizer(lambda key: (), transform)
+    _predict(online_by_optimizer(CLASSES, relu_network(4, (), 3), optimizer), ())
+    assert set(map(str, told)) == {"(9, ['value'])"}
+
+
+def test_state_counts_the_optimizers_memory():
+    network = relu_network(4, (), 3)
+    plain = online_with(CLASSES, network, optax.sgd(0.1)).state_size
+    learner = online_by_optimizer(CLASSES, network, rnn_mlp())
+    memory = rnn_mlp().transform(rnn_mlp().init(jax.random.key(0)), 9).init(network.init(jax.random.key(0)))
+    floats = sum(x.size for x in jax.tree.leaves(memory) if jnp.issubdtype(x.dtype, jnp.floating))
+    assert learner.state_size == plain + floats
+
+
+def test_by_name():
+    entry = learner_entry("learned-optimizer")
+    assert entry.meta_learned
+    learner = build_learner(CLASSES, OnlineOptimizerConfig("learnable-adam", hidden=(6,)))
+    assert _predict(learner, learner.init(jax.random.key(0))).shape == (9, 3)
+    with pytest.raises(UnknownNameError, match="learnable-adam"):
+        build_learner(CLASSES, OnlineOptimizerConfig("learnable-adm"))

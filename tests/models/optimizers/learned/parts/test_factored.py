@@ -1,0 +1,54 @@
+"""The shared features of small_fc and STAR on tensors that are gone through in blocks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metalearn_models.optimizers.learned.parts import fused
+from metalearn_models.optimizers.learned.star import star
+
+
+def _updates(shape, monkeypatch, block):
+    monkeypatch.setattr(fused, "BLOCK", block)
+    rng = np.random.default_rng(0)
+    optimizer = star()
+    theta = jax.tree.map(
+        lambda x: x + 0.3 * jnp.asarray(rng.normal(size=x.shape), x.dtype), optimizer.init(jax.random.key(0))
+    )
+    theta = theta._replace(
+        momentum=0.1 * theta.momentum, second_moment=0.1 * theta.second_moment, factored=0.1 * theta.factored
+    )
+    transform = optimizer.transform(theta)
+    params = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    state, found = transform.init(params), []
+    update = jax.jit(transform.update)
+    for _ in range(2):
+        step, state = update(jnp.asarray(rng.normal(size=shape), jnp.float32), state, params)
+        found.append(step)
+    return found, state
+
+
+@pytest.mark.parametrize(
+    "shape", [(40, 8), (8, 40), (37, 8), (3, 3, 12, 10)]
+)  # whole blocks, a rest, not the first axis
+def test_a_tensor_in_blocks_is_updated_like_a_whole_one(shape, monkeypatch):
+    whole, blocks = (_updates(shape, monkeypatch, block) for block in (10**6, 48))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), whole, blocks)
+
+
+def test_blocks_cover_an_axis_once(monkeypatch):
+    monkeypatch.setattr(fused, "BLOCK", 16)
+    for length in (9, 20, 31, 64):
+        seen = fused.over_blocks((length, 4), 0, lambda b, c: b.put(c, b.of(c, 0) + 1, 0), jnp.zeros((length, 4)))
+        np.testing.assert_array_equal(seen, 1)
+
+
+def test_wide_layers_are_the_same_sums(monkeypatch):
+    rng = np.random.default_rng(0)
+    xs = [jnp.asarray(rng.normal(size=(3, 2)), jnp.float32) for _ in range(4)]
+    weight = jnp.asarray(rng.normal(size=(4, 5)), jnp.float32)
+    expected = np.einsum("iab,ij->jab", np.stack(xs), weight)
+    for wide in (0, 100):
+        monkeypatch.setattr(fused, "WIDE", wide)
+        np.testing.assert_allclose(fused.products(xs, weight), expected, rtol=1e-5)

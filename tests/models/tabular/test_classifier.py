@@ -1,0 +1,259 @@
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_iris, load_wine
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import metalearn_models
+from metalearn.errors import RunError, UnknownNameError
+from metalearn.learner import Signature
+from metalearn.outer import OuterState
+from metalearn.runs.checkpoints import save_checkpoint
+from metalearn.runs.folder import create_run
+from metalearn.runs.weights import load_weights, save_weights, theta_sha256
+from metalearn_models.learners.library import SHIPPED, learner_for, load_pretrained, shipped
+from metalearn_models.learners.transformer import TransformerConfig, transformer
+from metalearn_models.tabular.classifier import CHUNK, GROUP, InContextClassifier, _compiled
+from metalearn_models.tabular.views import draw_views, features_of, fit_features
+
+NAME = "digits-synthetic-16x10"
+
+
+def _classifier(**options):
+    return InContextClassifier(**{"n_estimators": GROUP, **options})
+
+
+def _split(load, rows=50, seed=0):
+    X, y = load(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(X))
+    return X[order[:rows]], y[order[:rows]], X[order[rows:]], y[order[rows:]]
+
+
+def _gaussians(classes, rows, features, spread, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((classes, features))
+    y = np.arange(rows) % classes
+    return centres[y] + spread * rng.standard_normal((rows, features)), y
+
+
+# Skipped there, with reasons of scikit-learn's own: pandas and the array API are not installed.
+@parametrize_with_checks([InContextClassifier(n_estimators=GROUP)])
+def test_scikit_learns_own_checks_pass(estimator, check):
+    check(estimator)
+
+
+def test_a_single_view_predicts_what_the_learner_does_in_one_pass_over_context_and_query():
+    X, y, X_test, _ = _split(load_wine)
+    classifier = _classifier(n_estimators=1).fit(X, y)
+    pretrained = load_pretrained(NAME)
+    signature = pretrained.signature
+    features = fit_features(X, signature.inputs)
+    rng = np.random.default_rng(np.random.RandomState(0).randint(2**31 - 1))
+    views = draw_views(
+        features_of(features, X), False, y, (signature.inputs, signature.outputs, signature.length), 1, rng
+    )
+    rows, labels = views.rows[0], views.labels[0]
+    xs = np.concatenate([features_of(features, X[rows]), features_of(features, X_test[:1])]) @ views.projection[0].T
+    ys = np.append(labels[y[rows]], 0)
+    learner = learner_for(signature, pretrained.config)
+    assert learner.run is not None
+    logits = learner.run(pretrained.theta, jnp.asarray(xs, jnp.float32), jnp.asarray(ys, jnp.int32))[-1]
+    expected = jax.nn.softmax(logits[labels])
+    np.testing.assert_allclose(classifier.predict_proba(X_test[:1])[0], expected, atol=1e-5)
+
+
+def test_a_rows_prediction_does_not_depend_on_its_batch_to_the_last_bit():
+    X, y, X_test, _ = _split(load_digits)
+    classifier = _classifier().fit(X, y)
+    X_test = X_test[: CHUNK + 40]  # more than one call of the compiled function
+    together = classifier.predict_proba(X_test)
+    order = np.random.default_rng(1).permutation(len(X_test))
+    np.testing.assert_array_equal(classifier.predict_proba(X_test[order]), together[order])
+    for i in (0, 1, CHUNK - 1, CHUNK, CHUNK + 39):
+        np.testing.assert_array_equal(classifier.predict_proba(X_test[i : i + 1])[0], together[i])
+
+
+def test_fit_is_deterministic_under_random_state_and_global_under_none():
+    X, y, X_test, _ = _split(load_iris)
+    first, again, other = (_classifier(random_state=s).fit(X, y).predict_proba(X_test) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    np.random.seed(3)  # noqa: NPY002 (None means this generator)
+    drawn = _classifier(random_state=None).fit(X, y).predict_proba(X_test)
+    np.random.seed(3)  # noqa: NPY002
+    np.testing.assert_array_equal(drawn, _classifier(random_state=None).fit(X, y).predict_proba(X_test))
+
+
+def test_a_pickled_classifier_predicts_the_same_without_its_weights_file(tmp_path):
+    X, y, X_test, _ = _split(load_iris)
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes((SHIPPED / f"{NAME}.safetensors").read_bytes())
+    classifier = _classifier(weights=str(path)).fit(X, y)
+    expected = classifier.predict_proba(X_test)
+    copy = pickle.loads(pickle.dumps(classifier))
+    path.unlink()
+    np.testing.assert_array_equal(copy.predict_proba(X_test), expected)
+    unfitted: Any = clone(classifier)
+    assert unfitted.get_params() == classifier.get_params()
+
+
+def test_nothing_is_compiled_again_for_another_table():
+    pretrained = load_pretrained(NAME)
+    compiled = _compiled(pretrained.signature, pretrained.config)
+    for classes, rows, features in ((3, 20, 2), (12, 80, 30)):
+        X, y = _gaussians(classes, rows, features, 0.5)
+        _classifier().fit(X, y).predict(X[: rows // 2])
+    read: Any = compiled.read
+    answer: Any = compiled.answer
+    assert read._cache_size() == 1
+    assert answer._cache_size() == 1
+
+
+def test_more_classes_than_the_head_has_are_told_apart():
+    X, y = _gaussians(26, 260, 16, 0.7)
+    train, test = slice(0, 130), slice(130, 260)
+    names = np.array([chr(ord("a") + i) for i in range(26)])
+    classifier = _classifier().fit(X[train], names[y[train]])
+    probabilities = classifier.predict_proba(X[test])
+    assert probabilities.shape == (130, 26)
+    np.testing.assert_allclose(probabilities.sum(1), 1.0)
+    reference = KNeighborsClassifier(1).fit(X[train], y[train]).score(X[test], y[test])
+    assert classifier.score(X[test], names[y[test]]) >= reference - 0.02
+    picked = probabilities[np.arange(130), y[test]]
+    assert -np.log(picked).mean() < 0.5 * np.log(26)
+
+
+def test_more_rows_than_the_context_holds_are_all_shown_and_stratified():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [500, 300, 10])
+    views = draw_views(rng.standard_normal((810, 5)), False, y, (16, 10, 64), 4, rng)
+    assert views.rows.shape == (13, 63)  # 13 * 63 is the first multiple above 810
+    assert set(views.rows.ravel()) == set(range(810))
+    for rows in views.rows:
+        assert len(set(rows)) == 63
+        assert abs((y[rows] == 1).sum() - 63 * 300 / 810) <= 3
+    X, y = _gaussians(3, 400, 5, 0.5)
+    classifier = _classifier(n_estimators=1).fit(X[:200], y[:200])
+    assert classifier.n_views_ == 4
+    assert classifier.score(X[200:], y[200:]) > 0.9
+
+
+def test_any_number_of_features_will_do():
+    X, y, X_test, y_test = _split(load_digits, 100)
+    assert _classifier().fit(X, y).score(X_test[:300], y_test[:300]) > 0.85  # 64 features, of which some are constant
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    X = (3.0 * y + rng.standard_normal(60))[:, None]
+    assert _classifier().fit(X[:40], y[:40]).score(X[40:], y[40:]) > 0.8
+    padded = np.hstack([X, rng.standard_normal((60, 1000)) * 1e-3, np.full((60, 3), 7.0)])
+    assert np.isfinite(_classifier().fit(padded, y).predict_proba(padded)).all()
+
+
+def test_units_of_the_features_do_not_matter():
+    X, y, X_test, _ = _split(load_wine)
+    expected = _classifier().fit(X, y).predict_proba(X_test)
+    units = 2.0 ** np.arange(-6, X.shape[1] - 6)  # exact in binary
+    np.testing.assert_array_equal(_classifier().fit(X * units, y).predict_proba(X_test * units), expected)
+    huge = _classifier().fit(X * 1e290, y).predict_proba(X_test * 1e290)
+    np.testing.assert_allclose(huge, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        (np.zeros((3, 2)), np.zeros(2), "inconsistent numbers of samples"),
+        (np.zeros(3), np.zeros(3), "Expected 2D array"),
+        (np.zeros((0, 2)), np.zeros(0), "0 sample"),
+        (np.zeros((3, 0)), np.zeros(3), "0 feature"),
+        (np.full((3, 2), np.nan), np.array([0, 1, 1]), "NaN"),
+        (np.full((3, 2), np.inf), np.array([0, 1, 1]), "infinity"),
+        (np.ones((3, 2)), np.ones(3), "at least 2 classes.*got 1 class"),
+        (np.ones((3, 2)), np.array([0.1, 0.2, 0.3]), "Unknown label type"),
+    ],
+)
+def test_bad_tables_are_refused_with_what_is_wrong(X, y, message):
+    with pytest.raises(ValueError, match=message):
+        _classifier().fit(X, y)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, True, "many"])
+def test_a_senseless_number_of_views_is_refused(count):
+    X, y, _, _ = _split(load_iris)
+    with pytest.raises(ValueError, match="n_estimators must be"):
+        _classifier(n_estimators=count).fit(X, y)
+
+
+def test_damaged_or_unknown_weights_are_refused(tmp_path):
+    X, y, _, _ = _split(load_iris)
+    content = (SHIPPED / f"{NAME}.safetensors").read_bytes()
+    path = tmp_path / "w.safetensors"
+    for damaged in (content[: len(content) // 2], content[:-8] + bytes(8), b"", b"not weights at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match="damaged"):
+            _classifier(weights=path).fit(X, y)
+    with pytest.raises(UnknownNameError, match=f"Did you mean '{NAME}'"):
+        _classifier(weights="digits-synthetic").fit(X, y)
+    with pytest.raises(FileNotFoundError):
+        _classifier(weights=str(tmp_path / "none.safetensors")).fit(X, y)
+    theta, card = load_weights(SHIPPED / f"{NAME}.safetensors")
+    save_weights(path, theta, {})
+    with pytest.raises(RunError, match="does not say which learner"):
+        _classifier(weights=path).fit(X, y)
+    save_weights(path, theta, {**card, "learner": {**card["learner"], "layers": 5}})
+    with pytest.raises(RunError, match="do not fit the learner"):
+        _classifier(weights=path).fit(X, y)
+
+
+def test_a_runs_folder_serves_as_weights(tmp_path):
+    X, y, X_test, _ = _split(load_iris)
+    config = TransformerConfig(width=16, layers=1, heads=2, key_size=8, token="pair")
+    signature = Signature(5, 4, 32)
+    theta = transformer(signature, config).init(jax.random.key(0))
+    with pytest.raises(RunError, match="no run folder"):
+        _classifier(weights=tmp_path).fit(X, y)
+    learner = {"name": "transformer", "width": 16, "layers": 1, "heads": 2, "key_size": 8, "token": "pair"}
+    run = create_run(tmp_path / "run", {"learner": learner, "seed": 0})
+    with pytest.raises(RunError, match="no checkpoint"):
+        _classifier(weights=run.folder).fit(X, y)
+    save_checkpoint(run, 3, OuterState(theta, (), jnp.arange(2), jax.random.key(1), jnp.int32(3)))
+    pretrained = load_pretrained(run.folder)
+    assert pretrained.signature == signature
+    assert theta_sha256(pretrained.theta) == theta_sha256(theta)
+    save_weights(tmp_path / "w.safetensors", theta, {"signature": signature._asdict(), "learner": learner})
+    from_run, from_file = (
+        _classifier(weights=w).fit(X, y).predict_proba(X_test) for w in (run.folder, tmp_path / "w.safetensors")
+    )
+    np.testing.assert_array_equal(from_run, from_file)
+
+
+def test_the_package_offers_the_classifier_without_importing_it():
+    assert metalearn_models.InContextClassifier is InContextClassifier
+    with pytest.raises(AttributeError, match="no attribute 'Classifier'"):
+        metalearn_models.Classifier  # noqa: B018
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_weights_say_what_they_are_and_are_small(name):
+    path = SHIPPED / f"{name}.safetensors"
+    theta, metadata = load_weights(path)
+    card = json.loads(Path(path.with_suffix(".json")).read_text())
+    assert card == metadata
+    assert card["theta_sha256"] == theta_sha256(theta)
+    assert {"config", "seed", "steps", "commands", "figures", "metalearn", "licence"} <= card.keys()
+    assert path.stat().st_size < 3e6
+
+
+@pytest.mark.parametrize("n", ["10", "20", "40"])
+def test_the_figures_of_the_default_weights_beat_every_reference_with_intervals_apart(n):
+    figures = json.loads((SHIPPED / f"{NAME}.json").read_text())["figures"]
+    assert set(figures) == {"shipped", "1nn", "centroid", "ridge", "logistic"}
+    _, low, _ = figures.pop("shipped")[n]
+    assert all(low > high for _, _, high in (reference[n] for reference in figures.values()))
