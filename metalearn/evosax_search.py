@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.gradients.checks import check_loop
 from metalearn.inner import InnerLoop, unroll
-from metalearn.outer import Outer
+from metalearn.outer import OuterLoop
 
 
 class SearchState(NamedTuple):
@@ -44,7 +44,7 @@ def evosax_search(
     tasks: int = 1,
     steps_per_call: int = 1,
     strategy_params: Any = None,
-) -> Outer:
+) -> OuterLoop:
     """Minimise the mean loss over whole trajectories, one generation an outer step.
 
     All candidates of a generation meet the same tasks with the same randomness. A candidate whose loss is not finite
@@ -115,7 +115,7 @@ def evosax_search(
     def step(state: SearchState, data: Any) -> tuple[SearchState, dict[str, Array]]:
         return jax.lax.scan(lambda s, _: generation(s, data), state, length=steps_per_call)
 
-    return Outer(init, jax.jit(step, donate_argnums=0))
+    return OuterLoop(init, jax.jit(step, donate_argnums=0))
 
 
 @contextlib.contextmanager

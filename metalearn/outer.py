@@ -9,11 +9,11 @@ key:
 
     import jax, optax
     from metalearn.gradients import nres
-    from metalearn.outer import global_mesh, outer
+    from metalearn.outer import global_mesh, outer_loop
 
     jax.distributed.initialize("host-0:1234", num_processes=2, process_id=0)  # 1 on the other host; no arguments on
     estimator = nres(loop, 0.1, pairs=64, window=10)                          # a cluster that JAX knows
-    init, step = outer(estimator, optax.adam(1e-3), mesh=global_mesh(estimator.batch))
+    init, step = outer_loop(estimator, optax.adam(1e-3), mesh=global_mesh(estimator.batch))
     state = init(theta, data, jax.random.key(0))
     for _ in range(1000):
         state, metrics = step(state, data)
@@ -50,7 +50,7 @@ class OuterState(NamedTuple):
     step: Int[Array, ""]
 
 
-class Outer(NamedTuple):
+class OuterLoop(NamedTuple):
     """A compiled outer loop.
 
     Attributes:
@@ -90,12 +90,12 @@ def global_mesh(batch: int) -> Mesh | None:
     return None if len(devices) == 1 else jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
 
 
-def outer(
+def outer_loop(
     estimator: Estimator,
     optimizer: optax.GradientTransformation,
     steps_per_call: int = 1,
     mesh: Mesh | None = None,
-) -> Outer:
+) -> OuterLoop:
     """Compile `estimator` and `optimizer` into an outer loop.
 
     Args:
@@ -146,7 +146,7 @@ def outer(
         return jax.lax.scan(lambda s, _: one_step(s, data), state, length=steps_per_call)
 
     fresh_on_mesh = fresh if mesh is None else jax.jit(fresh, out_shardings=_shardings(mesh))
-    return Outer(init, jax.jit(step, donate_argnums=0))
+    return OuterLoop(init, jax.jit(step, donate_argnums=0))
 
 
 def _over_devices(grad: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from experiments.suite.intervals import Interval, interval, shown
 from metalearn.errors import unknown_name
 from metalearn.gradients.estimator import Estimator
-from metalearn.outer import outer
+from metalearn.outer import outer_loop
 from metalearn.runs.progress import Progress
 
 
@@ -110,7 +110,7 @@ def compare(
 def _follow(
     contender: Contender, theta: Array, data: Any, keys: Any, every: int, told: Callable[[int, float], None]
 ) -> tuple[np.ndarray, Array]:
-    loop = outer(contender.estimator, contender.optimizer, steps_per_call=every)
+    loop = outer_loop(contender.estimator, contender.optimizer, steps_per_call=every)
 
     def step(states: Any, data: Any) -> tuple[Any, Array]:
         states, metrics = jax.vmap(lambda s: loop.step(s, data))(states)

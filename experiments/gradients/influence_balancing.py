@@ -32,7 +32,7 @@ from experiments.gradients._comparison import Contender, chosen, compare, draw_t
 from experiments.suite.results import write_result
 from metalearn.gradients import nres, pes, rtrl, truncated_backprop, truncated_es
 from metalearn.gradients.estimator import Estimator
-from metalearn.outer import outer
+from metalearn.outer import outer_loop
 from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress, default_progress
 from metalearn_tasks.systems.influence import START, final_loss, influence_balancing
@@ -92,7 +92,7 @@ def theta_after(estimator: Estimator, rates: Float[Array, "S"], updates: int, ke
         gradient, state, metrics = estimator.grad(theta, state, (), key, outer_step)
         return rate * gradient, state, metrics
 
-    loop = outer(estimator._replace(grad=grad), optax.sgd(1.0), steps_per_call=updates)
+    loop = outer_loop(estimator._replace(grad=grad), optax.sgd(1.0), steps_per_call=updates)
 
     def one(rate: Array, key: PRNGKeyArray) -> Array:
         return loop.step(loop.init(jnp.array(START), (), key), rate)[0].theta

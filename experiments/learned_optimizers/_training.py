@@ -12,7 +12,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from experiments.suite.intervals import Interval, interval, shown
 from metalearn.gradients.estimator import Estimator
-from metalearn.outer import local_mesh, outer
+from metalearn.outer import local_mesh, outer_loop
 from metalearn.runs.progress import Progress
 from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_tasks.objectives.evaluation import Tuned, hand_designed, tuned
@@ -58,7 +58,7 @@ def meta_train(
     """
     per_call = min(per_call, steps)
     calls = -(-steps // per_call)
-    loop = outer(estimator, tx, per_call, local_mesh(estimator.batch))
+    loop = outer_loop(estimator, tx, per_call, local_mesh(estimator.batch))
     thetas = []
     if progress is not None:
         progress.note(f"meta-training {label}, {len(keys)} seed{'s' if len(keys) > 1 else ''}")

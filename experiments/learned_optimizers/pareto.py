@@ -31,8 +31,15 @@ from metalearn.errors import unknown_name
 from metalearn.gradients import nres
 from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress, default_progress
-from metalearn_models.optimizers import LearnedOptimizer, learnable_adam, nn_adam, rnn_mlp, small_fc, star
-from metalearn_models.optimizers import mlp_optimizer
+from metalearn_models.optimizers import (
+    LearnedOptimizer,
+    learnable_adam,
+    mlp_optimizer,
+    nn_adam,
+    rnn_mlp,
+    small_fc,
+    star,
+)
 from metalearn_tasks.objectives import capped, final_losses, loss_curves, named_objective, training_loop
 
 SIBLINGS: dict[str, Callable[[], LearnedOptimizer]] = {

@@ -31,7 +31,7 @@ from experiments.suite.results import write_result
 from metalearn.errors import unknown_name
 from metalearn.gradients import truncated_backprop
 from metalearn.inner import InnerLoop, unroll
-from metalearn.outer import outer
+from metalearn.outer import outer_loop
 from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress, default_progress
 from metalearn_models.optimizers.analysis import (
@@ -148,7 +148,7 @@ def meta_train(
     adam = optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)), 100)
     calls = max(1, outer_steps // 50)
     each = outer_steps // calls
-    init, step = outer(truncated_backprop(loop, config.batch, config.window), adam, steps_per_call=each)
+    init, step = outer_loop(truncated_backprop(loop, config.batch, config.window), adam, steps_per_call=each)
     key_theta, key_run = jax.random.split(jax.random.key(config.seed))
     state, losses = init(optimizer.init(key_theta), (), key_run), []
     for call in range(calls):

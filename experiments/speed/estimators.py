@@ -63,10 +63,10 @@ def outer_case(name: str, estimator: Any, theta: Any, data: Any, work: float, st
     import jax
     import optax
 
-    from metalearn.outer import outer
+    from metalearn.outer import outer_loop
 
     began = time.process_time()
-    loop = outer(estimator, optax.adam(1e-3), steps_per_call)
+    loop = outer_loop(estimator, optax.adam(1e-3), steps_per_call)
     held = [loop.init(theta, data, jax.random.key(0))]
     step: Any = loop.step
     compiled = step.lower(held[0], data).compile()
@@ -234,8 +234,7 @@ def learned_optimizers() -> list[tuple[str, list[Case]]]:
     import jax
 
     from metalearn.gradients import pes
-    from metalearn_models.optimizers import mlp_optimizer
-    from metalearn_models.optimizers import small_fc
+    from metalearn_models.optimizers import mlp_optimizer, small_fc
     from metalearn_tasks.datasets.load import load
     from metalearn_tasks.objectives.classification import mlp_classification
     from metalearn_tasks.objectives.training import training_loop

@@ -80,7 +80,7 @@ def metalearn_system(steps: int) -> tuple[Callable[[int], float], Callable[[], A
 
     from metalearn.gradients import backprop
     from metalearn.learner import Family, Signature, inner_loop
-    from metalearn.outer import outer
+    from metalearn.outer import outer_loop
     from metalearn_models.learners.transformer import TransformerConfig, transformer
 
     signature = Signature(INPUTS, CLASSES, LENGTH)
@@ -93,7 +93,7 @@ def metalearn_system(steps: int) -> tuple[Callable[[int], float], Callable[[], A
         lambda data, index: index,
         lambda data, task, key: (data[0][task], data[1][task]),
     )
-    init, step = outer(backprop(inner_loop(learner, family), BATCH), optax.adam(1e-3), steps)
+    init, step = outer_loop(backprop(inner_loop(learner, family), BATCH), optax.adam(1e-3), steps)
     data = _jax_batch()
     state = init(learner.init(jax.random.key(0)), data, jax.random.key(1))
 

@@ -39,7 +39,7 @@ from jax.sharding import PartitionSpec
 from metalearn.gradients import dense, low_rank, nres
 from metalearn.inner import InnerLoop
 from metalearn.learner import inner_loop
-from metalearn.outer import AXIS, global_mesh, outer
+from metalearn.outer import AXIS, global_mesh, outer_loop
 from metalearn.pictures import new_figure, save
 from metalearn_models.learners.lstm import LSTMConfig, lstm
 from metalearn_tasks.families.regression import RegressionConfig, regression
@@ -153,7 +153,7 @@ def measure(config: WeakScalingConfig, noise: str) -> dict[str, Any]:
     learner = lstm(family.signature, LSTMConfig(config.hidden))
     loop = _without_aux(inner_loop(learner, family))
     estimator = nres(loop, 0.05, config.pairs * devices, config.window, noise=NOISES[noise], tasks=config.tasks)
-    init, step = outer(estimator, optax.adam(1e-3), config.steps, global_mesh(estimator.batch))
+    init, step = outer_loop(estimator, optax.adam(1e-3), config.steps, global_mesh(estimator.batch))
     theta = learner.init(jax.random.key(0))
     state = init(theta, (), jax.random.key(1))
     compiled = cast(Any, step).lower(state, ()).compile()

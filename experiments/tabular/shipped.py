@@ -29,7 +29,7 @@ from experiments.tabular import tabular
 from metalearn.curves import curve_scorer, last_positions, summarise
 from metalearn.gradients import backprop
 from metalearn.learner import Family, Learner, inner_loop
-from metalearn.outer import Outer, OuterState, outer
+from metalearn.outer import OuterLoop, OuterState, outer_loop
 from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
 from metalearn.runs.environment import environment
 from metalearn.runs.folder import as_json, create_run, open_run, resume_run, write_result
@@ -98,7 +98,7 @@ class Parts(NamedTuple):
     test_data: Any
     digits: Family
     learner: Learner
-    loop: Outer
+    loop: OuterLoop
 
 
 def build(config: ShippedConfig) -> Parts:
@@ -121,7 +121,7 @@ def build(config: ShippedConfig) -> Parts:
         [config.steps - config.decay],
     )
     optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate, b2=config.b2))
-    loop = outer(backprop(inner_loop(learner, family), config.tasks), optimizer, config.steps_per_call)
+    loop = outer_loop(backprop(inner_loop(learner, family), config.tasks), optimizer, config.steps_per_call)
     none = ((),) * len(tables)
     data, test_data = (projected_data(*dataset.train), *none), (projected_data(*dataset.test), *none)
     return Parts(family, data, test_data, digits, learner, loop)

@@ -32,7 +32,7 @@ def step_flops(function: Callable[..., Any], *args: Any) -> int:
     """Floating-point operations of the products in one call of a function.
 
     Args:
-        function: anything JAX can trace, compiled or not: `Outer.step`, the `grad` of an estimator, a forward pass.
+        function: anything JAX can trace, compiled or not: `OuterLoop.step`, the `grad` of an estimator, a forward pass.
         args: its arguments; `jax.ShapeDtypeStruct` will do, nothing is computed.
 
     Returns:

@@ -33,7 +33,7 @@ def needed_bytes(step: Any, *args: Any) -> int:
     """Bytes that one call of a compiled function needs on each of its devices: arguments, results and scratch.
 
     Args:
-        step: what `jax.jit` gives, such as `Outer.step`. It is compiled, not run.
+        step: what `jax.jit` gives, such as `OuterLoop.step`. It is compiled, not run.
         args: its arguments; `jax.ShapeDtypeStruct` will do.
 
     Raises:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import optax
 
 
-
 @dataclass(frozen=True)
 class OptimizerConfig:
     """The outer optimizer: Adam (Kingma & Ba 2015, arXiv 1412.6980) with warm-up, decay and clipping, from optax."""

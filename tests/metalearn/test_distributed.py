@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from metalearn.errors import RunError
 from metalearn.gradients import low_rank, nres, pes
 from metalearn.inner import InnerLoop
-from metalearn.outer import global_mesh, outer
+from metalearn.outer import global_mesh, outer_loop
 from metalearn.runs.folder import create_run
 from metalearn.runs.training import train
 from metalearn.runs.weights import theta_sha256
@@ -53,7 +53,7 @@ ESTIMATORS = {
 
 
 def run_steps(estimator, mesh, place=lambda data: data):
-    loop = outer(estimator, optax.adam(0.02), 2, mesh)
+    loop = outer_loop(estimator, optax.adam(0.02), 2, mesh)
     theta, data = start_values()
     data = place(data)
     state = loop.init(theta, data, jax.random.key(3))
@@ -94,7 +94,7 @@ def worker(process: int, port: int) -> None:
             "placed": sorted({len(x.sharding.device_set) for x in jax.tree.leaves(state)}),
         }
     theta, data = start_values()
-    init, _ = outer(ESTIMATORS["nres"](), optax.adam(0.02), mesh=global_mesh(PAIRS))
+    init, _ = outer_loop(ESTIMATORS["nres"](), optax.adam(0.02), mesh=global_mesh(PAIRS))
     for call in (lambda: global_mesh(6), lambda: init(theta, data, jax.random.key(process))):
         try:
             call()
@@ -181,7 +181,7 @@ def test_processes_that_start_from_different_keys_are_refused_on_every_process(f
 def test_a_run_over_several_processes_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     run = create_run(tmp_path / "run", {"steps": 2})
     before = sorted(run.folder.iterdir())
-    init, step = outer(ESTIMATORS["pes"](), optax.adam(0.02))
+    init, step = outer_loop(ESTIMATORS["pes"](), optax.adam(0.02))
     state = init(*start_values(), jax.random.key(0))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(RunError, match="driven and saved by one process, this is one of 2"):

@@ -8,7 +8,7 @@ import pytest
 
 from metalearn.gradients import backprop, truncated_backprop
 from metalearn.inner import InnerLoop
-from metalearn.outer import outer
+from metalearn.outer import outer_loop
 
 
 def noisy_quadratic(length: int = 4) -> InnerLoop:
@@ -25,7 +25,7 @@ def noisy_quadratic(length: int = 4) -> InnerLoop:
 
 
 def run_steps(estimator, steps_per_call, calls, mesh=None):
-    loop = outer(estimator, optax.adam(0.1), steps_per_call, mesh)
+    loop = outer_loop(estimator, optax.adam(0.1), steps_per_call, mesh)
     state = loop.init(jnp.zeros(3), jnp.float32(1.0), jax.random.key(0))
     losses = []
     for _ in range(calls):
@@ -36,7 +36,7 @@ def run_steps(estimator, steps_per_call, calls, mesh=None):
 
 def test_an_outer_step_is_the_optax_update_of_the_estimators_gradient():
     estimator = backprop(noisy_quadratic(), batch=8)
-    loop = outer(estimator, optax.sgd(0.5))
+    loop = outer_loop(estimator, optax.sgd(0.5))
     state = loop.init(jnp.ones(3), jnp.float32(1.0), jax.random.key(7))
     key = jax.random.fold_in(state.key, 0)
     gradient, _, _ = estimator.grad(state.theta, state.estimator, jnp.float32(1.0), key, jnp.int32(0))
@@ -67,7 +67,7 @@ def test_the_second_call_does_not_compile_again():
         traces.append(1)
         return loop.step(*args)
 
-    run = outer(backprop(loop._replace(step=step), 8), optax.adam(0.1), 2)
+    run = outer_loop(backprop(loop._replace(step=step), 8), optax.adam(0.1), 2)
     state = run.init(0.5, jnp.float32(1.0), jax.random.key(0))  # a Python number, whose type is weak
     state, _ = run.step(state, jnp.float32(1.0))
     first = len(traces)
@@ -78,7 +78,7 @@ def test_the_second_call_does_not_compile_again():
 
 def test_the_callers_theta_survives_donation():
     theta = jnp.zeros(3)
-    loop = outer(backprop(noisy_quadratic(), 4), optax.sgd(0.1))
+    loop = outer_loop(backprop(noisy_quadratic(), 4), optax.sgd(0.1))
     state = loop.init(theta, jnp.float32(1.0), jax.random.key(0))
     loop.step(state, jnp.float32(1.0))
     np.testing.assert_array_equal(theta, np.zeros(3))
@@ -122,4 +122,4 @@ def test_a_batch_that_does_not_split_over_the_devices_is_refused():
         devices = np.zeros(2)
 
     with pytest.raises(ValueError, match=r"3 trajectories \(or pairs\) cannot be split evenly over 2 devices"):
-        outer(backprop(noisy_quadratic(), 3), optax.sgd(0.1), mesh=TwoDevices())
+        outer_loop(backprop(noisy_quadratic(), 3), optax.sgd(0.1), mesh=TwoDevices())

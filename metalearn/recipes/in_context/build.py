@@ -26,7 +26,7 @@ from metalearn.gradients import (
 )
 from metalearn.inner import InnerLoop
 from metalearn.learner import Family, Learner, inner_loop
-from metalearn.outer import Outer, OuterState, local_mesh, outer
+from metalearn.outer import OuterLoop, OuterState, local_mesh, outer_loop
 from metalearn.recipes.in_context.config import DataConfig, TrainConfig, from_json
 from metalearn.recipes.outer_optimizer import outer_optimizer
 from metalearn.recipes.streams import stream
@@ -145,7 +145,7 @@ def meta_gradient(loop: InnerLoop, config: TrainConfig) -> Estimator:
     return online(loop, config.gradient.sigma, pairs, window, noise=noise, tasks=tasks // pairs)
 
 
-def outer_loop(recipe: Recipe, steps_left: int) -> tuple[Outer, int]:
+def compile_outer_loop(recipe: Recipe, steps_left: int) -> tuple[OuterLoop, int]:
     """The compiled outer loop, over all local devices that divide its batch, and the steps in one of its calls.
 
     The steps in a call are made to divide what is left, so that a run ends on the step it was asked to.
@@ -153,10 +153,10 @@ def outer_loop(recipe: Recipe, steps_left: int) -> tuple[Outer, int]:
     wish = range(1, recipe.config.steps_per_call + 1)
     per_call = max(d for d in wish if max(steps_left, 1) % d == 0 and recipe.config.steps % d == 0)
     optimizer = outer_optimizer(recipe.config.optimizer, recipe.config.steps)
-    return outer(recipe.estimator, optimizer, per_call, local_mesh(recipe.estimator.batch)), per_call
+    return outer_loop(recipe.estimator, optimizer, per_call, local_mesh(recipe.estimator.batch)), per_call
 
 
-def initial_state(recipe: Recipe, loop: Outer) -> OuterState:
+def initial_state(recipe: Recipe, loop: OuterLoop) -> OuterState:
     """The state before the first outer step, from the one seed, and from another run's theta where one is named.
 
     Raises:
@@ -188,5 +188,5 @@ def restore_theta(folder: Path, recipe: Recipe) -> Any:
         raise RunError(f"{folder} holds no checkpoint yet: train it first")
     # Only shapes are needed, so the run that this one began from need not be there any more.
     recipe = recipe._replace(config=dataclasses.replace(recipe.config, start=None))
-    loop, _ = outer_loop(recipe, recipe.config.steps)
+    loop, _ = compile_outer_loop(recipe, recipe.config.steps)
     return restore_checkpoint(run, initial_state(recipe, loop)).theta

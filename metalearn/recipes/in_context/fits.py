@@ -16,8 +16,8 @@ import jax
 
 from metalearn.costs.memory import PROBES, available_bytes, bound_bytes, check_memory, in_words
 from metalearn.errors import NotEnoughMemoryError
-from metalearn.outer import local_mesh, outer
-from metalearn.recipes.in_context.build import initial_state, load_data, outer_loop, prepare
+from metalearn.outer import local_mesh, outer_loop
+from metalearn.recipes.in_context.build import compile_outer_loop, initial_state, load_data, prepare
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.recipes.outer_optimizer import outer_optimizer
 from metalearn_tasks.datasets.load import Dataset
@@ -54,13 +54,13 @@ def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: i
         # The examples are on the first device by now, and are counted among the arguments of the step.
         available += sum(x.nbytes for x in jax.tree.leaves(recipe.data))
     # The mesh and the steps in a call are those of all tasks, also for the programs with few.
-    _, per_call = outer_loop(recipe, config.steps)
+    _, per_call = compile_outer_loop(recipe, config.steps)
     pairs = None if config.gradient.method == "backprop" else config.gradient.pairs
 
     def program(tasks: int) -> tuple[Any, tuple[Any, ...]]:
         # Only shapes are needed, not the weights of the run to begin from.
         small = prepare(dataclasses.replace(config, tasks=tasks, start=None), dataset)
-        loop = outer(small.estimator, outer_optimizer(config.optimizer, config.steps), per_call, mesh)
+        loop = outer_loop(small.estimator, outer_optimizer(config.optimizer, config.steps), per_call, mesh)
         return loop.step, (jax.eval_shape(lambda: initial_state(small, loop)), data)
 
     def advice(largest: int) -> str:
@@ -145,7 +145,7 @@ def _misfit(configs: Mapping[str, TrainConfig], workers: int) -> tuple[str, dict
 def _bound(config: TrainConfig) -> int:
     """Bytes that an outer step needs at most on a device, and in all outside of what is split over them."""
     recipe = prepare(dataclasses.replace(config, start=None))  # only shapes are needed, not the weights to begin from
-    loop, _ = outer_loop(recipe, config.steps)
+    loop, _ = compile_outer_loop(recipe, config.steps)
     return bound_bytes(loop.step, jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
 
 

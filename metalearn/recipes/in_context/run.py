@@ -9,7 +9,7 @@ from typing import Any
 
 from metalearn.curves import last_positions
 from metalearn.pictures import draw_learning_curves, draw_training, named, new_figure, save
-from metalearn.recipes.in_context.build import Recipe, initial_state, outer_loop, prepare
+from metalearn.recipes.in_context.build import Recipe, compile_outer_loop, initial_state, prepare
 from metalearn.recipes.in_context.config import TrainConfig, to_json
 from metalearn.recipes.in_context.scoring import (
     LAST,
@@ -67,7 +67,7 @@ def meta_train(
     # Everything that can be refused is refused before a folder is made or an older run removed.
     recipe = prepare(config)
     check_references(config.references)
-    loop, _ = outer_loop(recipe, config.steps)
+    loop, _ = compile_outer_loop(recipe, config.steps)
     state, scorers = initial_state(recipe, loop), learner_scorers(recipe)
     values = to_json(config)
     if resume:
@@ -78,7 +78,7 @@ def meta_train(
         run = create_run(folder, values, free=free_fields(config), overwrite=overwrite)
     if progress is not None:
         progress.note(f"meta-training in {run.folder}")
-    loop, per_call = outer_loop(recipe, config.steps - int(state.step))
+    loop, per_call = compile_outer_loop(recipe, config.steps - int(state.step))
     state = drive(
         loop.step,
         state,

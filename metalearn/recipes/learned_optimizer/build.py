@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from metalearn.gradients import Estimator, full_es, log_uniform, nres, pes, truncated_backprop, truncated_es
 from metalearn.inner import InnerLoop
-from metalearn.outer import Outer, local_mesh, outer
+from metalearn.outer import OuterLoop, local_mesh, outer_loop
 from metalearn.recipes.learned_optimizer.config import (
     TrainOptimizerConfig,
     settings_of,
@@ -68,10 +68,10 @@ def meta_gradient(loop: InnerLoop, length: int, config: TrainOptimizerConfig) ->
     return online(loop, how.sigma, how.runs, how.window, horizon=horizon, stagger=True)
 
 
-def outer_loop(recipe: OptimizerRecipe, steps_left: int) -> tuple[Outer, int]:
+def compile_outer_loop(recipe: OptimizerRecipe, steps_left: int) -> tuple[OuterLoop, int]:
     """The compiled outer loop, over the local devices that divide its runs, and the steps in one of its calls."""
     config = recipe.config
     wish = range(1, config.steps_per_call + 1)
     per_call = max(d for d in wish if max(steps_left, 1) % d == 0 and config.steps % d == 0)
     mesh = local_mesh(recipe.estimator.batch)
-    return outer(recipe.estimator, outer_optimizer(config.outer, config.steps), per_call, mesh), per_call
+    return outer_loop(recipe.estimator, outer_optimizer(config.outer, config.steps), per_call, mesh), per_call

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from metalearn.pictures import draw_loss_curves, draw_meta_loss, new_figure, save
-from metalearn.recipes.learned_optimizer.build import OptimizerRecipe, outer_loop, prepare
+from metalearn.recipes.learned_optimizer.build import OptimizerRecipe, compile_outer_loop, prepare
 from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, to_json
 from metalearn.recipes.streams import stream
 from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
@@ -58,7 +58,7 @@ def meta_train(
     """
     began = time.monotonic()
     recipe = prepare(config)
-    loop, _ = outer_loop(recipe, config.steps)
+    loop, _ = compile_outer_loop(recipe, config.steps)
     theta = jax.jit(recipe.optimizer.init)(stream(config.seed, "theta"))
     state = loop.init(theta, recipe.problem.data, stream(config.seed, "outer"))
     values = to_json(config)
@@ -71,7 +71,7 @@ def meta_train(
         run = create_run(folder, values, free=free, overwrite=overwrite)
     if progress is not None:
         progress.note(f"meta-training in {run.folder}")
-    loop, per_call = outer_loop(recipe, config.steps - int(state.step))
+    loop, per_call = compile_outer_loop(recipe, config.steps - int(state.step))
     state = drive(
         loop.step,
         state,

@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from metalearn.cli.main import main
 from metalearn.cli.train import parse
 from metalearn.recipes.in_context import config as configs
-from metalearn.recipes.in_context.build import initial_state, load_data, outer_loop, prepare, restore_theta
+from metalearn.recipes.in_context.build import compile_outer_loop, initial_state, load_data, prepare, restore_theta
 from metalearn.recipes.in_context.scoring import evaluations, learner_scorers, tasks_to_score
 from metalearn.recipes.streams import stream
 from metalearn.runs.checkpoints import checkpoint_steps
@@ -218,7 +218,7 @@ def test_seeds_the_number_of_tasks_and_their_bias_are_data_of_one_program(one, o
     programs, lowered, rows = [], [], []
     for words in (one, other):
         recipe = prepare(parse(["digits", *TINY, "--steps", "2", *words])[1].config)
-        loop, _ = outer_loop(recipe, 2)
+        loop, _ = compile_outer_loop(recipe, 2)
         state = initial_state(recipe, loop)
         lowered.append(loop.step.lower(state, recipe.data).as_text())
         rows.append([score(state.theta).shape[0] for score in learner_scorers(recipe).values()])
@@ -231,7 +231,7 @@ def test_seeds_the_number_of_tasks_and_their_bias_are_data_of_one_program(one, o
 def test_a_run_begins_from_the_theta_of_another(trained, capsys, tmp_path):
     _, command, _ = parse(["digits", *TINY, "--steps", "4", "--start", str(trained)])
     recipe = prepare(command.config)
-    state = initial_state(recipe, outer_loop(recipe, 4)[0])
+    state = initial_state(recipe, compile_outer_loop(recipe, 4)[0])
     assert theta_sha256(state.theta) == json.loads((trained / "result.json").read_text())["theta_sha256"]
     other = ("--learner.width", "16", "--start", trained, "--run", tmp_path / "x")
     status, _, err = run(capsys, "train", "digits", "--steps", 4, *TINY, *other)

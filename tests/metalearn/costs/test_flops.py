@@ -12,7 +12,7 @@ from metalearn.costs.flops import peak_flops, step_flops
 from metalearn.gradients import backprop, full_es
 from metalearn.inner import InnerLoop
 from metalearn.learner import Family, Signature, inner_loop
-from metalearn.outer import outer
+from metalearn.outer import outer_loop
 from metalearn_models.learners.transformer import TransformerConfig, transformer
 
 A, B, C, D = 3, 5, 7, 11
@@ -143,7 +143,7 @@ def test_outer_steps_of_a_call_and_two_particles_a_pair():
     )
 
     def flops(estimator, steps):
-        init, step = outer(estimator, optax.adam(1e-3), steps)
+        init, step = outer_loop(estimator, optax.adam(1e-3), steps)
         return step_flops(step, init(jnp.ones((WIDTH, WIDTH)), (), jax.random.key(1)), ())
 
     assert flops(backprop(loop, 1), 5) == 5 * flops(backprop(loop, 1), 1) == 5 * 3 * window * product

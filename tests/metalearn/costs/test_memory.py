@@ -10,7 +10,7 @@ from metalearn.costs import memory
 from metalearn.costs.memory import Growth, available_bytes, bound_bytes, check_memory, growth, in_words, needed_bytes
 from metalearn.errors import MetalearnError, NotEnoughMemoryError
 from metalearn.recipes.in_context import fits
-from metalearn.recipes.in_context.build import initial_state, outer_loop, prepare
+from metalearn.recipes.in_context.build import compile_outer_loop, initial_state, prepare
 from metalearn.recipes.in_context.config import GradientConfig
 from metalearn.recipes.in_context.fits import check_fits
 from metalearn.recipes.in_context.presets import PRESETS
@@ -58,7 +58,7 @@ def test_a_bound_counts_everything_that_is_made_and_bodies_of_loops_once():
 @pytest.mark.parametrize("config", [SMALL, ES], ids=["backprop", "evolution strategies"])
 def test_no_step_needs_more_than_its_bound(config):
     recipe = prepare(config)
-    loop, _ = outer_loop(recipe, config.steps)
+    loop, _ = compile_outer_loop(recipe, config.steps)
     args = (jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
     assert needed_bytes(loop.step, *args) <= bound_bytes(loop.step, *args) < 100 * needed_bytes(loop.step, *args)
 
@@ -70,7 +70,7 @@ def test_the_weights_to_begin_from_are_not_read_to_bound_a_step(monkeypatch, tmp
 
 def compiled_truth(config):
     recipe = prepare(config)
-    loop, _ = outer_loop(recipe, config.steps)
+    loop, _ = compile_outer_loop(recipe, config.steps)
     return needed_bytes(loop.step, jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
 
 
@@ -157,12 +157,12 @@ def test_a_device_of_a_mesh_needs_its_share(on_eight_devices):
     script = """
 import dataclasses, jax
 from metalearn.recipes.in_context.fits import check_fits
-from metalearn.recipes.in_context.build import initial_state, outer_loop, prepare
+from metalearn.recipes.in_context.build import initial_state, compile_outer_loop, prepare
 from metalearn.costs.memory import needed_bytes
 from tests.metalearn.costs.test_memory import ES
 config = dataclasses.replace(ES, tasks=16)
 recipe = prepare(config)
-loop, _ = outer_loop(recipe, config.steps)
+loop, _ = compile_outer_loop(recipe, config.steps)
 state = initial_state(recipe, loop)
 print(check_fits(config, available=10**15), needed_bytes(loop.step, state, recipe.data))
 """

@@ -20,7 +20,7 @@ from metalearn.gradients import (
     truncated_es,
 )
 from metalearn.inner import InnerLoop
-from metalearn.outer import outer
+from metalearn.outer import outer_loop
 
 ONLINE = {"nres": nres, "pes": pes, "truncated_es": truncated_es, "nres_a": nres_a, "pes_a": pes_a}
 
@@ -213,7 +213,7 @@ def test_a_pair_that_is_not_finite_costs_itself_and_starts_anew(name):
 
 def test_without_one_finite_pair_theta_stays_and_the_loss_says_so():
     estimator = full_es(stateless(lambda theta, key: theta.sum() * jnp.nan), 0.1, 4)
-    loop = outer(estimator, optax.sgd(1.0))
+    loop = outer_loop(estimator, optax.sgd(1.0))
     state, metrics = loop.step(loop.init(jnp.ones(2), (), jax.random.key(0)), ())
     np.testing.assert_array_equal(state.theta, np.ones(2))
     assert np.isnan(metrics["loss"][0]) and metrics["dropped"][0] == 1
@@ -334,10 +334,10 @@ SCRIPT = """
 import sys; sys.path[:0] = ["tests/metalearn/gradients"]
 import jax, numpy as np, optax, jax.numpy as jnp
 import test_es as t
-from metalearn.outer import local_mesh, outer
+from metalearn.outer import local_mesh, outer_loop
 from metalearn.gradients import *
 def numbers(estimator, mesh):
-    loop = outer(estimator, optax.sgd(0.1), 4, mesh)
+    loop = outer_loop(estimator, optax.sgd(0.1), 4, mesh)
     state = loop.init(t.network_theta(), jnp.float32(0.3), jax.random.key(0))
     losses = []
     for _ in range(3):
@@ -354,8 +354,8 @@ for make, noise in ((gpes, dense), (pes_a, dense), (nres, low_rank(1))):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-6), one.theta, eight.theta)
 text = loop.step.lower(eight, jnp.float32(0.3)).compile().as_text()
 assert text.count(" all-reduce(") + text.count(" all-reduce-start(") == 1, text.count("all-reduce")
-bad = outer(nres(t.breaking(), 0.1, 16, 2), optax.sgd(0.1), 6, local_mesh(16))
-bad_1 = outer(nres(t.breaking(), 0.1, 16, 2), optax.sgd(0.1), 6)
+bad = outer_loop(nres(t.breaking(), 0.1, 16, 2), optax.sgd(0.1), 6, local_mesh(16))
+bad_1 = outer_loop(nres(t.breaking(), 0.1, 16, 2), optax.sgd(0.1), 6)
 (_, m8), (_, m1) = (b.step(b.init(jnp.float32(1), (), jax.random.key(3)), ()) for b in (bad, bad_1))
 assert 0 < m1["dropped"].max() < 1
 for name in m1:

@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn_models.optimizers import mlp_optimizer
-from metalearn_models.optimizers import small_fc
+from metalearn_models.optimizers import mlp_optimizer, small_fc
 from metalearn_models.optimizers.learned.small_fc import SmallFCTheta
 
 OPTIMIZERS = {"mlp": mlp_optimizer, "small_fc": small_fc}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from metalearn.errors import DataNotPreparedError, UnknownNameError
-from metalearn_tasks.datasets import _tfds
 from metalearn_tasks import datasets
+from metalearn_tasks.datasets import _tfds
 
 ROOT = Path(__file__).resolve().parents[3]
 PREPARED = Path(os.environ.get("METALEARN_TEST_DATA", ROOT.parent / "shared" / "data" / "tfds"))

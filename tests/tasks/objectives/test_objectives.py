@@ -5,8 +5,7 @@ import optax
 import pytest
 
 from metalearn.inner import InnerLoop, unroll
-from metalearn_models.optimizers import LearnedOptimizer, small_fc
-from metalearn_models.optimizers import mlp_optimizer
+from metalearn_models.optimizers import LearnedOptimizer, mlp_optimizer, small_fc
 from metalearn_tasks.datasets.load import Split
 from metalearn_tasks.objectives import mlp_classification, training_loop
 from metalearn_tasks.objectives.objective import start

@@ -21,7 +21,7 @@ import optax
 from metalearn.errors import unknown_name
 from metalearn.gradients import Estimator, backprop, full_es, nres, pes
 from metalearn.inner import InnerLoop
-from metalearn.outer import outer
+from metalearn.outer import outer_loop
 from metalearn.runs.progress import Progress
 from metalearn_models.losses.parametric import LearnableLoss
 from metalearn_models.losses.refinement.config import Gradient, Optimizer, RefineConfig, check_settings
@@ -97,7 +97,7 @@ def refine(
     tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(config.learning_rate))
     # Long unrolls overflow now and then: such a meta-gradient is skipped, and never let through.
     tx = optax.apply_if_finite(tx, max_consecutive_errors=config.meta_steps)
-    init, step = outer(estimator, tx, every)
+    init, step = outer_loop(estimator, tx, every)
     state = init(theta, data, key_meta)
 
     given = best = _copy(state.theta)

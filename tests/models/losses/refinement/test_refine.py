@@ -8,7 +8,7 @@ import pytest
 
 from metalearn.gradients import backprop, full_es
 from metalearn.inner import unroll
-from metalearn.outer import outer
+from metalearn.outer import outer_loop
 from metalearn.runs.progress import Quiet
 from metalearn_models.losses.formulas.expression import parse
 from metalearn_models.losses.parametric import LearnableLoss, free_coefficients
@@ -264,7 +264,7 @@ def test_every_estimator_lowers_the_meta_loss(estimator):
     data = task_data([_with_outliers()])
     config = replace(SHORT, estimator=estimator, trajectories=4, sigma=0.05)
     loop = meta_loop(SQUARES, [_with_outliers()], config)
-    init, step = outer(meta_estimator(loop, config), optax.adam(0.03), 30)
+    init, step = outer_loop(meta_estimator(loop, config), optax.adam(0.03), 30)
     after, _ = step(init(jnp.ones(3), data, jax.random.key(0)), data)
     keys = jax.random.split(jax.random.key(7), 8)
     before, after = (unroll(loop, t, data, keys, 20)[0].mean() for t in (jnp.ones(3), after.theta))

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn_models.optimizers import mlp_optimizer
-from metalearn_models.optimizers import small_fc
+from metalearn_models.optimizers import mlp_optimizer, small_fc
 from metalearn_models.optimizers.learned.nn_adam import NNAdamTheta, nn_adam
 from metalearn_models.optimizers.learned.parts.per_tensor import LSTMState
 from metalearn_models.optimizers.learned.rnn_mlp import RNNMLPTheta, rnn_mlp
