@@ -73,13 +73,15 @@ class EsInContextConfig:
 def config_for(config: EsInContextConfig, method: str, seed: int) -> TrainConfig:
     """The `es` preset with another estimator; backpropagation gets the step size it does best with."""
     base = PRESETS["es"][1]
-    optimizer = base.optimizer if method != "backprop" else dataclasses.replace(base.optimizer, learning_rate=3e-3)
+    optimizer = (
+        base.outer_optimizer if method != "backprop" else dataclasses.replace(base.outer_optimizer, learning_rate=3e-3)
+    )
+    window = config.window if method in ("nres", "pes", "truncated-es") else None
     return dataclasses.replace(
         base,
-        gradient=GradientConfig(method),  # pyright: ignore[reportArgumentType]
-        window=config.window if method in ("nres", "pes", "truncated-es") else None,
-        optimizer=optimizer,
-        tasks=config.pairs,
+        gradient=GradientConfig(method, window),  # pyright: ignore[reportArgumentType]
+        outer_optimizer=optimizer,
+        batch=config.pairs,
         steps=config.steps,
         seed=seed,
         evaluate_every=max(1, config.steps // 10),

@@ -36,9 +36,9 @@ def small(seed: int, steps: int, width: int = 64, num_tasks: int | None = None, 
     """
     config = TrainConfig(
         data=DataConfig("digits", pca=16),
-        task=ProjectedConfig(length=50, num_tasks=num_tasks, seed=seed),
+        family=ProjectedConfig(length=50, num_tasks=num_tasks, seed=seed),
         learner=TransformerConfig(width=width, layers=2, heads=4, key_size=max(4, width // 4), token="pair"),
-        optimizer=OptimizerConfig(3e-3, warmup=min(100, steps // 5), schedule="cosine", clip=1.0, b2=0.99),
+        outer_optimizer=OptimizerConfig(3e-3, warmup=min(100, steps // 5), schedule="cosine", clip=1.0, b2=0.99),
         steps=steps,
         steps_per_call=50,
         seed=seed,
@@ -57,7 +57,7 @@ def published(seed: int, steps: int, width: int = 256, num_tasks: int | None = N
     assert isinstance(paper.learner, TransformerConfig)
     config = dataclasses.replace(
         paper,
-        task=dataclasses.replace(paper.task, num_tasks=num_tasks, seed=seed),
+        family=dataclasses.replace(paper.family, num_tasks=num_tasks, seed=seed),
         learner=dataclasses.replace(paper.learner, width=width),
         steps=steps,
         seed=seed,

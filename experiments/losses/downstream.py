@@ -1,8 +1,8 @@
 """A learned loss in a training loop of one's own: flax and optax, three lines changed.
 
 The loop is the one of any tutorial: an nnx network, an optax optimizer, cross-entropy. With `--loss NAME` it trains by
-another loss of `metalearn_models.losses`, hand-made or learned; the lines that change are marked. The labels of the training
-examples may be wrong in part, which is where losses differ.
+another loss of `metalearn_models.losses`, hand-made or learned; the lines that change are marked. The labels of the
+training examples may be wrong in part, which is where losses differ.
 
     python experiments/losses/downstream.py                                    # cross-entropy and a learned loss
     python experiments/losses/downstream.py --losses focal gce --noise 0.2

@@ -3,7 +3,8 @@
 Coefficients are meta-trained on diabetes and friedman1 with 20 % corrupted targets by backpropagation through K = 1
 inner steps (EvoMAL, Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907), 20, or many. "last" is the last iterate's
 validation error at the true horizon over that of the formula as it was: above 1, refinement did harm that only
-judging at the horizon can see. "kept" is what `metalearn_models.losses.refinement.refine` returns, on held-out friedman2 and friedman3.
+judging at the horizon can see. "kept" is what `metalearn_models.losses.refinement.refine` returns, on held-out
+friedman2 and friedman3.
 
     python -m experiments refinement            # minutes on two cores
     python -m experiments refinement --help

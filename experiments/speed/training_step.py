@@ -28,7 +28,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 BATCH, LENGTH, INPUTS, CLASSES = 32, 100, 64, 10

@@ -3,8 +3,8 @@
     python -m experiments spent runs/phase_diagram-paper                # on the machine where it was run
     python -m experiments spent docs/results/phase_diagram-paper.json   # of a copy, the peak and the share once more
 
-Operations are those of matrix products as `metalearn.costs.flops` counts them, over all outer steps; time is that of the
-cells with compilation, evaluation and saving, without that of tries that were killed; the peak is that of a large
+Operations are those of matrix products as `metalearn.costs.flops` counts them, over all outer steps; time is that of
+the cells with compilation, evaluation and saving, without that of tries that were killed; the peak is that of a large
 matrix product on all devices at once, and is to be measured while nothing else runs. All is added to the result.
 """
 
@@ -44,10 +44,10 @@ def flops_per_step(config: TrainConfig) -> float | None:
     Nothing is compiled. Configurations that differ only in seeds and numbers of tasks are looked at once. None where
     operations cannot be counted.
     """
-    task = config.task
+    task = config.family
     if isinstance(task, ProjectedConfig):
         task = dataclasses.replace(task, seed=0, num_tasks=None)
-    return _flops_per_step(dataclasses.replace(config, task=task, seed=0))
+    return _flops_per_step(dataclasses.replace(config, family=task, seed=0))
 
 
 @lru_cache

@@ -1,8 +1,8 @@
 """`InContextClassifier` against 1-NN and logistic regression on small tables: 50 training rows, the other rows to test.
 
 The tables are scikit-learn's iris, wine, breast_cancer and digits, none of which took part in meta-training: of the
-digits only the images are used that the split of `metalearn_tasks.datasets.load.load` holds out. Means over 20 stratified
-splits; features are standardised on the training rows for the two references.
+digits only the images are used that the split of `metalearn_tasks.datasets.load` holds out. Means over 20
+stratified splits; features are standardised on the training rows for the two references.
 
     python -m experiments tabular             # a table; minutes on one core
     python -m experiments tabular --weights runs/mine --splits 5

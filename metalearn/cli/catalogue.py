@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
         "reference learners (metalearn evaluate RUN --references NAME ...)": {
             n: e.description for n, e in LEARNERS.items() if not e.meta_learned
         },
-        "tasks (the presets' --task options)": {
+        "families of tasks (the presets' --family options)": {
             "projected": "randomly projected classification over a data set (Kirsch et al. 2022)",
             "regression": "linear, sparse, sinusoid, network, tree (Garg et al. 2022; Finn et al. 2017)",
         },

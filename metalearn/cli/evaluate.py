@@ -76,10 +76,10 @@ def evaluate(command: EvaluateCommand) -> tuple[dict[str, Any], dict[str, Any], 
     config = from_json(run.config)
     if command.data_dir is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=command.data_dir))
-    dataset = load_data(config.data) if isinstance(config.task, ProjectedConfig) else None
+    dataset = load_data(config.data) if isinstance(config.family, ProjectedConfig) else None
     recipe = prepare(config, dataset)
     theta, signature = restore_theta(command.run, recipe), recipe.learner.signature
-    family, kinds, name, task = recipe.family, evaluations(recipe), config.data.source, config.task
+    family, kinds, name, task = recipe.family, evaluations(recipe), config.data.source, config.family
     if isinstance(task, RegressionConfig):
         if command.data is not None or command.identity:
             raise ValueError("a regression learner makes its own data: leave --data and --identity out")

@@ -34,10 +34,11 @@ class SweepCommand:
 
     Presets: {presets}. Learners: {learners}.
     A FIELD is any option of `metalearn train PRESET`, without its dashes in front: learner.width,
-    optimizer.learning-rate, task.num-tasks. The same command with the same --out goes on with what is left, here or,
-    with the same --storage and a folder that all can reach, on any number of machines at once. Example:
+    outer-optimizer.learning-rate, family.num-tasks. The same command with the same --out continues
+    with what is left, here or, with the same --storage and a folder that all can reach, on any number of machines at
+    once. Example:
 
-        metalearn sweep digits --grid learner.width=32,64 task.num-tasks=64,512 --seeds 3 --steps 1000 --out runs/widths
+        metalearn sweep digits --grid learner.width=32,64 family.num-tasks=64,512 --seeds 3 --out runs/widths
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]

@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     """The command: parse, meta-train, print."""
     preset, command, resume = parse(list(argv))
     folder = resume or command.run or Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    regression = isinstance(command.config.task, RegressionConfig)
+    regression = isinstance(command.config.family, RegressionConfig)
     progress = Quiet() if command.quiet else default_progress("squared error" if regression else "accuracy")
     result, scores = meta_train(
         command.config, folder, resume=resume is not None, overwrite=command.overwrite, progress=progress

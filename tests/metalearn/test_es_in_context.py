@@ -68,9 +68,8 @@ def tiny(method, **changes):
     return dataclasses.replace(
         base,
         learner=LSTMConfig(hidden=4),
-        gradient=GradientConfig(method, pairs=4, rank=None),
-        tasks=8,
-        window=None if method == "es" else 5,
+        gradient=GradientConfig(method, None if method == "es" else 5, pairs=4, rank=None),
+        batch=8,
         steps=6,
         steps_per_call=2,
         evaluate_every=6,
@@ -78,6 +77,10 @@ def tiny(method, **changes):
         references=(),
         **changes,
     )
+
+
+def with_window(config, window):
+    return dataclasses.replace(config, gradient=dataclasses.replace(config.gradient, window=window))
 
 
 def test_a_run_by_evolution_strategies_resumes_to_the_same_bits(tmp_path):
@@ -98,10 +101,10 @@ class Interrupting(Quiet):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (dataclasses.replace(tiny("es"), window=5), "es updates after whole sequences"),
-        (dataclasses.replace(tiny("nres"), window=None), "say after how many with --window"),
-        (dataclasses.replace(tiny("pes"), tasks=7), "7 tasks cannot be divided evenly among 4 pairs"),
-        (dataclasses.replace(tiny("pes"), window=21), "window of 21 steps is longer than the trajectory of 20"),
+        (with_window(tiny("es"), 5), "es updates after whole trajectories"),
+        (with_window(tiny("nres"), None), "say after how many with --gradient.window"),
+        (dataclasses.replace(tiny("pes"), batch=7), "a batch of 7 cannot be divided evenly among 4 pairs"),
+        (with_window(tiny("pes"), 21), "window of 21 steps is longer than the trajectory of 20"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(config, message):

@@ -105,7 +105,7 @@ family = regression(RegressionConfig(kind="linear", inputs=2, length=3))
 learner = build_learner(family.signature, learner_entry("lstm").config(hidden=8))  # its cell begins from a constant
 results = []
 for mesh in (None, local_mesh(8)):
-    loop = t.outer(backprop(inner_loop(learner, family), 8), t.optax.sgd(0.1), 1, mesh)
+    loop = t.outer_loop(backprop(inner_loop(learner, family), 8), t.optax.sgd(0.1), 1, mesh)
     theta = learner.init(jax.random.key(0))
     results.append(loop.step(loop.init(theta, (), jax.random.key(1)), ())[0].theta)
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)

@@ -128,12 +128,12 @@ def config(settings: Settings, cell: Cell) -> TrainConfig:
         "lstm": LSTMConfig(settings.lstm, token=found.learner.token),
         "maml": MAMLConfig(settings.maml, learning_rate=settings.maml_step),
     }[name]
-    rate = found.optimizer.learning_rate if paper else {**RATES, "maml": MAML_RATE}[name]
+    rate = found.outer_optimizer.learning_rate if paper else {**RATES, "maml": MAML_RATE}[name]
     return dataclasses.replace(
         found,
         data=dataclasses.replace(found.data, data_dir=settings.data_dir),
-        task=dataclasses.replace(found.task, permute_prob=0.1 if paper else 1.0),
-        optimizer=dataclasses.replace(found.optimizer, learning_rate=rate),
+        family=dataclasses.replace(found.family, permute_prob=0.1 if paper else 1.0),
+        outer_optimizer=dataclasses.replace(found.outer_optimizer, learning_rate=rate),
         learner=learner,
     )
 
@@ -221,7 +221,7 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
 def _examples(settings: Settings, config: TrainConfig) -> tuple[dict[str, Any], dict[str, str]]:
     home = config.data.source
     sources = (home, *(name for name in settings.datasets if name != home))
-    return examples(sources, settings.features, config.data, config.task.length, 10)
+    return examples(sources, settings.features, config.data, config.family.length, 10)
 
 
 def _figures(scores: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -92,8 +92,8 @@ def episodes(
 ) -> tuple[Float[np.ndarray, "N T D"], Int[np.ndarray, "N T"]]:
     """Sequences of new tasks of a data set, N = tasks x sequences of them, in a learner's shapes.
 
-    The tasks are those of `metalearn_tasks.families.projected` with labels among all outputs of the learner. They are drawn on
-    the host: there they take a tenth of a second a data set, where each would be a program to compile.
+    The tasks are those of `metalearn_tasks.families.projected` with labels among all outputs of the learner. They are
+    drawn on the host: there they take a tenth of a second a data set, where each would be a program to compile.
 
     Args:
         name: of the data set; its sequences do not depend on what other sets there are.

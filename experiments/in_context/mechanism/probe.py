@@ -63,9 +63,9 @@ def _shared(config: TrainConfig, sequences: int) -> tuple[Episodes, dict[str, di
 
 def shared(config: TrainConfig, sequences: int) -> tuple[Episodes, dict[str, dict[str, np.ndarray]]]:
     """The episodes of all cells, twice `sequences` of them, and what the classical learners predict."""
-    assert isinstance(config.task, ProjectedConfig)
-    task = dataclasses.replace(config.task, num_tasks=None, seed=0)
-    return _shared(dataclasses.replace(config, task=task, seed=0), 2 * sequences)
+    assert isinstance(config.family, ProjectedConfig)
+    task = dataclasses.replace(config.family, num_tasks=None, seed=0)
+    return _shared(dataclasses.replace(config, family=task, seed=0), 2 * sequences)
 
 
 def probe(recipe: Recipe, theta: Any, sequences: int, with_example: bool) -> dict[str, Any]:

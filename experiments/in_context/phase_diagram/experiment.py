@@ -89,7 +89,7 @@ def config(settings: Settings, cell: Cell) -> TrainConfig:
     found = build(seed, settings.steps, width, num_tasks=2**exponent)
     if settings.size == "published":
         return found
-    return dataclasses.replace(found, optimizer=dataclasses.replace(found.optimizer, learning_rate=RATE))
+    return dataclasses.replace(found, outer_optimizer=dataclasses.replace(found.outer_optimizer, learning_rate=RATE))
 
 
 def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:

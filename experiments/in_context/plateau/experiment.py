@@ -116,7 +116,7 @@ def config(settings: Settings, cell: Cell) -> TrainConfig:
     is_small = settings.size == "small"
     steps = most[batch]
     optimizer = OptimizerConfig(1e-3, warmup=min(200, steps // 5), clip=1.0) if is_small else OptimizerConfig(1e-3)
-    common: dict[str, Any] = {"tasks": batch, "optimizer": optimizer, "evaluate_every": settings.evaluate_every}
+    common: dict[str, Any] = {"batch": batch, "outer_optimizer": optimizer, "evaluate_every": settings.evaluate_every}
     common |= {"eval_tasks": 32, "eval_sequences": 4, "checkpoint_every": 20 * settings.evaluate_every}
     common["steps_per_call"] = min(50, settings.evaluate_every)  # evaluations are at the end of a call
     made = (small if is_small else published)(seed, steps, settings.width, None, **common)
@@ -128,15 +128,15 @@ def _intervened(made: TrainConfig, settings: Settings, condition: str) -> TrainC
     replace = dataclasses.replace
     if condition in ("biased", "annealed"):
         anneal_steps = settings.anneal_steps if condition == "annealed" else 0
-        return replace(made, task=replace(made.task, permute_prob=BIASED, anneal_steps=anneal_steps))
+        return replace(made, family=replace(made.family, permute_prob=BIASED, anneal_steps=anneal_steps))
     if condition == "pair":
         return replace(made, learner=replace(made.learner, token="pair"))
     if condition == "curriculum":
         return replace(made, curriculum=CurriculumConfig(settings.curriculum_first, settings.curriculum_steps))
     if condition == "eps-root-1e-8":
-        return replace(made, optimizer=replace(made.optimizer, eps_root=1e-8))
+        return replace(made, outer_optimizer=replace(made.outer_optimizer, eps_root=1e-8))
     if condition in ("eps-1e-6", "eps-1e-4"):
-        return replace(made, optimizer=replace(made.optimizer, eps=float(condition.removeprefix("eps-"))))
+        return replace(made, outer_optimizer=replace(made.outer_optimizer, eps=float(condition.removeprefix("eps-"))))
     return made
 
 

@@ -164,7 +164,7 @@ def config(settings: Settings, cell: Cell) -> TrainConfig:
     if settings.size == "published":
         return found
     rate = RATES[learner_name(learner)]
-    return dataclasses.replace(found, optimizer=dataclasses.replace(found.optimizer, learning_rate=rate))
+    return dataclasses.replace(found, outer_optimizer=dataclasses.replace(found.outer_optimizer, learning_rate=rate))
 
 
 def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:

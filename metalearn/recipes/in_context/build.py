@@ -12,21 +12,14 @@ import jax.numpy as jnp
 from metalearn.errors import RunError
 from metalearn.gradients import (
     Estimator,
-    backprop,
-    dense,
-    full_es,
     lengthening,
     linear_growth,
-    low_rank,
-    nres,
-    pes,
     scheduled,
-    truncated_backprop,
-    truncated_es,
 )
 from metalearn.inner import InnerLoop
 from metalearn.learner import Family, Learner, inner_loop
 from metalearn.outer import OuterLoop, OuterState, local_mesh, outer_loop
+from metalearn.recipes.gradient import make_estimator
 from metalearn.recipes.in_context.config import DataConfig, TrainConfig, from_json
 from metalearn.recipes.outer_optimizer import outer_optimizer
 from metalearn.recipes.streams import stream
@@ -81,28 +74,32 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
     Raises:
         ValueError: parts that do not fit each other, or numbers out of range.
     """
-    for name in ("tasks", "sequences", "steps_per_call", "eval_tasks", "eval_sequences"):
+    for name in ("batch", "sequences", "steps_per_call", "eval_tasks", "eval_sequences"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-    if isinstance(config.task, RegressionConfig):
-        family, data, test_data, chance = regression(config.task), (), (), None
+    if isinstance(config.family, RegressionConfig):
+        family, data, test_data, chance = regression(config.family), (), (), None
     else:
         dataset = dataset or load_data(config.data)
         for split, (inputs, _) in (("training", dataset.train), ("held-out", dataset.test)):
-            if len(inputs) < config.task.length:
+            if len(inputs) < config.family.length:
                 raise ValueError(
-                    f"a sequence of {config.task.length} different examples cannot be drawn from the {len(inputs)} "
+                    f"a sequence of {config.family.length} different examples cannot be drawn from the {len(inputs)} "
                     f"{split} examples of {dataset.name}: shorten task.length or take more data"
                 )
-        family = projected(dataset.inputs, dataset.classes, config.task)
-        data = _numbered_by(projected_data(*dataset.train, config.task.permute_prob), config.task)
-        test_data = _numbered_by(projected_data(*dataset.test), config.task)
+        family = projected(dataset.inputs, dataset.classes, config.family)
+        data = _numbered_by(projected_data(*dataset.train, config.family.permute_prob), config.family)
+        test_data = _numbered_by(projected_data(*dataset.test), config.family)
         chance = 1.0 / dataset.classes
     learner = build_learner(family.signature, config.learner)
     loop = inner_loop(learner, family, config.sequences)
-    estimator = _with_curriculum(loop, config) if config.curriculum.steps else meta_gradient(loop, config)
-    if isinstance(config.task, ProjectedConfig) and config.task.anneal_steps:
-        estimator = scheduled(estimator, anneal(config.task))
+    estimator = (
+        _with_curriculum(loop, config)
+        if config.curriculum.steps
+        else make_estimator(loop, config.gradient, config.batch)
+    )
+    if isinstance(config.family, ProjectedConfig) and config.family.anneal_steps:
+        estimator = scheduled(estimator, anneal(config.family))
     return Recipe(config, family, data, test_data, learner, estimator, chance)
 
 
@@ -113,36 +110,17 @@ def _numbered_by(data: ProjectedData, task: ProjectedConfig) -> ProjectedData:
 
 
 def _with_curriculum(loop: InnerLoop, config: TrainConfig) -> Estimator:
-    first, steps, length = config.curriculum.first, config.curriculum.steps, config.task.length
+    first, steps, length = config.curriculum.first, config.curriculum.steps, config.family.length
     if not 1 <= first <= length or steps < 0:
         raise ValueError(
             f"a curriculum goes from 1 to {length} examples, the length of a sequence, in a positive number of steps; "
             f"got {first} examples at first and {steps} steps"
         )
-    return lengthening(loop, lambda weighted: meta_gradient(weighted, config), linear_growth(first, length, steps))
-
-
-def meta_gradient(loop: InnerLoop, config: TrainConfig) -> Estimator:
-    """The estimator that a configuration names.
-
-    Raises:
-        ValueError: a window where there is none or none where there must be one, or numbers that do not fit.
-    """
-    method, window, tasks = config.gradient.method, config.window, config.tasks
-    if method == "backprop":
-        return backprop(loop, tasks) if window is None else truncated_backprop(loop, tasks, window)
-    pairs = config.gradient.pairs or tasks
-    if tasks % pairs:
-        raise ValueError(f"{tasks} tasks cannot be divided evenly among {pairs} pairs: make tasks a multiple of them")
-    noise = dense if config.gradient.rank is None else low_rank(config.gradient.rank)
-    if method == "es":
-        if window is not None:
-            raise ValueError(f"es updates after whole sequences: leave out --window {window}, or choose nres or pes")
-        return full_es(loop, config.gradient.sigma, pairs, noise=noise, tasks=tasks // pairs)
-    if window is None:
-        raise ValueError(f"{method} updates every few examples: say after how many with --window")
-    online = {"nres": nres, "pes": pes, "truncated-es": truncated_es}[method]
-    return online(loop, config.gradient.sigma, pairs, window, noise=noise, tasks=tasks // pairs)
+    return lengthening(
+        loop,
+        lambda weighted: make_estimator(weighted, config.gradient, config.batch),
+        linear_growth(first, length, steps),
+    )
 
 
 def compile_outer_loop(recipe: Recipe, steps_left: int) -> tuple[OuterLoop, int]:
@@ -152,7 +130,7 @@ def compile_outer_loop(recipe: Recipe, steps_left: int) -> tuple[OuterLoop, int]
     """
     wish = range(1, recipe.config.steps_per_call + 1)
     per_call = max(d for d in wish if max(steps_left, 1) % d == 0 and recipe.config.steps % d == 0)
-    optimizer = outer_optimizer(recipe.config.optimizer, recipe.config.steps)
+    optimizer = outer_optimizer(recipe.config.outer_optimizer, recipe.config.steps)
     return outer_loop(recipe.estimator, optimizer, per_call, local_mesh(recipe.estimator.batch)), per_call
 
 

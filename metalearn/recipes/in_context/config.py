@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from metalearn.errors import RunError
+from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.outer_optimizer import OptimizerConfig
 from metalearn_models.learners.registry import learner_entry, learner_name
 from metalearn_models.learners.transformer import TransformerConfig
@@ -32,22 +33,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class GradientConfig:
-    """Where meta-gradients come from: backpropagation, or evolution strategies, which need forward passes only."""
-
-    method: Literal["backprop", "es", "nres", "pes", "truncated-es"] = "backprop"
-    """Backpropagation (truncated when there is a window); evolution strategies on whole sequences, or on windows with
-    noise kept for a sequence (nres), noise credited with all later losses (pes), or each window by itself."""
-    sigma: float = 0.05
-    """Evolution strategies: standard deviation of the perturbations of theta."""
-    pairs: int | None = None
-    """Evolution strategies: antithetic pairs, among which the tasks of an outer step are divided evenly; none: a pair
-    a task."""
-    rank: int | None = 1
-    """Evolution strategies: rank of the perturbations of matrices; none: dense."""
-
-
-@dataclass(frozen=True)
 class CurriculumConfig:
     """Short contexts first: of each sequence only the first examples count in the loss, and more and more of them."""
 
@@ -63,20 +48,18 @@ class TrainConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     """Examples; unused by regression tasks, which make their own."""
-    task: Any = field(default_factory=ProjectedConfig)
+    family: Any = field(default_factory=ProjectedConfig)
     """The distribution of tasks."""
     learner: Any = field(default_factory=TransformerConfig)
     """The learner; choose another with --learner NAME."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    outer_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The outer optimizer."""
-    tasks: int = 64
-    """Tasks an outer step."""
+    batch: int = 64
+    """Tasks per outer step."""
     sequences: int = 1
-    """Sequences a task."""
+    """Sequences per task."""
     gradient: GradientConfig = field(default_factory=GradientConfig)
     """Where meta-gradients come from."""
-    window: int | None = None
-    """An update every so many examples; none: after whole sequences."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     """Short contexts first."""
     steps: int = 1500
@@ -86,7 +69,7 @@ class TrainConfig:
     start: str | None = None
     """Begin from the meta-parameters of this run's newest checkpoint, as a further phase; none: from fresh ones."""
     seed: int = 0
-    """The one seed of everything random but the tasks themselves, which have task.seed."""
+    """The one seed of everything random but the tasks themselves, which have family.seed."""
     evaluate_every: int = 250
     """Outer steps between evaluations on held-out examples."""
     checkpoint_every: int = 500
@@ -94,19 +77,19 @@ class TrainConfig:
     eval_tasks: int = 512
     """Tasks in an evaluation."""
     eval_sequences: int = 1
-    """Sequences a task in an evaluation."""
+    """Sequences per task in an evaluation."""
     references: tuple[str, ...] = REFERENCES
     """Reference learners in the final table and picture."""
 
 
-TASKS: dict[str, type] = {"projected": ProjectedConfig, "regression": RegressionConfig}
+FAMILIES: dict[str, type] = {"projected": ProjectedConfig, "regression": RegressionConfig}
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as JSON values; learner and task carry their names."""
+    """The configuration as JSON values; learner and family carry their names."""
     values = dataclasses.asdict(config)
-    task = next(name for name, cls in TASKS.items() if type(config.task) is cls)
-    values["task"] = {"name": task, **values["task"]}
+    family = next(name for name, cls in FAMILIES.items() if type(config.family) is cls)
+    values["family"] = {"name": family, **values["family"]}
     values["learner"] = {"name": learner_name(config.learner), **values["learner"]}
     if not config.curriculum.steps:
         del values["curriculum"]  # so that runs from before there were curricula can be gone on with
@@ -120,15 +103,15 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         RunError: fields are missing or unknown, as when another version wrote it.
         UnknownNameError: an unknown learner or family of tasks.
     """
-    values = dict(values)
+    values = _renamed(values)
     try:
-        task, learner = dict(values.pop("task")), dict(values.pop("learner"))
+        family, learner = dict(values.pop("family")), dict(values.pop("learner"))
         learner_class = learner_entry(learner.pop("name")).config
         return TrainConfig(
-            task=TASKS[task.pop("name")](**task),
+            family=FAMILIES[family.pop("name")](**family),
             learner=learner_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in learner.items()}),
             data=DataConfig(**values.pop("data")),
-            optimizer=OptimizerConfig(**values.pop("optimizer")),
+            outer_optimizer=OptimizerConfig(**values.pop("outer_optimizer")),
             gradient=GradientConfig(**values.pop("gradient", {})),
             curriculum=CurriculumConfig(**values.pop("curriculum", {})),
             references=tuple(values.pop("references")),
@@ -136,6 +119,17 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         )
     except (KeyError, TypeError) as error:
         raise RunError(f"the run's configuration was written by another version of metalearn: {error}") from error
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values under the names of today: version 0.1 wrote task, tasks, optimizer and window."""
+    values = dict(values)
+    if "task" not in values:
+        return values
+    for old, new in (("task", "family"), ("tasks", "batch"), ("optimizer", "outer_optimizer")):
+        values[new] = values.pop(old)
+    values["gradient"] = {**values.get("gradient", {}), "window": values.pop("window")}
+    return values
 
 
 def with_learner(config: TrainConfig, name: str) -> TrainConfig:

@@ -41,7 +41,7 @@ def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: i
         NotEnoughMemoryError: with the number of tasks that would fit.
         ValueError: from `prepare`.
     """
-    if dataset is None and not isinstance(config.task, RegressionConfig):
+    if dataset is None and not isinstance(config.family, RegressionConfig):
         dataset = load_data(config.data)
     recipe = prepare(config, dataset)
     mesh = local_mesh(recipe.estimator.batch)
@@ -59,24 +59,24 @@ def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: i
 
     def program(tasks: int) -> tuple[Any, tuple[Any, ...]]:
         # Only shapes are needed, not the weights of the run to begin from.
-        small = prepare(dataclasses.replace(config, tasks=tasks, start=None), dataset)
-        loop = outer_loop(small.estimator, outer_optimizer(config.optimizer, config.steps), per_call, mesh)
+        small = prepare(dataclasses.replace(config, batch=tasks, start=None), dataset)
+        loop = outer_loop(small.estimator, outer_optimizer(config.outer_optimizer, config.steps), per_call, mesh)
         return loop.step, (jax.eval_shape(lambda: initial_state(small, loop)), data)
 
     def advice(largest: int) -> str:
         fewer = "fewer --sequences" if config.sequences > 1 else "shorter sequences or a smaller learner"
-        return f" (--tasks {largest}), or {fewer}" if largest else f": take {fewer}"
+        return f" (--batch {largest}), or {fewer}" if largest else f": take {fewer}"
 
     unit = pairs or devices
     # A pair with a single task is a program of another kind than one with several.
     few = 2 * pairs if pairs else PROBES[0] * devices
-    return check_memory(program, config.tasks, available, probes=(few, 2 * few), unit=unit, advice=advice)
+    return check_memory(program, config.batch, available, probes=(few, 2 * few), unit=unit, advice=advice)
 
 
 def check_largest(configs: Mapping[str, TrainConfig], workers: int) -> None:
     """Refuse a sweep whose largest cells do not fit, before hours are spent on the others; see `largest`.
 
-    A program of which it is plain without compiling it that it fits, see `metalearn.costs.memory.bound_bytes`, is not made.
+    Cells whose memory bound already fits, see `metalearn.costs.memory.bound_bytes`, are not compiled.
 
     Args:
         configs: of the cells that are to be run, by name.
@@ -102,7 +102,7 @@ def largest(configs: Mapping[str, TrainConfig]) -> list[str]:
 
     Of several with as many of one, that with most of the other.
     """
-    sources = {c.data for c in configs.values() if not isinstance(c.task, RegressionConfig)}
+    sources = {c.data for c in configs.values() if not isinstance(c.family, RegressionConfig)}
     datasets = {source: load_data(source) for source in sources}
     parameters, state = {}, {}
     for name, config in configs.items():
@@ -111,7 +111,7 @@ def largest(configs: Mapping[str, TrainConfig]) -> list[str]:
         except ValueError:  # it will fail by itself, and say why
             continue
         count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(learner.init, jax.random.key(0))))
-        examples = config.tasks * config.sequences * config.task.length
+        examples = config.batch * config.sequences * config.family.length
         parameters[name], state[name] = count * examples, learner.state_size * examples
     orders = ((parameters, state), (state, parameters))
     found = [max(one, key=lambda n, one=one, other=other: (one[n], other[n])) for one, other in orders if one]
@@ -133,7 +133,7 @@ def _misfit(configs: Mapping[str, TrainConfig], workers: int) -> tuple[str, dict
             numbers = {"needed": error.needed, "available": error.available, "largest": error.largest}
             among = f" for each of {workers} workers" if workers > 1 else ""
             message = (
-                f"the largest cell, {name}, needs {in_words(error.needed)} for an outer step of {config.tasks} tasks, "
+                f"the largest cell, {name}, needs {in_words(error.needed)} for an outer step of {config.batch} tasks, "
                 f"{in_words(error.available)} are free{among}: {error.largest or 'none'} of them would fit. Take "
                 f"{'fewer --workers, ' if workers > 1 else ''}smaller learners, another preset or a larger device; "
                 "nothing was run"
@@ -151,5 +151,5 @@ def _bound(config: TrainConfig) -> int:
 
 def _shape(config: TrainConfig) -> str:
     """What decides the programs of a run, as far as seeds and numbers of tasks do not."""
-    task = dataclasses.replace(config.task, seed=0, num_tasks=config.task.num_tasks and 1)
+    task = dataclasses.replace(config.family, seed=0, num_tasks=config.family.num_tasks and 1)
     return repr(dataclasses.replace(config, seed=0, start=None, task=task))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.in_context.config import (
     DataConfig,
-    GradientConfig,
     TrainConfig,
 )
 from metalearn.recipes.outer_optimizer import OptimizerConfig
@@ -19,9 +19,9 @@ from metalearn_tasks.families.regression import RegressionConfig
 def _digits() -> TrainConfig:
     return TrainConfig(
         data=DataConfig("digits", pca=16),
-        task=ProjectedConfig(length=50),
+        family=ProjectedConfig(length=50),
         learner=TransformerConfig(width=96, layers=2, heads=4, key_size=24, token="pair"),
-        optimizer=OptimizerConfig(3e-3, warmup=100, schedule="cosine", clip=1.0, b2=0.99),
+        outer_optimizer=OptimizerConfig(3e-3, warmup=100, schedule="cosine", clip=1.0, b2=0.99),
         steps=5500,
         steps_per_call=50,
         evaluate_every=500,
@@ -34,10 +34,10 @@ def _mnist(source: str) -> TrainConfig:
         # All components: a rotation that centres every pixel. The projections have no preferred direction, so the
         # tasks are those of the plain images, less the mean image that all examples would share.
         data=DataConfig(source, size=14, pca=14 * 14),
-        task=ProjectedConfig(length=100),
+        family=ProjectedConfig(length=100),
         learner=TransformerConfig(width=128, layers=3, heads=4, key_size=32, token="pair", initial="matching"),
-        optimizer=OptimizerConfig(1e-3, warmup=200, schedule="cosine", clip=1.0),
-        tasks=32,
+        outer_optimizer=OptimizerConfig(1e-3, warmup=200, schedule="cosine", clip=1.0),
+        batch=32,
         steps=12000,
         checkpoint_every=500,
     )
@@ -46,10 +46,10 @@ def _mnist(source: str) -> TrainConfig:
 def _paper() -> TrainConfig:
     return TrainConfig(
         data=DataConfig("mnist", size=14),
-        task=ProjectedConfig(length=100, num_tasks=2**25),
+        family=ProjectedConfig(length=100, num_tasks=2**25),
         learner=TransformerConfig(token="paper", compute="bfloat16", attention="fused"),
-        optimizer=OptimizerConfig(1e-3, eps_root=1e-8),
-        tasks=16,
+        outer_optimizer=OptimizerConfig(1e-3, eps_root=1e-8),
+        batch=16,
         sequences=32,
         steps=50_000,
         evaluate_every=1000,
@@ -60,11 +60,11 @@ def _paper() -> TrainConfig:
 def _es() -> TrainConfig:
     return TrainConfig(
         data=DataConfig("iris"),
-        task=ProjectedConfig(length=20),
+        family=ProjectedConfig(length=20),
         learner=LSTMConfig(hidden=16, token="pair"),
-        optimizer=OptimizerConfig(2e-2),
+        outer_optimizer=OptimizerConfig(2e-2),
         gradient=GradientConfig("es"),
-        tasks=512,
+        batch=512,
         steps=3000,
         steps_per_call=50,
         evaluate_every=500,
@@ -75,9 +75,9 @@ def _es() -> TrainConfig:
 
 def _regression(kind: Any, inputs: int | None, length: int) -> TrainConfig:
     return TrainConfig(
-        task=RegressionConfig(kind=kind, inputs=inputs, length=length),
+        family=RegressionConfig(kind=kind, inputs=inputs, length=length),
         learner=TransformerConfig(width=64, layers=3, heads=4, key_size=16, token="pair"),
-        optimizer=OptimizerConfig(1e-3, warmup=200, schedule="cosine", clip=1.0),
+        outer_optimizer=OptimizerConfig(1e-3, warmup=200, schedule="cosine", clip=1.0),
         steps=3000,
     )
 

@@ -31,7 +31,7 @@ def free_fields(config: TrainConfig) -> tuple[str, ...]:
     """Fields that may change on resume: those that leave the numbers of the steps already done as they are."""
     looks = ("evaluate_every", "checkpoint_every", "eval_tasks", "eval_sequences", "references")
     free = ("steps_per_call", "data.data_dir", *looks)
-    return free if config.optimizer.schedule == "cosine" else ("steps", *free)
+    return free if config.outer_optimizer.schedule == "cosine" else ("steps", *free)
 
 
 def meta_train(

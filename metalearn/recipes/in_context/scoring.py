@@ -67,7 +67,7 @@ def learner_scorers(recipe: Recipe) -> dict[str, Callable[[Any], np.ndarray]]:
 
 def tasks_to_score(name: str, tasks: int, config: TrainConfig) -> int:
     """As many tasks as asked for, but no more seen ones than there are: an interval must not count one twice."""
-    return min(tasks, config.task.num_tasks) if name == "seen" and config.task.num_tasks else tasks
+    return min(tasks, config.family.num_tasks) if name == "seen" and config.family.num_tasks else tasks
 
 
 def score_learner(

@@ -78,7 +78,7 @@ def run_trial(values: Mapping[str, Any], out: Path, cell: Cell, report: Report) 
     """Meta-train one cell in a folder of its own, or go on with what is there."""
     config = configured(from_json(values), cell)
     folder = out / "cells" / cell_name(cell)
-    sign = -1.0 if isinstance(config.task, RegressionConfig) else 1.0  # an error is to be small
+    sign = -1.0 if isinstance(config.family, RegressionConfig) else 1.0  # an error is to be small
 
     def evaluated(step: int, numbers: dict[str, float]) -> None:
         report(step, sign * numbers["unseen_score"], numbers, final=step >= config.steps)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-from metalearn.gradients import Estimator, full_es, log_uniform, nres, pes, truncated_backprop, truncated_es
+from metalearn.gradients import Estimator, log_uniform
 from metalearn.inner import InnerLoop
 from metalearn.outer import OuterLoop, local_mesh, outer_loop
+from metalearn.recipes.gradient import make_estimator
 from metalearn.recipes.learned_optimizer.config import (
     TrainOptimizerConfig,
     settings_of,
@@ -58,14 +59,10 @@ def meta_gradient(loop: InnerLoop, length: int, config: TrainOptimizerConfig) ->
     Raises:
         ValueError: numbers that do not fit.
     """
-    how = config.gradient
     horizon = length if config.shortest is None else log_uniform(config.shortest, length)
-    if how.method == "backprop":
-        return truncated_backprop(loop, how.runs, how.window, horizon, stagger=True)
-    if how.method == "es":
-        return full_es(loop, how.sigma, how.runs, horizon=horizon)
-    online = {"pes": pes, "nres": nres, "truncated-es": truncated_es}[how.method]
-    return online(loop, how.sigma, how.runs, how.window, horizon=horizon, stagger=True)
+    # Whole runs have no window: the default one is for all other methods.
+    gradient = dataclasses.replace(config.gradient, window=None) if config.gradient.method == "es" else config.gradient
+    return make_estimator(loop, gradient, config.batch, horizon=horizon)
 
 
 def compile_outer_loop(recipe: OptimizerRecipe, steps_left: int) -> tuple[OuterLoop, int]:
@@ -74,4 +71,4 @@ def compile_outer_loop(recipe: OptimizerRecipe, steps_left: int) -> tuple[OuterL
     wish = range(1, config.steps_per_call + 1)
     per_call = max(d for d in wish if max(steps_left, 1) % d == 0 and config.steps % d == 0)
     mesh = local_mesh(recipe.estimator.batch)
-    return outer_loop(recipe.estimator, outer_optimizer(config.outer, config.steps), per_call, mesh), per_call
+    return outer_loop(recipe.estimator, outer_optimizer(config.outer_optimizer, config.steps), per_call, mesh), per_call

@@ -12,25 +12,11 @@ from typing import Any, Literal
 import tyro
 
 from metalearn.errors import RunError
+from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.outer_optimizer import OptimizerConfig
 from metalearn_models.optimizers.library import OPTIMIZERS, make
 
-Method = Literal["pes", "nres", "es", "truncated-es", "backprop"]
-
-
-@dataclass(frozen=True)
-class MetaGradientConfig:
-    """Where the gradient with respect to the optimizer's meta-parameters comes from."""
-
-    method: Method = "pes"
-    """Evolution strategies: persistent (pes), with noise kept for a training run (nres), on whole runs (es), on each
-    window by itself (truncated-es); or backpropagation through each window, without second derivatives."""
-    window: int = 50
-    """Steps of training between two outer steps; es updates after whole runs and has none."""
-    runs: int = 8
-    """Training runs side by side; antithetic pairs of them with evolution strategies."""
-    sigma: float = 0.01
-    """Evolution strategies: standard deviation of the perturbations of theta."""
+EVERY_50_STEPS = GradientConfig("pes", window=50, sigma=0.01, rank=None)
 
 
 @dataclass(frozen=True)
@@ -57,9 +43,11 @@ class TrainOptimizerConfig:
     ceiling: float = 20.0
     """A greater loss, or one that is not finite, counts as this. Backpropagation through a run that is not finite fails
     all the same."""
-    gradient: MetaGradientConfig = field(default_factory=MetaGradientConfig)
+    batch: int = 8
+    """Training runs per outer step, side by side; antithetic pairs of them with evolution strategies."""
+    gradient: GradientConfig = EVERY_50_STEPS
     """Where meta-gradients come from."""
-    outer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(1e-3))
+    outer_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(1e-3))
     """The outer optimizer."""
     steps: int = 5000
     """Outer steps."""
@@ -78,15 +66,16 @@ class TrainOptimizerConfig:
 
 
 NETWORK: dict[str, Any] = {
-    "gradient": MetaGradientConfig("nres"),
-    "outer": OptimizerConfig(3e-3, schedule="cosine"),
+    "gradient": dataclasses.replace(EVERY_50_STEPS, method="nres"),
+    "outer_optimizer": OptimizerConfig(3e-3, schedule="cosine"),
     "measure": "log-loss",
 }
 
 
 RECURRENT: dict[str, Any] = {
-    "gradient": MetaGradientConfig("backprop", window=20, runs=64),
-    "outer": OptimizerConfig(3e-3, schedule="cosine", clip=1.0),
+    "gradient": GradientConfig("backprop", window=20),
+    "batch": 64,
+    "outer_optimizer": OptimizerConfig(3e-3, schedule="cosine", clip=1.0),
     "steps": 2000,
     "ceiling": 1e6,  # a capped loss has no gradient
 }
@@ -94,14 +83,14 @@ RECURRENT: dict[str, Any] = {
 
 RECURRENT_ON_NETWORKS = RECURRENT | {
     "objective": "sigmoid-mlp-digits",
-    "gradient": MetaGradientConfig("backprop", window=20, runs=8),  # a parameter costs as much as a quadratic's
+    "batch": 8,  # one parameter costs as much as one quadratic
     "steps": 1000,
 }
 
 
 CONSTANTS: dict[str, Any] = {
-    "gradient": MetaGradientConfig("nres", sigma=0.1),
-    "outer": OptimizerConfig(3e-2, schedule="cosine"),
+    "gradient": dataclasses.replace(EVERY_50_STEPS, method="nres", sigma=0.1),
+    "outer_optimizer": OptimizerConfig(3e-2, schedule="cosine"),
     "steps": 1000,
 }
 
@@ -117,7 +106,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
         # vanishing gradients, would be driven to where it has nothing to hold on to.
         "settings": {"step_size": 1e-3, "nominal_step_size": 1e-2, "exponent": 0.1},
         "measure": "loss",
-        "outer": OptimizerConfig(3e-3, schedule="cosine", weight_decay=0.1),
+        "outer_optimizer": OptimizerConfig(3e-3, schedule="cosine", weight_decay=0.1),
         "steps": 3000,
     },
     "mlp": NETWORK | {"settings": LARGER_STEPS},
@@ -195,11 +184,14 @@ def from_json(values: Mapping[str, Any]) -> TrainOptimizerConfig:
     values = dict(values)
     if values.pop("kind", None) != "train-optimizer":
         raise RunError("the run is not one of metalearn train-optimizer: resume it with the command that began it")
+    if "outer" in values:  # version 0.1 wrote it, and the runs under the gradient
+        values["outer_optimizer"], gradient = values.pop("outer"), dict(values["gradient"])
+        values["batch"], values["gradient"] = gradient.pop("runs"), {"rank": None, **gradient}
     try:
         return TrainOptimizerConfig(
             settings=settings_of(values["optimizer"], values.pop("settings")),
-            gradient=MetaGradientConfig(**values.pop("gradient")),
-            outer=OptimizerConfig(**values.pop("outer")),
+            gradient=GradientConfig(**values.pop("gradient")),
+            outer_optimizer=OptimizerConfig(**values.pop("outer_optimizer")),
             baselines=tuple(values.pop("baselines")),
             **values,
         )

@@ -62,7 +62,7 @@ def meta_train(
     theta = jax.jit(recipe.optimizer.init)(stream(config.seed, "theta"))
     state = loop.init(theta, recipe.problem.data, stream(config.seed, "outer"))
     values = to_json(config)
-    free = FREE if config.outer.schedule == "cosine" else ("steps", *FREE)
+    free = FREE if config.outer_optimizer.schedule == "cosine" else ("steps", *FREE)
     if resume:
         run = resume_run(folder, values, free=free)
         if checkpoint_steps(run):

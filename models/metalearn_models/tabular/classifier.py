@@ -41,8 +41,8 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
     are predicted independently of one another, to the last bit. Features are numbers; missing values are refused.
 
     Args:
-        weights: the meta-trained learner: a name of `metalearn_models.learners.library.shipped()`, a safetensors file, or
-            the folder of a run of `metalearn train`.
+        weights: the meta-trained learner: a name of `metalearn_models.learners.library.shipped()`, a safetensors
+            file, or the folder of a run of `metalearn train`.
         n_estimators: number of views (random rotation, names of the classes, order and choice of the rows) whose
             predictions are averaged.
         random_state: decides the views. The default 0 makes `fit` deterministic; None draws from NumPy's global

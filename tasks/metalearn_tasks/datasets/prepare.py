@@ -1,4 +1,4 @@
-"""Preparing arrays: resizing of images, normalisation, principal components; every statistic is the training split's."""
+"""Preparing arrays: resizing of images, normalisation, principal components, with the training split's statistics."""
 
 from __future__ import annotations
 

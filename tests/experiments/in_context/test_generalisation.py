@@ -84,14 +84,14 @@ def test_configurations():
     settings = Settings(seeds=2, data_dir="somewhere")
     for name in LEARNERS:
         one, two = (config(settings, {"learner": name, "seed": seed}) for seed in (0, 1))
-        assert two.seed == two.task.seed == 1 and dataclasses.replace(two, seed=0, task=one.task) == one
-        assert one.task.num_tasks is None and one.task.permute_prob == 1 and one.steps == 1500
+        assert two.seed == two.family.seed == 1 and dataclasses.replace(two, seed=0, family=one.family) == one
+        assert one.family.num_tasks is None and one.family.permute_prob == 1 and one.steps == 1500
         assert (one.data.source, one.data.pca, one.data.data_dir) == ("digits", 16, "somewhere")
         assert getattr(one.learner, "token", "pair") == "pair"
-        assert one.optimizer.learning_rate == {**RATES, "maml": generalisation.MAML_RATE}[name]
+        assert one.outer_optimizer.learning_rate == {**RATES, "maml": generalisation.MAML_RATE}[name]
     paper = config(PRESETS["paper"], {"learner": "lstm", "seed": 0})
-    assert paper.data.source == "mnist" and paper.task.num_tasks == 2**25 and paper.task.permute_prob == 0.1
-    assert paper.optimizer.learning_rate == 1e-3 and (paper.learner.hidden, paper.learner.token) == (256, "paper")
+    assert paper.data.source == "mnist" and paper.family.num_tasks == 2**25 and paper.family.permute_prob == 0.1
+    assert paper.outer_optimizer.learning_rate == 1e-3 and (paper.learner.hidden, paper.learner.token) == (256, "paper")
     found = generalisation.cells(Settings(("iris",), seeds=2))
     assert found[:2] == [{"learner": "transformer", "seed": 0}, {"learner": "vsml", "seed": 0}] and len(found) == 10
     with pytest.raises(ValueError, match="no data set beside digits"):
@@ -166,8 +166,8 @@ def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
     def tiny(seed, steps, width, num_tasks):
         base = small(seed, steps, width, num_tasks)
         return dataclasses.replace(
-            base, task=dataclasses.replace(base.task, length=12), tasks=4, eval_tasks=2, eval_sequences=2,
-            optimizer=dataclasses.replace(base.optimizer, warmup=0),
+            base, family=dataclasses.replace(base.family, length=12), batch=4, eval_tasks=2, eval_sequences=2,
+            outer_optimizer=dataclasses.replace(base.outer_optimizer, warmup=0),
             learner=dataclasses.replace(base.learner, layers=1, heads=2),
         )  # fmt: skip
 

@@ -48,7 +48,7 @@ def test_presets_have_a_cell_a_seed_and_one_seed_of_everything_first(preset):
 
 def test_configurations():
     found = mechanism.config(Settings(width=32, steps=900), {"exponent": 9, "seed": 5})
-    assert found == small(5, 900, 32, 512) and found.task.num_tasks == 512 and found.learner.token == "pair"
+    assert found == small(5, 900, 32, 512) and found.family.num_tasks == 512 and found.learner.token == "pair"
     paper = mechanism.config(PRESETS["paper"], {"exponent": 13, "seed": 2})
     assert paper == published(2, 50_000, 256, 2**13) and paper.learner.token == "paper"
 
@@ -198,7 +198,7 @@ def test_the_picture_has_weights_beside_the_similarity_of_the_same_examples():
 
 TINY = replace(
     small(0, 4, width=8),
-    task=replace(small(0, 4).task, length=12, num_tasks=4),
+    family=replace(small(0, 4).family, length=12, num_tasks=4),
     learner=replace(small(0, 4, width=8).learner, layers=2, heads=2),
 )
 

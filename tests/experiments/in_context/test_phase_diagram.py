@@ -41,14 +41,19 @@ def test_configurations():
     cell = {"learner": "transformer", "width": 16, "exponent": 7, "seed": 1}
     found = phase_diagram.config(Settings(), cell)
     plain = small(1, 8000, 16, 128)
-    assert found.optimizer.learning_rate == phase_diagram.RATE
-    assert dataclasses.replace(found, optimizer=plain.optimizer) == plain
-    assert (found.seed, found.task.seed, found.task.num_tasks, found.learner.width) == (1, 1, 128, 16)
+    assert found.outer_optimizer.learning_rate == phase_diagram.RATE
+    assert dataclasses.replace(found, outer_optimizer=plain.outer_optimizer) == plain
+    assert (found.seed, found.family.seed, found.family.num_tasks, found.learner.width) == (1, 1, 128, 16)
     control = phase_diagram.config(Settings(), {**cell, "learner": "mlp"})
     assert control.learner == MLPConfig(hidden=16)
-    assert (control.seed, control.task, control.steps, control.optimizer) == (1, plain.task, 8000, plain.optimizer)
+    assert (control.seed, control.family, control.steps, control.outer_optimizer) == (
+        1,
+        plain.family,
+        8000,
+        plain.outer_optimizer,
+    )
     paper = phase_diagram.config(PRESETS["paper"], {**cell, "width": 512})
-    assert (paper.learner.width, paper.data.source, paper.task.num_tasks, paper.steps) == (512, "mnist", 128, 50_000)
+    assert (paper.learner.width, paper.data.source, paper.family.num_tasks, paper.steps) == (512, "mnist", 128, 50_000)
 
 
 def test_what_is_measured():
@@ -215,8 +220,8 @@ def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
     def tiny(seed, steps, width=8, num_tasks=None):
         base = small(seed, steps, width, num_tasks)
         return dataclasses.replace(
-            base, task=dataclasses.replace(base.task, length=12), tasks=4, eval_tasks=2, eval_sequences=2,
-            optimizer=dataclasses.replace(base.optimizer, warmup=0),
+            base, family=dataclasses.replace(base.family, length=12), batch=4, eval_tasks=2, eval_sequences=2,
+            outer_optimizer=dataclasses.replace(base.outer_optimizer, warmup=0),
             learner=dataclasses.replace(base.learner, layers=1, heads=2),
         )  # fmt: skip
 

@@ -44,16 +44,20 @@ def configured(condition="unbiased", batch=64, seed=3, settings=None):
 
 def test_the_control_is_the_paper_token_on_unbiased_tasks():
     found = configured()
-    assert (found.seed, found.task.seed, found.steps, found.tasks, found.learner.width) == (3, 3, 10_000, 64, 64)
-    assert (found.task.permute_prob, found.task.anneal_steps, found.task.num_tasks) == (1.0, 0, None)
+    assert (found.seed, found.family.seed, found.steps, found.batch, found.learner.width) == (3, 3, 10_000, 64, 64)
+    assert (found.family.permute_prob, found.family.anneal_steps, found.family.num_tasks) == (1.0, 0, None)
     assert (found.learner.token, found.curriculum.steps) == ("paper", 0)
-    assert (found.optimizer.eps, found.optimizer.eps_root, found.optimizer.learning_rate) == (1e-8, 0.0, 1e-3)
+    assert (found.outer_optimizer.eps, found.outer_optimizer.eps_root, found.outer_optimizer.learning_rate) == (
+        1e-8,
+        0.0,
+        1e-3,
+    )
     base = small(3, 10_000)
     assert found.data == base.data and found.learner == dataclasses.replace(base.learner, token="paper")
     paper = configured(batch=16, settings=PRESETS["paper"])
     base = published(3, 50_000, 256)
-    assert (paper.tasks, paper.sequences, paper.steps) == (16, 32, 50_000)
-    assert (paper.data, paper.learner, paper.task) == (base.data, base.learner, base.task)
+    assert (paper.batch, paper.sequences, paper.steps) == (16, 32, 50_000)
+    assert (paper.data, paper.learner, paper.family) == (base.data, base.learner, base.family)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_each_intervention_changes_one_thing(condition, part, changes):
 
 
 def test_batches_have_their_own_number_of_steps():
-    assert [(configured(batch=b).tasks, configured(batch=b).steps) for b in (16, 64, 256)] == [
+    assert [(configured(batch=b).batch, configured(batch=b).steps) for b in (16, 64, 256)] == [
         (16, 40_000), (64, 10_000), (256, 7_000)
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"unknown condition 'bised'. Did you mean 'biased' or 'unbiased'?"):
@@ -274,7 +278,7 @@ def compiled(tmp_path):
 def tiny(settings, cell):
     base = plateau.config(settings, cell)
     return dataclasses.replace(
-        base, task=dataclasses.replace(base.task, length=6), learner=MLPConfig(4), eval_tasks=2, eval_sequences=2,
+        base, family=dataclasses.replace(base.family, length=6), learner=MLPConfig(4), eval_tasks=2, eval_sequences=2,
         steps_per_call=1, checkpoint_every=2,
     )  # fmt: skip
 
@@ -282,7 +286,7 @@ def tiny(settings, cell):
 def test_runs_end_where_they_leave_chance_and_are_not_run_again(tmp_path, monkeypatch, compiled):
     monkeypatch.setattr(suite, "load", lambda module: plateau.EXPERIMENT._replace(config=tiny))
     for level, condition, steps, left in ((2.0, "unbiased", [1, 2, 3, 4], None), (-1.0, "biased", [1], 1)):
-        settings = Settings((condition,), 1, steps=4, tasks=2, batches=(), batch_steps=(), evaluate_every=1)
+        settings = Settings((condition,), 1, steps=4, batch=2, batches=(), batch_steps=(), evaluate_every=1)
         monkeypatch.setattr(plateau, "LEVEL", level)
         out = tmp_path / condition
         result = suite.run("experiments.in_context.plateau.experiment", settings, out, workers=0, watch=Recorded())

@@ -55,14 +55,14 @@ def test_cells_and_configurations():
     assert [c["seed"] for c in found] == sorted(c["seed"] for c in found)  # pyright: ignore[reportArgumentType]
     for cell in found:
         built = config(settings, cell)
-        assert built.task.num_tasks is None and built.task.seed == built.seed == cell["seed"]
+        assert built.family.num_tasks is None and built.family.seed == built.seed == cell["seed"]
         assert built.steps == settings.steps
-        assert built.optimizer.learning_rate == RATES[learner_name(built.learner)]
+        assert built.outer_optimizer.learning_rate == RATES[learner_name(built.learner)]
         assert getattr(built.learner, "token", "pair") == "pair"
     cell = {"learner": "transformer-32-key-4x8-window-12", "seed": 1}
     assert prepare(config(settings, cell)).learner.state_size == 2 * 2 * 4 * 8 * 12
     paper = config(PRESETS["paper"], {"learner": "lstm-256", "seed": 0})
-    assert paper.optimizer.learning_rate == 1e-3 and paper.steps == 50_000
+    assert paper.outer_optimizer.learning_rate == 1e-3 and paper.steps == 50_000
 
 
 @pytest.fixture(autouse=True)
@@ -156,8 +156,8 @@ def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
     def tiny(seed, steps):
         base = small(seed, steps)
         return dataclasses.replace(
-            base, task=dataclasses.replace(base.task, length=12), tasks=4, eval_tasks=2, eval_sequences=2,
-            optimizer=dataclasses.replace(base.optimizer, warmup=0),
+            base, family=dataclasses.replace(base.family, length=12), batch=4, eval_tasks=2, eval_sequences=2,
+            outer_optimizer=dataclasses.replace(base.outer_optimizer, warmup=0),
             learner=dataclasses.replace(base.learner, layers=1, heads=2),
         )  # fmt: skip
 

@@ -34,15 +34,15 @@ def test_a_number_of_tasks_that_is_named_twice_has_the_seeds_of_the_transition()
 
 def test_configurations():
     found = transition.config(Settings(width=32, steps=900), {"exponent": 9, "seed": 5})
-    assert (found.seed, found.task.seed, found.task.num_tasks, found.steps) == (5, 5, 512, 900)
+    assert (found.seed, found.family.seed, found.family.num_tasks, found.steps) == (5, 5, 512, 900)
     assert (found.learner.width, found.learner.key_size, found.learner.token) == (32, 8, "pair")
     assert found.data.source == "digits" and found.references == ()
     assert found == small(5, 900, 32, 512)
     paper = transition.config(PRESETS["paper"], {"exponent": 13, "seed": 2})
     assert (paper.learner.width, paper.learner.layers, paper.learner.token) == (256, 4, "paper")
-    assert (paper.data.source, paper.data.size, paper.tasks, paper.sequences) == ("mnist", 14, 16, 32)
-    assert (paper.seed, paper.task.seed, paper.task.num_tasks, paper.steps) == (2, 2, 2**13, 50_000)
-    assert paper.optimizer.eps_root == 1e-8 and paper == published(2, 50_000, 256, 2**13)
+    assert (paper.data.source, paper.data.size, paper.batch, paper.sequences) == ("mnist", 14, 16, 32)
+    assert (paper.seed, paper.family.seed, paper.family.num_tasks, paper.steps) == (2, 2, 2**13, 50_000)
+    assert paper.outer_optimizer.eps_root == 1e-8 and paper == published(2, 50_000, 256, 2**13)
 
 
 def test_what_is_measured():

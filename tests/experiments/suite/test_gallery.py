@@ -125,7 +125,7 @@ def test_operations_of_all_cells(tmp_path, monkeypatch):
     for cell in EXPERIMENT.cells(settings)[:-1]:
         run = create_run(tmp_path / "x/cells" / cell_name(cell), to_json(EXPERIMENT.config(settings, cell)))
         run.metrics.write_text("".join(json.dumps({"step": s, "loss": 1.0}) + "\n" for s in (50, 100)))
-    monkeypatch.setattr(spent, "flops_per_step", lambda config: 1e3 if config.task.num_tasks > 1 else None)
+    monkeypatch.setattr(spent, "flops_per_step", lambda config: 1e3 if config.family.num_tasks > 1 else None)
     monkeypatch.setattr(spent, "peak_flops", lambda dtype: 1e4)
     found = spent.spent(tmp_path / "x")
     assert found["flops"] == 2 * 100 * 1e3 and found["uncounted"] == 1

@@ -34,9 +34,9 @@ def tiny(settings, cell):
     """An evaluation after each of four steps, a checkpoint after every other."""
     base = small(cell["seed"], settings.steps, num_tasks=2 ** cell["exponent"])
     return dataclasses.replace(
-        base, task=dataclasses.replace(base.task, length=6), learner=MLPConfig(4), tasks=2, eval_tasks=2,
-        eval_sequences=2, optimizer=dataclasses.replace(base.optimizer, warmup=0), steps_per_call=1, evaluate_every=1,
-        checkpoint_every=2,
+        base, family=dataclasses.replace(base.family, length=6), learner=MLPConfig(4), batch=2, eval_tasks=2,
+        eval_sequences=2, outer_optimizer=dataclasses.replace(base.outer_optimizer, warmup=0),
+        steps_per_call=1, evaluate_every=1, checkpoint_every=2,
     )  # fmt: skip
 
 
@@ -324,13 +324,13 @@ def test_the_largest_cells_are_found_without_running_any():
         "less state": with_learner(TransformerConfig(8, 1, 1, 2)),
     }
     assert largest(configs) == ["wide", "with state"]
-    configs["batch"] = with_learner(MLPConfig(4), tasks=2000, sequences=100)
+    configs["batch"] = with_learner(MLPConfig(4), batch=2000, sequences=100)
     assert largest(configs) == ["batch", "with state"]
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_run(tmp_path, toy, monkeypatch, no_training):
     def config(settings, cell):
-        return dataclasses.replace(tiny(settings, cell), learner=MLPConfig(4 * 2 ** cell["exponent"]), tasks=64)
+        return dataclasses.replace(tiny(settings, cell), learner=MLPConfig(4 * 2 ** cell["exponent"]), batch=64)
 
     toy(config=config)
     monkeypatch.setattr(fits, "available_bytes", lambda devices: 250_000)
@@ -362,7 +362,7 @@ def test_of_cells_with_as_many_parameters_that_with_more_state_is_the_largest():
 
 def test_a_cell_that_cannot_be_built_is_left_to_say_so_itself():
     good = with_learner(MLPConfig(4))
-    assert largest({"no tasks": with_learner(MLPConfig(4), tasks=0), "good": good}) == ["good"]
+    assert largest({"no tasks": with_learner(MLPConfig(4), batch=0), "good": good}) == ["good"]
 
 
 def test_memory_is_checked_while_something_is_left(whole, monkeypatch, tmp_path):

@@ -21,9 +21,9 @@ from metalearn.runs.weights import theta_sha256
 
 TINY = [
     *("--learner.width", "8", "--learner.layers", "1", "--learner.heads", "2", "--learner.key-size", "4"),
-    *("--task.length", "8", "--tasks", "4", "--eval-tasks", "3", "--eval-sequences", "2", "--quiet", "--json"),
-    *("--steps-per-call", "2", "--evaluate-every", "4", "--checkpoint-every", "2", "--optimizer.warmup", "1"),
-    *("--references", "1nn", "--optimizer.schedule", "constant"),  # a cosine would depend on the number of steps
+    *("--family.length", "8", "--batch", "4", "--eval-tasks", "3", "--eval-sequences", "2", "--quiet", "--json"),
+    *("--steps-per-call", "2", "--evaluate-every", "4", "--checkpoint-every", "2", "--outer-optimizer.warmup", "1"),
+    *("--references", "1nn", "--outer-optimizer.schedule", "constant"),  # a cosine would depend on the number of steps
 ]
 
 
@@ -126,8 +126,11 @@ def test_every_preset_survives_its_json_form(preset):
         (["train", "--learner", "ridge"], "ridge has nothing to meta-train"),
         (["train", "--data.source", "digitz", "--run", "{tmp}"], "digitz"),
         (["train", "--resume", "{tmp}"], "{tmp}"),
-        (["train", "--task.num-tasks", "0", "--run", "{tmp}"], "num_tasks must lie between 1 and"),
-        (["train", "--task.length", "5000", "--run", "{tmp}"], "5000 different examples cannot be drawn from the 1400"),
+        (["train", "--family.num-tasks", "0", "--run", "{tmp}"], "num_tasks must lie between 1 and"),
+        (
+            ["train", "--family.length", "5000", "--run", "{tmp}"],
+            "5000 different examples cannot be drawn from the 1400",
+        ),
         (["evaluate", "{tmp}"], "{tmp}"),
     ],
 )
@@ -149,7 +152,7 @@ def test_a_misspelt_option_names_the_nearest(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--optimizer.warmup", "9"], "lower it or make more steps"),
+        (["--outer-optimizer.warmup", "9"], "lower it or make more steps"),
         (["--references", "1nnn"], "unknown learner '1nnn'. Did you mean '1nn'?"),
         (["--references", "lstm"], "lstm needs meta-training"),
         (["--steps-per-call", "0"], "steps_per_call must be at least 1, got 0"),
@@ -179,7 +182,7 @@ def test_every_use_of_the_seed_has_keys_of_its_own():
 
 def test_seen_tasks_are_counted_once_and_permuted_as_they_were_met():
     config = configs.PRESETS["digits"][1]
-    few = dataclasses.replace(config, task=dataclasses.replace(config.task, num_tasks=5, permute_prob=0.0))
+    few = dataclasses.replace(config, family=dataclasses.replace(config.family, num_tasks=5, permute_prob=0.0))
     assert tasks_to_score("seen", 100, few) == 5 and tasks_to_score("unseen", 100, few) == 100
     (_, seen), (_, unseen) = evaluations(prepare(few)).values()
     assert float(seen.permute_prob) == 0.0 and float(unseen.permute_prob) == 1.0
@@ -207,10 +210,10 @@ def compiled(tmp_path):
     ("one", "other"),
     [
         (
-            ("--task.num-tasks", "2", "--task.permute-prob", "0.5"),
-            ("--task.num-tasks", "40", "--task.permute-prob", "0.1", "--task.seed", "5", "--seed", "6"),
+            ("--family.num-tasks", "2", "--family.permute-prob", "0.5"),
+            ("--family.num-tasks", "40", "--family.permute-prob", "0.1", "--family.seed", "5", "--seed", "6"),
         ),
-        ((), ("--task.permute-prob", "0.1", "--task.seed", "5", "--seed", "6")),
+        ((), ("--family.permute-prob", "0.1", "--family.seed", "5", "--seed", "6")),
     ],
     ids=["some tasks", "fresh tasks"],
 )
@@ -247,5 +250,5 @@ def test_an_existing_run_folder_is_refused_and_kept(trained, capsys):
 
 @pytest.mark.parametrize("learner", ["lstm", "mlp", "maml"])
 def test_learner_options_follow_the_chosen_learner(learner):
-    _, command, _ = parse(["digits", "--learner", learner, "--learner.hidden", "5", "--task.num-tasks", "None"])
+    _, command, _ = parse(["digits", "--learner", learner, "--learner.hidden", "5", "--family.num-tasks", "None"])
     assert command.config.learner.hidden in (5, (5,))

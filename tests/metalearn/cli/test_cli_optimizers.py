@@ -16,7 +16,7 @@ from metalearn_models.optimizers import library
 
 TINY = [
     *("train-optimizer", "learnable-adam", "--objective", "mlp-iris", "--length", "8", "--gradient.window", "4"),
-    *("--gradient.runs", "2", "--eval-runs", "2", "--steps", "6", "--steps-per-call", "2", "--quiet", "--json"),
+    *("--batch", "2", "--eval-runs", "2", "--steps", "6", "--steps-per-call", "2", "--quiet", "--json"),
     *("--evaluate-every", "2", "--checkpoint-every", "2", "--baselines", "adam"),
 ]
 
@@ -116,7 +116,15 @@ def test_what_is_recommended_survives_its_json_form(name):
 
 
 def test_settings_reach_the_optimizer(tmp_path):
-    words = [*TINY, "--run", str(tmp_path / "run"), "--settings.learning-rate", "0.5", "--outer.learning-rate", "1e-9"]
+    words = [
+        *TINY,
+        "--run",
+        str(tmp_path / "run"),
+        "--settings.learning-rate",
+        "0.5",
+        "--outer-optimizer.learning-rate",
+        "1e-9",
+    ]
     words += ["--baselines", "--steps", "2"]
     assert main(words) == 0
     found = library.pretrained(tmp_path / "run")

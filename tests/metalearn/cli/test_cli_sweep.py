@@ -22,12 +22,13 @@ DIGITS = PRESETS["digits"][1]
 
 def test_words_become_axes():
     fixed, free = axes(
-        ["learner.width=32,64", "--task.num_tasks=16"],
-        ["optimizer.learning-rate=1e-4..1e-2:log", "tasks=2..8", "x=a,b"],
+        ["learner.width=32,64", "--family.num_tasks=16"],
+        ["outer-optimizer.learning-rate=1e-4..1e-2:log", "batch=2..8", "x=a,b"],
     )
-    assert fixed == {"learner.width": ["32", "64"], "task.num-tasks": ["16"]}
+    assert fixed == {"learner.width": ["32", "64"], "family.num-tasks": ["16"]}
     assert free == {
-        "optimizer.learning-rate": Range(1e-4, 1e-2, True, False), "tasks": Range(2, 8, False, True), "x": ["a", "b"],
+        "outer-optimizer.learning-rate": Range(1e-4, 1e-2, True, False), "batch": Range(2, 8, False, True),
+        "x": ["a", "b"],
     }  # fmt: skip
 
 
@@ -35,10 +36,10 @@ def test_words_become_axes():
     ("grid", "random", "words"),
     [
         (["learner.width"], [], "--grid takes FIELD=VALUE,VALUE,... such as learner.width=32,64, got 'learner.width'"),
-        (["tasks=1..2"], [], "give it to --random"),
-        (["tasks=1"], ["tasks=2..3"], "the field tasks is swept twice"),
-        ([], ["tasks=1..2:exp"], "a range is LOW..HIGH or LOW..HIGH:log, got 'tasks=1..2:exp'"),
-        ([], ["tasks=few..2"], "the ends of a range are numbers, got 'tasks=few..2'"),
+        (["batch=1..2"], [], "give it to --random"),
+        (["batch=1"], ["batch=2..3"], "the field batch is swept twice"),
+        ([], ["batch=1..2:exp"], "a range is LOW..HIGH or LOW..HIGH:log, got 'batch=1..2:exp'"),
+        ([], ["batch=few..2"], "the ends of a range are numbers, got 'batch=few..2'"),
     ],
 )
 def test_words_that_are_no_axes(grid, random, words):
@@ -48,11 +49,11 @@ def test_words_that_are_no_axes(grid, random, words):
 
 
 def test_cells_are_draws_times_grid_times_seeds():
-    command = SweepCommand(DIGITS, ("tasks=2,4",), ("learner.width=8..64",), trials=3, seeds=2)
+    command = SweepCommand(DIGITS, ("batch=2,4",), ("learner.width=8..64",), trials=3, seeds=2)
     found = cells_of(command)
     assert len(found) == 12 and [c["seed"] for c in found] == [0] * 6 + [1] * 6
     assert found[0] == {**found[6], "seed": 0} and found[0]["learner.width"] == found[1]["learner.width"]
-    assert len(cells_of(SweepCommand(DIGITS, random=("learner.layers=1..3", "tasks=2,4"), trials=50))) == 6
+    assert len(cells_of(SweepCommand(DIGITS, random=("learner.layers=1..3", "batch=2,4"), trials=50))) == 6
     assert [c["seed"] for c in cells_of(SweepCommand(replace(DIGITS, seed=5), seeds=2))] == [5, 6]
     for wrong, words in [
         (SweepCommand(DIGITS), "nothing is swept"),
@@ -64,13 +65,13 @@ def test_cells_are_draws_times_grid_times_seeds():
 
 
 def test_a_cell_is_read_as_the_command_line_reads_it(capsys):
-    built = configured(DIGITS, {"task.num-tasks": "64", "optimizer.learning-rate": 0.01, "seed": 3})
-    assert (built.task.num_tasks, built.optimizer.learning_rate, built.seed) == (64, 0.01, 3)
+    built = configured(DIGITS, {"family.num-tasks": "64", "outer-optimizer.learning-rate": 0.01, "seed": 3})
+    assert (built.family.num_tasks, built.outer_optimizer.learning_rate, built.seed) == (64, 0.01, 3)
     assert built.learner == DIGITS.learner
     with pytest.raises(ValueError, match=r"cannot be configured: --learner\.depth 3"):
         configured(DIGITS, {"learner.depth": 3})
-    with pytest.raises(ValueError, match="cannot be configured: --tasks many"):
-        configured(DIGITS, {"tasks": "many"})
+    with pytest.raises(ValueError, match="cannot be configured: --batch many"):
+        configured(DIGITS, {"batch": "many"})
     capsys.readouterr()
 
 
@@ -139,17 +140,17 @@ def test_a_run_is_compared_by_its_score_and_not_stopped_at_its_last_step(monkeyp
             "Unrecognized options: --learner.depth",
         ),
         (
-            ("--grid", "tasks=4,many"),
-            "the cell tasks-many cannot be configured: --tasks many (see above)",
+            ("--grid", "batch=4,many"),
+            "the cell batch-many cannot be configured: --batch many (see above)",
             "invalid literal for int() with base 10: 'many'",
         ),
-        (("--grid", "tasks=4,4"), "the axis tasks of the grid names a value twice: 4, 4", ""),
+        (("--grid", "batch=4,4"), "the axis batch of the grid names a value twice: 4, 4", ""),
         (
-            ("--grid", "tasks=2,4", "--grid", "steps=1"),
+            ("--grid", "batch=2,4", "--grid", "steps=1"),
             "--grid is there twice: name all its fields behind one, --grid FIELD=... FIELD=...",
             "",
         ),
-        (("--grid", "tasks=0,4"), "tasks must be at least 1, got 0", ""),
+        (("--grid", "batch=0,4"), "batch must be at least 1, got 0", ""),
         (("--seeds", "2", "--workers", "-1"), "workers must be at least 0, got -1", ""),
     ],
 )
@@ -176,7 +177,7 @@ def test_help_tells_what_a_field_is(capsys):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for words in (
         "A FIELD is any option of `metalearn train PRESET`, without its dashes in front",
-        "--grid learner.width=32,64 task.num-tasks=64,512 --seeds 3",
+        "--grid learner.width=32,64 family.num-tasks=64,512 --seeds 3",
         "FIELD=LOW..HIGH:log, uniform in the logarithm",
         "Presets: digits, mnist,",
         "Learners: transformer, lstm,",
@@ -199,11 +200,10 @@ def cache_left_alone():
 
 
 def test_a_sweep_at_toy_size_and_the_same_command_again(tmp_path, capsys, cache_left_alone):
-    small = "--learner.width 8 --learner.layers 1 --learner.heads 1 --learner.key-size 4 --task.length 6"
-    small += (
-        " --data.pca 4 --tasks 4 --eval-tasks 2 --eval-sequences 1 --steps 4 --steps-per-call 2 --optimizer.warmup 0"
-    )
-    words = ["sweep", "digits", "--grid", "task.num-tasks=2,8", *small.split(), "--references", "1nn"]
+    small = "--learner.width 8 --learner.layers 1 --learner.heads 1 --learner.key-size 4 --family.length 6"
+    small += " --data.pca 4 --batch 4 --eval-tasks 2 --eval-sequences 1 --steps 4 --steps-per-call 2"
+    small += " --outer-optimizer.warmup 0"
+    words = ["sweep", "digits", "--grid", "family.num-tasks=2,8", *small.split(), "--references", "1nn"]
     words += ["--out", str(tmp_path / "x"), "--workers", "0", "--json"]
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -18,9 +18,9 @@ from metalearn_models.learners.lstm import LSTMConfig
 from metalearn_models.learners.transformer import TransformerConfig
 
 SMALL = dataclasses.replace(
-    PRESETS["linear"][1], learner=TransformerConfig(32, 1, 2, 16, token="pair"), tasks=512, steps_per_call=2
+    PRESETS["linear"][1], learner=TransformerConfig(32, 1, 2, 16, token="pair"), batch=512, steps_per_call=2
 )
-ES = dataclasses.replace(SMALL, learner=LSTMConfig(16), gradient=GradientConfig("nres", pairs=8), window=8)
+ES = dataclasses.replace(SMALL, learner=LSTMConfig(16), gradient=GradientConfig("nres", window=8, pairs=8))
 ROWS = 1000
 
 
@@ -84,9 +84,9 @@ def test_the_need_of_the_whole_batch_is_predicted_and_its_program_never_made(con
     error = caught.value
     assert error.needed == pytest.approx(truth, rel=0.1) and error.available == truth // 2
     assert len(made) == 2 and max(made) < truth / 10
-    assert f"(--tasks {error.largest}), or shorter sequences" in str(error)
+    assert f"(--batch {error.largest}), or shorter sequences" in str(error)
     assert error.largest % unit == 0
-    fitting = compiled_truth(dataclasses.replace(config, tasks=error.largest))
+    fitting = compiled_truth(dataclasses.replace(config, batch=error.largest))
     assert 0.85 * error.available < fitting <= error.available
     assert isinstance(error, MetalearnError) and isinstance(error, MemoryError)
 
@@ -160,7 +160,7 @@ from metalearn.recipes.in_context.fits import check_fits
 from metalearn.recipes.in_context.build import initial_state, compile_outer_loop, prepare
 from metalearn.costs.memory import needed_bytes
 from tests.metalearn.costs.test_memory import ES
-config = dataclasses.replace(ES, tasks=16)
+config = dataclasses.replace(ES, batch=16)
 recipe = prepare(config)
 loop, _ = compile_outer_loop(recipe, config.steps)
 state = initial_state(recipe, loop)

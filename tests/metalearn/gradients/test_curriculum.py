@@ -61,7 +61,7 @@ def test_growth_is_linear_and_ends_at_the_whole():
 
 def config(**curriculum) -> TrainConfig:
     return TrainConfig(
-        data=DataConfig("iris"), task=ProjectedConfig(length=8), tasks=2, steps=4, steps_per_call=2,
+        data=DataConfig("iris"), family=ProjectedConfig(length=8), batch=2, steps=4, steps_per_call=2,
         learner=TransformerConfig(width=8, layers=1, heads=2, key_size=4, token="pair"),
         curriculum=CurriculumConfig(**curriculum),
     )  # fmt: skip

@@ -27,7 +27,7 @@ class OnlineOptimizerConfig:
 
     optimizer: str = "lstm-log"
     """Name of a learned optimizer; `metalearn list` has all. Recurrent ones are quickly meta-trained by
-    backpropagation; the others compile faster by evolution strategies (--gradient.method nres --window 10)."""
+    backpropagation; the others compile faster by evolution strategies (--gradient.method nres --gradient.window 10)."""
     hidden: tuple[int, ...] = ()
     """Widths of the network's hidden layers; none at all is online softmax (or linear) regression."""
 

@@ -1,0 +1,79 @@
+"""The estimator of meta-gradients that a configuration names: the one place that makes one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from metalearn.gradients import (
+    Estimator,
+    backprop,
+    dense,
+    full_es,
+    low_rank,
+    nres,
+    pes,
+    truncated_backprop,
+    truncated_es,
+)
+from metalearn.inner import InnerLoop
+
+Method = Literal["backprop", "es", "nres", "pes", "truncated-es"]
+
+
+@dataclass(frozen=True)
+class GradientConfig:
+    """Where meta-gradients come from: backpropagation, or evolution strategies, which need forward passes only."""
+
+    method: Method = "backprop"
+    """backprop: backpropagation, truncated if there is a window. Evolution strategies: es perturbs whole trajectories;
+    nres keeps the noise for a trajectory; pes credits noise with all later losses; truncated-es scores each window by
+    itself, and is biased."""
+    window: int | None = None
+    """Inner steps between two outer steps; None: whole trajectories."""
+    sigma: float = 0.05
+    """Evolution strategies: standard deviation of the perturbations of theta."""
+    pairs: int | None = None
+    """Evolution strategies: antithetic pairs, which share the batch evenly; None: one pair per task."""
+    rank: int | None = 1
+    """Evolution strategies: rank of the perturbations of matrices; None: dense."""
+
+
+def make_estimator(loop: InnerLoop, config: GradientConfig, batch: int, *, horizon: Any = None) -> Estimator:
+    """The estimator of a configuration.
+
+    Args:
+        loop: the inner loop that is unrolled.
+        config: which estimator, and its numbers.
+        batch: trajectories per outer step; with evolution strategies they are divided among the pairs.
+        horizon: length of a trajectory, or a schedule of lengths; None: the loop's own length.
+
+    Raises:
+        ValueError: the method needs a window and has none, or has one and takes none; or numbers do not fit.
+    """
+    method, window = config.method, config.window
+    if method == "backprop":
+        if window is None:
+            return backprop(loop, batch)
+        return truncated_backprop(loop, batch, window, horizon)
+    pairs = batch if config.pairs is None else config.pairs
+    if pairs < 1 or batch % pairs:
+        raise ValueError(
+            f"a batch of {batch} cannot be divided evenly among {pairs} pairs: make --batch a multiple of "
+            "--gradient.pairs"
+        )
+    options: dict[str, Any] = {
+        "noise": dense if config.rank is None else low_rank(config.rank),
+        "tasks": batch // pairs,
+        "horizon": horizon,
+    }
+    if method == "es":
+        if window is not None:
+            raise ValueError(
+                f"es updates after whole trajectories: leave out --gradient.window {window}, or choose nres or pes"
+            )
+        return full_es(loop, config.sigma, pairs, **options)
+    if window is None:
+        raise ValueError(f"{method} updates every few steps: say after how many with --gradient.window")
+    online = {"nres": nres, "pes": pes, "truncated-es": truncated_es}[method]
+    return online(loop, config.sigma, pairs, window, **options)
