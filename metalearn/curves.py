@@ -18,6 +18,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from metalearn.intervals import half_width, mean_interval
 from metalearn.learner import Family, Learner, check_signatures, prediction_score, predictions
 
 
@@ -85,15 +86,11 @@ def curve_scorer(
 
 
 def summarise(scores: Float[np.ndarray, "tasks T"]) -> Curve:
-    """Mean over tasks and its 95 % interval (normal approximation, 1.96 standard errors)."""
-    scores = np.asarray(scores, np.float64)
-    mean = scores.mean(0)
-    spread = 1.96 * scores.std(0, ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else np.full_like(mean, np.nan)
-    return Curve(mean, mean - spread, mean + spread)
+    """Mean over tasks and its 95 % interval by Student's t (infinite ends for a single task)."""
+    return Curve(*mean_interval(scores))
 
 
 def last_positions(scores: Float[np.ndarray, "tasks T"], count: int = 10) -> tuple[float, float]:
     """Mean score over the last `count` positions, and half the width of its 95 % interval over tasks."""
     per_task = np.asarray(scores, np.float64)[:, -count:].mean(1)
-    half = 1.96 * per_task.std(ddof=1) / np.sqrt(len(per_task)) if len(per_task) > 1 else float("nan")
-    return float(per_task.mean()), float(half)
+    return float(per_task.mean()), float(half_width(per_task))
