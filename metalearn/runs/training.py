@@ -53,6 +53,7 @@ def train(
     progress: Progress | None = None,
     callback: Callable[[int, dict[str, np.ndarray]], None] | None = None,
     evaluated: Callable[[int, dict[str, Any]], None] | None = None,
+    saved: Callable[[int, Any], None] | None = None,
 ) -> Any:
     """Drive an outer step until `steps` outer steps are done, from wherever `state` is.
 
@@ -76,6 +77,8 @@ def train(
             [steps_per_call]. What it raises ends the run; the checkpoints written by then stay.
         evaluated: called with the steps done and what `evaluate` returned, once both are on disk and so is what was to
             be saved then. What it raises ends the run, which can be resumed.
+        saved: called after each checkpoint is on disk, with the steps done and the state that was saved, which is only
+            lent: it must not be donated. What it raises ends the run, which can be resumed.
 
     Returns:
         The state after `steps` steps; `state` itself, with a note, when it is there already.
@@ -103,7 +106,7 @@ def train(
     # a checkpoint cannot hold a weak type; without one from the start, a resumed run promotes as one never stopped
     state = jax.tree.map(lambda x: x.astype(x.dtype) if getattr(x, "weak_type", False) else x, state)
     _check(done, steps, steps_per_call, log_every, checkpoint_every, evaluate_every)
-    saved = -1
+    last_saved = -1
 
     def due(after: int, every: int) -> bool:
         return after == steps or (every > 0 and after // every > (after - steps_per_call) // every)
@@ -111,11 +114,13 @@ def train(
     with only_writer(run.folder), MetricsWriter(run, done) as writer, _StopOnSignal() as stop:
 
         def save(after: int, kept: Any) -> None:
-            nonlocal saved
+            nonlocal last_saved
             _check_theta(run, after, kept.theta)
             writer.sync()
             save_checkpoint(run, after, kept, keep)
-            saved = after
+            last_saved = after
+            if saved is not None:
+                saved(after, kept)
 
         def finish(call: _Call) -> None:
             values = {name: np.asarray(x) for name, x in call.metrics.items()}  # waits for the call
@@ -148,7 +153,7 @@ def train(
                 if call is None:
                     break
             if stop.signal:
-                if saved != done:
+                if last_saved != done:
                     save(done, state)
                 message = f"stopped at step {done} of {steps}, saved in {run.folder}; resume it to go on"
                 progress.note(message)

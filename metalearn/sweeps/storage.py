@@ -36,10 +36,13 @@ def open_storage(url: str, heartbeat: int, grace: int) -> Any:
         RunError: it cannot be reached or used, see `storage_errors`; or it is another version's of optuna.
     """
     import optuna
+    import sqlalchemy.pool
 
     sqlite = url.startswith("sqlite")
-    # SQLite waits for a lock instead of failing: other workers write too
-    options = {"connect_args": {"timeout": 120}} if sqlite else {"pool_pre_ping": True}
+    # A connection to a file is closed after each transaction, so that none is left open when a sweep is dropped
+    # (Python 3.13 warns of one). SQLite waits for a lock instead of failing: other workers write too.
+    to_file = {"connect_args": {"timeout": 120}, "poolclass": sqlalchemy.pool.NullPool}
+    options = to_file if sqlite else {"pool_pre_ping": True}
     tried = 0
     while True:
         tried += 1
@@ -62,6 +65,12 @@ def open_storage(url: str, heartbeat: int, grace: int) -> Any:
     if sqlite:
         _one_at_a_time(storage.engine)
     return storage
+
+
+def record_heartbeat(storage: Any, study: str, number: int) -> None:
+    """Record a sign of life of trial `number` of a study now, without waiting for optuna's own thread."""
+    study_id = storage.get_study_id_from_name(study)
+    storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
 @contextlib.contextmanager
@@ -100,8 +109,6 @@ def _one_at_a_time(engine: Any) -> None:
     @sqlalchemy.event.listens_for(engine, "begin")
     def _begun(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    engine.dispose()  # connections from before
 
 
 def _without_password(url: str) -> str:

@@ -46,12 +46,14 @@ class Sweep(NamedTuple):
 
     Attributes:
         study: optuna's.
+        storage: optuna's storage, which holds the study.
         plan: what is to be run.
         cells: the plan's cells by name.
         grace: seconds without a heartbeat after which a worker counts as dead.
     """
 
     study: Any
+    storage: Any
     plan: Plan
     cells: dict[str, Cell]
     grace: int
@@ -87,7 +89,7 @@ def open_sweep(
     with storage_errors(url):
         study, found = _begin_or_join(plan.name, storage, pruner, values)
         _check_same_plan(plan.name, found, values, study.get_trials(deepcopy=False), cells)
-        sweep = Sweep(study, plan, cells, grace)
+        sweep = Sweep(study, storage, plan, cells, grace)
         enqueue_missing(sweep, again)
     return sweep
 

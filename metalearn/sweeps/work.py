@@ -12,6 +12,7 @@ from typing import Any
 from metalearn.errors import RunLockedError
 from metalearn.runs.folder import as_json, finite_or_null
 from metalearn.sweeps.plan import Cell
+from metalearn.sweeps.storage import record_heartbeat
 from metalearn.sweeps.study import Sweep, enqueue_missing, is_owner
 
 
@@ -83,7 +84,7 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
             raise optuna.TrialPruned("spare")
         # Before it is said whose it is (see `_fail_the_dead`), and not only by the thread that may come too late:
         # without a sign of life optuna would never hold it for dead.
-        sweep.study._storage.record_heartbeat(trial._trial_id)
+        record_heartbeat(sweep.storage, sweep.plan.name, trial.number)
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
         report = Report(trial)
         try:

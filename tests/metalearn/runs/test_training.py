@@ -316,6 +316,22 @@ def test_a_callback_sees_every_step_once_and_in_order(tmp_path: Path):
     assert theta_sha256(state.theta) == uninterrupted(tmp_path / "other")[0]
 
 
+def test_saved_is_called_with_each_state_once_it_can_be_restored(tmp_path: Path):
+    run, seen = create_run(tmp_path / "run", CONFIG), []
+
+    def saved(done: int, state: State) -> None:
+        assert theta_sha256(restore_checkpoint(run, start())) == theta_sha256(state)
+        seen.append(done)
+        if done == 40:
+            os.kill(os.getpid(), signal.SIGTERM)  # stops after a call that no interval saves
+
+    with pytest.raises(SystemExit):
+        go(run, checkpoint_every=20, saved=saved)
+    assert seen == [20, 40, 45] and checkpoint_steps(run) == seen
+    go(run, checkpoint_every=0, saved=saved)
+    assert seen == [20, 40, 45, STEPS]
+
+
 def test_lines_hold_the_steps_own_numbers_and_evaluations(tmp_path: Path):
     run = create_run(tmp_path / "run", CONFIG)
     final = go(run, evaluate_every=25)

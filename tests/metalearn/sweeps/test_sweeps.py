@@ -1,10 +1,13 @@
 """Sweeps in one process: plans, what a storage refuses, failures, halving, what a person sees."""
 
+import contextlib
 import datetime
 import io
+import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import warnings
 from functools import partial
 from types import SimpleNamespace
@@ -29,7 +32,7 @@ from metalearn.sweeps import (
 )
 from metalearn.sweeps import watch as watching
 from metalearn.sweeps.plan import named_cells
-from metalearn.sweeps.storage import storage_errors, storage_url
+from metalearn.sweeps.storage import open_storage, storage_errors, storage_url
 from metalearn.sweeps.study import RETRIES, enqueue_missing
 from metalearn.sweeps.watch import Lines, Table, default_watch
 from tests.metalearn.sweeps import sweep_cells as cells
@@ -38,6 +41,19 @@ from tests.metalearn.sweeps import sweep_cells as cells
 def swept(folder, run, plan=None, **options):
     options = {"workers": 0, "watch": cells.Recorded(), **options}
     return run_sweep(cells.plan(3) if plan is None else plan, cells.url(folder), run, **options)
+
+
+@contextlib.contextmanager
+def database(folder):
+    """The sweep's file as SQLite sees it; what is changed within is committed."""
+    with contextlib.closing(sqlite3.connect(folder / "sweep.db")) as connection, connection:
+        yield connection
+
+
+def study_without_plan(folder, name):
+    import optuna
+
+    return optuna.create_study(storage=open_storage(cells.url(folder), 10, 60), study_name=name, direction="maximize")
 
 
 def test_grid_is_every_combination_in_order():
@@ -117,26 +133,42 @@ def test_a_try_that_vanished_before_its_first_sign_of_life_counts_as_dead_after_
     taken(sweep)
     assert enqueue_missing(sweep) == 0
     earlier = (datetime.datetime.now() - datetime.timedelta(seconds=61)).isoformat(" ")
-    with sqlite3.connect(tmp_path / "sweep.db") as base:
+    with database(tmp_path) as base:
         base.execute("update trials set datetime_start = ?", (earlier,))
     assert enqueue_missing(sweep) == 1
 
 
 def test_a_cell_is_run_after_its_first_sign_of_life(tmp_path, monkeypatch):
     """A worker that is killed before it would never count as dead, and its cell never end."""
-    import optuna.study._optimize as optimize
-    from optuna.storages._heartbeat import NullHeartbeatThread
+    from optuna.storages import RDBStorage
 
-    monkeypatch.setattr(optimize, "get_heartbeat_thread", lambda *_: NullHeartbeatThread())  # it comes too late
-    signs = []
+    record, signs = RDBStorage.record_heartbeat, []
+
+    def late(storage, trial_id):  # optuna's own thread comes too late
+        if threading.current_thread() is threading.main_thread():
+            record(storage, trial_id)
+
+    monkeypatch.setattr(RDBStorage, "record_heartbeat", late)
 
     def run(cell, report):
-        with sqlite3.connect(tmp_path / "sweep.db") as base:
+        with database(tmp_path) as base:
             signs.extend(base.execute("select count(*) from trial_heartbeats").fetchone())
         return {"value": 0.0}
 
     swept(tmp_path, run)
     assert signs == [1, 2, 3]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are counted under /proc")
+def test_no_connection_to_the_file_stays_open(tmp_path):
+    def opened():
+        links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+        return [os.readlink(link) for link in links if os.path.islink(link) and "sweep.db" in os.readlink(link)]
+
+    sweep = open_sweep(cells.plan(2), cells.url(tmp_path))
+    assert opened() == []
+    assert [r.state for r in swept(tmp_path, partial(cells.run, tmp_path, None), cells.plan(2))] == ["done"] * 2
+    assert len(records(sweep)) == 2 and opened() == []
 
 
 def test_of_two_plans_of_one_cell_the_first_counts(tmp_path):
@@ -240,13 +272,11 @@ def test_two_sweeps_of_one_name_with_different_configurations_or_cells(tmp_path)
 
 
 def test_another_version_and_a_study_that_is_no_sweep(tmp_path):
-    import optuna
-
     swept(tmp_path, partial(cells.run, tmp_path, None))
-    optuna.create_study(storage=cells.url(tmp_path), study_name="plain").optimize(lambda trial: 0.0, n_trials=1)
+    study_without_plan(tmp_path, "plain").optimize(lambda trial: 0.0, n_trials=1)
     with pytest.raises(RunError, match="holds a study 'plain' that is no sweep of metalearn: give yours another name"):
         open_sweep(cells.plan(1, "plain"), cells.url(tmp_path))
-    with sqlite3.connect(tmp_path / "sweep.db") as base:
+    with database(tmp_path) as base:
         base.execute(
             """update study_user_attributes set value_json = replace(value_json, '"format": 1', '"format": 0')"""
         )
@@ -255,9 +285,7 @@ def test_another_version_and_a_study_that_is_no_sweep(tmp_path):
 
 
 def test_of_two_plans_that_come_at_once_one_is_refused(tmp_path, monkeypatch):
-    import optuna
-
-    made = optuna.create_study(storage=cells.url(tmp_path), study_name="cells", direction="maximize")
+    made = study_without_plan(tmp_path, "cells")
     plans = {"halving": None, **cells.plan(4).as_json()}
 
     def sleep(seconds):  # the other worker goes on while this one waits
@@ -286,9 +314,7 @@ def test_who_made_the_study_and_slept_takes_the_plan_that_was_put_there_meanwhil
 
 
 def test_a_worker_killed_before_it_had_planned_is_replaced(tmp_path, monkeypatch):
-    import optuna
-
-    optuna.create_study(storage=cells.url(tmp_path), study_name="cells", direction="maximize")
+    study_without_plan(tmp_path, "cells")
     monkeypatch.setattr(study.time, "sleep", lambda seconds: None)
     assert len(open_sweep(cells.plan(3), cells.url(tmp_path)).study.trials) == 3
 
