@@ -1,28 +1,26 @@
-"""`python -m experiments NAME [PRESET] [options]`: run an experiment; `--list` names them all."""
+"""`python -m experiments NAME [PRESET] [options]`: the one way to run an experiment.
+
+python -m experiments --list                   names, what each shows, presets and how long they take
+python -m experiments NAME --help              what an experiment is and its options
+python -m experiments NAME PRESET --steps 100  a preset with one setting changed; without PRESET: the first one
+"""
 
 from __future__ import annotations
 
-import runpy
 import sys
-
-from experiments.catalogue import EXPERIMENTS, module_of
-from metalearn.errors import UnknownNameError
 
 
 def main() -> int:
-    """Run the experiment that the command line names; returns the exit status."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("--list", "-h", "--help"):
-        print(__doc__)
-        print("\n".join(f"  {name}" for name in EXPERIMENTS))
+    """Do what the command line says; returns the exit status."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("--list", "-h", "--help"):
+        from experiments.catalogue import format_list
+
+        print(format_list() if words == ["--list"] else f"{__doc__}\n{format_list()}")
         return 0
-    try:
-        module = module_of(sys.argv[1])
-    except UnknownNameError as error:
-        print(f"experiments: {error}", file=sys.stderr)
-        return 1
-    del sys.argv[1]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-    return 0
+    from experiments.suite.command_line import run_command
+
+    return run_command(words[0], words[1:])
 
 
 if __name__ == "__main__":

@@ -1,51 +1,113 @@
-"""Every experiment by name: the module that runs it."""
+"""Every experiment and every tool for experiments by name: the module that runs it, and how long its presets take.
+
+No experiment is imported: `python -m experiments --list` reads only the first lines of the files.
+The contract of such a module is in `experiments.suite.command_line`.
+"""
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+from typing import NamedTuple
+
 from metalearn.errors import unknown_name
 
-EXPERIMENTS: dict[str, str] = {
-    "transition": "experiments.in_context.transition",
-    "phase_diagram": "experiments.in_context.phase_diagram.experiment",
-    "state_size": "experiments.in_context.state_size.experiment",
-    "plateau": "experiments.in_context.plateau.experiment",
-    "generalisation": "experiments.in_context.generalisation.experiment",
-    "mechanism": "experiments.in_context.mechanism.experiment",
-    "estimator_variance": "experiments.gradients.estimator_variance",
-    "influence_balancing": "experiments.gradients.influence_balancing",
-    "lorenz": "experiments.gradients.lorenz",
-    "schedule_2d": "experiments.gradients.schedule_2d",
-    "es_in_context": "experiments.gradients.es_in_context",
-    "learning_to_learn": "experiments.learned_optimizers.learning_to_learn",
-    "past_the_horizon": "experiments.learned_optimizers.past_the_horizon",
-    "optimizer_pareto": "experiments.learned_optimizers.pareto",
-    "optimizer_cost": "experiments.learned_optimizers.cost",
-    "dmd_ablation": "experiments.learned_optimizers.dmd_ablation",
-    "guard_demo": "experiments.learned_optimizers.guard_demo",
-    "reverse_engineering": "experiments.learned_optimizers.reverse_engineering",
-    "label_noise": "experiments.losses.label_noise",
-    "robust_regression": "experiments.losses.robust_regression",
-    "loss_transfer": "experiments.losses.transfer",
-    "mnist_losses": "experiments.losses.mnist",
-    "refinement": "experiments.losses.refinement",
-    "downstream_loss": "experiments.losses.downstream",
-    "tabular": "experiments.tabular.tabular",
-    "shipped": "experiments.tabular.shipped",
-    "throughput": "experiments.speed.training_step",
-    "estimator_speed": "experiments.speed.estimators",
-    "loss_search_speed": "experiments.speed.loss_search",
-    "weak_scaling": "experiments.speed.weak_scaling",
-    "gallery": "experiments.suite.gallery",
-    "spent": "experiments.suite.spent",
+__all__ = ["EXPERIMENTS", "Entry", "find_module", "format_list", "summary_line"]
+
+ROOT = Path(__file__).parents[1]
+ACCELERATOR = "the published size, for an accelerator"
+
+
+class Entry(NamedTuple):
+    """An experiment or a tool in the catalogue.
+
+    Attributes:
+        module: its full name; the part after `experiments` is the room.
+        times: by preset, in the order of the module, how long it takes on two cores; "" where nobody has measured it.
+            Empty for a tool, which has no presets.
+    """
+
+    module: str
+    times: dict[str, str]
+
+
+EXPERIMENTS: dict[str, Entry] = {
+    "transition": Entry(
+        "experiments.in_context.transition", {"quick": "minutes", "standard": "30 min", "paper": ACCELERATOR}
+    ),
+    "phase_diagram": Entry(
+        "experiments.in_context.phase_diagram.experiment",
+        {"quick": "13 min", "standard": "47 min", "long": "2 h 35 min", "paper": ACCELERATOR},
+    ),
+    "state_size": Entry(
+        "experiments.in_context.state_size.experiment",
+        {"quick": "minutes", "standard": "40 min", "paper": ACCELERATOR},
+    ),
+    "plateau": Entry(
+        "experiments.in_context.plateau.experiment",
+        {"quick": "8 min", "standard": "over an hour", "paper": ACCELERATOR},
+    ),
+    "generalisation": Entry(
+        "experiments.in_context.generalisation.experiment",
+        {"quick": "minutes", "standard": "20 min", "paper": ACCELERATOR},
+    ),
+    "mechanism": Entry(
+        "experiments.in_context.mechanism.experiment", {"quick": "4 min", "standard": "18 min", "paper": ACCELERATOR}
+    ),
+    "estimator_variance": Entry("experiments.gradients.estimator_variance", {"standard": "26 s"}),
+    "influence_balancing": Entry("experiments.gradients.influence_balancing", {"standard": "13 s"}),
+    "lorenz": Entry("experiments.gradients.lorenz", {"standard": "27 s"}),
+    "schedule_2d": Entry("experiments.gradients.schedule_2d", {"standard": "17 s"}),
+    "es_in_context": Entry("experiments.gradients.es_in_context", {"standard": "5.5 min"}),
+    "learning_to_learn": Entry("experiments.learned_optimizers.learning_to_learn", {"standard": ""}),
+    "past_the_horizon": Entry("experiments.learned_optimizers.past_the_horizon", {"standard": ""}),
+    "optimizer_pareto": Entry("experiments.learned_optimizers.pareto", {"standard": ""}),
+    "optimizer_cost": Entry("experiments.learned_optimizers.cost", {"standard": "1 min"}),
+    "dmd_ablation": Entry("experiments.learned_optimizers.dmd_ablation", {"standard": ""}),
+    "guard_demo": Entry("experiments.learned_optimizers.guard_demo", {"standard": "6 min"}),
+    "reverse_engineering": Entry("experiments.learned_optimizers.reverse_engineering", {"standard": "minutes"}),
+    "label_noise": Entry("experiments.losses.label_noise", {"standard": "7 min"}),
+    "robust_regression": Entry("experiments.losses.robust_regression", {"standard": "6 min"}),
+    "loss_transfer": Entry("experiments.losses.transfer", {"standard": "5 min"}),
+    "mnist_losses": Entry("experiments.losses.mnist", {"standard": "5 min"}),
+    "refinement": Entry("experiments.losses.refinement", {"standard": "minutes"}),
+    "downstream_loss": Entry("experiments.losses.downstream", {"standard": ""}),
+    "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes"}),
+    "shipped": Entry("experiments.tabular.shipped", {}),
+    "throughput": Entry("experiments.speed.training_step", {"standard": "4 min"}),
+    "estimator_speed": Entry("experiments.speed.estimators", {"standard": "2 to 3 min"}),
+    "loss_search_speed": Entry("experiments.speed.loss_search", {"standard": "2 min"}),
+    "weak_scaling": Entry("experiments.speed.weak_scaling", {"standard": "under 2 min"}),
+    "gallery": Entry("experiments.suite.gallery", {}),
+    "compute": Entry("experiments.suite.compute", {}),
 }
 
 
-def module_of(name: str) -> str:
+def find_module(name: str) -> str:
     """The module of an experiment.
 
     Raises:
-        UnknownNameError: with the nearest names.
+        UnknownNameError: no experiment has this name; with the nearest names.
     """
     if name not in EXPERIMENTS:
         raise unknown_name("experiment", name, EXPERIMENTS)
-    return EXPERIMENTS[name]
+    return EXPERIMENTS[name].module
+
+
+def summary_line(module: str) -> str:
+    """The first line of a module's docstring, read from its file without importing it."""
+    path = ROOT / Path(*module.split(".")).with_suffix(".py")
+    return str(ast.get_docstring(ast.parse(path.read_text()))).splitlines()[0].rstrip(".")
+
+
+def format_list() -> str:
+    """Every experiment by room: name, what it shows, and its presets with their times; the default preset first."""
+    lines, room = [], ""
+    for name, entry in EXPERIMENTS.items():
+        if room != (room := entry.module.split(".")[1]):
+            lines += ["", summary_line(f"experiments.{room}.__init__")]
+        lines.append(f"  {name:<20} {summary_line(entry.module)}")
+        presets = [f"{preset} ({time})" if time else preset for preset, time in entry.times.items()]
+        if presets:
+            lines.append(f"  {'':<20} {', '.join(presets)}")
+    return "\n".join(lines).strip("\n")

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.in_context.settings import CHANCE, ends, published, small, tasks_in_words
-from experiments.suite.command_line import command
 from experiments.suite.experiment import Experiment, Row, Trained
 from experiments.suite.intervals import bootstrap, crossing, mean_interval
 from metalearn.pictures import new_figure, save
@@ -219,6 +218,3 @@ EXPERIMENT = Experiment(
     draw=draw,
     table=table,
 )
-
-if __name__ == "__main__":
-    raise SystemExit(command("experiments.in_context.transition"))

@@ -12,21 +12,19 @@ from __future__ import annotations
 import importlib
 import json
 import shlex
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from experiments.catalogue import module_of
+from experiments.catalogue import find_module
+from experiments.suite.compute import format_compute
 from experiments.suite.experiment import Experiment, load
 from experiments.suite.results import read_result, settings_of
-from experiments.suite.spent import told
-from metalearn.errors import MetalearnError, RunError
+from metalearn.errors import RunError
 from metalearn.runs.files import write_atomically
 from metalearn.runs.folder import as_json, finite_or_null
-from metalearn.runs.progress import duration
+from metalearn.runs.progress import Progress, duration
 
 EXPERIMENTS = ("phase_diagram", "transition", "state_size", "plateau", "generalisation", "mechanism")
 HEADING = """# Gallery
@@ -62,7 +60,7 @@ def to_show(name: str, options: Options) -> list[dict[str, Any]]:
     """
     paths = [*options.runs.glob(f"{name}-*/result.json"), *(options.docs / "results").glob(f"{name}-*.json")]
     found = [result for result in map(read_result, paths) if result["experiment"] == name]
-    presets = load(module_of(name)).presets
+    presets = load(find_module(name)).presets
     by_preset = [[result for result in found if result["preset"] == preset] for preset in presets]
     return [max(own, key=_rank) for own in by_preset if own]
 
@@ -74,7 +72,7 @@ def _rank(result: dict[str, Any]) -> tuple[Any, ...]:
 
 def changed(result: dict[str, Any]) -> str:
     """The options that make of a result's preset its settings: ` --steps 100 --seeds 1`; empty when nothing does."""
-    preset = as_json({"": load(module_of(result["experiment"])).presets[result["preset"]]})[""]
+    preset = as_json({"": load(find_module(result["experiment"])).presets[result["preset"]]})[""]
     differing = {k: v for k, v in result["settings"].items() if preset.get(k) != v}
     words = {k: shlex.join(map(str, v if isinstance(v, list) else [v])) for k, v in differing.items()}
     return "".join(f" --{k.replace('_', '-')} {v}".rstrip() for k, v in words.items())
@@ -82,7 +80,7 @@ def changed(result: dict[str, Any]) -> str:
 
 def summarised(result: dict[str, Any]) -> dict[str, Any]:
     """A result with the summary that today's code makes of its rows."""
-    made = load(module_of(result["experiment"])).summarise(settings_of(result), result["rows"])
+    made = load(find_module(result["experiment"])).summarise(settings_of(result), result["rows"])
     return {**result, "summary": finite_or_null(as_json(made))}
 
 
@@ -107,7 +105,7 @@ def section(experiment: Experiment, result: dict[str, Any]) -> str:
             "",
             f"- Command: `python -m experiments {name} {preset}{changed(result)}`; {result['cells']} runs{failed}.",
             f"- Time: {time}.",
-            *([f"- Compute: {told(result['compute'])}."] if "compute" in result else []),
+            *([f"- Compute: {format_compute(result['compute'])}."] if "compute" in result else []),
             "",
             "```",
             experiment.table(result),
@@ -117,19 +115,23 @@ def section(experiment: Experiment, result: dict[str, Any]) -> str:
     )
 
 
-def write(options: Options) -> Path:
-    """Copies, pictures and the page; returns its path.
+def write(options: Options, note: Callable[[str], None] = lambda text: None) -> Path:
+    """Write copies, pictures and the page; returns its path.
+
+    Args:
+        options: what to read and where to write.
+        note: called with a line per result.
 
     Raises:
         RunError: a result cannot be read, or there is not one.
     """
     sections, missing = [], []
     for name in EXPERIMENTS:
-        experiment, results = load(module_of(name)), to_show(name, options)
+        experiment, results = load(find_module(name)), to_show(name, options)
         if not results:
             missing.append(name)
             continue
-        title = str(importlib.import_module(module_of(name)).__doc__).splitlines()[0].rstrip(".")
+        title = str(importlib.import_module(find_module(name)).__doc__).splitlines()[0].rstrip(".")
         sections.append(f"## {title}\n\nClaim: {experiment.claim}.\n")
         for result in map(shared_copy, map(summarised, results)):
             file = f"{name}-{result['preset']}"
@@ -138,7 +140,7 @@ def write(options: Options) -> Path:
             write_atomically(copy, (json.dumps(result, separators=(",", ":")) + "\n").encode())
             experiment.draw(result, options.docs / f"{file}.png")
             sections.append(section(experiment, result))
-            print(f"{name}: {result['preset']}, {result['summary']['verdict']}")
+            note(f"{name}: {result['preset']}, {result['summary']['verdict']}")
     if not sections:
         raise RunError(
             f"no result of {', '.join(EXPERIMENTS)} in {options.runs} or {options.docs / 'results'}: run one first, "
@@ -151,16 +153,11 @@ def write(options: Options) -> Path:
     return page
 
 
-def main() -> int:
-    """The command; returns the exit status."""
-    try:
-        page = write(tyro.cli(Options, prog="python -m experiments gallery", description=__doc__))
-    except (MetalearnError, OSError) as error:
-        print(f"gallery: {error}", file=sys.stderr)
-        return 1
-    print(f"page: {page}")
-    return 0
+def run(options: Options, progress: Progress | None = None) -> dict[str, Any]:
+    """Write the gallery; returns the path of the page."""
+    return {"page": str(write(options, progress.note if progress else lambda text: None))}
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def format_result(result: dict[str, Any]) -> str:
+    """What the command prints at the end."""
+    return f"page: {result['page']}"

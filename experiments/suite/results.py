@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.catalogue import module_of
+from experiments.catalogue import find_module
 from experiments.suite.experiment import Experiment, load
 from metalearn.errors import RunError
 from metalearn.runs.environment import environment
@@ -74,7 +74,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def settings_of(result: Mapping[str, Any]) -> Any:
     """The settings of a result as its experiment has them; fields that it lacks have their defaults."""
-    kind = type(next(iter(load(module_of(result["experiment"])).presets.values())))
+    kind = type(next(iter(load(find_module(result["experiment"])).presets.values())))
 
     def tuples(value: Any) -> Any:
         return tuple(map(tuples, value)) if isinstance(value, list) else value

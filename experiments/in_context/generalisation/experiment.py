@@ -26,7 +26,6 @@ from experiments.in_context.generalisation.foreign_data import episodes, example
 from experiments.in_context.generalisation.picture import NEW, SHOWN, draw, table
 from experiments.in_context.settings import published, small
 from experiments.in_context.state_size.experiment import RATES
-from experiments.suite.command_line import command
 from experiments.suite.experiment import Experiment, Row, Trained
 from experiments.suite.intervals import mean_interval
 from metalearn.learner import Signature
@@ -249,6 +248,3 @@ EXPERIMENT = Experiment(
     draw=draw,
     table=table,
 )
-
-if __name__ == "__main__":
-    raise SystemExit(command("experiments.in_context.generalisation.experiment"))

@@ -27,7 +27,6 @@ from experiments.in_context.mechanism.agreement import CLASSICAL, TWO_KERNELS, a
 from experiments.in_context.mechanism.picture import MEASURES, draw, table, text
 from experiments.in_context.mechanism.probe import probe
 from experiments.in_context.settings import published, small
-from experiments.suite.command_line import command
 from experiments.suite.experiment import Experiment, Row, Trained
 from experiments.suite.intervals import mean_interval
 from metalearn.recipes.in_context.build import prepare, restore_theta
@@ -182,6 +181,3 @@ EXPERIMENT = Experiment(
     draw=draw,
     table=table,
 )
-
-if __name__ == "__main__":
-    raise SystemExit(command("experiments.in_context.mechanism.experiment"))

@@ -21,7 +21,6 @@ import numpy as np
 from experiments.in_context.phase_diagram.picture import LETTERS, PHASES, draw, table
 from experiments.in_context.phase_diagram.places import memory_end, moved, transition
 from experiments.in_context.settings import CHANCE, ends, published, small, tasks_in_words
-from experiments.suite.command_line import command
 from experiments.suite.experiment import Experiment, Row, Trained
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.sweeps import Cell, grid
@@ -226,6 +225,3 @@ EXPERIMENT = Experiment(
     draw=draw,
     table=table,
 )
-
-if __name__ == "__main__":
-    raise SystemExit(command("experiments.in_context.phase_diagram.experiment"))

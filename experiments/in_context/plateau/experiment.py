@@ -25,7 +25,6 @@ import numpy as np
 from experiments.in_context.plateau.lengths import LEVEL, drawn_lengths, interval, lengths, median, power_law, shown
 from experiments.in_context.plateau.picture import CONDITIONS, draw, table
 from experiments.in_context.settings import published, small
-from experiments.suite.command_line import command
 from experiments.suite.experiment import Experiment, Row, Trained, evaluations
 from metalearn.errors import unknown_name
 from metalearn.recipes.in_context.config import CurriculumConfig, TrainConfig
@@ -236,6 +235,3 @@ EXPERIMENT = Experiment(
     table=table,
     finished=finished,
 )
-
-if __name__ == "__main__":
-    raise SystemExit(command("experiments.in_context.plateau.experiment"))

@@ -28,7 +28,6 @@ import jax
 from experiments.in_context.settings import ends, published, small
 from experiments.in_context.state_size.correlations import correlations, effect, told
 from experiments.in_context.state_size.picture import CONTROLS, FAMILIES, draw, shown, table
-from experiments.suite.command_line import command
 from experiments.suite.experiment import Experiment, Row, Trained
 from experiments.suite.intervals import mean_interval
 from metalearn.recipes.in_context.build import prepare
@@ -242,6 +241,3 @@ EXPERIMENT = Experiment(
     draw=draw,
     table=table,
 )
-
-if __name__ == "__main__":
-    raise SystemExit(command("experiments.in_context.state_size.experiment"))

@@ -152,4 +152,4 @@ def _bound(config: TrainConfig) -> int:
 def _shape(config: TrainConfig) -> str:
     """What decides the programs of a run, as far as seeds and numbers of tasks do not."""
     task = dataclasses.replace(config.family, seed=0, num_tasks=config.family.num_tasks and 1)
-    return repr(dataclasses.replace(config, seed=0, start=None, task=task))
+    return repr(dataclasses.replace(config, seed=0, start=None, family=task))

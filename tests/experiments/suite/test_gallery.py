@@ -8,7 +8,8 @@ import pytest
 
 from experiments.in_context.settings import small
 from experiments.in_context.transition import EXPERIMENT, PRESETS, Settings
-from experiments.suite import gallery, results, spent
+from experiments.suite import compute, gallery, results
+from experiments.suite.command_line import run_command
 from metalearn.errors import RunError
 from metalearn.recipes.in_context.config import to_json
 from metalearn.runs.folder import as_json, create_run
@@ -51,18 +52,17 @@ def keep(folder, made):
     (folder / "result.json").write_text(json.dumps(made))
 
 
-def test_page_shows_each_preset_with_its_words_and_survives_the_runs(tmp_path, capsys):
+def test_page_shows_each_preset_with_its_words_and_survives_the_runs(tmp_path):
     options = gallery.Options(tmp_path / "runs", tmp_path / "docs")
     keep(tmp_path / "runs/transition-quick", result(PRESETS["quick"], "quick", "2026-02-02T00:00:00+0000"))
     keep(tmp_path / "runs/transition-standard", result(Settings(), "standard", failed=[3]))
     keep(tmp_path / "runs/transition-mine", result(Settings(seeds=1), "standard", "2026-03-03T00:00:00+0000"))
-    page = gallery.write(options).read_text()
-    assert capsys.readouterr().out.splitlines() == ["transition: quick, reproduced", "transition: standard, reproduced"]
+    notes = []
+    page = gallery.write(options, notes.append).read_text()
+    assert notes == ["transition: quick, reproduced", "transition: standard, reproduced"]
     words = result(Settings(), "standard", failed=[3])["summary"]["words"]
     assert f"**Reproduced.** {words[0].upper()}{words[1:]}." in page
-    assert page.index("experiments.in_context.transition quick`; ") < page.index(
-        "experiments.in_context.transition standard`; 61 runs, 1 of"
-    )
+    assert page.index("experiments transition quick`; ") < page.index("experiments transition standard`; 61 runs, 1 of")
     assert "- Time: 1m30s; 30m30s of single workers in all" in page
     assert page.count(f"Claim: {EXPERIMENT.claim}.") == page.count("## From memorising") == 1
     assert "Not run yet: phase_diagram, state_size, plateau, generalisation, mechanism." in page
@@ -109,7 +109,7 @@ def test_the_page_says_what_todays_code_makes_of_the_rows(tmp_path):
 
 def test_nothing_to_show_and_another_version(tmp_path):
     options = gallery.Options(tmp_path / "runs", tmp_path / "docs")
-    with pytest.raises(RunError, match=r"run one first, such as python -m experiments\.transition quick"):
+    with pytest.raises(RunError, match=r"run one first, such as python -m experiments transition quick"):
         gallery.write(options)
     keep(tmp_path / "runs/transition-quick", {**result(PRESETS["quick"], "quick"), "format": 0})
     with pytest.raises(RunError, match="another version \\(format 0, this one reads 1\\)"):
@@ -125,13 +125,13 @@ def test_operations_of_all_cells(tmp_path, monkeypatch):
     for cell in EXPERIMENT.cells(settings)[:-1]:
         run = create_run(tmp_path / "x/cells" / cell_name(cell), to_json(EXPERIMENT.config(settings, cell)))
         run.metrics.write_text("".join(json.dumps({"step": s, "loss": 1.0}) + "\n" for s in (50, 100)))
-    monkeypatch.setattr(spent, "flops_per_step", lambda config: 1e3 if config.family.num_tasks > 1 else None)
-    monkeypatch.setattr(spent, "peak_flops", lambda dtype: 1e4)
-    found = spent.spent(tmp_path / "x")
+    monkeypatch.setattr(compute, "flops_per_step", lambda config: 1e3 if config.family.num_tasks > 1 else None)
+    monkeypatch.setattr(compute, "peak_flops", lambda dtype: 1e4)
+    found = compute.compute_cost(tmp_path / "x")
     assert found["flops"] == 2 * 100 * 1e3 and found["uncounted"] == 1
     assert found["share"] == pytest.approx(2e5 / (4 * 30.0 / 2) / 1e4)
     assert (
-        spent.told(found)
+        compute.format_compute(found)
         == "2e+05 operations in 1m00s of 2 workers, 33.3 % of the machine's peak; 1 runs are not counted"
     )
 
@@ -140,12 +140,15 @@ def test_of_a_copy_the_peak_is_measured_once_more(tmp_path, monkeypatch, capsys)
     made = as_json(result(Settings((0,), 1, (), 1), "quick"))
     path = tmp_path / "transition-quick.json"
     path.write_text(json.dumps(made))
-    monkeypatch.setattr("sys.argv", ["spent", str(path)])
-    assert spent.main() == 1 and "were never counted: name the folder with its runs" in capsys.readouterr().err
+    words = [str(path)]
+    assert (
+        run_command("compute", words) == 1
+        and "were never counted: name the folder with its runs" in capsys.readouterr().err
+    )
     old = {"flops": 3e5, "uncounted": 0, "seconds": 1.0, "workers": 1, "peak": 1.0, "share": 3.0}
     path.write_text(json.dumps({**made, "compute": old}))
-    monkeypatch.setattr(spent, "peak_flops", lambda dtype: 1e5)
-    assert spent.main() == 0
+    monkeypatch.setattr(compute, "peak_flops", lambda dtype: 1e5)
+    assert run_command("compute", words) == 0
     found = json.loads(path.read_text())["compute"]
     assert (found["flops"], found["peak"]) == (3e5, 1e5)
     assert found["share"] == pytest.approx(3e5 / (30.0 / 2) / 1e5)
@@ -158,18 +161,18 @@ def test_a_share_above_one_is_refused_and_nothing_is_kept(tmp_path, monkeypatch,
     for cell in EXPERIMENT.cells(settings):
         run = create_run(tmp_path / "x/cells" / cell_name(cell), to_json(EXPERIMENT.config(settings, cell)))
         run.metrics.write_text(json.dumps({"step": 90, "loss": 1.0}) + "\n")
-    monkeypatch.setattr(spent, "flops_per_step", lambda config: 1e3)
-    monkeypatch.setattr(spent, "peak_flops", lambda dtype: 1e3)
-    monkeypatch.setattr("sys.argv", ["spent", str(tmp_path / "x")])
-    assert spent.main() == 1
+    monkeypatch.setattr(compute, "flops_per_step", lambda config: 1e3)
+    monkeypatch.setattr(compute, "peak_flops", lambda dtype: 1e3)
+    words = [str(tmp_path / "x")]
+    assert run_command("compute", words) == 1
     assert "cannot be 600 % of this machine's peak: the peak was measured too low" in capsys.readouterr().err
     assert (tmp_path / "x/result.json").read_bytes() == before
 
 
 def test_configurations_that_differ_in_data_alone_are_counted_once():
-    spent._flops_per_step.cache_clear()
-    flops = {spent.flops_per_step(small(seed, 100, width=8, num_tasks=tasks)) for seed, tasks in ((0, 2), (1, 64))}
-    assert len(flops) == 1 and spent._flops_per_step.cache_info().misses == 1
+    compute._flops_per_step.cache_clear()
+    flops = {compute.flops_per_step(small(seed, 100, width=8, num_tasks=tasks)) for seed, tasks in ((0, 2), (1, 64))}
+    assert len(flops) == 1 and compute._flops_per_step.cache_info().misses == 1
     # 64 sequences of 50 tokens: at least the products with the weights, thrice for forward and backward
     weights = 42 * 8 + 2 * (4 * 8 * 16 + 8 * 8 * 8) + 8 * 10
     assert flops.pop() > 3 * 2 * 64 * 50 * 0.9 * weights

@@ -261,44 +261,48 @@ def test_settings_of_which_no_cell_can_be_configured_leave_nothing_behind(tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def words(monkeypatch, *given):
-    monkeypatch.setattr("sys.argv", ["transition", *map(str, given)])
-    return command_line.command(MODULE)
+def words(*given):
+    return command_line.run_command("transition", list(map(str, given)))
 
 
-def test_a_failed_cell_leaves_the_rest_and_an_exit_status(tmp_path, toy, monkeypatch, capsys, finished_folder):
+def test_a_failed_cell_leaves_the_rest_and_an_exit_status(tmp_path, toy, capsys, finished_folder):
     toy(config=refusing(0))
-    assert words(monkeypatch, "--out", tmp_path, "--workers", 0, "--json") == 1
+    assert words("--out", tmp_path, "--workers", 0, "--json") == 1
     printed = capsys.readouterr()
     assert "failed:  exponent-0,seed-0: ValueError: no 0 today" in printed.err
     result = json.loads(printed.out.splitlines()[-1])
     assert result["failed"] == {"exponent-0,seed-0": "ValueError: no 0 today"} and result["cells"] == 2
     assert result["rows"] == finished_folder[1]["rows"][1:]
     toy()
-    assert words(monkeypatch, "--out", tmp_path, "--workers", 0) == 0  # what failed is tried again
+    assert words("--out", tmp_path, "--workers", 0) == 0  # what failed is tried again
     assert results.read_result(tmp_path / "result.json")["rows"] == finished_folder[1]["rows"]
 
 
-def test_the_command_prints_table_claim_verdict_and_json(finished_folder, monkeypatch, capsys, no_training):
+def test_the_command_prints_table_claim_verdict_and_json(finished_folder, capsys, no_training):
     out, first = finished_folder
-    assert words(monkeypatch, "toy", "--out", out, "--workers", 0, "--json") == 0
+    assert words("toy", "--out", out, "--workers", 0, "--json") == 0
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[-1])["rows"] == first["rows"]
     printed = "\n".join(lines[:-1])
     assert transition.table(first) in printed and f"claim:   {TOY.claim}" in printed
     assert "verdict: not reproduced: improvement on unseen" in printed and f"picture: {out}/transition.png" in printed
-    assert words(monkeypatch, "--out", out, "--workers", 0, "--steps", 6) == 1
+    assert words("--out", out, "--workers", 0, "--steps", 6) == 1
     assert "transition: " in (err := capsys.readouterr().err) and "steps: 4 -> 6" in err
 
 
-def test_the_command_names_the_presets(monkeypatch, capsys):
-    assert words(monkeypatch, "othr") == 1
+def test_the_command_names_the_presets(capsys):
+    assert words("othr") == 1
     assert "unknown preset 'othr'. Did you mean 'other'? Known: other, toy." in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
-        words(monkeypatch, "other", "--help")
+        words("other", "--help")
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for text in ("python -m experiments transition [toy|other]", "Preset: other.", "arXiv 2212.04458", "--storage"):
+    for text in (
+        "python -m experiments transition [toy|other]",
+        "Defaults below: other.",
+        "arXiv 2212.04458",
+        "--storage",
+    ):
         assert text in shown
     assert "Outer steps of a meta-training." in shown and "default: 4" in shown
 
@@ -308,8 +312,8 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path, monkeypatch, capsys)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(suite, "meta_train", interrupt)
-    assert words(monkeypatch, "--out", tmp_path, "--workers", 0) == 130
-    assert "stopped; the same command goes on" in capsys.readouterr().err
+    assert words("--out", tmp_path, "--workers", 0) == 130
+    assert "stopped; the same command continues" in capsys.readouterr().err
 
 
 def with_learner(learner, **changes):

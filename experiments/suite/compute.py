@@ -1,7 +1,7 @@
 """What the meta-trainings of an experiment cost, and the share of this machine's peak that they reached.
 
-    python -m experiments spent runs/phase_diagram-paper                # on the machine where it was run
-    python -m experiments spent docs/results/phase_diagram-paper.json   # of a copy, the peak and the share once more
+    python -m experiments compute runs/phase_diagram-paper                # on the machine where it was run
+    python -m experiments compute docs/results/phase_diagram-paper.json   # of a copy, the peak and the share once more
 
 Operations are those of matrix products as `metalearn.costs.flops` counts them, over all outer steps; time is that of
 the cells with compilation, evaluation and saving, without that of tries that were killed; the peak is that of a large
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,18 +21,18 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments.catalogue import module_of
+from experiments.catalogue import find_module
 from experiments.suite.experiment import load
 from experiments.suite.results import read_result, settings_of
 from metalearn.costs.flops import peak_flops, step_flops
-from metalearn.errors import MetalearnError, RunError
+from metalearn.errors import RunError
 from metalearn.recipes.in_context.build import compile_outer_loop, initial_state, prepare
 from metalearn.recipes.in_context.config import TrainConfig, from_json
 from metalearn.runs.environment import environment
 from metalearn.runs.files import write_atomically
 from metalearn.runs.folder import open_run
 from metalearn.runs.metrics import read_metrics
-from metalearn.runs.progress import duration
+from metalearn.runs.progress import Progress, duration
 from metalearn.sweeps import cell_name
 from metalearn_tasks.families.projected import ProjectedConfig
 
@@ -60,7 +59,7 @@ def _flops_per_step(config: TrainConfig) -> float | None:
         return None
 
 
-def spent(path: Path) -> dict[str, Any]:
+def compute_cost(path: Path) -> dict[str, Any]:
     """Operations, seconds, and their share of the peak, of the cells that an experiment has run to their end.
 
     Args:
@@ -79,7 +78,7 @@ def spent(path: Path) -> dict[str, Any]:
     result = read_result(path if is_copy else path / "result.json")
     if is_copy and "compute" not in result:
         raise RunError(f"the operations of {path} were never counted: name the folder with its runs")
-    experiment = load(module_of(result["experiment"]))
+    experiment = load(find_module(result["experiment"]))
     settings = settings_of(result)
     flops, uncounted, precisions = 0.0, 0, set[str]()
     names = {cell_name(cell): cell for cell in experiment.cells(settings)}
@@ -120,7 +119,7 @@ def spent(path: Path) -> dict[str, Any]:
     }
 
 
-def told(compute: dict[str, Any]) -> str:
+def format_compute(compute: dict[str, Any]) -> str:
     """`4.1e+14 operations in 28m03s of 2 workers, 21 % of the peak`."""
     return (
         f"{compute['flops']:.2g} operations in {duration(compute['seconds'] / compute['workers'])} of "
@@ -137,20 +136,16 @@ class Options:
     """Folder of an experiment, with result.json and the runs in it; or a copy of its result."""
 
 
-def main() -> int:
-    """The command; returns the exit status."""
-    try:
-        path = tyro.cli(Options, prog="python -m experiments spent", description=__doc__).path
-        compute = spent(path)
-    except (MetalearnError, ValueError, OSError) as error:
-        print(f"spent: {error}", file=sys.stderr)
-        return 1
+def run(options: Options, progress: Progress | None = None) -> dict[str, Any]:
+    """Count, and write what was counted into the result; returns it."""
+    path = options.path
+    compute = compute_cost(path)
     file = path if path.is_file() else path / "result.json"
     result = {**read_result(file), "compute": compute}
     write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
-    print(told(compute))
-    return 0
+    return compute
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def format_result(result: dict[str, Any]) -> str:
+    """What the command prints at the end."""
+    return format_compute(result)
