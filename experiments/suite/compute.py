@@ -26,7 +26,8 @@ from experiments.suite.experiment import load
 from experiments.suite.results import read_result, settings_of
 from metalearn.costs.flops import peak_flops, step_flops
 from metalearn.errors import RunError
-from metalearn.recipes.in_context.build import compile_outer_loop, initial_state, prepare
+from metalearn.recipes.driving import compile_outer_loop, initial_state
+from metalearn.recipes.in_context.build import prepare
 from metalearn.recipes.in_context.config import TrainConfig, from_json
 from metalearn.runs.environment import environment
 from metalearn.runs.files import write_atomically
@@ -52,9 +53,11 @@ def flops_per_step(config: TrainConfig) -> float | None:
 @lru_cache
 def _flops_per_step(config: TrainConfig) -> float | None:
     recipe = prepare(config)
-    loop, per_call = compile_outer_loop(recipe, config.steps)
+    loop, per_call = compile_outer_loop(recipe.training, config.steps)
     try:
-        return step_flops(loop.step, jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data) / per_call
+        return (
+            step_flops(loop.step, jax.eval_shape(lambda: initial_state(recipe.training, loop)), recipe.data) / per_call
+        )
     except ValueError:  # a loop of unknown length
         return None
 

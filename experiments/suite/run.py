@@ -16,9 +16,9 @@ from typing import Any
 from experiments.suite.experiment import Experiment, Trained, evaluations, load
 from experiments.suite.results import read_result, summary
 from metalearn.errors import RunError
-from metalearn.recipes.in_context.config import TrainConfig, to_json
+from metalearn.recipes.in_context.config import TrainConfig, free_fields, rename_old_fields, to_json
 from metalearn.recipes.in_context.fits import check_largest
-from metalearn.recipes.in_context.run import free_fields, meta_train
+from metalearn.recipes.in_context.run import meta_train
 from metalearn.runs.files import write_atomically
 from metalearn.runs.folder import as_json, check_same_config, open_run
 from metalearn.runs.metrics import read_metrics
@@ -161,5 +161,5 @@ def _check_runs(configs: Mapping[str, TrainConfig], out: Path) -> None:
     for name, config in configs.items():
         folder = out / "cells" / name
         if (folder / "config.json").exists():
-            old, new = open_run(folder).config, as_json(to_json(config))
+            old, new = rename_old_fields(open_run(folder).config), as_json(to_json(config))
             check_same_config(old, new, free_fields(config), f"{folder} was run with another configuration")

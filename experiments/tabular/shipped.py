@@ -35,7 +35,7 @@ from metalearn.runs.environment import environment
 from metalearn.runs.folder import as_json, create_run, open_run, resume_run, write_result
 from metalearn.runs.training import train as drive
 from metalearn.runs.weights import save_weights, theta_sha256
-from metalearn_models.learners.library import load_pretrained
+from metalearn_models.learners.library import load as load_learner
 from metalearn_models.learners.registry import LEARNERS, build_learner
 from metalearn_models.learners.transformer import TransformerConfig, transformer
 from metalearn_tasks.datasets.load import load
@@ -149,7 +149,7 @@ def train(config: ShippedConfig, folder: Path, resume: bool = False, start: Path
     """
     parts, values, theta = build(config), as_json({"config": config})["config"], None
     if start is not None:
-        before = load_pretrained(start)
+        before = load_learner(start)
         theta = before.theta
         origin = {"config": before.card["config"], "steps": before.card["steps"], "theta_sha256": theta_sha256(theta)}
         values["start"] = origin

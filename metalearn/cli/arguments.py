@@ -1,10 +1,14 @@
-"""Options that decide which other options there are, taken out of the words before they are parsed."""
+"""Options that decide which other options there are; they are read before the others are parsed."""
 
 from __future__ import annotations
 
+from metalearn.errors import unknown_name
+from metalearn.recipes.in_context.config import TrainConfig, learner_names, with_learner
+from metalearn.recipes.in_context.presets import PRESETS
+
 
 def take(argv: list[str], option: str) -> str | None:
-    """Remove `option VALUE` or `option=VALUE` from the words and return the value; None where it is not there.
+    """Remove `option VALUE` or `option=VALUE` from the words and return the value; None if it is not there.
 
     Raises:
         ValueError: the option has no value.
@@ -20,3 +24,29 @@ def take(argv: list[str], option: str) -> str | None:
             del argv[i]
             return word.partition("=")[2]
     return None
+
+
+def take_name(argv: list[str]) -> str | None:
+    """Remove the first word and return it, unless it is an option or there is none."""
+    return argv.pop(0) if argv and not argv[0].startswith("-") else None
+
+
+def take_preset(argv: list[str]) -> tuple[str, TrainConfig]:
+    """Remove the preset, digits by default, and `--learner NAME` from the words; their configuration.
+
+    Raises:
+        UnknownNameError: there is no such preset or learner.
+        ValueError: nothing in the learner is meta-learned.
+    """
+    learner = take(argv, "--learner")
+    preset = take_name(argv) or "digits"
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    config = PRESETS[preset][1]
+    return preset, config if learner is None else with_learner(config, learner)
+
+
+def describe(command: type) -> str:
+    """The docstring of a command with the names of the presets and of the learners that can be meta-trained."""
+    text = str(command.__doc__).replace("{presets}", ", ".join(PRESETS))
+    return text.replace("{learners}", ", ".join(learner_names()))

@@ -1,4 +1,4 @@
-"""The command line: `metalearn COMMAND`. It only finds the command, and turns errors into one line."""
+"""The command line: `metalearn COMMAND`. It finds the command, runs it, and turns errors into one line."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ COMMANDS = {
     "train": ("metalearn.cli.train", "meta-train a learner; without arguments, the main job on digits"),
     "sweep": ("metalearn.cli.sweep", "meta-train many configurations, by grid or at random, on many workers"),
     "evaluate": ("metalearn.cli.evaluate", "learning curves of a run on any data set, beside reference learners"),
-    "plot": ("metalearn.cli.plot", "draw a run's meta-training"),
+    "plot": ("metalearn.cli.plot", "draw a run: its learning curves and its meta-training"),
     "train-optimizer": ("metalearn.cli.train_optimizer", "meta-train a learned optimizer; weights for any optax loop"),
-    "search-loss": ("metalearn.cli.search_loss", "search for a loss function, refine it, leave it as JSON and picture"),
-    "loss": ("metalearn.cli.loss", "losses by name, and what one of them is"),
-    "list": ("metalearn.cli.catalogue", "presets, learners and data sets by name"),
+    "search-loss": ("metalearn.cli.search_loss", "search for a loss function and refine it; leaves JSON and a picture"),
+    "loss": ("metalearn.cli.loss", "name the losses, or show one: formula, provenance, picture"),
+    "list": ("metalearn.cli.catalogue", "everything that has a name: presets, learners, optimizers, losses, data sets"),
 }
 
 
@@ -22,11 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words after `metalearn`; `sys.argv` when None.
+        argv: the words after `metalearn`; None: those of `sys.argv`.
 
     Returns:
-        The exit status: 0, 1 for an error (said in one line on stderr), 2 for a command line that cannot be read, 130
-        after Ctrl-C.
+        The exit status: 0; 1 after an error, which is printed as one line on stderr; 2 if the command line cannot be
+        read; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):

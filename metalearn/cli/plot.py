@@ -1,4 +1,4 @@
-"""`metalearn plot RUN`: draw a run's meta-training again from its files, finished or not."""
+"""`metalearn plot RUN`: draw a run from its files, finished or not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PlotCommand:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
     out: Path | None = None
-    """The PNG to write; none: training.png in the run's folder."""
+    """The PNG to write; None: training.png in the run's folder."""
     json: bool = False
     """Print one JSON object as the last line."""
 

@@ -14,12 +14,11 @@ from typing import Annotated
 import jax
 import tyro
 
-from metalearn.cli.arguments import take
-from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, from_json, recommended
+from metalearn.cli.arguments import take, take_name
+from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, from_json, optimizer_names, recommended
 from metalearn.recipes.learned_optimizer.run import meta_train, table
 from metalearn.runs.folder import finite_or_null, open_run
 from metalearn.runs.progress import Quiet, default_progress
-from metalearn_models.optimizers import library
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class TrainOptimizerCommand:
 
     config: Annotated[TrainOptimizerConfig, tyro.conf.arg(name="")]
     run: Path | None = None
-    """Folder of the run; none: runs/OPTIMIZER-DATE-TIME."""
+    """Folder of the run; None: runs/OPTIMIZER-DATE-TIME."""
     overwrite: bool = False
     """Remove an older run in that folder first."""
     quiet: bool = False
@@ -60,29 +59,27 @@ def main(argv: Sequence[str]) -> None:
 
 
 def use_all_cores() -> None:
-    """Make a device of every CPU core, so that training runs are spread over them; numbers change by rounding only.
+    """Make one device per CPU core, so that training runs are spread over the cores; numbers change by rounding only.
 
-    Small networks give a core too little to share. Nothing changes where JAX runs already, was told otherwise, or has
-    an accelerator.
+    One small network is too little work to share between cores. Nothing changes if JAX runs already, if the number of
+    devices is set by the environment, or if there is an accelerator.
     """
-    told = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not told and hasattr(os, "sched_getaffinity"):
+    is_set = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not is_set and hasattr(os, "sched_getaffinity"):
         with contextlib.suppress(RuntimeError):  # the devices are chosen already
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 def parse(argv: list[str]) -> tuple[TrainOptimizerCommand, Path | None]:
     """The parsed command and the run to resume; optimizer and run decide which options there are."""
-    resume = take(argv, "--resume")
-    named = bool(argv) and not argv[0].startswith("-")
-    optimizer = argv.pop(0) if named else "small-fc"
-    if resume is not None:
-        if named:
-            raise ValueError("--resume goes on with a run as it was: leave the optimizer out")
-        config = from_json(open_run(resume).config)
+    resume, optimizer = take(argv, "--resume"), take_name(argv)
+    if resume is None:
+        config = recommended(optimizer or "small-fc")
+    elif optimizer is not None:
+        raise ValueError("--resume continues a run with its saved configuration: remove the optimizer's name")
     else:
-        config = recommended(optimizer)
-    description = str(TrainOptimizerCommand.__doc__).replace("{optimizers}", ", ".join(library.OPTIMIZERS))
+        config = from_json(open_run(resume).config)
+    description = str(TrainOptimizerCommand.__doc__).replace("{optimizers}", ", ".join(optimizer_names()))
     command = tyro.cli(
         TrainOptimizerCommand,
         default=TrainOptimizerCommand(config),
@@ -91,5 +88,5 @@ def parse(argv: list[str]) -> tuple[TrainOptimizerCommand, Path | None]:
         description=description,
     )
     if resume is not None and (command.run is not None or command.overwrite):
-        raise ValueError("--resume goes on in the run's own folder: leave --run and --overwrite out")
+        raise ValueError("--resume continues in the run's own folder: remove --run and --overwrite")
     return command, Path(resume) if resume is not None else None

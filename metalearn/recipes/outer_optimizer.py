@@ -17,9 +17,9 @@ class OptimizerConfig:
     warmup: int = 0
     """Outer steps of linear warm-up from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: stay, or fall along a cosine to a hundredth of the peak at the last step."""
+    """After the warm-up: constant, or falling along a cosine to a hundredth of the peak at the last step."""
     clip: float | None = None
-    """Clip the global gradient norm to this; none: do not."""
+    """Clip the global norm of the gradient to this; None: no clipping."""
     b1: float = 0.9
     """Decay of the first moment."""
     b2: float = 0.999
@@ -29,7 +29,7 @@ class OptimizerConfig:
     eps_root: float = 0.0
     """Adam's epsilon inside the root; the paper's official code has 1e-8, which damps small gradients."""
     weight_decay: float = 0.0
-    """Share of theta taken away at a step, times the learning rate, as in AdamW (Loshchilov & Hutter 2019)."""
+    """Each step shrinks theta by this times the learning rate, as in AdamW (Loshchilov & Hutter 2019)."""
 
 
 def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
@@ -41,7 +41,8 @@ def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
     rate: Any = config.learning_rate
     if config.warmup >= steps and config.warmup:
         raise ValueError(
-            f"the warm-up of {config.warmup} steps must be shorter than the run of {steps}: lower it or make more steps"
+            f"the warm-up of {config.warmup} steps must be shorter than the run of {steps}: lower "
+            "--outer-optimizer.warmup or raise --steps"
         )
     if config.schedule == "cosine":
         rate = optax.warmup_cosine_decay_schedule(

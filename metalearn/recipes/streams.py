@@ -9,9 +9,9 @@ from jaxtyping import PRNGKeyArray
 
 
 def stream(seed: int, name: str) -> PRNGKeyArray:
-    """The root key of one use of the seed.
+    """The root key of one use of the seed, such as "theta" or "evaluation".
 
-    Two folds away from `key(seed)`, so that no use shares a key with another, nor with task number i of a family of
-    the same seed, which is one fold away.
+    It lies two folds away from `key(seed)`. So no use shares a key with another use, nor with task number i of a family
+    with the same seed, which lies one fold away.
     """
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0x6D6C), zlib.crc32(name.encode()))

@@ -138,6 +138,7 @@ def resume_run(
     config: Mapping[str, Any],
     *,
     free: Collection[str] = ("steps",),
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     note: Callable[[str], None] = note_on_stderr,
 ) -> Run:
     """Go on with a run under the same configuration, the `free` fields excepted.
@@ -150,6 +151,7 @@ def resume_run(
         config: what to go on with.
         free: fields that may differ from the earlier run's. They must not change the numbers of the steps
             already done: `steps` is one, as long as no schedule is computed from it.
+        upgrade: turns the configuration that an older version of the code wrote into the values that this one writes.
         note: gets a sentence for each thing a person should know.
 
     Raises:
@@ -157,7 +159,7 @@ def resume_run(
             and its new value.
     """
     content, values = _read_config(Path(folder)), as_json(config)
-    check_same_config(content["config"], values, free, f"{folder} was run with another configuration")
+    check_same_config(upgrade(content["config"]), values, free, f"{folder} was run with another configuration")
     run = Run(Path(folder), values, tuple(sorted(free)))
     now, before = environment(), content["environments"][-1]
     for name in ("metalearn", "jax", "commit", "devices"):

@@ -29,7 +29,7 @@ from experiments.in_context.state_size.experiment import RATES
 from experiments.suite.experiment import Experiment, Row, Trained
 from experiments.suite.intervals import mean_interval
 from metalearn.learner import Signature
-from metalearn.recipes.in_context.build import prepare, restore_theta
+from metalearn.recipes.in_context.build import prepare, read_theta
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.recipes.in_context.scoring import LAST
 from metalearn.recipes.streams import stream
@@ -147,7 +147,7 @@ def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
     def scored(learner: Any, theta: Any) -> dict[str, Any]:
         return _figures(score(learner, theta, sets, seed))
 
-    found = scored(recipe.learner, restore_theta(trained.folder, recipe))
+    found = scored(recipe.learner, read_theta(trained.folder, recipe))
     new = [v for name, v in found["accuracy"].items() if name != trained.config.data.source]
     row = {"value": float(np.mean(new)), **found, "missing": missing}
     if cell["learner"] == LEARNERS[0]:

@@ -29,7 +29,7 @@ from experiments.in_context.mechanism.probe import probe
 from experiments.in_context.settings import published, small
 from experiments.suite.experiment import Experiment, Row, Trained
 from experiments.suite.intervals import mean_interval
-from metalearn.recipes.in_context.build import prepare, restore_theta
+from metalearn.recipes.in_context.build import prepare, read_theta
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.sweeps import Cell
 
@@ -80,7 +80,7 @@ def config(settings: Settings, cell: Cell) -> TrainConfig:
 def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
     """See `mechanism_probe.probe`; for one seed of each number of tasks with an example for the picture."""
     recipe = prepare(trained.config)
-    theta = restore_theta(trained.folder, recipe)
+    theta = read_theta(trained.folder, recipe)
     return probe(recipe, theta, settings.sequences, cell["seed"] == settings.first_seed)
 
 

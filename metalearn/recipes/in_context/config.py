@@ -1,4 +1,4 @@
-"""The configuration of a meta-training run, its presets, and its JSON form."""
+"""The configuration of the meta-training of a learner, and its JSON form."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from metalearn.errors import RunError
 from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.outer_optimizer import OptimizerConfig
-from metalearn_models.learners.registry import learner_entry, learner_name
+from metalearn_models.learners.registry import LEARNERS, learner_entry, learner_name
 from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_tasks.families.projected import ProjectedConfig
-from metalearn_tasks.families.regression import RegressionConfig
+from metalearn_tasks.families.registry import family_entry, family_name
 
 REFERENCES = ("1nn", "centroid", "ridge", "logistic")
 
@@ -25,21 +25,21 @@ class DataConfig:
     source: str = "digits"
     """A bundled set (`metalearn list`), a tensorflow-datasets name, or a folder prepared by tensorflow-datasets."""
     size: int | None = None
-    """Resize images to size x size; none: leave them."""
+    """Resize images to size x size; None: leave them as they are."""
     pca: int | None = None
-    """Reduce inputs to this many principal components, fitted on the training examples; none: keep all."""
+    """Reduce inputs to this many principal components, fitted on the training examples; None: keep all."""
     data_dir: str | None = None
-    """Where tensorflow-datasets keeps its prepared sets; none: its own default."""
+    """Where tensorflow-datasets keeps its prepared sets; None: its own default."""
 
 
 @dataclass(frozen=True)
 class CurriculumConfig:
-    """Short contexts first: of each sequence only the first examples count in the loss, and more and more of them."""
+    """Short contexts first: only the first examples of each sequence count in the loss, and their number grows."""
 
     first: int = 10
     """Examples that count at the first outer step."""
     steps: int = 0
-    """Outer steps over which that number grows to all examples, linearly; 0: all count from the start."""
+    """Outer steps over which that number grows linearly to all examples; 0: all count from the start."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class TrainConfig:
     """Everything that decides the numbers of a meta-training run."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    """Examples; unused by regression tasks, which make their own."""
+    """The examples; families that make their own data, such as regression, do not use them."""
     family: Any = field(default_factory=ProjectedConfig)
     """The distribution of tasks."""
     learner: Any = field(default_factory=TransformerConfig)
-    """The learner; choose another with --learner NAME."""
+    """The learner that is meta-trained; choose another with --learner NAME."""
     outer_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The outer optimizer."""
     batch: int = 64
@@ -67,9 +67,9 @@ class TrainConfig:
     steps_per_call: int = 25
     """Outer steps in one dispatch to the device; does not change the numbers."""
     start: str | None = None
-    """Begin from the meta-parameters of this run's newest checkpoint, as a further phase; none: from fresh ones."""
+    """Begin from the meta-parameters of this run's newest checkpoint, as a further phase; None: from fresh ones."""
     seed: int = 0
-    """The one seed of everything random but the tasks themselves, which have family.seed."""
+    """The seed of everything random except the tasks, which have family.seed."""
     evaluate_every: int = 250
     """Outer steps between evaluations on held-out examples."""
     checkpoint_every: int = 500
@@ -82,17 +82,20 @@ class TrainConfig:
     """Reference learners in the final table and picture."""
 
 
-FAMILIES: dict[str, type] = {"projected": ProjectedConfig, "regression": RegressionConfig}
+def free_fields(config: TrainConfig) -> tuple[str, ...]:
+    """Fields that may change on resume, since they leave the numbers of the steps already done as they are."""
+    looks = ("evaluate_every", "checkpoint_every", "eval_tasks", "eval_sequences", "references")
+    free = ("steps_per_call", "data.data_dir", *looks)
+    return free if config.outer_optimizer.schedule == "cosine" else ("steps", *free)
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON values; learner and family carry their names."""
     values = dataclasses.asdict(config)
-    family = next(name for name, cls in FAMILIES.items() if type(config.family) is cls)
-    values["family"] = {"name": family, **values["family"]}
+    values["family"] = {"name": family_name(config.family), **values["family"]}
     values["learner"] = {"name": learner_name(config.learner), **values["learner"]}
     if not config.curriculum.steps:
-        del values["curriculum"]  # so that runs from before there were curricula can be gone on with
+        del values["curriculum"]  # so that runs from before there were curricula can be resumed
     return values
 
 
@@ -103,13 +106,12 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         RunError: fields are missing or unknown, as when another version wrote it.
         UnknownNameError: an unknown learner or family of tasks.
     """
-    values = _renamed(values)
+    values = rename_old_fields(values)
     try:
         family, learner = dict(values.pop("family")), dict(values.pop("learner"))
-        learner_class = learner_entry(learner.pop("name")).config
         return TrainConfig(
-            family=FAMILIES[family.pop("name")](**family),
-            learner=learner_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in learner.items()}),
+            family=family_entry(family.pop("name")).config(**_tuples(family)),
+            learner=learner_entry(learner.pop("name")).config(**_tuples(learner)),
             data=DataConfig(**values.pop("data")),
             outer_optimizer=OptimizerConfig(**values.pop("outer_optimizer")),
             gradient=GradientConfig(**values.pop("gradient", {})),
@@ -121,8 +123,12 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         raise RunError(f"the run's configuration was written by another version of metalearn: {error}") from error
 
 
-def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values under the names of today: version 0.1 wrote task, tasks, optimizer and window."""
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def rename_old_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON values of a configuration under the names of today; version 0.1 wrote task, tasks, optimizer, window."""
     values = dict(values)
     if "task" not in values:
         return values
@@ -130,6 +136,16 @@ def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
         values[new] = values.pop(old)
     values["gradient"] = {**values.get("gradient", {}), "window": values.pop("window")}
     return values
+
+
+def predicts_numbers(config: TrainConfig) -> bool:
+    """Whether the labels of its tasks are real numbers, so that scores are squared errors."""
+    return family_entry(family_name(config.family)).regression
+
+
+def learner_names() -> tuple[str, ...]:
+    """The learners that can be meta-trained."""
+    return tuple(name for name, entry in LEARNERS.items() if entry.meta_learned)
 
 
 def with_learner(config: TrainConfig, name: str) -> TrainConfig:

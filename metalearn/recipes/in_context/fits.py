@@ -1,7 +1,8 @@
-"""Does a configuration fit this machine, and how many tasks would: `metalearn.costs.memory` for a `TrainConfig`.
+"""Whether a configuration fits into this machine's memory, and how large a batch would fit.
 
-Of many configurations only the largest are looked at, and which these are is told by two numbers that cost nothing,
-times the sequences and examples of an outer step: a learner's parameters and the size of its state.
+`metalearn.costs.memory` measures one outer step; here it is asked about a `TrainConfig`. Of many configurations only the
+largest are checked: those with the most parameters and those with the largest state, each times the examples per outer
+step. Both numbers are known without compiling anything.
 """
 
 from __future__ import annotations
@@ -17,34 +18,33 @@ import jax
 from metalearn.costs.memory import PROBES, available_bytes, bound_bytes, check_memory, in_words
 from metalearn.errors import NotEnoughMemoryError
 from metalearn.outer import local_mesh, outer_loop
-from metalearn.recipes.in_context.build import compile_outer_loop, initial_state, load_data, prepare
+from metalearn.recipes.driving import compile_outer_loop, initial_state
+from metalearn.recipes.in_context.build import load_data, prepare
 from metalearn.recipes.in_context.config import TrainConfig
-from metalearn.recipes.outer_optimizer import outer_optimizer
-from metalearn_tasks.datasets.load import Dataset
-from metalearn_tasks.families.regression import RegressionConfig
+from metalearn_tasks.datasets import Dataset
 
 
 def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: int | None = None) -> int | None:
-    """Refuse a configuration whose outer step needs more memory than there is; evaluations are not looked at.
+    """Refuse a configuration whose outer step needs more memory than there is.
 
-    Two programs with few tasks are compiled, which takes some ten seconds, and nothing is run.
+    Two programs with small batches are compiled, which takes some ten seconds; nothing is run. The memory of evaluations
+    is not checked.
 
     Args:
         config: what is to be meta-trained.
-        dataset: the examples, when they are at hand already; loaded otherwise.
-        available: bytes that are free on each device; None: ask them.
+        dataset: the examples, if they are at hand already; None: they are loaded.
+        available: bytes that are free on each device; None: ask the devices.
 
     Returns:
-        Bytes that a device needs for an outer step; None where nobody knows what there is.
+        Bytes that a device needs for an outer step; None if the available memory is unknown.
 
     Raises:
         NotEnoughMemoryError: with the number of tasks that would fit.
         ValueError: from `prepare`.
     """
-    if dataset is None and not isinstance(config.family, RegressionConfig):
-        dataset = load_data(config.data)
+    dataset = dataset or load_data(config)
     recipe = prepare(config, dataset)
-    mesh = local_mesh(recipe.estimator.batch)
+    mesh = local_mesh(recipe.training.estimator.batch)
     devices = 1 if mesh is None else mesh.devices.size
     data = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), recipe.data)
     if available is None:
@@ -53,14 +53,14 @@ def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: i
             return None
         # The examples are on the first device by now, and are counted among the arguments of the step.
         available += sum(x.nbytes for x in jax.tree.leaves(recipe.data))
-    # The mesh and the steps in a call are those of all tasks, also for the programs with few.
-    _, per_call = compile_outer_loop(recipe, config.steps)
+    # The small programs have the mesh and the steps per call of the whole batch.
+    _, per_call = compile_outer_loop(recipe.training, config.steps)
     pairs = None if config.gradient.method == "backprop" else config.gradient.pairs
 
     def program(tasks: int) -> tuple[Any, tuple[Any, ...]]:
         # Only shapes are needed, not the weights of the run to begin from.
-        small = prepare(dataclasses.replace(config, batch=tasks, start=None), dataset)
-        loop = outer_loop(small.estimator, outer_optimizer(config.outer_optimizer, config.steps), per_call, mesh)
+        small = prepare(dataclasses.replace(config, batch=tasks, start=None), dataset).training
+        loop = outer_loop(small.estimator, small.optimizer, per_call, mesh)
         return loop.step, (jax.eval_shape(lambda: initial_state(small, loop)), data)
 
     def advice(largest: int) -> str:
@@ -68,7 +68,7 @@ def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: i
         return f" (--batch {largest}), or {fewer}" if largest else f": take {fewer}"
 
     unit = pairs or devices
-    # A pair with a single task is a program of another kind than one with several.
+    # One task per pair compiles to another kind of program than several.
     few = 2 * pairs if pairs else PROBES[0] * devices
     return check_memory(program, config.batch, available, probes=(few, 2 * few), unit=unit, advice=advice)
 
@@ -80,7 +80,7 @@ def check_largest(configs: Mapping[str, TrainConfig], workers: int) -> None:
 
     Args:
         configs: of the cells that are to be run, by name.
-        workers: processes that run cells at the same time, which share the memory; 0: this process.
+        workers: processes that run cells at the same time and share the memory; 0: this process.
 
     Raises:
         NotEnoughMemoryError: says which cell, what it needs, what there is and what would fit.
@@ -98,17 +98,16 @@ def check_largest(configs: Mapping[str, TrainConfig], workers: int) -> None:
 
 
 def largest(configs: Mapping[str, TrainConfig]) -> list[str]:
-    """Names of the cells with most parameters and with the largest state, times the examples of an outer step.
+    """Names of the cells with the most parameters and with the largest state, each times the examples per outer step.
 
-    Of several with as many of one, that with most of the other.
+    Cells that are equal in one number are ordered by the other.
     """
-    sources = {c.data for c in configs.values() if not isinstance(c.family, RegressionConfig)}
-    datasets = {source: load_data(source) for source in sources}
+    datasets = {config.data: load_data(config) for config in configs.values()}
     parameters, state = {}, {}
     for name, config in configs.items():
         try:
-            learner = prepare(config, datasets.get(config.data)).learner
-        except ValueError:  # it will fail by itself, and say why
+            learner = prepare(config, datasets[config.data]).learner
+        except ValueError:  # the cell itself will fail, and say why
             continue
         count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(learner.init, jax.random.key(0))))
         examples = config.batch * config.sequences * config.family.length
@@ -119,7 +118,7 @@ def largest(configs: Mapping[str, TrainConfig]) -> list[str]:
 
 
 def _misfit(configs: Mapping[str, TrainConfig], workers: int) -> tuple[str, dict[str, int]] | None:
-    """Message and numbers of the error for the first of the largest cells that does not fit."""
+    """The error for the first of the largest cells that does not fit, as message and numbers; None: all fit."""
     free = available_bytes(jax.local_device_count())
     if free is None:
         return None
@@ -143,13 +142,14 @@ def _misfit(configs: Mapping[str, TrainConfig], workers: int) -> tuple[str, dict
 
 
 def _bound(config: TrainConfig) -> int:
-    """Bytes that an outer step needs at most on a device, and in all outside of what is split over them."""
-    recipe = prepare(dataclasses.replace(config, start=None))  # only shapes are needed, not the weights to begin from
-    loop, _ = compile_outer_loop(recipe, config.steps)
-    return bound_bytes(loop.step, jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
+    """An upper bound of the bytes that an outer step needs per device."""
+    # Only shapes are needed, not the weights to begin from.
+    training = prepare(dataclasses.replace(config, start=None)).training
+    loop, _ = compile_outer_loop(training, config.steps)
+    return bound_bytes(loop.step, jax.eval_shape(lambda: initial_state(training, loop)), training.data)
 
 
 def _shape(config: TrainConfig) -> str:
-    """What decides the programs of a run, as far as seeds and numbers of tasks do not."""
-    task = dataclasses.replace(config.family, seed=0, num_tasks=config.family.num_tasks and 1)
-    return repr(dataclasses.replace(config, seed=0, start=None, family=task))
+    """What decides the compiled programs of a run: its configuration without seeds and numbers of tasks."""
+    family = dataclasses.replace(config.family, seed=0, num_tasks=config.family.num_tasks and 1)
+    return repr(dataclasses.replace(config, seed=0, start=None, family=family))

@@ -9,8 +9,9 @@ from typing import Any
 
 from metalearn.curves import last_positions
 from metalearn.pictures import draw_learning_curves, draw_training, named, new_figure, save
-from metalearn.recipes.in_context.build import Recipe, compile_outer_loop, initial_state, prepare
-from metalearn.recipes.in_context.config import TrainConfig, to_json
+from metalearn.recipes.driving import drive
+from metalearn.recipes.in_context.build import Recipe, prepare
+from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.recipes.in_context.scoring import (
     LAST,
     check_references,
@@ -19,19 +20,10 @@ from metalearn.recipes.in_context.scoring import (
     learner_scorers,
     score_references,
 )
-from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
-from metalearn.runs.folder import Run, create_run, resume_run, write_result
+from metalearn.runs.folder import Run, write_result
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.progress import Progress
-from metalearn.runs.training import train as drive
 from metalearn.runs.weights import theta_sha256
-
-
-def free_fields(config: TrainConfig) -> tuple[str, ...]:
-    """Fields that may change on resume: those that leave the numbers of the steps already done as they are."""
-    looks = ("evaluate_every", "checkpoint_every", "eval_tasks", "eval_sequences", "references")
-    free = ("steps_per_call", "data.data_dir", *looks)
-    return free if config.outer_optimizer.schedule == "cosine" else ("steps", *free)
 
 
 def meta_train(
@@ -43,12 +35,12 @@ def meta_train(
     progress: Progress | None = None,
     evaluated: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Meta-train as configured, in a run's folder; go on from its newest checkpoint if asked to.
+    """Meta-train as configured, in a run's folder; continue from its newest checkpoint if asked to.
 
     Args:
         config: what to do.
         folder: the run's folder; new or empty, unless resuming or overwriting.
-        resume: go on from the newest readable checkpoint.
+        resume: continue from the newest readable checkpoint.
         overwrite: remove an older run in that folder first.
         progress: what a person sees.
         evaluated: called with the outer step and the scores of each evaluation, `unseen_score` and so on, once they
@@ -64,32 +56,17 @@ def meta_train(
         FloatingPointError: a number became NaN or infinite; names the step.
     """
     began = time.monotonic()
-    # Everything that can be refused is refused before a folder is made or an older run removed.
     recipe = prepare(config)
     check_references(config.references)
-    loop, _ = compile_outer_loop(recipe, config.steps)
-    state, scorers = initial_state(recipe, loop), learner_scorers(recipe)
-    values = to_json(config)
-    if resume:
-        run = resume_run(folder, values, free=free_fields(config))
-        if checkpoint_steps(run):
-            state = restore_checkpoint(run, state)
-    else:
-        run = create_run(folder, values, free=free_fields(config), overwrite=overwrite)
-    if progress is not None:
-        progress.note(f"meta-training in {run.folder}")
-    loop, per_call = compile_outer_loop(recipe, config.steps - int(state.step))
-    state = drive(
-        loop.step,
-        state,
-        recipe.data,
-        run,
-        steps=config.steps,
-        steps_per_call=per_call,
-        log_every=max(1, config.steps // 1000),
-        checkpoint_every=config.checkpoint_every,
+    scorers = learner_scorers(recipe)
+    run, state = drive(
+        recipe.training,
+        folder,
         evaluate=lambda theta: {f"{n}_score": last_positions(f(theta), LAST)[0] for n, f in scorers.items()},
         evaluate_every=config.evaluate_every,
+        checkpoint_every=config.checkpoint_every,
+        resume=resume,
+        overwrite=overwrite,
         progress=progress,
         evaluated=evaluated,
     )

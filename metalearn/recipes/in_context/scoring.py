@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, PRNGKeyArray
@@ -18,31 +17,21 @@ from metalearn.recipes.in_context.build import (
 )
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.recipes.streams import stream
-from metalearn_models.learners.registry import learner_entry
-from metalearn_tasks.datasets.load import Dataset
-from metalearn_tasks.families.projected import (
-    ProjectedConfig,
-    ProjectedData,
-    projected_data,
-    unprojected,
-)
+from metalearn_models.learners.registry import LEARNERS, learner_entry
 
 LAST = 10
-"""The positions over which a curve is summed up in one number."""
+"""A curve is summed up by its mean over so many last positions."""
 
 
 def evaluations(recipe: Recipe) -> dict[str, tuple[Callable[..., Any], Any]]:
     """The tasks a learner is scored on while it is meta-trained: name -> (numbered task, data).
 
-    "seen": tasks of meta-training with held-out examples, or, where every task is fresh, fresh tasks with
-    training examples. "unseen": tasks meta-training never meets, held-out examples.
+    "seen": tasks of meta-training with held-out examples. If every task of meta-training is fresh, "training" takes its
+    place: fresh tasks with training examples. "unseen": tasks that meta-training never meets, held-out examples.
     """
     family = recipe.family
     if family.seen is not None:
-        seen = recipe.test_data
-        if isinstance(seen, ProjectedData):  # the very tasks that were met, permuted only where they were
-            seen = seen._replace(permute_prob=recipe.data.permute_prob)
-        return {"seen": (family.seen, seen), "unseen": (family.unseen, recipe.test_data)}
+        return {"seen": (family.seen, recipe.seen_data), "unseen": (family.unseen, recipe.test_data)}
 
     def training(key: PRNGKeyArray, data: Any, index: Array) -> Any:
         return family.sample(data, jax.random.fold_in(key, index))
@@ -53,11 +42,11 @@ def evaluations(recipe: Recipe) -> dict[str, tuple[Callable[..., Any], Any]]:
 
 
 def learner_scorers(recipe: Recipe) -> dict[str, Callable[[Any], np.ndarray]]:
-    """For each kind of task in `evaluations`, a compiled `theta -> scores[tasks, T]`, `tasks_to_score` of them."""
+    """A compiled `theta -> scores[tasks, T]` for each kind of task in `evaluations`, with `tasks_to_score` tasks."""
     config, key = recipe.config, stream(recipe.config.seed, "evaluation")
 
     def scorer(name: str, task: Callable[..., Any], data: Any) -> Callable[[Any], np.ndarray]:
-        # Compiled for as many as asked for, whatever the number of tasks; rows beyond it repeat tasks and are dropped.
+        # Compiled for as many tasks as asked for; rows that repeat a task, where there are fewer, are dropped.
         score = curve_scorer(recipe.learner, recipe.family, task, config.eval_tasks, config.eval_sequences)
         rows = tasks_to_score(name, config.eval_tasks, config)
         return lambda theta: np.asarray(score(theta, data, key))[:rows]
@@ -66,7 +55,7 @@ def learner_scorers(recipe: Recipe) -> dict[str, Callable[[Any], np.ndarray]]:
 
 
 def tasks_to_score(name: str, tasks: int, config: TrainConfig) -> int:
-    """As many tasks as asked for, but no more seen ones than there are: an interval must not count one twice."""
+    """As many tasks as asked for, but at most as many seen tasks as there are: an interval must not count one twice."""
     return min(tasks, config.family.num_tasks) if name == "seen" and config.family.num_tasks else tasks
 
 
@@ -88,7 +77,7 @@ def score_learner(
 
 
 def check_references(names: Sequence[str]) -> None:
-    """Refuse names that are no reference learners.
+    """Refuse names that are not reference learners.
 
     Raises:
         UnknownNameError: with the nearest names.
@@ -96,7 +85,10 @@ def check_references(names: Sequence[str]) -> None:
     """
     for name in names:
         if learner_entry(name).meta_learned:
-            raise ValueError(f"{name} needs meta-training; reference learners are those that need none")
+            raise ValueError(
+                f"--references takes learners that need no meta-training, and {name} needs it: take some of "
+                f"{', '.join(n for n, e in LEARNERS.items() if not e.meta_learned)}"
+            )
 
 
 def score_references(
@@ -104,7 +96,7 @@ def score_references(
 ) -> dict[str, np.ndarray]:
     """Scores [tasks, T] of reference learners on unseen tasks, on the episodes that `score_learner` draws.
 
-    A reference learner that only knows classes is left out in regression. Errors are `check_references`'s.
+    Reference learners that only predict classes are left out in regression. Errors are those of `check_references`.
     """
     check_references(names)
     scores = {}
@@ -119,23 +111,13 @@ def score_references(
     return scores
 
 
-def identity_kinds(dataset: Dataset, config: ProjectedConfig) -> tuple[Family, dict[str, Any]]:
-    """The unprojected tasks of a data set, labels permuted and not, as kinds for `score_learner`."""
-    family = unprojected(dataset.inputs, dataset.classes, config)
-    permuted = projected_data(*dataset.test)
-    return family, {
-        "identity": (family.unseen, permuted),
-        "identity, labels as they are": (family.unseen, permuted._replace(permute_prob=jnp.float32(0))),
-    }
-
-
 def curves(scores: dict[str, Any]) -> dict[str, Curve]:
     """Means and intervals of scores [tasks, T]."""
     return {name: summarise(value) for name, value in scores.items()}
 
 
 def curves_as_json(scores: dict[str, Any]) -> dict[str, dict[str, list[float | None]]]:
-    """The same as JSON values: mean, low and high of each curve; null where one task gives no interval."""
+    """The same as JSON values: mean, low and high of each curve; null if a single task gives no interval."""
 
     def numbers(row: np.ndarray) -> list[float | None]:
         return [float(x) if np.isfinite(x) else None for x in row]
@@ -144,7 +126,7 @@ def curves_as_json(scores: dict[str, Any]) -> dict[str, dict[str, list[float | N
 
 
 def table(scores: dict[str, Any], regression: bool) -> str:
-    """The result as text: one row a learner, the score with its 95 % interval after n examples."""
+    """The result as text: one row per learner, the score after n examples with its 95 % interval."""
     length = next(iter(scores.values())).shape[1]
     columns = [n for n in (1, 10, 20, 40, 99) if n < length]
     title = "squared error" if regression else "accuracy"

@@ -5,17 +5,101 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
 
-from metalearn.recipes.in_context.config import TrainConfig, from_json
+from metalearn.pictures import draw_sweep, new_figure, save
+from metalearn.recipes.in_context.build import prepare
+from metalearn.recipes.in_context.config import TrainConfig, from_json, to_json
+from metalearn.recipes.in_context.fits import check_largest
 from metalearn.recipes.in_context.run import meta_train
+from metalearn.runs.files import write_atomically
+from metalearn.runs.folder import as_json, finite_or_null
 from metalearn.runs.progress import Silent
-from metalearn.sweeps import Cell, Range, Record, Report, cell_name
-from metalearn_tasks.families.regression import RegressionConfig
+from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_name, grid, run_sweep, sampled
+from metalearn.sweeps.study import storage_url
+from metalearn.sweeps.workers import worker_count
+from metalearn_tasks.families.registry import family_entry, family_name
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """What is swept, and by how many workers."""
+
+    grid: tuple[str, ...] = ()
+    """FIELD=VALUE,VALUE,...: every combination of the values of all fields is run."""
+    random: tuple[str, ...] = ()
+    """FIELD=LOW..HIGH draws uniformly, FIELD=LOW..HIGH:log uniformly in the logarithm; whole numbers if both ends are
+    whole. FIELD=VALUE,VALUE,... draws from a list. --trials says how many draws of all fields are made."""
+    trials: int = 20
+    """With --random: number of draws; equal draws count once. Each draw is run with every combination of --grid and
+    every seed."""
+    seeds: int = 1
+    """Runs of each configuration, with seeds from --seed on."""
+    halving: bool = False
+    """Asynchronous successive halving: of three runs, stop the two that are behind at their first evaluation after 1/9
+    and after 1/3 of --steps. Set --evaluate-every to at most 1/9 of --steps."""
+    storage: str | None = None
+    """Where the sweep is kept, as a database URL; None: an SQLite file in its folder."""
+    workers: int | None = None
+    """Worker processes; None: one per core, or a single one with an accelerator; 0: run in this process."""
+
+
+class SweepResult(NamedTuple):
+    """What a sweep came to.
+
+    Attributes:
+        rows: one per configuration, see `summarise`.
+        values: JSON values, those of sweep.json.
+        failed: the records of cells that failed.
+        picture: the file of the picture.
+    """
+
+    rows: list[dict[str, Any]]
+    values: dict[str, Any]
+    failed: list[Record]
+    picture: Path
+
+
+def run(config: TrainConfig, options: SweepConfig, out: Path) -> SweepResult:
+    """Run a sweep, or what is left of it; writes sweep.json and a picture into its folder.
+
+    Args:
+        config: what every cell is configured from.
+        options: what is swept.
+        out: folder of the sweep and its runs.
+
+    Raises:
+        ValueError: a cell cannot be configured, or nothing is swept; nothing was run.
+        NotEnoughMemoryError: the largest cell does not fit; nothing was run.
+        RunError: the storage cannot be reached or holds another sweep.
+    """
+    cells = list_cells(config, options)
+    for field, value in dict.fromkeys((f, v) for cell in cells for f, v in cell.items()):
+        configure_cell(config, {field: value})  # what cannot be configured is refused before anything is run
+    prepare(configure_cell(config, cells[0]))
+    check_largest(_unfinished(config, cells, out), worker_count(options.workers))
+    plan = Plan(out.resolve().name, {"command": "metalearn sweep", "config": to_json(config)}, cells)
+    trial = partial(run_trial, to_json(config), out)
+    halving = Halving(max(1, config.steps // 9)) if options.halving else None
+    url = storage_url(options.storage, out)
+    records = run_sweep(plan, url, trial, workers=options.workers, compiled=out / "compiled", halving=halving)
+    rows = summarise(records)
+    values = {"sweep": plan.name, "cells": len(records), "configurations": rows}
+    values = finite_or_null(as_json({**values, "records": [r._asdict() for r in records]}))
+    out.mkdir(parents=True, exist_ok=True)  # workers on other machines may have run everything, elsewhere
+    write_atomically(out / "sweep.json", (json.dumps(values, indent=1) + "\n").encode())
+    fields = swept_fields(cells)
+    figure, panels = new_figure(columns=max(1, len(fields)), width=3.6)
+    for ax, field in zip(panels, fields or ["seed"], strict=True):
+        draw_sweep(ax, field, [(r.cell.get(field), r.value, r.state) for r in records if r.value is not None])
+    save(figure, out / "sweep.png")
+    return SweepResult(rows, values, [r for r in records if r.state == "failed"], out / "sweep.png")
 
 
 def axes(grid_words: Sequence[str], random_words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -51,7 +135,26 @@ def axes(grid_words: Sequence[str], random_words: Sequence[str]) -> tuple[dict[s
     return fixed, free
 
 
-def configured(base: TrainConfig, cell: Cell) -> TrainConfig:
+def list_cells(config: TrainConfig, options: SweepConfig) -> list[Cell]:
+    """The cells of a sweep: draws x grid x seeds.
+
+    Raises:
+        ValueError: nothing is swept, or the axes do not fit, see `axes`.
+    """
+    if options.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
+    fixed, free = axes(options.grid, options.random)
+    if "seed" in fixed or "seed" in free:
+        raise ValueError("seeds are swept with --seeds N, beginning at --seed")
+    if not fixed and not free and options.seeds == 1:
+        raise ValueError("nothing is swept: give --grid FIELD=VALUE,VALUE, --random FIELD=LOW..HIGH or --seeds N")
+    draws = sampled(free, options.trials, config.seed) if free else [{}]
+    draws = list({cell_name(draw): draw for draw in draws}.values())  # short lists are drawn from more than once
+    seeds = [config.seed + i for i in range(options.seeds)]
+    return [{**draw, **point, "seed": seed} for seed in seeds for draw in draws for point in grid(fixed)]
+
+
+def configure_cell(base: TrainConfig, cell: Cell) -> TrainConfig:
     """The configuration of a cell: `base` with the cell's fields, read as `metalearn train` reads them.
 
     Raises:
@@ -64,21 +167,21 @@ def configured(base: TrainConfig, cell: Cell) -> TrainConfig:
         raise ValueError(f"the cell {cell_name(cell)} cannot be configured: {' '.join(words)} (see above)") from error
 
 
-def _left(base: TrainConfig, cells: Sequence[Cell], out: Path) -> dict[str, TrainConfig]:
-    """Configurations of the cells that an earlier call has not run to its end, one seed of each, by name."""
+def _unfinished(base: TrainConfig, cells: Sequence[Cell], out: Path) -> dict[str, TrainConfig]:
+    """Configurations of the cells that no earlier call has finished, one seed of each, by name."""
     done = set[str]()
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # it is written anew at the end
-        told = json.loads((out / "sweep.json").read_bytes())["records"]
-        done = {record["name"] for record in told if record["state"] == "done"}
-    left = {cell_name({**cell, "seed": None}): cell for cell in reversed(cells) if cell_name(cell) not in done}
-    return {cell_name(cell): configured(base, cell) for cell in left.values()}
+        records = json.loads((out / "sweep.json").read_bytes())["records"]
+        done = {record["name"] for record in records if record["state"] == "done"}
+    unfinished = {cell_name({**cell, "seed": None}): cell for cell in reversed(cells) if cell_name(cell) not in done}
+    return {cell_name(cell): configure_cell(base, cell) for cell in unfinished.values()}
 
 
 def run_trial(values: Mapping[str, Any], out: Path, cell: Cell, report: Report) -> dict[str, Any]:
-    """Meta-train one cell in a folder of its own, or go on with what is there."""
-    config = configured(from_json(values), cell)
+    """Meta-train one cell in a folder of its own, or continue with what is there."""
+    config = configure_cell(from_json(values), cell)
     folder = out / "cells" / cell_name(cell)
-    sign = -1.0 if isinstance(config.family, RegressionConfig) else 1.0  # an error is to be small
+    sign = -1.0 if family_entry(family_name(config.family)).regression else 1.0  # an error is to be small
 
     def evaluated(step: int, numbers: dict[str, float]) -> None:
         report(step, sign * numbers["unseen_score"], numbers, final=step >= config.steps)
@@ -89,10 +192,10 @@ def run_trial(values: Mapping[str, Any], out: Path, cell: Cell, report: Report) 
     return {**result, **report.latest, "value": sign * score}
 
 
-def summarised(found: Sequence[Record]) -> list[dict[str, Any]]:
-    """One row a configuration, the best first: its values, mean and range of its seeds, how many ended and how."""
+def summarise(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One row per configuration, the best first: mean and values over its seeds, and how many of them ended how."""
     groups: dict[str, list[Record]] = {}
-    for record in found:
+    for record in records:
         values = {k: v for k, v in record.cell.items() if k != "seed"}
         groups.setdefault(cell_name(values) if values else "as configured", []).append(record)
     rows = []
@@ -104,6 +207,6 @@ def summarised(found: Sequence[Record]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -np.inf if row["mean"] is None else row["mean"], reverse=True)
 
 
-def swept(cells: Sequence[Cell]) -> list[str]:
+def swept_fields(cells: Sequence[Cell]) -> list[str]:
     """The fields that take more than one value, without the seed."""
     return [f for f in cells[0] if f != "seed" and len({str(cell[f]) for cell in cells}) > 1]

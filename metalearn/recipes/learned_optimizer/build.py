@@ -1,60 +1,95 @@
-"""From the configuration of a learned optimizer's meta-training to the parts it names."""
+"""From the configuration of a learned optimizer's meta-training to the parts that it names."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
 
 from metalearn.gradients import Estimator, log_uniform
 from metalearn.inner import InnerLoop
-from metalearn.outer import OuterLoop, local_mesh, outer_loop
+from metalearn.recipes.driving import MetaTraining
 from metalearn.recipes.gradient import make_estimator
 from metalearn.recipes.learned_optimizer.config import (
     TrainOptimizerConfig,
+    free_fields,
+    rename_old_fields,
     settings_of,
+    to_json,
 )
 from metalearn.recipes.outer_optimizer import outer_optimizer
+from metalearn.recipes.streams import stream
+from metalearn_models.optimizers import library
 from metalearn_models.optimizers.contract import LearnedOptimizer, first_order
-from metalearn_models.optimizers.library import make
 from metalearn_tasks.objectives.library import NamedObjective, named_objective
 from metalearn_tasks.objectives.training import capped, logarithmic, training_loop
 
 FLOOR = 1e-4
-"""Far below this a loss no longer counts as smaller: an optimizer need not drive separable data to a loss of 0."""
+"""Losses far below this count as equal: an optimizer need not drive separable data to a loss of 0."""
 
 
 class OptimizerRecipe(NamedTuple):
-    """What a configuration builds."""
+    """What a configuration builds.
+
+    Attributes:
+        config: the configuration.
+        problem: the objective and its data.
+        optimizer: what is meta-trained.
+        length: steps of a training run.
+        training: its meta-training, ready to be driven.
+    """
 
     config: TrainOptimizerConfig
     problem: NamedObjective
     optimizer: LearnedOptimizer
     length: int
-    estimator: Estimator
+    training: MetaTraining
 
 
 def prepare(config: TrainOptimizerConfig) -> OptimizerRecipe:
-    """Build everything a configuration names.
+    """Build everything that a configuration names; nothing is compiled.
 
     Raises:
         ValueError: unknown names, numbers out of range, or parts that do not fit each other.
     """
-    for name in ("steps", "steps_per_call", "eval_runs"):
+    for name in ("steps", "steps_per_call", "eval_runs", "batch"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     problem = named_objective(config.objective, config.size, config.data_dir)
-    optimizer = make(config.optimizer, **dataclasses.asdict(config.settings or settings_of(config.optimizer)))
+    settings = dataclasses.asdict(config.settings or settings_of(config.optimizer))
+    optimizer = library.make(config.optimizer, **settings)
     if config.gradient.method == "backprop":
         optimizer = first_order(optimizer)
     length = problem.length if config.length is None else config.length
     loop = capped(training_loop(problem.objective, optimizer, length), config.ceiling)
     if config.measure == "log-loss":
         loop = logarithmic(loop, FLOOR)
-    return OptimizerRecipe(config, problem, optimizer, length, meta_gradient(loop, length, config))
+    values = to_json(config)
+
+    def save_theta(path: Path, theta: Any, step: int) -> None:
+        card = {"config": values, "objective": config.objective, "steps": step}
+        library.save(path, config.optimizer, theta, values["settings"], card)
+
+    training = MetaTraining(
+        values,
+        free_fields(config),
+        lambda: jax.jit(optimizer.init)(stream(config.seed, "theta")),
+        stream(config.seed, "outer"),
+        problem.data,
+        _estimator(loop, length, config),
+        outer_optimizer(config.outer_optimizer, config.steps),
+        config.steps,
+        config.steps_per_call,
+        rename_old_fields,
+        save_theta,
+    )
+    return OptimizerRecipe(config, problem, optimizer, length, training)
 
 
-def meta_gradient(loop: InnerLoop, length: int, config: TrainOptimizerConfig) -> Estimator:
-    """The estimator that a configuration names; starts of runs are staggered.
+def _estimator(loop: InnerLoop, length: int, config: TrainOptimizerConfig) -> Estimator:
+    """The estimator of a configuration; the starts of training runs are staggered.
 
     Raises:
         ValueError: numbers that do not fit.
@@ -63,12 +98,3 @@ def meta_gradient(loop: InnerLoop, length: int, config: TrainOptimizerConfig) ->
     # Whole runs have no window: the default one is for all other methods.
     gradient = dataclasses.replace(config.gradient, window=None) if config.gradient.method == "es" else config.gradient
     return make_estimator(loop, gradient, config.batch, horizon=horizon)
-
-
-def compile_outer_loop(recipe: OptimizerRecipe, steps_left: int) -> tuple[OuterLoop, int]:
-    """The compiled outer loop, over the local devices that divide its runs, and the steps in one of its calls."""
-    config = recipe.config
-    wish = range(1, config.steps_per_call + 1)
-    per_call = max(d for d in wish if max(steps_left, 1) % d == 0 and config.steps % d == 0)
-    mesh = local_mesh(recipe.estimator.batch)
-    return outer_loop(recipe.estimator, outer_optimizer(config.outer_optimizer, config.steps), per_call, mesh), per_call

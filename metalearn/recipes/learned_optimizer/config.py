@@ -123,11 +123,16 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "learnable-adam": CONSTANTS,
     "schedule": CONSTANTS,
 }
-"""What a learned optimizer is meta-trained with where nobody says otherwise; our choice, from short trials."""
+"""What the default configuration of each learned optimizer changes in `TrainOptimizerConfig`; our choice."""
+
+
+def optimizer_names() -> tuple[str, ...]:
+    """The learned optimizers that can be meta-trained."""
+    return tuple(OPTIMIZERS)
 
 
 def recommended(name: str) -> TrainOptimizerConfig:
-    """The configuration a learned optimizer's meta-training begins from.
+    """The default configuration of a learned optimizer's meta-training.
 
     Raises:
         UnknownNameError: no such optimizer.
@@ -168,6 +173,12 @@ def settings_of(name: str, values: Mapping[str, Any] | None = None) -> Any:
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in (values or {}).items()})
 
 
+def free_fields(config: TrainOptimizerConfig) -> tuple[str, ...]:
+    """Fields that may change on resume, since they leave the numbers of the steps already done as they are."""
+    free = ("steps_per_call", "data_dir", "evaluate_every", "checkpoint_every", "eval_runs", "baselines")
+    return free if config.outer_optimizer.schedule == "cosine" else ("steps", *free)
+
+
 def to_json(config: TrainOptimizerConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
     values = dataclasses.asdict(config)
@@ -181,12 +192,9 @@ def from_json(values: Mapping[str, Any]) -> TrainOptimizerConfig:
     Raises:
         RunError: another command or another version wrote it.
     """
-    values = dict(values)
+    values = rename_old_fields(values)
     if values.pop("kind", None) != "train-optimizer":
         raise RunError("the run is not one of metalearn train-optimizer: resume it with the command that began it")
-    if "outer" in values:  # version 0.1 wrote it, and the runs under the gradient
-        values["outer_optimizer"], gradient = values.pop("outer"), dict(values["gradient"])
-        values["batch"], values["gradient"] = gradient.pop("runs"), {"rank": None, **gradient}
     try:
         return TrainOptimizerConfig(
             settings=settings_of(values["optimizer"], values.pop("settings")),
@@ -197,3 +205,13 @@ def from_json(values: Mapping[str, Any]) -> TrainOptimizerConfig:
         )
     except (KeyError, TypeError) as error:
         raise RunError(f"the run's configuration was written by another version of metalearn: {error}") from error
+
+
+def rename_old_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON values of a configuration under the names of today; version 0.1 wrote outer and gradient.runs."""
+    values = dict(values)
+    if "outer" not in values:
+        return values
+    values["outer_optimizer"], gradient = values.pop("outer"), dict(values["gradient"])
+    values["batch"], values["gradient"] = gradient.pop("runs"), {"pairs": None, "rank": None, **gradient}
+    return values

@@ -8,26 +8,22 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from metalearn.pictures import draw_loss_curves, draw_meta_loss, new_figure, save
-from metalearn.recipes.learned_optimizer.build import OptimizerRecipe, compile_outer_loop, prepare
+from metalearn.recipes.driving import WEIGHTS, drive
+from metalearn.recipes.learned_optimizer.build import OptimizerRecipe, prepare
 from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, to_json
 from metalearn.recipes.streams import stream
-from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
-from metalearn.runs.folder import Run, create_run, resume_run, write_result
+from metalearn.runs.folder import Run, write_result
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.progress import Progress
-from metalearn.runs.training import train as drive
 from metalearn.runs.weights import theta_sha256
 from metalearn_models.optimizers import library
 from metalearn_tasks.objectives.evaluation import Tuned, final_losses, hand_designed, loss_curves, tuned
 
 RATES = tuple(float(f"{10**e:.3g}") for e in np.arange(-4.0, 0.51, 0.5))
-"""Learning rates a baseline is tried with: two a decade."""
-
-
-FREE = ("steps_per_call", "data_dir", "evaluate_every", "checkpoint_every", "eval_runs", "baselines")
-"""Fields that may change on resume: they leave the numbers of the steps already done as they are."""
+"""Learning rates that a baseline is tried with: two per decade."""
 
 
 def meta_train(
@@ -38,12 +34,12 @@ def meta_train(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Meta-train as configured, in a run's folder; go on from its newest checkpoint if asked to.
+    """Meta-train as configured, in a run's folder; continue from its newest checkpoint if asked to.
 
     Args:
         config: what to do.
         folder: the run's folder; new or empty, unless resuming or overwriting.
-        resume: go on from the newest readable checkpoint.
+        resume: continue from the newest readable checkpoint.
         overwrite: remove an older run in that folder first.
         progress: what a person sees.
 
@@ -58,31 +54,14 @@ def meta_train(
     """
     began = time.monotonic()
     recipe = prepare(config)
-    loop, _ = compile_outer_loop(recipe, config.steps)
-    theta = jax.jit(recipe.optimizer.init)(stream(config.seed, "theta"))
-    state = loop.init(theta, recipe.problem.data, stream(config.seed, "outer"))
-    values = to_json(config)
-    free = FREE if config.outer_optimizer.schedule == "cosine" else ("steps", *FREE)
-    if resume:
-        run = resume_run(folder, values, free=free)
-        if checkpoint_steps(run):
-            state = restore_checkpoint(run, state)
-    else:
-        run = create_run(folder, values, free=free, overwrite=overwrite)
-    if progress is not None:
-        progress.note(f"meta-training in {run.folder}")
-    loop, per_call = compile_outer_loop(recipe, config.steps - int(state.step))
-    state = drive(
-        loop.step,
-        state,
-        recipe.problem.data,
-        run,
-        steps=config.steps,
-        steps_per_call=per_call,
-        log_every=max(1, config.steps // 1000),
-        checkpoint_every=config.checkpoint_every,
+    run, state = drive(
+        recipe.training,
+        folder,
         evaluate=lambda theta: _summary(curves_of(recipe, theta)),
         evaluate_every=config.evaluate_every,
+        checkpoint_every=config.checkpoint_every,
+        resume=resume,
+        overwrite=overwrite,
         progress=progress,
     )
     curves = curves_of(recipe, state.theta)
@@ -93,8 +72,9 @@ def meta_train(
         "theta_sha256": theta_sha256(state.theta),
         "run": str(run.folder),
     }
+    values = to_json(config)
     card = {"config": values, "final_loss": result["final_loss"], "objective": config.objective, "steps": config.steps}
-    library.save(run.folder / "theta.safetensors", config.optimizer, state.theta, values["settings"], card)
+    library.save(run.folder / WEIGHTS, config.optimizer, state.theta, values["settings"], card)
     if progress is not None and config.baselines:
         progress.note(f"tuning {' and '.join(config.baselines)} for comparison")
     rivals = baselines(recipe)
@@ -117,8 +97,6 @@ def curves_of(recipe: OptimizerRecipe, theta: Any) -> np.ndarray:
 
 def baselines(recipe: OptimizerRecipe) -> dict[str, Tuned]:
     """Hand-designed optimizers on the same training runs, each with its best learning rate."""
-    import optax
-
     makes = {
         "adam": lambda rate: optax.adam(rate),
         "momentum": lambda rate: optax.sgd(rate, momentum=0.9),

@@ -1,80 +1,112 @@
-"""Meta-trained learners to take home: the weights shipped in the package, a file of one's own, or a run's folder."""
+"""Learners by name, and meta-trained learners: shipped in the package, in a file of one's own, or in a run's folder."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
-import re
-from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from metalearn.errors import RunError, unknown_name
 from metalearn.learner import Learner, Signature
-from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
-from metalearn.runs.folder import Run, open_run
-from metalearn.runs.weights import load_weights
-from metalearn_models.learners.registry import build_learner, learner_entry
+from metalearn.runs.weights import load_weights, save_weights
+from metalearn_models.learners.registry import LEARNERS, build_learner, learner_entry, learner_name
 
-SHIPPED = Path(__file__).parent / "weights"
+__all__ = ["TrainedLearner", "learner_for", "load", "names", "save", "shipped"]
+
+_SHIPPED = Path(__file__).parent / "weights"
 
 
-class Pretrained(NamedTuple):
+class TrainedLearner(NamedTuple):
     """A meta-trained learner.
 
     Attributes:
-        signature: the shapes it was built for.
-        config: the configuration of the learner.
+        learner: the learner.
         theta: its meta-parameters.
-        card: what is known about the weights, JSON values; `{}` where nothing is.
+        signature: the shapes that it was built for.
+        config: its configuration.
+        card: what is known about the weights, JSON values.
     """
 
+    learner: Learner
+    theta: Any
     signature: Signature
     config: Any
-    theta: Any
     card: dict[str, Any]
 
 
+def names() -> tuple[str, ...]:
+    """The names of all learners, with weights or without."""
+    return tuple(LEARNERS)
+
+
 def shipped() -> tuple[str, ...]:
-    """The names of the weights in the package."""
-    return tuple(sorted(path.stem for path in SHIPPED.glob("*.safetensors")))
+    """The names of the meta-trained learners in the package."""
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.safetensors")))
 
 
-def load_pretrained(source: str | os.PathLike[str]) -> Pretrained:
+def load(source: str | os.PathLike[str]) -> TrainedLearner:
     """Load a meta-trained learner.
 
     Args:
-        source: one of `shipped()`; or a safetensors file whose metadata, or else a JSON file of the same name beside
-            it, holds `"signature"` (fields of `Signature`) and `"learner"` (its name and the fields of its
-            configuration); or the folder of a run of `metalearn train` with a Transformer.
+        source: one of `shipped()`, the folder of a run of `metalearn train`, or a safetensors file that `save` wrote.
+            The metadata of the file, or a JSON file with the same name beside it, holds `"signature"` (the fields of
+            `Signature`) and `"learner"` (its name and the fields of its configuration).
 
     Raises:
         UnknownNameError: no such name is shipped, and no such path exists.
-        RunError: the file or folder is damaged, or does not say what its weights belong to.
+        RunError: the file or folder is damaged, or does not say which learner its weights belong to.
         FileNotFoundError: a path ending in `.safetensors` that does not exist.
     """
     path = Path(source)
     if str(source) in shipped():
-        return _from_file(SHIPPED / f"{source}.safetensors")
+        return _read(_SHIPPED / f"{source}.safetensors")
     if path.is_dir():
-        return _from_run(path)
+        weights = path / "theta.safetensors"
+        if not weights.exists():
+            raise RunError(
+                f"{path} holds no theta.safetensors: it is no run of `metalearn train`, has no checkpoint yet, or was "
+                f"written by version 0.1; `metalearn train --resume {path}` continues the run and writes the file"
+            )
+        return _read(weights)
     if path.suffix == ".safetensors" or path.is_file():
-        return _from_file(path)
+        return _read(path)
     raise unknown_name("weights (and no such path exists)", str(source), shipped())
+
+
+def save(
+    path: str | os.PathLike[str], config: Any, signature: Signature, theta: Any, card: Mapping[str, Any] = {}
+) -> None:
+    """Write the meta-parameters of a learner to a file that `load` reads.
+
+    Args:
+        path: the file, ending in `.safetensors`; its folder must exist.
+        config: configuration of the learner, of a class in the registry.
+        signature: the shapes that it was built for.
+        theta: its meta-parameters.
+        card: what else is to be known about them, JSON values.
+
+    Raises:
+        RunError: the weights are not those of that learner, or the disk refused.
+    """
+    arrays = _by_name(theta)
+    _rebuild(arrays, signature, config, str(path))  # refuses what could not be loaded again
+    learner = {"name": learner_name(config), **vars(config)}
+    save_weights(Path(path), arrays, {**card, "signature": signature._asdict(), "learner": learner})
 
 
 @functools.lru_cache(maxsize=8)
 def learner_for(signature: Signature, config: Any) -> Learner:
-    """The learner of a signature and a configuration, one object for equal ones, so that `jax.jit` knows it again."""
+    """The learner of a signature and a configuration: one object for equal ones, so that `jax.jit` recognises it."""
     return build_learner(signature, config)
 
 
-def _from_file(path: Path) -> Pretrained:
+def _read(path: Path) -> TrainedLearner:
     theta, card = load_weights(path)
     beside = path.with_suffix(".json")
     if "learner" not in card and beside.is_file():
@@ -85,71 +117,31 @@ def _from_file(path: Path) -> Pretrained:
     try:
         signature = Signature(**card["signature"])
         values = dict(card["learner"])
-        config = _config(values.pop("name"), values)
+        entry = learner_entry(values.pop("name"))
+        config = entry.config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except (KeyError, TypeError) as error:
         raise RunError(
             f"{path} does not say which learner its weights belong to ({type(error).__name__}: {error}): its metadata, "
             'or a .json file beside it, must hold "signature" and "learner"'
         ) from error
-    return Pretrained(signature, config, _fitted(theta, signature, config, path), card)
+    theta = _rebuild(_by_name(theta), signature, config, str(path))
+    return TrainedLearner(learner_for(signature, config), theta, signature, config, card)
 
 
-def _from_run(folder: Path) -> Pretrained:
-    run = open_run(folder)
-    steps = checkpoint_steps(run)
-    if not steps:
-        raise RunError(f"{folder} holds no checkpoint yet: train it first")
-    state = restore_checkpoint(run, _template(run, steps))
-    arrays = {name.removeprefix("theta/"): x for name, x in state.items() if name.startswith("theta/")}
-    try:
-        values = dict(run.config["learner"])
-        name = values.pop("name", "transformer")
-        config = _config(name, values)
-        if name != "transformer":
-            raise RunError(
-                f"{folder} is a run of the learner {name}; only of a Transformer can the shapes be read off its "
-                'weights: save them with metalearn.runs.weights.save_weights, "signature" and "learner" in the metadata'
-            )
-        (length, _), (_, outputs) = arrays["positions"].shape, arrays["head/kernel"].shape
-        inputs = (arrays["embed/kernel"].shape[0] - outputs) // (2 if config.token == "pair" else 1)
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{folder} is no run of an in-context learner that this version knows: {error}") from error
-    signature = Signature(inputs, outputs, length)
+def _by_name(theta: Any) -> dict[str, Any]:
+    """The arrays of theta by their place in it: a form for files, in which a NamedTuple has no place."""
+    return {keystr(path, simple=True, separator="."): x for path, x in tree_flatten_with_path(theta)[0]}
+
+
+def _rebuild(arrays: Mapping[str, Any], signature: Signature, config: Any, source: str) -> Any:
+    """The theta that the learner wants, from its arrays by name.
+
+    Raises:
+        RunError: names, shapes or dtypes are those of another learner.
+    """
     like = jax.eval_shape(learner_for(signature, config).init, jax.random.key(0))
-    leaves, structure = tree_flatten_with_path(like)
-    missing = [n for n in (keystr(p, simple=True, separator="/") for p, _ in leaves) if n not in arrays]
-    if missing:
-        raise RunError(f"the newest checkpoint of {folder} lacks the weights {', '.join(missing[:3])}")
-    theta = jax.tree.unflatten(structure, [arrays[keystr(p, simple=True, separator="/")] for p, _ in leaves])
-    card = {"run": str(folder), "steps": int(state["step"]), "config": run.config}
-    return Pretrained(signature, config, _fitted(theta, signature, config, folder), card)
-
-
-def _template(run: Run, steps: list[int]) -> OrderedDict[str, jax.Array]:
-    """A state with the leaves that a checkpoint's manifest lists, in that order; theta is picked out by name."""
-    for step in reversed(steps):
-        try:
-            manifest = json.loads((run.checkpoints / f"{step:08d}" / "manifest.json").read_bytes())
-            parts = [re.fullmatch(r"(.+) (\w+)\[([\d, ]*)\]", leaf) for leaf in manifest["leaves"]]
-            return OrderedDict(
-                (p[1], jnp.zeros([int(n) for n in p[3].split(",") if n.strip()], p[2])) for p in parts if p
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # restore_checkpoint passes a damaged checkpoint over as well
-    raise RunError(f"no readable checkpoint in {run.checkpoints}, tried steps {steps}")
-
-
-def _config(name: str, values: dict[str, Any]) -> Any:
-    return learner_entry(name).config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def _fitted(theta: Any, signature: Signature, config: Any, path: Path) -> Any:
-    """`theta`, if it has the shapes that the learner wants."""
-    if signature.regression:
-        raise RunError(f"{path} was meta-trained on regression: a classifier needs classes")
-    wanted = jax.eval_shape(learner_for(signature, config).init, jax.random.key(0))
-    have = jax.tree.map(lambda x: (x.shape, str(x.dtype)), theta)
-    want = jax.tree.map(lambda x: (x.shape, str(x.dtype)), wanted)
-    if have != want:
-        raise RunError(f"the weights in {path} do not fit the learner {config} with {signature}")
-    return theta
+    wanted = _by_name(like)
+    forms = [{n: (tuple(x.shape), str(x.dtype)) for n, x in tree.items()} for tree in (wanted, arrays)]
+    if forms[0] != forms[1]:
+        raise RunError(f"the weights in {source} do not fit the learner {config} with {signature}")
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[n] for n in wanted])

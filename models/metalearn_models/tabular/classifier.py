@@ -22,8 +22,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from metalearn.errors import RunError
 from metalearn.learner import Signature
-from metalearn_models.learners.library import learner_for, load_pretrained
+from metalearn_models.learners.library import learner_for, load
 from metalearn_models.tabular.views import draw_views, features_of, fit_features, inputs_of
 
 GROUP = 8
@@ -96,8 +97,10 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"y needs at least 2 classes to tell apart, got 1 class ({self.classes_[0]!r}) in {len(y)} rows"
             )
-        pretrained = load_pretrained(self.weights)
+        pretrained = load(self.weights)
         signature = pretrained.signature
+        if signature.regression:
+            raise RunError(f"the learner of {self.weights} was meta-trained on regression: a classifier needs classes")
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self._features = fit_features(X, signature.inputs)
         X, squares = features_of(self._features, X), self._features.squares is not None

@@ -10,8 +10,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from metalearn.cli.main import main
 from metalearn.cli.train import parse
+from metalearn.recipes.driving import compile_outer_loop, initial_state
 from metalearn.recipes.in_context import config as configs
-from metalearn.recipes.in_context.build import compile_outer_loop, initial_state, load_data, prepare, restore_theta
+from metalearn.recipes.in_context.build import load_data, prepare, read_theta
+from metalearn.recipes.in_context.presets import PRESETS
 from metalearn.recipes.in_context.scoring import evaluations, learner_scorers, tasks_to_score
 from metalearn.recipes.streams import stream
 from metalearn.runs.checkpoints import checkpoint_steps
@@ -86,7 +88,7 @@ def test_evaluate_scores_the_identity_task_and_refuses_it_before_any_work_where_
 def test_evaluate_does_not_need_the_run_that_its_run_began_from(trained):
     recipe = prepare(configs.from_json(open_run(trained).config))
     moved = recipe._replace(config=dataclasses.replace(recipe.config, start="no-longer-there"))
-    theta = restore_theta(trained, moved)
+    theta = read_theta(trained, moved)
     assert theta_sha256(theta) == json.loads((trained / "result.json").read_text())["theta_sha256"]
 
 
@@ -103,17 +105,17 @@ def test_list_names_everything(capsys):
 
 
 def test_evaluation_uses_held_out_examples_only():
-    config = configs.PRESETS["digits"][1]
-    recipe, dataset = prepare(config), load_data(config.data)
+    config = PRESETS["digits"][1]
+    recipe, dataset = prepare(config), load_data(config)
     np.testing.assert_array_equal(recipe.test_data.inputs, dataset.test.inputs)
     np.testing.assert_array_equal(recipe.data.inputs, dataset.train.inputs)
     train = {row.tobytes() for row in np.asarray(dataset.train.inputs)}
     assert not any(row.tobytes() in train for row in np.asarray(dataset.test.inputs))
 
 
-@pytest.mark.parametrize("preset", configs.PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_survives_its_json_form(preset):
-    config = configs.PRESETS[preset][1]
+    config = PRESETS[preset][1]
     assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
 
 
@@ -152,9 +154,9 @@ def test_a_misspelt_option_names_the_nearest(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--outer-optimizer.warmup", "9"], "lower it or make more steps"),
+        (["--outer-optimizer.warmup", "9"], "lower --outer-optimizer.warmup or raise --steps"),
         (["--references", "1nnn"], "unknown learner '1nnn'. Did you mean '1nn'?"),
-        (["--references", "lstm"], "lstm needs meta-training"),
+        (["--references", "lstm"], "lstm needs it: take some of"),
         (["--steps-per-call", "0"], "steps_per_call must be at least 1, got 0"),
     ],
 )
@@ -168,9 +170,9 @@ def test_what_cannot_run_is_refused_before_an_older_run_is_removed(trained, caps
 
 def test_resume_takes_nothing_that_would_be_ignored(trained, capsys):
     status, _, err = run(capsys, "train", "mnist", "--resume", trained)
-    assert status == 1 and "leave the preset and --learner out" in err
+    assert status == 1 and "remove the preset and --learner" in err
     status, _, err = run(capsys, "train", "--resume", trained, "--overwrite")
-    assert status == 1 and "leave --run and --overwrite out" in err
+    assert status == 1 and "remove --run and --overwrite" in err
 
 
 def test_every_use_of_the_seed_has_keys_of_its_own():
@@ -181,7 +183,7 @@ def test_every_use_of_the_seed_has_keys_of_its_own():
 
 
 def test_seen_tasks_are_counted_once_and_permuted_as_they_were_met():
-    config = configs.PRESETS["digits"][1]
+    config = PRESETS["digits"][1]
     few = dataclasses.replace(config, family=dataclasses.replace(config.family, num_tasks=5, permute_prob=0.0))
     assert tasks_to_score("seen", 100, few) == 5 and tasks_to_score("unseen", 100, few) == 100
     (_, seen), (_, unseen) = evaluations(prepare(few)).values()
@@ -221,8 +223,8 @@ def test_seeds_the_number_of_tasks_and_their_bias_are_data_of_one_program(one, o
     programs, lowered, rows = [], [], []
     for words in (one, other):
         recipe = prepare(parse(["digits", *TINY, "--steps", "2", *words])[1].config)
-        loop, _ = compile_outer_loop(recipe, 2)
-        state = initial_state(recipe, loop)
+        loop, _ = compile_outer_loop(recipe.training, 2)
+        state = initial_state(recipe.training, loop)
         lowered.append(loop.step.lower(state, recipe.data).as_text())
         rows.append([score(state.theta).shape[0] for score in learner_scorers(recipe).values()])
         programs.append(compiled())
@@ -234,7 +236,7 @@ def test_seeds_the_number_of_tasks_and_their_bias_are_data_of_one_program(one, o
 def test_a_run_begins_from_the_theta_of_another(trained, capsys, tmp_path):
     _, command, _ = parse(["digits", *TINY, "--steps", "4", "--start", str(trained)])
     recipe = prepare(command.config)
-    state = initial_state(recipe, compile_outer_loop(recipe, 4)[0])
+    state = initial_state(recipe.training, compile_outer_loop(recipe.training, 4)[0])
     assert theta_sha256(state.theta) == json.loads((trained / "result.json").read_text())["theta_sha256"]
     other = ("--learner.width", "16", "--start", trained, "--run", tmp_path / "x")
     status, _, err = run(capsys, "train", "digits", "--steps", 4, *TINY, *other)

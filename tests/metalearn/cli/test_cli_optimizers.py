@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn.cli import train_optimizer
 from metalearn.cli.main import main
-from metalearn.recipes.learned_optimizer import build as optimizer_recipe
+from metalearn.errors import RunError
+from metalearn.recipes.learned_optimizer import run as optimizer_run
 from metalearn.recipes.learned_optimizer.config import from_json, recommended, to_json
 from metalearn_models.optimizers import library
 
@@ -30,9 +30,9 @@ def run(capsys, *words):
 @pytest.fixture(scope="module", autouse=True)
 def _few_rates():
     """A short sweep: how a sweep works is tested where it is."""
-    whole, train_optimizer.RATES = train_optimizer.RATES, (0.001, 0.01, 0.1)
+    whole, optimizer_run.RATES = optimizer_run.RATES, (0.001, 0.01, 0.1)
     yield
-    train_optimizer.RATES = whole
+    optimizer_run.RATES = whole
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_bad_input_is_one_clear_line(capsys, tmp_path, words, message):
 def test_a_run_of_another_command_is_refused(capsys, trained):
     status, _, err = run(capsys, "train", "--resume", trained)
     assert status == 1 and "version" in err
-    with pytest.raises(optimizer_recipe.RunError, match="train-optimizer"):
+    with pytest.raises(RunError, match="train-optimizer"):
         from_json({"optimizer": "star"})
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from metalearn.cli import sweep as sweep_command
 from metalearn.cli.main import main
-from metalearn.cli.sweep import SweepCommand, cells_of, table
+from metalearn.cli.sweep import table
 from metalearn.pictures import draw_sweep, new_figure
+from metalearn.recipes.in_context import sweep as sweep_recipe
 from metalearn.recipes.in_context.config import to_json
 from metalearn.recipes.in_context.presets import PRESETS
-from metalearn.recipes.in_context.sweep import axes, configured, run_trial, summarised
+from metalearn.recipes.in_context.sweep import SweepConfig, axes, configure_cell, list_cells, run_trial, summarise
 from metalearn.sweeps import Range, Record
 
 DIGITS = PRESETS["digits"][1]
@@ -49,29 +49,28 @@ def test_words_that_are_no_axes(grid, random, words):
 
 
 def test_cells_are_draws_times_grid_times_seeds():
-    command = SweepCommand(DIGITS, ("batch=2,4",), ("learner.width=8..64",), trials=3, seeds=2)
-    found = cells_of(command)
+    found = list_cells(DIGITS, SweepConfig(("batch=2,4",), ("learner.width=8..64",), trials=3, seeds=2))
     assert len(found) == 12 and [c["seed"] for c in found] == [0] * 6 + [1] * 6
     assert found[0] == {**found[6], "seed": 0} and found[0]["learner.width"] == found[1]["learner.width"]
-    assert len(cells_of(SweepCommand(DIGITS, random=("learner.layers=1..3", "batch=2,4"), trials=50))) == 6
-    assert [c["seed"] for c in cells_of(SweepCommand(replace(DIGITS, seed=5), seeds=2))] == [5, 6]
+    assert len(list_cells(DIGITS, SweepConfig(random=("learner.layers=1..3", "batch=2,4"), trials=50))) == 6
+    assert [c["seed"] for c in list_cells(replace(DIGITS, seed=5), SweepConfig(seeds=2))] == [5, 6]
     for wrong, words in [
-        (SweepCommand(DIGITS), "nothing is swept"),
-        (SweepCommand(DIGITS, seeds=0), "at least 1 seed, got 0"),
-        (SweepCommand(DIGITS, ("seed=1,2",)), "seeds are swept with --seeds N"),
+        (SweepConfig(), "nothing is swept"),
+        (SweepConfig(seeds=0), "--seeds must be at least 1, got 0"),
+        (SweepConfig(("seed=1,2",)), "seeds are swept with --seeds N"),
     ]:
         with pytest.raises(ValueError, match=words):
-            cells_of(wrong)
+            list_cells(DIGITS, wrong)
 
 
 def test_a_cell_is_read_as_the_command_line_reads_it(capsys):
-    built = configured(DIGITS, {"family.num-tasks": "64", "outer-optimizer.learning-rate": 0.01, "seed": 3})
+    built = configure_cell(DIGITS, {"family.num-tasks": "64", "outer-optimizer.learning-rate": 0.01, "seed": 3})
     assert (built.family.num_tasks, built.outer_optimizer.learning_rate, built.seed) == (64, 0.01, 3)
     assert built.learner == DIGITS.learner
     with pytest.raises(ValueError, match=r"cannot be configured: --learner\.depth 3"):
-        configured(DIGITS, {"learner.depth": 3})
+        configure_cell(DIGITS, {"learner.depth": 3})
     with pytest.raises(ValueError, match="cannot be configured: --batch many"):
-        configured(DIGITS, {"batch": "many"})
+        configure_cell(DIGITS, {"batch": "many"})
     capsys.readouterr()
 
 
@@ -81,7 +80,7 @@ def test_the_best_configuration_is_first_and_seeds_are_told_together():
         Record("", {"w": 2, "seed": 0}, "done", 0.5), Record("", {"w": 2, "seed": 1}, "failed"),
         Record("", {"w": 3, "seed": 0}, "stopped early", 0.9), Record("", {"w": 3, "seed": 1}, "failed"),
     ]  # fmt: skip
-    rows = summarised(found)
+    rows = summarise(found)
     assert [(r["name"], r["done"], r["stopped early"], r["failed"]) for r in rows] == [
         ("w-2", 1, 0, 1), ("w-1", 2, 0, 0), ("w-3", 0, 1, 1),
     ]  # fmt: skip
@@ -92,7 +91,7 @@ def test_the_best_configuration_is_first_and_seeds_are_told_together():
         "w-1             0.3000   0.2000   0.4000     2      0       0",
         "w-3                                          0      1       1",
     ]
-    assert [row["name"] for row in summarised([Record("", {"seed": 3}, "done", 0.2)])] == ["as configured"]
+    assert [row["name"] for row in summarise([Record("", {"seed": 3}, "done", 0.2)])] == ["as configured"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])
@@ -124,7 +123,7 @@ def test_a_run_is_compared_by_its_score_and_not_stopped_at_its_last_step(monkeyp
         evaluated(20, {"unseen_score": 0.5})
         return {score: 0.5}, {}
 
-    monkeypatch.setattr(sweep_command, "meta_train", meta_train)
+    monkeypatch.setattr(sweep_recipe, "meta_train", meta_train)
     result = run_trial(to_json(PRESETS[task][1]), tmp_path, {"steps": "20"}, Report())
     assert result == {score: 0.5, "step": 20, "value": sign * 0.5}
     assert reported == [(10, sign * 0.25, False), (20, sign * 0.5, True)]
@@ -176,9 +175,9 @@ def test_help_tells_what_a_field_is(capsys):
     assert status.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for words in (
-        "A FIELD is any option of `metalearn train PRESET`, without its dashes in front",
+        "A FIELD is any option of `metalearn train PRESET` without its leading dashes",
         "--grid learner.width=32,64 family.num-tasks=64,512 --seeds 3",
-        "FIELD=LOW..HIGH:log, uniform in the logarithm",
+        "FIELD=LOW..HIGH:log uniformly in the logarithm",
         "Presets: digits, mnist,",
         "Learners: transformer, lstm,",
         "--learner.hidden INT",

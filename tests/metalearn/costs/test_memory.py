@@ -9,8 +9,9 @@ import pytest
 from metalearn.costs import memory
 from metalearn.costs.memory import Growth, available_bytes, bound_bytes, check_memory, growth, in_words, needed_bytes
 from metalearn.errors import MetalearnError, NotEnoughMemoryError
+from metalearn.recipes.driving import compile_outer_loop, initial_state
 from metalearn.recipes.in_context import fits
-from metalearn.recipes.in_context.build import compile_outer_loop, initial_state, prepare
+from metalearn.recipes.in_context.build import prepare
 from metalearn.recipes.in_context.config import GradientConfig
 from metalearn.recipes.in_context.fits import check_fits
 from metalearn.recipes.in_context.presets import PRESETS
@@ -58,8 +59,8 @@ def test_a_bound_counts_everything_that_is_made_and_bodies_of_loops_once():
 @pytest.mark.parametrize("config", [SMALL, ES], ids=["backprop", "evolution strategies"])
 def test_no_step_needs_more_than_its_bound(config):
     recipe = prepare(config)
-    loop, _ = compile_outer_loop(recipe, config.steps)
-    args = (jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
+    loop, _ = compile_outer_loop(recipe.training, config.steps)
+    args = (jax.eval_shape(lambda: initial_state(recipe.training, loop)), recipe.data)
     assert needed_bytes(loop.step, *args) <= bound_bytes(loop.step, *args) < 100 * needed_bytes(loop.step, *args)
 
 
@@ -70,8 +71,8 @@ def test_the_weights_to_begin_from_are_not_read_to_bound_a_step(monkeypatch, tmp
 
 def compiled_truth(config):
     recipe = prepare(config)
-    loop, _ = compile_outer_loop(recipe, config.steps)
-    return needed_bytes(loop.step, jax.eval_shape(lambda: initial_state(recipe, loop)), recipe.data)
+    loop, _ = compile_outer_loop(recipe.training, config.steps)
+    return needed_bytes(loop.step, jax.eval_shape(lambda: initial_state(recipe.training, loop)), recipe.data)
 
 
 @pytest.mark.parametrize("config, unit", [(SMALL, 1), (ES, 8)], ids=["backprop", "evolution strategies"])
@@ -157,13 +158,14 @@ def test_a_device_of_a_mesh_needs_its_share(on_eight_devices):
     script = """
 import dataclasses, jax
 from metalearn.recipes.in_context.fits import check_fits
-from metalearn.recipes.in_context.build import initial_state, compile_outer_loop, prepare
+from metalearn.recipes.driving import compile_outer_loop, initial_state
+from metalearn.recipes.in_context.build import prepare
 from metalearn.costs.memory import needed_bytes
 from tests.metalearn.costs.test_memory import ES
 config = dataclasses.replace(ES, batch=16)
 recipe = prepare(config)
-loop, _ = compile_outer_loop(recipe, config.steps)
-state = initial_state(recipe, loop)
+loop, _ = compile_outer_loop(recipe.training, config.steps)
+state = initial_state(recipe.training, loop)
 print(check_fits(config, available=10**15), needed_bytes(loop.step, state, recipe.data))
 """
     predicted, truth = map(int, on_eight_devices(script).split())

@@ -8,7 +8,8 @@ import pytest
 from metalearn.gradients import backprop, full_es, lengthening, linear_growth, truncated_backprop
 from metalearn.inner import InnerLoop, scan_steps, start
 from metalearn.learner import inner_loop
-from metalearn.recipes.in_context.build import compile_outer_loop, initial_state, prepare
+from metalearn.recipes.driving import compile_outer_loop, initial_state
+from metalearn.recipes.in_context.build import prepare
 from metalearn.recipes.in_context.config import CurriculumConfig, DataConfig, TrainConfig, from_json, to_json
 from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_tasks.families.projected import ProjectedConfig
@@ -69,12 +70,12 @@ def config(**curriculum) -> TrainConfig:
 
 def test_a_learner_in_parallel_and_the_parts_that_a_configuration_names():
     short, whole = prepare(config(first=4, steps=100)), prepare(config())
-    theta, key = initial_state(whole, compile_outer_loop(whole, 4)[0]).theta, jax.random.key(3)
+    theta, key = initial_state(whole.training, compile_outer_loop(whole.training, 4)[0]).theta, jax.random.key(3)
     loop, keys = inner_loop(whole.learner, whole.family), [jax.random.fold_in(key, i) for i in range(2)]
     losses = [  # the loop over single steps
         scan_steps(loop, theta, start(loop, theta, whole.data, k), jnp.int32(0), 8, k, whole.data)[1] for k in keys
     ]
-    found = [r.estimator.grad(theta, jnp.arange(2), r.data, key, jnp.int32(0))[2] for r in (short, whole)]
+    found = [r.training.estimator.grad(theta, jnp.arange(2), r.data, key, jnp.int32(0))[2] for r in (short, whole)]
     np.testing.assert_allclose(found[0]["loss"], np.mean(losses, 0)[:4].mean(), rtol=1e-5)
     np.testing.assert_allclose(found[1]["loss"], np.mean(losses), rtol=1e-5)
     assert found[0]["score"] == found[1]["score"]

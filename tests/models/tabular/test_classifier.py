@@ -15,12 +15,14 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import metalearn_models
 from metalearn.errors import RunError, UnknownNameError
 from metalearn.learner import Signature
-from metalearn.outer import OuterState
-from metalearn.runs.checkpoints import save_checkpoint
 from metalearn.runs.folder import create_run
 from metalearn.runs.weights import load_weights, save_weights, theta_sha256
-from metalearn_models.learners.library import SHIPPED, learner_for, load_pretrained, shipped
-from metalearn_models.learners.transformer import TransformerConfig, transformer
+from metalearn_models.learners.library import _SHIPPED as SHIPPED
+from metalearn_models.learners.library import learner_for, load, save, shipped
+from metalearn_models.learners.lstm import LSTMConfig
+from metalearn_models.learners.reference.ridge import RidgeConfig
+from metalearn_models.learners.registry import build_learner
+from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_models.tabular.classifier import CHUNK, GROUP, InContextClassifier, _compiled
 from metalearn_models.tabular.views import draw_views, features_of, fit_features
 
@@ -53,7 +55,7 @@ def test_scikit_learns_own_checks_pass(estimator, check):
 def test_a_single_view_predicts_what_the_learner_does_in_one_pass_over_context_and_query():
     X, y, X_test, _ = _split(load_wine)
     classifier = _classifier(n_estimators=1).fit(X, y)
-    pretrained = load_pretrained(NAME)
+    pretrained = load(NAME)
     signature = pretrained.signature
     features = fit_features(X, signature.inputs)
     rng = np.random.default_rng(np.random.RandomState(0).randint(2**31 - 1))
@@ -106,7 +108,7 @@ def test_a_pickled_classifier_predicts_the_same_without_its_weights_file(tmp_pat
 
 
 def test_nothing_is_compiled_again_for_another_table():
-    pretrained = load_pretrained(NAME)
+    pretrained = load(NAME)
     compiled = _compiled(pretrained.signature, pretrained.config)
     for classes, rows, features in ((3, 20, 2), (12, 80, 30)):
         X, y = _gaussians(classes, rows, features, 0.5)
@@ -212,26 +214,34 @@ def test_damaged_or_unknown_weights_are_refused(tmp_path):
         _classifier(weights=path).fit(X, y)
 
 
-def test_a_runs_folder_serves_as_weights(tmp_path):
+@pytest.mark.parametrize(
+    "config", [TransformerConfig(width=16, layers=1, heads=2, key_size=8, token="pair"), LSTMConfig(hidden=8)]
+)
+def test_a_runs_folder_serves_as_weights_whatever_its_learner(tmp_path, config):
     X, y, X_test, _ = _split(load_iris)
-    config = TransformerConfig(width=16, layers=1, heads=2, key_size=8, token="pair")
     signature = Signature(5, 4, 32)
-    theta = transformer(signature, config).init(jax.random.key(0))
-    with pytest.raises(RunError, match="no run folder"):
-        _classifier(weights=tmp_path).fit(X, y)
-    learner = {"name": "transformer", "width": 16, "layers": 1, "heads": 2, "key_size": 8, "token": "pair"}
-    run = create_run(tmp_path / "run", {"learner": learner, "seed": 0})
-    with pytest.raises(RunError, match="no checkpoint"):
+    theta = build_learner(signature, config).init(jax.random.key(0))
+    run = create_run(tmp_path / "run", {"seed": 0})
+    with pytest.raises(RunError, match=r"holds no theta\.safetensors.*train --resume"):
         _classifier(weights=run.folder).fit(X, y)
-    save_checkpoint(run, 3, OuterState(theta, (), jnp.arange(2), jax.random.key(1), jnp.int32(3)))
-    pretrained = load_pretrained(run.folder)
-    assert pretrained.signature == signature
-    assert theta_sha256(pretrained.theta) == theta_sha256(theta)
-    save_weights(tmp_path / "w.safetensors", theta, {"signature": signature._asdict(), "learner": learner})
+    save(run.folder / "theta.safetensors", config, signature, theta, {"steps": 3})
+    loaded = load(run.folder)
+    assert (loaded.signature, loaded.config, loaded.card["steps"]) == (signature, config, 3)
+    assert theta_sha256(loaded.theta) == theta_sha256(theta)
     from_run, from_file = (
-        _classifier(weights=w).fit(X, y).predict_proba(X_test) for w in (run.folder, tmp_path / "w.safetensors")
+        _classifier(weights=w).fit(X, y).predict_proba(X_test) for w in (run.folder, run.folder / "theta.safetensors")
     )
     np.testing.assert_array_equal(from_run, from_file)
+
+
+def test_a_regression_learner_is_loaded_and_refused_as_a_classifier(tmp_path):
+    X, y, _, _ = _split(load_iris)
+    config, signature = RidgeConfig(), Signature(5, 1, 32, regression=True)
+    learner = build_learner(signature, config)
+    save(tmp_path / "w.safetensors", config, signature, learner.init(jax.random.key(0)))
+    assert load(tmp_path / "w.safetensors").signature == signature
+    with pytest.raises(RunError, match="a classifier needs classes"):
+        _classifier(weights=tmp_path / "w.safetensors").fit(X, y)
 
 
 def test_the_package_offers_the_classifier_without_importing_it():

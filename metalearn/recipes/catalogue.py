@@ -1,0 +1,41 @@
+"""Everything that has a name: what `metalearn list` shows."""
+
+from __future__ import annotations
+
+from metalearn.recipes.in_context.presets import PRESETS
+from metalearn_models.learners import library as learners
+from metalearn_models.learners.registry import LEARNERS
+from metalearn_models.losses import library as losses
+from metalearn_models.losses.handmade import HANDMADE
+from metalearn_models.optimizers import library as optimizers
+from metalearn_tasks import datasets
+from metalearn_tasks.families.registry import FAMILIES
+from metalearn_tasks.objectives.library import OBJECTIVES
+
+
+def _learned_losses() -> set[str]:
+    return set(losses.names()) - set(HANDMADE)
+
+
+def catalogue() -> dict[str, dict[str, str]]:
+    """All names with a line of text each, by section; the title of a section says where its names are used."""
+    return {
+        "presets (metalearn train NAME)": {name: text for name, (text, _) in PRESETS.items()},
+        "learners (--learner NAME)": {n: e.description for n, e in LEARNERS.items() if e.meta_learned},
+        "reference learners (metalearn evaluate RUN --references NAME ...)": {
+            n: e.description for n, e in LEARNERS.items() if not e.meta_learned
+        },
+        "families of tasks (the presets' --family options)": {n: e.description for n, e in FAMILIES.items()},
+        "learned optimizers (metalearn train-optimizer NAME)": {
+            n: e.description for n, e in optimizers.OPTIMIZERS.items()
+        },
+        "objectives (train-optimizer's --objective NAME)": {
+            f"{n}-DATA" if e.over_data else n: e.description for n, e in OBJECTIVES.items()
+        },
+        "meta-trained optimizers (metalearn_models.optimizers.load(NAME))": dict.fromkeys(optimizers.shipped(), ""),
+        "meta-trained learners (InContextClassifier(weights=NAME))": dict.fromkeys(learners.shipped(), ""),
+        "losses (metalearn_models.losses.load(NAME); metalearn loss show NAME)": {
+            n: "learned" if n in _learned_losses() else "made by hand" for n in losses.names()
+        },
+        "data sets (--data.source NAME, or any tensorflow-datasets name or prepared folder)": datasets.names(),
+    }

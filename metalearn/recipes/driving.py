@@ -1,0 +1,132 @@
+"""Begin or resume, then drive: what every meta-training command does between its configuration and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optax
+from jaxtyping import PRNGKeyArray
+
+from metalearn.gradients import Estimator
+from metalearn.outer import OuterLoop, OuterState, local_mesh, outer_loop
+from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
+from metalearn.runs.folder import Run, create_run, resume_run
+from metalearn.runs.progress import Progress
+from metalearn.runs.training import train
+
+WEIGHTS = "theta.safetensors"
+"""The file of a run's meta-parameters, that of its newest checkpoint."""
+
+
+class MetaTraining(NamedTuple):
+    """What decides the numbers of a meta-training.
+
+    Attributes:
+        config: its configuration as JSON values; decides whether a run's folder may be resumed.
+        free: fields of `config` that may change on resume, since they leave the steps already done as they are.
+        theta: `() -> theta`, the meta-parameters to begin from.
+        key: of the outer loop.
+        data: passed to every outer step.
+        estimator: where meta-gradients come from.
+        optimizer: the outer optimizer.
+        steps: outer steps of the whole run.
+        steps_per_call: at most so many of them in one dispatch.
+        upgrade: turns the `config` of a run that an older version wrote into the values that this one would write.
+        save_theta: `(path, theta, step)`, writes theta with what is needed to load it.
+    """
+
+    config: dict[str, Any]
+    free: tuple[str, ...]
+    theta: Callable[[], Any]
+    key: PRNGKeyArray
+    data: Any
+    estimator: Estimator
+    optimizer: optax.GradientTransformation
+    steps: int
+    steps_per_call: int
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]]
+    save_theta: Callable[[Path, Any, int], None]
+
+
+def compile_outer_loop(training: MetaTraining, steps_left: int) -> tuple[OuterLoop, int]:
+    """The outer loop over all local devices that divide its batch, and the number of steps in one of its calls.
+
+    That number divides the steps that are left, so that a run ends on the step it was asked to.
+    """
+    wish = range(1, training.steps_per_call + 1)
+    per_call = max(d for d in wish if max(steps_left, 1) % d == 0 and training.steps % d == 0)
+    mesh = local_mesh(training.estimator.batch)
+    return outer_loop(training.estimator, training.optimizer, per_call, mesh), per_call
+
+
+def initial_state(training: MetaTraining, loop: OuterLoop) -> OuterState:
+    """The state before the first outer step. Errors are those of `training.theta`."""
+    return loop.init(training.theta(), training.data, training.key)
+
+
+def drive(
+    training: MetaTraining,
+    folder: Path,
+    *,
+    evaluate: Callable[[Any], dict[str, Any]],
+    evaluate_every: int,
+    checkpoint_every: int,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    evaluated: Callable[[int, dict[str, Any]], None] | None = None,
+) -> tuple[Run, OuterState]:
+    """Meta-train in a run's folder, from the beginning or from its newest checkpoint, to the last step.
+
+    Args:
+        training: what to do.
+        folder: the run's folder; new or empty, unless resuming or overwriting.
+        evaluate: `(theta) -> {name: number}`.
+        evaluate_every: outer steps between evaluations; 0: only at the end.
+        checkpoint_every: outer steps between checkpoints; 0: only at the end.
+        resume: continue from the newest readable checkpoint.
+        overwrite: remove an older run in that folder first.
+        progress: what a person sees; None: a bar or lines on stderr.
+        evaluated: called with the outer step and the numbers of each evaluation, once they are on disk. What it raises
+            ends the run, which can be resumed.
+
+    Returns:
+        The run and the state after the last step. The folder holds `theta.safetensors` of that state.
+
+    Raises:
+        RunError: the folder cannot be used as asked.
+        FloatingPointError: a number became NaN or infinite; names the step.
+    """
+    # What can be refused is refused before a folder is made or an older run is removed.
+    loop, _ = compile_outer_loop(training, training.steps)
+    state = initial_state(training, loop)
+    if resume:
+        run = resume_run(folder, training.config, free=training.free, upgrade=training.upgrade)
+        if checkpoint_steps(run):
+            state = restore_checkpoint(run, state)
+    else:
+        run = create_run(folder, training.config, free=training.free, overwrite=overwrite)
+    if progress is not None:
+        progress.note(f"meta-training in {run.folder}")
+    loop, per_call = compile_outer_loop(training, training.steps - int(state.step))
+    weights = run.folder / WEIGHTS
+    state = train(
+        loop.step,
+        state,
+        training.data,
+        run,
+        steps=training.steps,
+        steps_per_call=per_call,
+        log_every=max(1, training.steps // 1000),
+        checkpoint_every=checkpoint_every,
+        evaluate=evaluate,
+        evaluate_every=evaluate_every,
+        progress=progress,
+        evaluated=evaluated,
+        saved=lambda step, saved: training.save_theta(weights, saved.theta, step),
+    )
+    if not weights.exists():  # a run that had ended before runs left their weights
+        training.save_theta(weights, state.theta, int(state.step))
+    return run, state

@@ -1,0 +1,158 @@
+"""Evaluation of a run: learning curves of its learner on any data set, beside reference learners."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metalearn.curves import last_positions
+from metalearn.learner import Family, Signature
+from metalearn.pictures import draw_learning_curves, new_figure, save
+from metalearn.recipes.in_context.build import load_data, load_dataset, prepare, read_theta
+from metalearn.recipes.in_context.config import REFERENCES, TrainConfig, from_json
+from metalearn.recipes.in_context.scoring import (
+    LAST,
+    check_references,
+    curves,
+    curves_as_json,
+    evaluations,
+    score_learner,
+    score_references,
+)
+from metalearn.runs.folder import open_run, write_result
+from metalearn_models.learners.averaged import averaged
+from metalearn_tasks.datasets import Dataset
+from metalearn_tasks.families.registry import FamilyEntry, family_entry, family_name
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """On which tasks a learner is scored, and beside whom."""
+
+    data: str | None = None
+    """A bundled set, a tensorflow-datasets name, or a prepared folder; None: the run's own data."""
+    size: int | None = None
+    """With --data: resize images to size x size; None: leave them as they are."""
+    pca: int | None = None
+    """With --data: reduce inputs to this many principal components; None: keep all."""
+    data_dir: str | None = None
+    """Where tensorflow-datasets keeps its prepared sets, also those of the run; None: where the run found them."""
+    identity: bool = False
+    """Score the unprojected task too; needs inputs of the learner's own width."""
+    average: int = 1
+    """Average predictions over this many random rotations of the inputs and permutations of the labels."""
+    references: tuple[str, ...] = REFERENCES
+    """Reference learners on the same episodes."""
+    tasks: int = 128
+    """Tasks, the unit of the intervals."""
+    sequences: int = 4
+    """Sequences per task."""
+    seed: int = 0
+    """Names the episodes."""
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+        result: JSON values: the score on unseen tasks, and mean and half width of the interval of every learner.
+        scores: [tasks, T] of every learner on every kind of task.
+        regression: whether scores are squared errors; they are accuracies otherwise.
+    """
+
+    result: dict[str, Any]
+    scores: dict[str, Any]
+    regression: bool
+
+
+class _Tasks(NamedTuple):
+    title: str
+    family: Family
+    kinds: dict[str, Any]
+    chance: float | None
+    dataset: Dataset | None
+
+
+def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
+    """Score the learner of a run; writes a JSON file and a picture into its folder.
+
+    Args:
+        folder: of the run.
+        options: tasks and reference learners.
+
+    Raises:
+        ValueError: options that do not fit each other or the run.
+        RunError: no run, or none that can be read.
+    """
+    if options.data is None and (options.size is not None or options.pca is not None):
+        raise ValueError("--size and --pca go with --data: the run's own data are as its configuration has them")
+    check_references(options.references)
+    run = open_run(folder)
+    config = from_json(run.config)
+    if options.data_dir is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=options.data_dir))
+    entry = family_entry(family_name(config.family))
+    if entry.transfer is None and (options.data is not None or options.identity):
+        raise ValueError(
+            f"the run's tasks are of the family {family_name(config.family)}, which makes its own data: leave --data "
+            "and --identity out"
+        )
+    dataset = load_data(config)
+    recipe = prepare(config, dataset)
+    signature = recipe.learner.signature
+    if options.data is None:
+        own = entry.title(config.family) if entry.title else family_name(config.family)
+        title = config.data.source if entry.over_data else own
+        tasks = _Tasks(title, recipe.family, evaluations(recipe), recipe.chance, dataset)
+    else:
+        tasks = _transfer(entry, config, options, signature)
+    if options.identity and tasks.dataset is not None and tasks.dataset.inputs != signature.inputs:
+        raise ValueError(
+            f"--identity needs inputs of the learner's width {signature.inputs}, {tasks.title} has "
+            f"{tasks.dataset.inputs}: set --size or --pca so that they agree"
+        )
+    theta = read_theta(folder, recipe)
+    learner = recipe.learner if options.average == 1 else averaged(recipe.learner, options.average, options.seed)
+    shape = (options.tasks, options.sequences, options.seed)
+    scores = score_learner(learner, theta, tasks.family, tasks.kinds, *shape)
+    scores |= score_references(options.references, tasks.family, tasks.kinds["unseen"][1], *shape)
+    if options.identity and entry.identity is not None and tasks.dataset is not None:
+        plain, data = entry.identity(config.family, tasks.dataset)
+        kinds = {name: (plain.unseen, values) for name, values in data.items()}
+        scores = {**score_learner(learner, theta, plain, kinds, *shape), **scores}
+    summary = {name: _mean_and_half(values) for name, values in scores.items()}
+    result = {
+        "unseen_error" if entry.regression else "unseen_accuracy": summary["unseen"]["mean"],
+        "data": tasks.title,
+        "run": str(folder),
+        "average": options.average,
+        "last_positions": summary,
+    }
+    name = Path(tasks.title).name
+    stem = f"evaluate-{name}" + (f"-average{options.average}" if options.average > 1 else "")
+    figure, (ax,) = new_figure()
+    draw_learning_curves(ax, curves(scores), tasks.chance)
+    ax.set_title(f"{name}, learner meta-trained on {Path(config.data.source).name}", fontsize=9)
+    save(figure, folder / f"{stem}.png")
+    write_result(run, {**result, "curves": curves_as_json(scores)}, f"{stem}.json")
+    return Evaluation({**result, "picture": str(folder / f"{stem}.png")}, scores, entry.regression)
+
+
+def _transfer(entry: FamilyEntry, config: TrainConfig, options: EvaluationConfig, signature: Signature) -> _Tasks:
+    """Tasks over another data set."""
+    assert options.data is not None and entry.transfer is not None
+    source = dataclasses.replace(config.data, source=options.data, size=options.size, pca=options.pca)
+    dataset = load_dataset(source)
+    made = entry.transfer(config.family, dataset, signature)
+    return _Tasks(
+        options.data, made.family, {"unseen": (made.family.unseen, made.test_data)}, 1.0 / dataset.classes, dataset
+    )
+
+
+def _mean_and_half(scores: Any) -> dict[str, float | None]:
+    mean, half = last_positions(scores, LAST)
+    return {"mean": mean, "half": half if np.isfinite(half) else None}
