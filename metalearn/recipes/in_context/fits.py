@@ -1,8 +1,8 @@
 """Whether a configuration fits into this machine's memory, and how large a batch would fit.
 
-`metalearn.costs.memory` measures one outer step; here it is asked about a `TrainConfig`. Of many configurations only the
-largest are checked: those with the most parameters and those with the largest state, each times the examples per outer
-step. Both numbers are known without compiling anything.
+`metalearn.costs.memory` measures one outer step; here it is asked about a `TrainConfig`. Of many configurations only
+the largest are checked: those with the most parameters and those with the largest state, each times the examples per
+outer step. Both numbers are known without compiling anything.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from metalearn_tasks.datasets import Dataset
 def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: int | None = None) -> int | None:
     """Refuse a configuration whose outer step needs more memory than there is.
 
-    Two programs with small batches are compiled, which takes some ten seconds; nothing is run. The memory of evaluations
-    is not checked.
+    Two programs with small batches are compiled, which takes some ten seconds; nothing is run. The memory of
+    evaluations is not checked.
 
     Args:
         config: what is to be meta-trained.
