@@ -55,7 +55,7 @@ def evosax_search(
         strategy: an evosax algorithm such as `evosax.algorithms.CMA_ES(population_size=32, solution=theta)`.
         length: steps of a trajectory; by default the loop's own.
         tasks: trajectories a candidate is judged by, new ones each generation.
-        steps_per_call: generations in one dispatch; does not change the results.
+        steps_per_call: generations per dispatch; results are equal up to rounding, see `outer_loop`.
         strategy_params: of the strategy; by default its own.
 
     Returns:

@@ -101,7 +101,8 @@ def outer_loop(
     Args:
         estimator: where meta-gradients come from.
         optimizer: what to do with them.
-        steps_per_call: outer steps in one dispatch; does not change the results.
+        steps_per_call: outer steps per dispatch. Results are equal up to rounding: a single step is compiled without a
+            loop, and XLA may then add in another order.
         mesh: devices to split the trajectories over, with the one axis `"trajectories"`; see `local_mesh` and, for
             several processes, `global_mesh`. Results differ only by the order in which numbers are added.
 

@@ -81,7 +81,7 @@ class ShippedConfig:
     steps: int = 15_000
     """Outer steps."""
     steps_per_call: int = 25
-    """Outer steps in one dispatch; must divide steps, does not change the numbers."""
+    """Outer steps in one dispatch; must divide steps, results are equal up to rounding."""
     seed: int = 0
     """The seed of everything random."""
     evaluate_every: int = 1000

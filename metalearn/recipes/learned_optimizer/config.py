@@ -52,7 +52,7 @@ class TrainOptimizerConfig:
     steps: int = 5000
     """Outer steps."""
     steps_per_call: int = 50
-    """Outer steps in one dispatch to the device; does not change the numbers."""
+    """Outer steps per dispatch to the device; results are equal up to rounding."""
     seed: int = 0
     """The one seed."""
     evaluate_every: int = 500

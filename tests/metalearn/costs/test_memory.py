@@ -84,11 +84,11 @@ def test_the_need_of_the_whole_batch_is_predicted_and_its_program_never_made(con
         check_fits(config, available=truth // 2)
     error = caught.value
     assert error.needed == pytest.approx(truth, rel=0.1) and error.available == truth // 2
-    assert len(made) == 2 and max(made) < truth / 10
+    assert max(made[:2]) < truth / 10 and len(made) == 3  # the probes, and the proposed batch
     assert f"(--batch {error.largest}), or shorter sequences" in str(error)
     assert error.largest % unit == 0
     fitting = compiled_truth(dataclasses.replace(config, batch=error.largest))
-    assert 0.85 * error.available < fitting <= error.available
+    assert 0.85 * error.available < fitting == made[2] <= error.available
     assert isinstance(error, MetalearnError) and isinstance(error, MemoryError)
 
 
@@ -96,6 +96,36 @@ def test_nothing_fits_where_nothing_does():
     with pytest.raises(NotEnoughMemoryError, match="not even 4 would fit: buy more") as caught:
         check_memory(program, 100, 1000, unit=4, advice=lambda largest: "" if largest else ": buy more")
     assert caught.value.largest == 0
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Programs that need 100 bytes per task, and 110 from 129 tasks on; returns the batches that were compiled."""
+    batches = []
+
+    def needed(batch):
+        batches.append(batch)
+        return batch * (100 if batch <= 128 else 110)
+
+    monkeypatch.setattr(memory, "needed_bytes", needed)
+    return batches
+
+
+@pytest.mark.parametrize("available", [12_800, 13_000, 13_700, 14_100, 20_000, 24_000])
+def test_a_proposed_batch_fits_where_programs_need_more_than_the_line_says(compiled, available):
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        check_memory(lambda batch: (batch, ()), 512, available, unit=4)
+    largest = caught.value.largest
+    assert largest % 4 == 0 and 0.85 * available < largest * (100 if largest <= 128 else 110) <= available
+    assert compiled[:2] == [8, 16] and compiled[-1] == largest and 512 not in compiled
+
+
+def test_a_batch_near_the_limit_is_compiled_before_it_is_let_through(compiled):
+    assert check_memory(lambda batch: (batch, ()), 200, 22_000) == 20_000  # far below: predicted
+    assert compiled == [8, 16]
+    assert check_memory(lambda batch: (batch, ()), 120, 12_000) == 12_000
+    with pytest.raises(NotEnoughMemoryError, match=r"needs 22\.0 kB, 21\.0 kB are free"):
+        check_memory(lambda batch: (batch, ()), 200, 21_000)
 
 
 def test_the_line():
