@@ -140,7 +140,7 @@ def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
     import orbax.checkpoint as ocp
 
     manifest = _verified_manifest(folder, step)
-    check_same_config(manifest["config"], run.config, run.free, f"{folder} is of another configuration")
+    check_same_config(run.upgrade(manifest["config"]), run.config, run.free, f"{folder} is of another configuration")
     leaves = _leaves(template)
     saved, wanted = manifest["leaves"], [_description(name, x) for name, x in leaves]
     if saved != wanted:

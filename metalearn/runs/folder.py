@@ -49,11 +49,14 @@ class Run:
         folder: where everything of the run lies.
         config: the configuration as JSON values.
         free: names of the fields of `config` that may change when the run is resumed, dotted where nested.
+        upgrade: turns the configuration that an older version of the code wrote into the values that this one writes;
+            applied to whatever was written before.
     """
 
     folder: Path
     config: dict[str, Any]
     free: tuple[str, ...] = ("steps",)
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
     @property
     def metrics(self) -> Path:
@@ -122,15 +125,19 @@ def create_run(
     return run
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Path, upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> Run:
     """Read a run's folder, changing nothing.
+
+    Args:
+        folder: of the run.
+        upgrade: see `Run`.
 
     Raises:
         RunError: there is no `config.json`, or it cannot be read.
     """
     folder = Path(folder)
     content = _read_config(folder)
-    return Run(folder, content["config"], tuple(content["free"]))
+    return Run(folder, upgrade(content["config"]), tuple(content["free"]), upgrade)
 
 
 def resume_run(
@@ -151,7 +158,7 @@ def resume_run(
         config: what to go on with.
         free: fields that may differ from the earlier run's. They must not change the numbers of the steps
             already done: `steps` is one, as long as no schedule is computed from it.
-        upgrade: turns the configuration that an older version of the code wrote into the values that this one writes.
+        upgrade: see `Run`.
         note: gets a sentence for each thing a person should know.
 
     Raises:
@@ -160,7 +167,7 @@ def resume_run(
     """
     content, values = _read_config(Path(folder)), as_json(config)
     check_same_config(upgrade(content["config"]), values, free, f"{folder} was run with another configuration")
-    run = Run(Path(folder), values, tuple(sorted(free)))
+    run = Run(Path(folder), values, tuple(sorted(free)), upgrade)
     now, before = environment(), content["environments"][-1]
     for name in ("metalearn", "jax", "commit", "devices"):
         if now[name] != before.get(name):

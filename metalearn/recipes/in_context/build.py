@@ -152,7 +152,7 @@ def read_theta(folder: Path, recipe: Recipe | None = None) -> Any:
     Raises:
         RunError: no run, no checkpoint, none readable, or of another configuration.
     """
-    run = open_run(folder)
+    run = open_run(folder, rename_old_fields)
     if (folder / WEIGHTS).exists():
         return library.load(folder).theta
     if not checkpoint_steps(run):

@@ -13,7 +13,7 @@ from metalearn.curves import last_positions
 from metalearn.learner import Family, Signature
 from metalearn.pictures import draw_learning_curves, new_figure, save
 from metalearn.recipes.in_context.build import load_data, load_dataset, prepare, read_theta
-from metalearn.recipes.in_context.config import REFERENCES, TrainConfig, from_json
+from metalearn.recipes.in_context.config import REFERENCES, TrainConfig, from_json, rename_old_fields
 from metalearn.recipes.in_context.scoring import (
     LAST,
     check_references,
@@ -91,7 +91,7 @@ def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
     if options.data is None and (options.size is not None or options.pca is not None):
         raise ValueError("--size and --pca go with --data: the run's own data are as its configuration has them")
     check_references(options.references)
-    run = open_run(folder)
+    run = open_run(folder, rename_old_fields)
     config = from_json(run.config)
     if options.data_dir is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=options.data_dir))

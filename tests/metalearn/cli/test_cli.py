@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from sklearn.datasets import load_digits
 
 from metalearn.cli.main import main
 from metalearn.cli.train import parse
+from metalearn.errors import RunError
 from metalearn.recipes.driving import compile_outer_loop, initial_state
 from metalearn.recipes.in_context import config as configs
 from metalearn.recipes.in_context.build import load_data, prepare, read_theta
@@ -20,6 +23,8 @@ from metalearn.runs.checkpoints import checkpoint_steps
 from metalearn.runs.folder import open_run
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.weights import theta_sha256
+from metalearn_models import InContextClassifier
+from metalearn_models.learners.library import load
 
 TINY = [
     *("--learner.width", "8", "--learner.layers", "1", "--learner.heads", "2", "--learner.key-size", "4"),
@@ -90,6 +95,47 @@ def test_evaluate_does_not_need_the_run_that_its_run_began_from(trained):
     moved = recipe._replace(config=dataclasses.replace(recipe.config, start="no-longer-there"))
     theta = read_theta(trained, moved)
     assert theta_sha256(theta) == json.loads((trained / "result.json").read_text())["theta_sha256"]
+
+
+@pytest.fixture
+def old(trained, tmp_path):
+    """The run as version 0.1 left it: under the names of then, and without weights beside the checkpoints."""
+    folder = tmp_path / "old"
+    shutil.copytree(trained, folder)
+    content = json.loads((folder / "config.json").read_text())
+    values = content["config"]
+    for old_name, name in (("task", "family"), ("tasks", "batch"), ("optimizer", "outer_optimizer")):
+        values[old_name] = values.pop(name)
+    values["window"] = values["gradient"].pop("window")
+    (folder / "config.json").write_text(json.dumps(content))
+    (folder / "theta.safetensors").unlink()
+    return folder
+
+
+def test_a_run_of_version_0_1_is_read_under_todays_names(old, trained, capsys):
+    assert configs.from_json(open_run(old).config) == configs.from_json(open_run(trained).config)
+    words = ("--tasks", 3, "--sequences", 2, "--references", "1nn", "--json")
+    runs = [run(capsys, "evaluate", folder, *words) for folder in (old, trained)]
+    assert [status for status, _, _ in runs] == [0, 0], runs
+    of_old, of_new = (json.loads(out.splitlines()[-1]) for _, out, _ in runs)
+    assert of_old["last_positions"] == of_new["last_positions"]
+
+
+def test_a_run_of_version_0_1_resumes_and_leaves_its_weights(old, trained, capsys):
+    with pytest.raises(RunError, match=r"holds no theta\.safetensors.*train --resume"):
+        load(old)
+    status, _, err = run(capsys, "train", "--resume", old, "--steps", 4, "--quiet")
+    assert status == 0, err
+    assert theta_sha256(load(old).theta) == theta_sha256(load(trained).theta)
+
+
+def test_a_run_says_what_it_trained(trained):
+    found, result = load(trained), json.loads((trained / "result.json").read_text())
+    assert theta_sha256(found.theta) == result["theta_sha256"]
+    assert found.card["steps"] == 4 and found.card["config"] == open_run(trained).config
+    assert found.config == configs.from_json(open_run(trained).config).learner
+    X, y = load_digits(return_X_y=True)
+    assert InContextClassifier(trained, n_estimators=1).fit(X[:50], y[:50]).predict(X[50:60]).shape == (10,)
 
 
 def test_plot_draws_from_the_files_alone(trained, capsys, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from metalearn.cli.main import main
 from metalearn.errors import RunError
 from metalearn.recipes.learned_optimizer import run as optimizer_run
-from metalearn.recipes.learned_optimizer.config import from_json, recommended, to_json
+from metalearn.recipes.learned_optimizer.config import from_json, recommended, rename_old_fields, to_json
 from metalearn_models.optimizers import library
 
 TINY = [
@@ -54,6 +54,14 @@ def test_a_run_leaves_weights_that_train_a_network(trained):
     # The first update of Adam is its learning rate times the sign.
     rate = float(jnp.exp(found.theta.log_learning_rate))
     np.testing.assert_allclose(updates["w"], [-rate, rate], rtol=1e-3)
+
+
+def test_a_run_of_version_0_1_is_read_under_todays_names(trained):
+    values = json.loads((trained / "config.json").read_text())["config"]
+    old = json.loads(json.dumps(values))
+    old["outer"], old["gradient"]["runs"] = old.pop("outer_optimizer"), old.pop("batch")
+    del old["gradient"]["pairs"], old["gradient"]["rank"]
+    assert rename_old_fields(old) == values == json.loads(json.dumps(to_json(from_json(old))))
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(trained, capsys, tmp_path, monkeypatch):
