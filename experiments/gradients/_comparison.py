@@ -1,8 +1,8 @@
-"""What experiments that compare gradient estimators share: many seeds in one compilation, intervals, curves.
+"""Comparison of gradient estimators: all seeds in one compiled program, curves, a table and their picture.
 
-Each contender is an estimator with the optimizer that suits it. Its outer loop is mapped over seeds and scanned
-between two checkpoints, so that a run is one compilation and a few dispatches. A seed whose score is no longer finite
-is counted and marked, never averaged away.
+Each contender is an estimator with the outer optimizer that suits it. Its outer loop is vectorised over seeds and
+scanned between two checkpoints, so each contender is compiled once. Seeds whose score is no longer finite are counted
+and marked; they are left out of means.
 """
 
 from __future__ import annotations
@@ -15,42 +15,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from experiments.suite.intervals import Interval, interval, shown
+from experiments.suite.intervals import interval, shown
+from experiments.suite.tables import read_interval
 from metalearn.errors import unknown_name
 from metalearn.gradients.estimator import Estimator
 from metalearn.outer import outer_loop
 from metalearn.runs.progress import Progress
 
+__all__ = [
+    "Contender",
+    "Trace",
+    "compare_estimators",
+    "draw_traces",
+    "format_runs",
+    "select_estimators",
+    "summarise_traces",
+]
+
 
 class Contender(NamedTuple):
-    """An estimator, its optimizer, and how many updates it is given."""
+    """An estimator, its outer optimizer, and its number of updates."""
 
     estimator: Estimator
-    optimizer: optax.GradientTransformation
+    outer_optimizer: optax.GradientTransformation
     updates: int
 
 
 class Trace(NamedTuple):
-    """What a contender did; S seeds, C checkpoints, the first before any update.
+    """The course of one contender, for S seeds at C checkpoints, the first of them before any update.
 
     Attributes:
-        updates: done at each checkpoint.
-        theta: meta-parameters.
-        score: of theta, by the experiment's own measure; less is better.
-        seconds: wall time with compilation.
+        updates: number of updates before each checkpoint.
+        theta: meta-parameters at each checkpoint.
+        score: score of theta by the experiment's own measure; less is better.
+        seconds: wall time, including compilation.
     """
 
     updates: Int[np.ndarray, "C"]
-    theta: Float[np.ndarray, "S C ..."]
+    theta: Float[np.ndarray, "S C *P"]
     score: Float[np.ndarray, "S C"]
     seconds: float
 
 
-def compare(
+def compare_estimators(
     contenders: Mapping[str, Contender],
-    theta: Float[Array, "..."],
+    theta: Float[Array, "*P"],
     score: Callable[[Array], Array],
     seeds: int,
     seed: int,
@@ -58,23 +69,23 @@ def compare(
     progress: Progress | None = None,
     data: Any = (),
 ) -> dict[str, Trace]:
-    """Run all contenders from the same start.
+    """Run all contenders from the same theta.
 
     Args:
-        contenders: by the name they are shown under.
-        theta: where all start; one array.
+        contenders: contenders by the label of their curve.
+        theta: the first theta of every run; one array.
         score: `(theta) -> scalar`, evaluated at each checkpoint.
-        seeds: runs of each contender; seed i of one shares nothing with seed i of another but its number.
-        seed: of all randomness.
+        seeds: runs per contender. Runs of different contenders share no randomness.
+        seed: seed of all randomness.
         every: updates between checkpoints; each contender's updates are rounded down to a multiple of it.
-        progress: told how far all are.
-        data: passed on to the inner loop.
+        progress: receives the number of updates done.
+        data: passed to the inner loop.
 
     Returns:
-        A trace for each contender.
+        One trace per contender.
 
     Raises:
-        ValueError: a contender's updates are fewer than `every`, or there is no seed.
+        ValueError: `seeds` is below 1, or a contender makes fewer updates than `every`.
     """
     if seeds < 1:
         raise ValueError(f"an experiment needs at least 1 seed, got {seeds}")
@@ -90,17 +101,18 @@ def compare(
     try:
         for name, contender in contenders.items():
 
-            def told(count: int, loss: float, before: int = done) -> None:
+            def update_progress(count: int, loss: float, before: int = done) -> None:
                 if progress is not None:
                     progress.update(before + count, {"loss": loss})
 
-            began = time.monotonic()
-            updates, thetas = _follow(contender, theta, data, keys, every, told)
-            found = np.asarray(scores(thetas), np.float64)
-            traces[name] = Trace(updates, np.asarray(thetas, np.float64), found, time.monotonic() - began)
+            start = time.monotonic()
+            updates, thetas = _follow(contender, theta, data, keys, every, update_progress)
+            score_values = np.asarray(scores(thetas), np.float64)
+            traces[name] = Trace(updates, np.asarray(thetas, np.float64), score_values, time.monotonic() - start)
             done += contender.updates
             if progress is not None:
-                progress.note(f"{name}: {shown(interval(found[:, -1], geometric=True))} after {updates[-1]} updates")
+                last = shown(interval(score_values[:, -1], geometric=True))
+                progress.note(f"{name}: {last} after {updates[-1]} updates")
     finally:
         if progress is not None:
             progress.close()
@@ -108,9 +120,15 @@ def compare(
 
 
 def _follow(
-    contender: Contender, theta: Array, data: Any, keys: Any, every: int, told: Callable[[int, float], None]
+    contender: Contender,
+    theta: Array,
+    data: Any,
+    keys: Key[Array, "S"],
+    every: int,
+    update_progress: Callable[[int, float], None],
 ) -> tuple[np.ndarray, Array]:
-    loop = outer_loop(contender.estimator, contender.optimizer, steps_per_call=every)
+    """Update counts [C] and theta [S, C, ...] at every checkpoint."""
+    loop = outer_loop(contender.estimator, contender.outer_optimizer, steps_per_call=every)
 
     def step(states: Any, data: Any) -> tuple[Any, Array]:
         states, metrics = jax.vmap(lambda s: loop.step(s, data))(states)
@@ -121,16 +139,16 @@ def _follow(
     updates, thetas = np.arange(0, contender.updates + 1, every), [np.asarray(states.theta)]
     for done in updates[1:]:
         states, loss = advance(states, data)
-        thetas.append(np.asarray(states.theta))  # fetched at once: the state is donated to the next call
-        told(int(done), float(loss))
+        thetas.append(np.asarray(states.theta))  # copied now, because the next call consumes the state
+        update_progress(int(done), float(loss))
     return updates, jnp.asarray(np.stack(thetas, 1))
 
 
-def chosen(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Those of `known` that are named, in the order of `known`; all where nothing is named.
+def select_estimators(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The entries of `known` with these names, in the order of `known`; all of them if `names` is empty.
 
     Raises:
-        UnknownNameError: a name is not among them.
+        UnknownNameError: `known` lacks one of the names.
     """
     for name in names:
         if name not in known:
@@ -139,21 +157,21 @@ def chosen(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def draw_traces(ax: Any, traces: Mapping[str, Trace], steps: Mapping[str, int] | None = None) -> None:
-    """Score on a logarithmic axis, geometric mean and band a contender, for as long as all its seeds are finite.
+    """Draw the score of each contender: geometric mean and 95 % band, until the first of its seeds diverges.
 
-    The seeds of a contender of which one diverged are drawn one by one, a cross where they were last finite.
+    If a seed diverged, each seed of that contender is also drawn on its own, with a cross at its last finite score.
 
     Args:
-        ax: matplotlib axes.
-        traces: by label.
-        steps: inner steps of an update, by label: the axis is then inner steps, and otherwise updates.
+        ax: matplotlib axes; the score axis becomes logarithmic.
+        traces: traces by label.
+        steps: inner steps per update, by label. The horizontal axis is then inner steps; None: updates.
     """
     for number, (name, trace) in enumerate(traces.items()):
         color, band = f"C{number % 10}", interval(trace.score, geometric=True)
         x = trace.updates if steps is None else trace.updates * (steps[name] / 1000)
         alive, diverged = band.diverged == 0, int(band.diverged[-1])
         label = f"{name} ({diverged} of {len(trace.score)} diverged)" if diverged else name
-        width = max(1.0, 3.4 - 0.4 * number)  # a line that lies on an earlier one leaves that one's edges to see
+        width = max(1.0, 3.4 - 0.4 * number)  # later lines are thinner, so that they do not hide earlier ones
         ax.plot(x[alive], band.mean[alive], color=color, linewidth=width, label=label)
         ax.fill_between(x[alive], band.low[alive], band.high[alive], color=color, alpha=0.2, linewidth=0)
         for line in trace.score if diverged else ():
@@ -165,14 +183,14 @@ def draw_traces(ax: Any, traces: Mapping[str, Trace], steps: Mapping[str, int] |
     ax.legend(fontsize=8, frameon=False)
 
 
-def report(traces: Mapping[str, Trace]) -> dict[str, Any]:
-    """For `result.json`: each contender's last score, its curve and its time; means are geometric."""
-    found = {}
+def summarise_traces(traces: Mapping[str, Trace]) -> dict[str, Any]:
+    """Last score, curve and time of each contender, for `result.json`; means are geometric."""
+    summary = {}
     for name, trace in traces.items():
         curve = interval(trace.score, geometric=True)
         last = {key: value[-1].item() for key, value in curve._asdict().items()}
         points = {key: value.tolist() for key, value in curve._asdict().items()}
-        found[name] = {
+        summary[name] = {
             **last,
             "seeds": len(trace.score),
             "updates": int(trace.updates[-1]),
@@ -180,14 +198,14 @@ def report(traces: Mapping[str, Trace]) -> dict[str, Any]:
             "seconds": round(trace.seconds, 1),
             "curve": {"updates": trace.updates.tolist(), **points},
         }
-    return found
+    return summary
 
 
-def print_table(runs: Mapping[str, Any], measure: str) -> None:
-    """The runs of a `result.json` as a table."""
+def format_runs(runs: Mapping[str, Any], measure: str) -> str:
+    """A table of the runs in a `result.json`; `measure` names the score."""
     columns = f"{'estimator':<14} {'updates':>8} {'seeds':>5} {'seconds':>7}"
-    print(f"{columns}  {measure}, geometric mean [95 % interval over seeds]")
+    lines = [f"{columns}  {measure}, geometric mean [95 % interval over seeds]"]
     for name, run in runs.items():
-        ends = [np.nan if run[key] is None else run[key] for key in Interval._fields]
-        cell = shown(Interval(*(np.asarray(x) for x in ends)))
-        print(f"{name:<14} {run['updates']:>8,} {run['seeds']:>5} {run['seconds']:>7}  {cell}")
+        cell = shown(read_interval(run))
+        lines.append(f"{name:<14} {run['updates']:>8,} {run['seeds']:>5} {run['seconds']:>7}  {cell}")
+    return "\n".join(lines)

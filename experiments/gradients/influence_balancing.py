@@ -1,22 +1,21 @@
-"""Influence balancing: which estimators see past a short gain (Tallec & Ollivier 2017, arXiv 1702.05043).
+"""Influence balancing: which estimators see past a short-term gain (Tallec & Ollivier 2017, arXiv 1702.05043).
 
-The setting of PES (Vicol, Metz & Sohl-Dickstein 2021, arXiv 2112.13835) and ES-Single, here NRES (Vicol 2023, arXiv
-2304.11153). A linear system of 23 variables that never ends is updated online: one step, one update. Raising the one
-parameter helps for 40 steps and harms for good, so truncated estimators go the wrong way. Theta is judged by the
-loss after 500 steps from a fresh start, which float32 keeps from falling much below 1e-12. Truncated ES has exactly
-the bias of truncated backpropagation (TBPTT).
+The setting is that of PES (Vicol, Metz & Sohl-Dickstein 2021, arXiv 2112.13835) and ES-Single, here called NRES (Vicol
+2023, arXiv 2304.11153). A linear system of 23 variables runs without end, and its one parameter is updated after every
+step. Raising the parameter lowers the loss for 40 steps and raises it forever after, so truncated estimators go the
+wrong way. Theta is judged by the loss after 500 steps from a fresh start; float32 keeps this loss from falling much
+below 1e-12. Truncated ES has exactly the bias of truncated backpropagation (TBPTT).
 
-On a linear system whose noise is never redrawn, NRES is exact forward mode (RTRL) with its learning rate multiplied by
-the mean of eps^2 over its pairs, whatever that happens to be. With 2 pairs that is anything: the second panel.
+The system is linear. If the noise of NRES is never redrawn, NRES equals exact forward mode (RTRL) with its learning
+rate multiplied by the mean of eps^2 over its pairs. With 2 pairs this factor varies widely, as the second panel shows.
 
     python -m experiments influence_balancing            # a picture and a table, under a minute on two cores
-    python -m experiments influence_balancing --help
 """
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,20 +24,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from experiments.gradients._comparison import Contender, chosen, compare, draw_traces, print_table, report
+from experiments.gradients._comparison import (
+    Contender,
+    Trace,
+    compare_estimators,
+    draw_traces,
+    format_runs,
+    select_estimators,
+    summarise_traces,
+)
 from experiments.suite.results import write_result
 from metalearn.gradients import nres, pes, rtrl, truncated_backprop, truncated_es
 from metalearn.gradients.estimator import Estimator
 from metalearn.outer import outer_loop
 from metalearn.pictures import new_figure, save
-from metalearn.runs.progress import Progress, default_progress
+from metalearn.runs.progress import Progress
 from metalearn_tasks.systems.influence import START, final_loss, influence_balancing
 
 ENDLESS = 1_000_000_000
-"""Steps of a trajectory that never ends."""
+"""Length of a trajectory that no run reaches the end of."""
 
 
 @dataclass(frozen=True)
@@ -46,33 +52,34 @@ class InfluenceBalancingConfig:
     """Unbiased and truncated estimators on influence balancing."""
 
     pairs: int = 500
-    """Antithetic pairs of PES, NRES and truncated ES: half of the papers' N."""
+    """Antithetic pairs of PES, NRES and truncated ES; half of N in the papers."""
     few: int = 2
     """Pairs of NRES in the second panel."""
     sigma: float = 0.1
     """Standard deviation of perturbations."""
     learning_rate: float = 1e-4
-    """Of SGD."""
+    """Learning rate of SGD."""
     updates: int = 3000
-    """Updates, each from one new step of the system (10 and 100 for the longer truncations)."""
+    """Updates per run. Each uses one new step of the system, or 10 and 100 for the longer truncations."""
     every: int = 50
     """Updates between two points of a curve."""
     seeds: int = 5
-    """Runs of each estimator."""
+    """Runs per estimator."""
     many_seeds: int = 64
     """Runs of NRES with few pairs."""
     estimators: tuple[str, ...] = ()
-    """Names of those to run, as in the table; none: all."""
+    """Names of the estimators to run, as in the table; empty: all."""
     seed: int = 0
-    """Of all randomness."""
+    """Seed of all randomness."""
     out: Path = Path("runs/influence_balancing")
-    """Folder of the picture and the table."""
-    json: bool = False
-    """Print one JSON object as the last line."""
+    """Folder for the picture and the table."""
+
+
+PRESETS = {"standard": InfluenceBalancingConfig()}
 
 
 def contenders(config: InfluenceBalancingConfig) -> dict[str, Contender]:
-    """What is compared, by name."""
+    """The contenders by name."""
     loop, sgd = influence_balancing(), optax.sgd(config.learning_rate)
     es = {"sigma": config.sigma, "pairs": config.pairs, "window": 1, "horizon": ENDLESS, "stagger": False}
     estimators = {
@@ -85,8 +92,10 @@ def contenders(config: InfluenceBalancingConfig) -> dict[str, Contender]:
     return {name: Contender(estimator, sgd, config.updates) for name, estimator in estimators.items()}
 
 
-def theta_after(estimator: Estimator, rates: Float[Array, "S"], updates: int, keys: PRNGKeyArray) -> Float[Array, "S"]:
-    """Theta after so many updates of plain SGD, one learning rate a run."""
+def theta_after(
+    estimator: Estimator, rates: Float[Array, "S"], updates: int, keys: Key[Array, "S"]
+) -> Float[Array, "S"]:
+    """Theta after `updates` updates of plain SGD, with one learning rate per run."""
 
     def grad(theta: Any, state: Any, rate: Array, key: Any, outer_step: Array) -> tuple[Any, Any, Any]:
         gradient, state, metrics = estimator.grad(theta, state, (), key, outer_step)
@@ -101,13 +110,13 @@ def theta_after(estimator: Estimator, rates: Float[Array, "S"], updates: int, ke
 
 
 class FewPairs(NamedTuple):
-    """NRES whose few perturbations are never redrawn, beside RTRL with a multiplied learning rate.
+    """NRES with a few perturbations that are never redrawn, beside RTRL with a multiplied learning rate.
 
     Attributes:
-        multiplier: each seed's mean of eps^2 / sigma^2.
-        loss: each seed's last.
+        multiplier: mean of eps^2 / sigma^2 of each seed.
+        loss: last loss of each seed.
         rates: multiples of the learning rate.
-        exact: last loss of RTRL with each.
+        exact: last loss of RTRL at each multiple.
     """
 
     multiplier: Float[np.ndarray, "S"]
@@ -116,15 +125,15 @@ class FewPairs(NamedTuple):
     exact: Float[np.ndarray, "M"]
 
 
-def few_pairs(config: InfluenceBalancingConfig) -> FewPairs:
-    """What becomes of NRES with few pairs, by the mean of eps^2 it happens to have."""
+def run_with_few_pairs(config: InfluenceBalancingConfig) -> FewPairs:
+    """Last loss of NRES with few pairs, against the mean of its eps^2."""
     loop = influence_balancing()
     frozen = nres(loop, config.sigma, config.few, 1, ENDLESS, stagger=False)
     exact = rtrl(loop, 1, 1, ENDLESS, stagger=False)
     loss = jax.jit(jax.vmap(final_loss))
     keys = jax.random.split(jax.random.key(config.seed), config.many_seeds)
     ones = jnp.ones(config.many_seeds)
-    # the first gradient of NRES is the exact one times the mean of eps^2 / sigma^2
+    # The first gradient of NRES is the exact one times the mean of eps^2 / sigma^2
     first = START - theta_after(frozen, ones, 1, keys)
     multiplier = first / jax.grad(lambda theta: final_loss(theta, 1))(jnp.array(START))
     rates = jnp.geomspace(0.01, 10, 121)
@@ -135,34 +144,43 @@ def few_pairs(config: InfluenceBalancingConfig) -> FewPairs:
     return FewPairs(*(np.asarray(a, np.float64) for a in (multiplier, last, rates, curve)))
 
 
-def main(config: InfluenceBalancingConfig, progress: Progress | None = None) -> dict[str, Any]:
-    """Run all estimators; returns the last losses with intervals over seeds, and the curves."""
-    began = time.monotonic()
-    runs = chosen(contenders(config), config.estimators)
-    traces = compare(runs, jnp.array(START), final_loss, config.seeds, config.seed, config.every, progress)
-    few = few_pairs(config)
+def run(config: InfluenceBalancingConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Run all estimators; returns what result.json holds: last losses with intervals over seeds, and curves."""
+    start = time.monotonic()
+    runs = select_estimators(contenders(config), config.estimators)
+    traces = compare_estimators(runs, jnp.array(START), final_loss, config.seeds, config.seed, config.every, progress)
+    few = run_with_few_pairs(config)
+    picture = config.out / "influence_balancing.png"
+    draw(traces, few, 2 * config.few, picture)
+    result = {
+        "runs": summarise_traces(traces),
+        "few_pairs": few._asdict(),
+        "seconds": round(time.monotonic() - start, 1),
+        "picture": str(picture),
+    }
+    return write_result(config.out, result)
+
+
+def draw(traces: Mapping[str, Trace], few: FewPairs, particles: int, path: Path) -> None:
+    """Draw the curves of all estimators, and NRES with few particles."""
     figure, (left, right) = new_figure(columns=2, width=4.6)
     draw_traces(left, traces)
     left.set_ylabel("loss after 500 steps with theta fixed")
     left.set_ylim(1e-14, 1e6)
     left.legend(loc="lower left", fontsize=8, frameon=False)
-    draw_few(right, few, 2 * config.few)
-    save(figure, config.out / "influence_balancing.png")
-    result = {
-        "runs": report(traces),
-        "few_pairs": few._asdict(),
-        "seconds": round(time.monotonic() - began, 1),
-        "picture": str(config.out / "influence_balancing.png"),
-    }
-    return write_result(config.out, result)
+    draw_few_pairs(right, few, particles)
+    save(figure, path)
 
 
-def draw_few(ax: Any, few: FewPairs, particles: int) -> None:
-    """Last losses against the mean of eps^2; runs that diverged on the upper edge."""
+def draw_few_pairs(ax: Any, few: FewPairs, particles: int) -> None:
+    """Draw last losses against the mean of eps^2; diverged runs lie on the upper edge."""
     top, bottom = 1e6, 1e-14
-    within = lambda a: np.clip(np.where(np.isfinite(a), a, np.inf), bottom, top)  # noqa: E731
-    ax.plot(few.rates, within(few.exact), color="0.5", linewidth=1.2, label="RTRL, learning rate times x")
-    ax.plot(few.multiplier, within(few.loss), "o", markersize=4, alpha=0.6, label=f"NRES, {particles} particles")
+
+    def clip(a: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+        return np.clip(np.where(np.isfinite(a), a, np.inf), bottom, top)
+
+    ax.plot(few.rates, clip(few.exact), color="0.5", linewidth=1.2, label="RTRL, learning rate times x")
+    ax.plot(few.multiplier, clip(few.loss), "o", markersize=4, alpha=0.6, label=f"NRES, {particles} particles")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_ylim(bottom, 2 * top)
@@ -172,10 +190,7 @@ def draw_few(ax: Any, few: FewPairs, particles: int) -> None:
     ax.legend(loc="lower left", bbox_to_anchor=(0, 0.08), fontsize=8, frameon=False)
 
 
-if __name__ == "__main__":
-    command = tyro.cli(InfluenceBalancingConfig, description=__doc__)
-    found = main(command, default_progress())
-    print_table(found["runs"], "loss after 500 steps with theta fixed")
-    print(f"picture: {found['picture']} ({found['seconds']} s)")
-    if command.json:
-        print(json.dumps(found))
+def format_result(result: Mapping[str, Any]) -> str:
+    """The table of last losses."""
+    table = format_runs(result["runs"], "loss after 500 steps with theta fixed")
+    return f"{table}\npicture: {result['picture']} ({result['seconds']} s)"

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from experiments.gradients import estimator_variance, influence_balancing, lorenz, schedule_2d
-from experiments.gradients._comparison import Contender, Trace, compare, draw_traces, report
+from experiments.gradients._comparison import Contender, Trace, compare_estimators, draw_traces, summarise_traces
 from experiments.suite.intervals import interval
 from metalearn.errors import UnknownNameError
 from metalearn.gradients import rtrl
@@ -49,13 +49,15 @@ def test_a_diverged_seed_is_named_in_the_picture_and_its_mean_ends_where_it_does
     draw_traces(ax, traces)
     assert ax.get_legend().get_texts()[0].get_text() == "sgd (1 of 2 diverged)"
     np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0, 4], [1, 4]])
-    assert report(traces)["sgd"]["diverged"] == 1 and report(traces)["sgd"]["mean"] == pytest.approx(1)
+    assert summarise_traces(traces)["sgd"]["diverged"] == 1 and summarise_traces(traces)["sgd"][
+        "mean"
+    ] == pytest.approx(1)
 
 
 def test_compare_follows_a_contender_as_a_loop_of_updates_does():
     loop = influence_loop()
     contender = Contender(rtrl(loop, 1, 1, 1000, stagger=False), optax.sgd(1e-4), 6)
-    traces = compare({"rtrl": contender}, jnp.array(START), final_loss, seeds=2, seed=0, every=2)
+    traces = compare_estimators({"rtrl": contender}, jnp.array(START), final_loss, seeds=2, seed=0, every=2)
     state, slope, theta, thetas = np.ones(23), np.zeros(23), START, [START]
     signs = np.where(np.arange(23) < 10, 1.0, -1.0)
     for _ in range(6):
@@ -71,21 +73,22 @@ def test_compare_follows_a_contender_as_a_loop_of_updates_does():
 def test_compare_refuses_checkpoints_further_apart_than_its_updates():
     contender = Contender(rtrl(influence_loop(), 1, 1, 10, stagger=False), optax.sgd(1e-4), 6)
     with pytest.raises(ValueError, match="rtrl makes 6 updates, but checkpoints are 10 apart"):
-        compare({"rtrl": contender}, jnp.array(START), final_loss, seeds=1, seed=0, every=10)
+        compare_estimators({"rtrl": contender}, jnp.array(START), final_loss, seeds=1, seed=0, every=10)
     with pytest.raises(ValueError, match="at least 1 seed, got 0"):
-        compare({"rtrl": contender}, jnp.array(START), final_loss, seeds=0, seed=0, every=1)
+        compare_estimators({"rtrl": contender}, jnp.array(START), final_loss, seeds=0, seed=0, every=1)
 
 
 def test_influence_balancing_goes_down_by_unbiased_and_up_by_truncated_estimators(tmp_path):
     config = influence_balancing.InfluenceBalancingConfig(
         pairs=50, updates=300, every=100, seeds=2, many_seeds=4, estimators=TOY, out=tmp_path
     )
-    found = influence_balancing.main(config)
+    found = influence_balancing.run(config)
     check_files(tmp_path, found, "influence_balancing")
     last = {name: run["mean"] for name, run in found["runs"].items()}
     assert set(last) == set(TOY)
     assert last["PES"] < 1 and last["TBPTT-1"] > 9
     assert last["truncated ES"] == pytest.approx(last["TBPTT-1"], rel=0.02)
+    assert f"{last['TBPTT-1']:.4g}" in influence_balancing.format_result(found)
     few = found["few_pairs"]
     # frozen noise multiplies the exact gradient by the mean of its squares: the dots lie on the curve
     on_curve = np.exp(np.interp(np.log(few["multiplier"]), np.log(few["rates"]), np.log(few["exact"])))
@@ -96,34 +99,38 @@ def test_schedule_2d_improves_and_knows_the_grids_best(tmp_path):
     config = schedule_2d.Schedule2DExperimentConfig(
         pairs=10, updates=700, every=100, seeds=2, estimators=("NRES", "TBPTT"), out=tmp_path
     )
-    found = schedule_2d.main(config)
+    found = schedule_2d.run(config)
     check_files(tmp_path, found, "schedule_2d")
     assert found["grid"]["theta"] == [2.75, -1.75] and found["grid"]["loss"] == pytest.approx(556, abs=2)
     assert found["start"] == pytest.approx(2487.8, abs=1)
     last = {name: run["mean"] for name, run in found["runs"].items()}
     assert last["NRES"] < 2200 and last["TBPTT"] > 2400
+    assert f"{last['NRES']:.4g} [" in schedule_2d.format_result(found)
 
 
 def test_lorenz_gets_nearer_to_the_truth(tmp_path):
     config = lorenz.LorenzExperimentConfig(
         pairs=20, updates=60, every=30, seeds=2, test_starts=8, length=400, estimators=("NRES", "NRES-A"), out=tmp_path
     )
-    found = lorenz.main(config)
+    found = lorenz.run(config)
     check_files(tmp_path, found, "lorenz")
     start = float(np.linalg.norm(np.array(lorenz.START) - np.asarray(lorenz.true_theta())))
     for name in ("NRES", "NRES-A"):
         assert found["theta_error"][name]["mean"] < start, name
         first, *_, last = found["runs"][name]["curve"]["mean"]
         assert last < first
+        assert f"{name} {found['theta_error'][name]['mean']:.2f}" in lorenz.format_result(found)
 
 
 def test_measured_moments_of_all_estimators_are_those_of_the_formulas(tmp_path):
     config = estimator_variance.EstimatorVarianceConfig(
         length=4, windows=(2,), trajectories=500, seeds=4, estimators=MEASURED, out=tmp_path
     )
-    found = estimator_variance.main(config)
+    found = estimator_variance.run(config)
     check_files(tmp_path, found, "estimator_variance")
     assert set(found["moments"]) == set(MEASURED)
+    table = estimator_variance.format_result(found).splitlines()
+    assert [line.split("  ")[0] for line in table[2:-1]] == ["PES", "full ES", "TBPTT"]
     for name, dots in found["moments"].items():
         for windows, dot in dots.items():
             assert dot["mean"] == pytest.approx(dot["exact_variance"], rel=0.25, abs=1e-20), (name, windows)
@@ -135,10 +142,10 @@ def test_measured_moments_of_all_estimators_are_those_of_the_formulas(tmp_path):
 def test_windows_that_do_not_divide_the_trajectory_are_refused(tmp_path):
     config = estimator_variance.EstimatorVarianceConfig(windows=(5,), out=tmp_path)
     with pytest.raises(ValueError, match="12 steps cannot be cut into 5 equal windows"):
-        estimator_variance.main(config)
+        estimator_variance.run(config)
 
 
 def test_an_estimator_that_is_not_there_is_refused_by_name(tmp_path):
     config = influence_balancing.InfluenceBalancingConfig(estimators=("TBPTT-2",), out=tmp_path)
     with pytest.raises(UnknownNameError, match=r"unknown estimator 'TBPTT-2'\. Did you mean 'TBPTT-1"):
-        influence_balancing.main(config)
+        influence_balancing.run(config)
