@@ -1,4 +1,4 @@
-"""What experiments on learned optimizers share: meta-training several seeds in one compilation, and comparing runs."""
+"""Meta-training of several seeds in one compiled program, tuned baselines, and tables of final losses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from experiments.suite.intervals import Interval, interval, shown
 from metalearn.gradients.estimator import Estimator
@@ -18,6 +18,17 @@ from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_tasks.objectives.evaluation import Tuned, hand_designed, tuned
 from metalearn_tasks.objectives.objective import Objective
 
+__all__ = [
+    "HAND_DESIGNED",
+    "RATES",
+    "clipped_adam",
+    "final_interval",
+    "format_losses",
+    "meta_train_seeds",
+    "over_adam",
+    "tune_baselines",
+]
+
 HAND_DESIGNED: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "SGD": lambda rate: optax.sgd(rate),
     "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
@@ -25,40 +36,41 @@ HAND_DESIGNED: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "RMSProp": lambda rate: optax.rmsprop(rate),
     "Adam": lambda rate: optax.adam(rate),
 }
+"""Hand-designed optimizers as functions of their learning rate."""
 RATES = tuple(float(f"{10**e:.3g}") for e in np.arange(-4.0, 0.51, 0.25))
-"""Learning rates a hand-designed optimizer is tried with: four a decade."""
+"""Learning rates that hand-designed optimizers are tuned over: four per decade."""
 
 
-def meta_train(
+def meta_train_seeds(
     label: str,
     optimizer: LearnedOptimizer,
     estimator: Estimator,
-    tx: optax.GradientTransformation,
+    outer_optimizer: optax.GradientTransformation,
     data: Any,
     steps: int,
-    keys: PRNGKeyArray,
+    keys: Key[Array, "S"],
     progress: Progress | None = None,
     per_call: int = 50,
 ) -> list[Any]:
-    """Meta-train once for every key, one after the other, in one compilation.
+    """Meta-train once per key, one run after the other, with a single compilation.
 
     Args:
-        label: for the progress.
-        optimizer: what is meta-trained.
-        estimator: of its inner loop.
-        tx: outer optimizer.
-        data: of the inner loop.
+        label: name of the learned optimizer in the progress.
+        optimizer: the learned optimizer.
+        estimator: estimator of the meta-gradients of its inner loop.
+        outer_optimizer: optimizer of theta.
+        data: data of the inner loop.
         steps: outer steps; rounded up to whole calls.
-        keys: one a seed.
-        progress: told how far all are.
-        per_call: outer steps in a dispatch.
+        keys: one key per seed.
+        progress: receives the number of calls done.
+        per_call: outer steps per dispatch.
 
     Returns:
         Theta of each seed.
     """
     per_call = min(per_call, steps)
     calls = -(-steps // per_call)
-    loop = outer_loop(estimator, tx, per_call, local_mesh(estimator.batch))
+    loop = outer_loop(estimator, outer_optimizer, per_call, local_mesh(estimator.batch))
     thetas = []
     if progress is not None:
         progress.note(f"meta-training {label}, {len(keys)} seed{'s' if len(keys) > 1 else ''}")
@@ -76,23 +88,48 @@ def meta_train(
     return thetas
 
 
-def tuned_baselines(
-    names: Sequence[str], objective: Objective, data: Any, keys: PRNGKeyArray, length: int, last: int | None = None
+def clipped_adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """Adam on gradients clipped to norm 1; its learning rate falls to a hundredth along a cosine."""
+    schedule = optax.cosine_decay_schedule(learning_rate, steps, 0.01)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+
+def tune_baselines(
+    names: Sequence[str],
+    objective: Objective,
+    data: Any,
+    keys: Key[Array, "K"],
+    length: int,
+    last: int | None = None,
 ) -> dict[str, Tuned]:
-    """Hand-designed optimizers, each at the best of `RATES` on the very runs it is compared on."""
+    """Hand-designed optimizers, each at the best of `RATES` on the same runs that it is compared on.
+
+    Args:
+        names: names in `HAND_DESIGNED`.
+        objective: what to minimise.
+        data: data of the objective.
+        keys: one key per run.
+        length: steps per run.
+        last: number of last steps whose mean is the final loss; None: a tenth of `length`.
+    """
     return {
         name: tuned(objective, hand_designed(HAND_DESIGNED[name]), RATES, data, keys, length, last) for name in names
     }
 
 
-def final_interval(losses: Float[np.ndarray, "S ..."], geometric: bool = True) -> Interval:
-    """Mean and 95 % interval of final losses; those of diverged runs are counted, not averaged."""
-    return interval(np.asarray(losses, np.float64), geometric)
+def final_interval(losses: Float[np.ndarray, "S"]) -> Interval:
+    """Geometric mean and 95 % interval of final losses; those of diverged runs are counted and left out."""
+    return interval(np.asarray(losses, np.float64), geometric=True)
 
 
-def loss_table(rows: Mapping[str, tuple[Float[np.ndarray, "S"], str]], measure: str = "final loss") -> str:
-    """A line a contender: geometric mean of its final losses with a 95 % interval, and a remark."""
+def over_adam(losses: Float[np.ndarray, "S"], adam: Float[np.ndarray, "K"]) -> float:
+    """The geometric mean of final losses over that of Adam's."""
+    return float(final_interval(losses).mean / final_interval(adam).mean)
+
+
+def format_losses(rows: Mapping[str, tuple[Interval, str]], measure: str = "final loss") -> str:
+    """A table with one line per optimizer: geometric mean and 95 % interval of its final losses, and a remark."""
     lines = [f"{'optimizer':<28} {measure + ', geometric mean [95 % interval]':<44} remark"]
-    for name, (losses, remark) in rows.items():
-        lines.append(f"{name:<28} {shown(final_interval(losses)):<44} {remark}")
+    for name, (found, remark) in rows.items():
+        lines.append(f"{name:<28} {shown(found):<44} {remark}")
     return "\n".join(lines)

@@ -1,34 +1,43 @@
-"""Learning to learn by gradient descent by gradient descent, and where it ends (Andrychowicz et al. 2016, 1606.04474).
+"""Learning to learn by gradient descent by gradient descent, and where it fails (Andrychowicz et al. 2016, 1606.04474).
 
-A coordinate-wise LSTM is meta-trained by truncated backpropagation: on random 10-dimensional quadratics, where it is
-compared with hand-designed optimizers at their best learning rates on 100 problems none of them met; and on small
-sigmoid networks on 8x8 digits, from where it is taken to longer runs, wider and deeper networks, and ReLU.
+A coordinate-wise LSTM is meta-trained by truncated backpropagation in two parts. On random 10-dimensional quadratics it
+is compared with hand-designed optimizers at their best learning rates, on 100 new problems. On small sigmoid networks
+on 8x8 digits it is meta-trained and then taken to longer runs, wider and deeper networks, and ReLU.
 
     python -m experiments learning_to_learn            # a table and a picture
-    python -m experiments learning_to_learn --help
+    python -m experiments learning_to_learn quick      # the same with shorter meta-training
 """
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
-import tyro
+from einops import rearrange
+from jaxtyping import Array, Float, Key
 
-from experiments.learned_optimizers._training import final_interval, loss_table, meta_train, tuned_baselines
+from experiments.learned_optimizers._training import (
+    clipped_adam,
+    final_interval,
+    format_losses,
+    meta_train_seeds,
+    over_adam,
+    tune_baselines,
+)
 from experiments.suite.results import write_result
+from experiments.suite.tables import read_interval, read_number
 from metalearn.gradients import truncated_backprop
 from metalearn.pictures import draw_loss_curves, new_figure, save
-from metalearn.runs.progress import Progress, default_progress
-from metalearn_models.optimizers import first_order, log_and_sign, lstm_optimizer
+from metalearn.runs.progress import Progress
+from metalearn_models.optimizers import LearnedOptimizer, first_order, log_and_sign, lstm_optimizer
 from metalearn_tasks.datasets.load import load
-from metalearn_tasks.objectives import mlp_classification, quadratic, training_loop
+from metalearn_tasks.objectives import Objective, mlp_classification, quadratic, training_loop
 from metalearn_tasks.objectives.evaluation import final_losses, loss_curves
 
 Part = Literal["quadratics", "networks"]
@@ -39,74 +48,106 @@ class LearningToLearnConfig:
     """Coordinate-wise LSTM optimizers against hand-designed ones."""
 
     parts: tuple[Part, ...] = ("quadratics", "networks")
-    """What to run."""
+    """Parts to run."""
     steps: int = 3000
     """Outer steps on quadratics."""
     network_steps: int = 500
     """Outer steps on networks."""
     batch: int = 64
-    """Quadratics an outer step."""
+    """Quadratics per outer step."""
     network_batch: int = 4
-    """Networks an outer step."""
+    """Networks per outer step."""
     window: int = 20
-    """Steps backpropagated through."""
+    """Steps that are backpropagated through."""
     length: int = 100
-    """Steps of a training run."""
+    """Steps per training run."""
     learning_rate: float = 3e-3
-    """Of the outer Adam, at its peak; it falls along a cosine."""
+    """Peak learning rate of the outer Adam; it falls along a cosine."""
     problems: int = 100
-    """Fresh problems of the comparison."""
+    """New quadratics in the comparison."""
     seeds: int = 3
-    """Meta-trainings of each optimizer."""
+    """Meta-trainings per optimizer."""
     seed: int = 0
-    """Of all randomness."""
+    """Seed of all randomness."""
     out: Path = Path("runs/learning-to-learn")
-    """Folder of the picture and the table."""
-    json: bool = False
-    """Print one JSON object as the last line."""
+    """Folder for the picture and the table."""
 
 
-def on_quadratics(config: LearningToLearnConfig, progress: Progress | None) -> dict[str, Any]:
-    """Final losses after `length` updates and curves, by optimizer."""
+PRESETS = {
+    "standard": LearningToLearnConfig(),
+    "quick": LearningToLearnConfig(
+        steps=300, network_steps=50, problems=20, seeds=1, out=Path("runs/learning-to-learn-quick")
+    ),
+}
+
+
+def run(config: LearningToLearnConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Run the parts; returns what result.json holds."""
+    start = time.monotonic()
+    result: dict[str, Any] = {"length": config.length}
+    panels: dict[str, Any] = {}
+    if "quadratics" in config.parts:
+        summary, panels["quadratics"] = compare_on_quadratics(config, progress)
+        result |= summary
+    if "networks" in config.parts:
+        result["networks"] = compare_on_networks(config, progress)
+        panels["networks"] = result["networks"]
+    picture = config.out / "learning_to_learn.png"
+    draw(panels, picture)
+    return write_result(config.out, {**result, "seconds": round(time.monotonic() - start, 1), "picture": str(picture)})
+
+
+def compare_on_quadratics(
+    config: LearningToLearnConfig, progress: Progress | None
+) -> tuple[dict[str, Any], dict[str, Float[np.ndarray, "S T"]]]:
+    """Compare final losses on quadratics; returns a part of the result, and the loss curves by optimizer."""
     objective, optimizer, length = quadratic(10), first_order(lstm_optimizer()), config.length
     keys = jax.random.split(jax.random.key(config.seed), config.seeds + 1)
     loop = training_loop(objective, optimizer, length)
     estimator = truncated_backprop(loop, config.batch, config.window, length, stagger=True)
-    thetas = meta_train(
-        "LSTM on quadratics", optimizer, estimator, _outer(config, config.steps), (), config.steps, keys[1:], progress
-    )
+    adam = clipped_adam(config.learning_rate, config.steps)
+    thetas = meta_train_seeds("LSTM on quadratics", optimizer, estimator, adam, (), config.steps, keys[1:], progress)
     problems = jax.random.split(keys[0], config.problems)
-    # The loss of a step is that before its update: the step after the last shows what `length` updates came to.
-    baselines = tuned_baselines(
-        ("SGD", "momentum", "Nesterov", "RMSProp", "Adam"), objective, (), problems, length + 1, 1
-    )
-    curves = {"LSTM": _curves(objective, optimizer, thetas, (), problems, length + 1)}
-    found: dict[str, Any] = {
-        "LSTM": {"final": _over_seeds(final_losses(curves["LSTM"], 1), config.seeds), "remark": "mean of seeds"}
+    # The loss of a step is that before its update: the extra step shows the loss after `length` updates.
+    names = ("SGD", "momentum", "Nesterov", "RMSProp", "Adam")
+    baselines = tune_baselines(names, objective, (), problems, length + 1, 1)
+    lstm = _loss_curves_of_seeds(objective, optimizer, thetas, (), problems, length + 1)
+    final = {"LSTM": _mean_over_seeds(final_losses(lstm, 1), config.seeds)}
+    final |= {name: tuned.final[tuned.best] for name, tuned in baselines.items()}
+    remarks = {"LSTM": "mean of seeds"}
+    for name, tuned in baselines.items():
+        remarks[name] = f"learning rate {tuned.rate:.3g}" + (" (the last of those tried)" if tuned.at_edge else "")
+    means = {name: final_interval(x) for name, x in final.items()}
+    best = min(names, key=lambda name: means[name].mean)
+    arithmetic = {name: x.mean() for name, x in final.items()}
+    summary = {
+        "quadratics": {
+            name: {**mean._asdict(), "arithmetic": arithmetic[name], "remark": remarks[name]}
+            for name, mean in means.items()
+        },
+        "ratio": float(means["LSTM"].mean / means[best].mean),
+        "apart": bool(means["LSTM"].high < means[best].low),
+        "ratio_of_means": arithmetic["LSTM"] / min(arithmetic[name] for name in names),
     }
-    for name, t in baselines.items():
-        found[name] = {"final": t.final[t.best], "remark": f"learning rate {t.rate:.3g}{_edge(t)}"}
-        curves[f"reference: {name}"] = t.curves
-    return {"rows": found, "curves": curves}
+    return summary, {"LSTM": lstm, **{f"reference: {name}": tuned.curves for name, tuned in baselines.items()}}
 
 
-def on_networks(config: LearningToLearnConfig, progress: Progress | None) -> dict[str, Any]:
-    """Final losses of an LSTM meta-trained on sigmoid networks, where it was and where it was not meta-trained."""
+def compare_on_networks(config: LearningToLearnConfig, progress: Progress | None) -> dict[str, Any]:
+    """Final losses of an LSTM meta-trained on sigmoid networks, on the same networks and on others."""
     digits, length = load("digits"), config.length
-    data = jax.tree.map(jax.numpy.asarray, digits.train)
+    data = jax.tree.map(jnp.asarray, digits.train)
 
-    def network(hidden: Any, activation: Any) -> Any:
+    def network(hidden: Any, activation: Any) -> Objective:
         return mlp_classification(digits.inputs, hidden, digits.classes, 128, activation, scale=0.1)
 
     met = network(20, jax.nn.sigmoid)
     optimizer = first_order(lstm_optimizer(output_scale=0.01, preprocess=log_and_sign()))
     keys = jax.random.split(jax.random.key(config.seed + 1), config.seeds + 1)
-    estimator = truncated_backprop(
-        training_loop(met, optimizer, length), config.network_batch, config.window, length, stagger=True
-    )
-    tx = _outer(config, config.network_steps)
-    thetas = meta_train("LSTM on networks", optimizer, estimator, tx, data, config.network_steps, keys[1:], progress)
-    elsewhere = {
+    loop, steps = training_loop(met, optimizer, length), config.network_steps
+    estimator = truncated_backprop(loop, config.network_batch, config.window, length, stagger=True)
+    outer_adam = clipped_adam(config.learning_rate, steps)
+    thetas = meta_train_seeds("LSTM on networks", optimizer, estimator, outer_adam, data, steps, keys[1:], progress)
+    tasks = {
         "as meta-trained": (met, length),
         "twice as long": (met, 2 * length),
         "ten times as long": (met, 10 * length),
@@ -115,113 +156,83 @@ def on_networks(config: LearningToLearnConfig, progress: Progress | None) -> dic
         "ReLU": (network(20, jax.nn.relu), length),
     }
     runs = jax.random.split(keys[0], 10)
-    found = {}
-    for name, (objective, steps) in elsewhere.items():
-        curves = _curves(objective, optimizer, thetas, data, runs, steps)
-        adam = tuned_baselines(("Adam",), objective, data, runs, steps)["Adam"]
-        found[name] = {
-            "final": final_losses(curves),
-            "Adam": adam.final[adam.best],
+    rows = {}
+    for name, (objective, steps) in tasks.items():
+        final = final_losses(_loss_curves_of_seeds(objective, optimizer, thetas, data, runs, steps))
+        adam = tune_baselines(("Adam",), objective, data, runs, steps)["Adam"]
+        adam_final = adam.final[adam.best]
+        rows[name] = {
+            **final_interval(final)._asdict(),
+            "adam": final_interval(adam_final).mean,
+            "ratio": over_adam(final, adam_final),
             "learning_rate": adam.rate,
             "at_edge": adam.at_edge,
+            "final": final,
         }
         if progress is not None:
-            progress.note(f"{name}: {_ratio(found[name]):.2f} of tuned Adam's final loss")
-    return found
+            progress.note(f"{name}: {rows[name]['ratio']:.2f} of tuned Adam's final loss")
+    return rows
 
 
-def _outer(config: LearningToLearnConfig, steps: int) -> optax.GradientTransformation:
-    schedule = optax.cosine_decay_schedule(config.learning_rate, steps, 0.01)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-
-
-def _curves(objective: Any, optimizer: Any, thetas: list[Any], data: Any, keys: Any, steps: int) -> np.ndarray:
-    """Of every problem and seed [K S, T]."""
+def _loss_curves_of_seeds(
+    objective: Objective, optimizer: LearnedOptimizer, thetas: list[Any], data: Any, keys: Key[Array, "K"], steps: int
+) -> Float[np.ndarray, "SK T"]:
+    """Loss curves of every seed on every problem, the problems of the first seed first."""
     return np.concatenate([np.asarray(loss_curves(objective, optimizer, t, data, keys, steps)) for t in thetas])
 
 
-def _over_seeds(final: np.ndarray, seeds: int) -> np.ndarray:
-    """The geometric mean over meta-trainings for each problem: problems are what an interval is over."""
-    return np.exp(np.log(np.maximum(final, np.finfo(np.float64).tiny)).reshape(seeds, -1).mean(0))
+def _mean_over_seeds(final: Float[np.ndarray, "SK"], seeds: int) -> Float[np.ndarray, "K"]:
+    """Geometric mean over meta-trainings for each problem, because intervals are over problems."""
+    logs = np.log(np.maximum(final, np.finfo(np.float64).tiny))
+    return np.exp(rearrange(logs, "(seeds problems) -> seeds problems", seeds=seeds).mean(0))
 
 
-def _edge(t: Any) -> str:
-    return " (the last of those tried)" if t.at_edge else ""
-
-
-def _ratio(row: dict[str, Any]) -> float:
-    return float(final_interval(row["final"]).mean / final_interval(row["Adam"]).mean)
-
-
-def draw(found: dict[str, Any], path: Path) -> None:
-    """Loss curves on quadratics, and on networks the final loss over that of Adam, a dot a run."""
-    figure, axes = new_figure(columns=len(found))
-    panels = iter(axes)
-    if "quadratics" in found:
-        ax = next(panels)
-        draw_loss_curves(ax, found["quadratics"]["curves"])
-        ax.set_title("random quadratics, none met before", fontsize=9)
-    if "networks" in found:
-        ax = next(panels)
-        for i, row in enumerate(found["networks"].values()):
-            ratios = row["final"] / final_interval(row["Adam"]).mean
-            finite = np.isfinite(ratios)
-            ax.plot(np.full(finite.sum(), i) + np.linspace(-0.2, 0.2, finite.sum()), ratios[finite], ".", color="C0")
-            if not finite.all():
-                ax.text(
-                    i, 0.97, f"{(~finite).sum()} diverged", ha="center", transform=ax.get_xaxis_transform(), fontsize=7
-                )
-        ax.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
-        ax.set_xticks(range(len(found["networks"])), found["networks"], fontsize=7, rotation=20, ha="right")
-        ax.set_yscale("log")
-        ax.set_ylabel("final loss over tuned Adam's")
-        ax.set_title("an LSTM meta-trained on sigmoid networks of 20 units", fontsize=9)
+def draw(panels: Mapping[str, Any], path: Path) -> None:
+    """Draw loss curves on quadratics; and on networks the final loss over tuned Adam's, one dot per run."""
+    figure, axes = new_figure(columns=len(panels))
+    for ax, (part, content) in zip(axes, panels.items(), strict=True):
+        if part == "quadratics":
+            draw_loss_curves(ax, content)
+            ax.set_title("random quadratics, none met before", fontsize=9)
+        else:
+            _draw_networks(ax, content)
     save(figure, path)
 
 
-def main(config: LearningToLearnConfig, progress: Progress | None = None) -> dict[str, Any]:
-    """Run the parts; writes and returns what result.json holds."""
-    began = time.monotonic()
-    parts = {"quadratics": on_quadratics, "networks": on_networks}
-    found = {part: parts[part](config, progress) for part in config.parts}
-    config.out.mkdir(parents=True, exist_ok=True)
-    draw(found, config.out / "learning_to_learn.png")
-    result: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1)}
-    if "quadratics" in found:
-        rows = found["quadratics"]["rows"]
-        print(
-            loss_table(
-                {n: (r["final"], f"mean {r['final'].mean():.3g}, {r['remark']}") for n, r in rows.items()},
-                f"loss after {config.length} updates",
-            )
-        )
-        means = {n: final_interval(r["final"]) for n, r in rows.items()}
-        best = min((n for n in rows if n != "LSTM"), key=lambda n: means[n].mean)
-        result["quadratics"] = {n: {**m._asdict(), "arithmetic": rows[n]["final"].mean()} for n, m in means.items()}
-        result["ratio"] = float(means["LSTM"].mean / means[best].mean)
-        apart = bool(means["LSTM"].high < means[best].low)
-        result["apart"] = apart
-        arithmetic = {n: row["arithmetic"] for n, row in result["quadratics"].items()}
-        result["ratio_of_means"] = arithmetic["LSTM"] / min(x for n, x in arithmetic.items() if n != "LSTM")
-        verdict = f"{result['ratio']:.2f} (intervals {'apart' if apart else 'overlap'})"
-        print(f"\nLSTM over the best of them: {verdict}; in the mean {result['ratio_of_means']:.2f}\n")
-    if "networks" in found:
-        rows = {}
-        for name, row in found["networks"].items():
-            edge = ", the last of those tried" if row["at_edge"] else ""
-            adam = f"tuned Adam {final_interval(row['Adam']).mean:.3g} ({row['learning_rate']:.3g}{edge})"
-            rows[name] = (row["final"], f"{adam}, ratio {_ratio(row):.2f}")
-        print(loss_table(rows))
-        result["networks"] = {
-            n: {**final_interval(r["final"])._asdict(), "adam": final_interval(r["Adam"]).mean, "ratio": _ratio(r)}
-            for n, r in found["networks"].items()
+def _draw_networks(ax: Any, rows: Mapping[str, Any]) -> None:
+    for i, row in enumerate(rows.values()):
+        ratios = row["final"] / row["adam"]
+        finite = np.isfinite(ratios)
+        ax.plot(np.full(finite.sum(), i) + np.linspace(-0.2, 0.2, finite.sum()), ratios[finite], ".", color="C0")
+        if not finite.all():
+            text = f"{(~finite).sum()} diverged"
+            ax.text(i, 0.97, text, ha="center", transform=ax.get_xaxis_transform(), fontsize=7)
+    ax.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
+    ax.set_xticks(range(len(rows)), rows, fontsize=7, rotation=20, ha="right")
+    ax.set_yscale("log")
+    ax.set_ylabel("final loss over tuned Adam's")
+    ax.set_title("an LSTM meta-trained on sigmoid networks of 20 units", fontsize=9)
+
+
+def format_result(result: Mapping[str, Any]) -> str:
+    """A table of final losses for each part, and the verdict on quadratics."""
+    parts = []
+    if "quadratics" in result:
+        rows = {
+            name: (read_interval(row), f"mean {read_number(row['arithmetic'], np.inf):.3g}, {row['remark']}")
+            for name, row in result["quadratics"].items()
         }
-    print(f"\npicture: {config.out / 'learning_to_learn.png'} ({result['seconds']} s)")
-    return write_result(config.out, result)
-
-
-if __name__ == "__main__":
-    command = tyro.cli(LearningToLearnConfig, description=__doc__)
-    written = main(command, default_progress("loss"))
-    if command.json:
-        print(json.dumps(written))
+        verdict = "apart" if result["apart"] else "overlap"
+        ratio, of_means = (read_number(result[key]) for key in ("ratio", "ratio_of_means"))
+        parts += [
+            format_losses(rows, f"loss after {result['length']} updates"),
+            f"\nLSTM over the best of them: {ratio:.2f} (intervals {verdict}); of arithmetic means {of_means:.2f}\n",
+        ]
+    if "networks" in result:
+        rows = {}
+        for name, row in result["networks"].items():
+            edge = ", the last of those tried" if row["at_edge"] else ""
+            adam = f"tuned Adam {read_number(row['adam']):.3g} ({row['learning_rate']:.3g}{edge})"
+            rows[name] = (read_interval(row), f"{adam}, ratio {read_number(row['ratio']):.2f}")
+        parts.append(format_losses(rows))
+    return "\n".join([*parts, f"\npicture: {result['picture']} ({result['seconds']} s)"])
