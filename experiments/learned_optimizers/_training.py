@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,11 +15,16 @@ from metalearn.gradients.estimator import Estimator
 from metalearn.outer import local_mesh, outer_loop
 from metalearn.runs.progress import Progress
 from metalearn_models.optimizers.contract import LearnedOptimizer
-from metalearn_tasks.objectives.evaluation import Tuned, hand_designed, tuned
-from metalearn_tasks.objectives.objective import Objective
+from metalearn_tasks.objectives import (
+    BASELINES,
+    Objective,
+    TunedLearningRate,
+    hand_designed_optimizer,
+    learning_rates,
+    tune_learning_rate,
+)
 
 __all__ = [
-    "HAND_DESIGNED",
     "RATES",
     "clipped_adam",
     "final_interval",
@@ -29,15 +34,7 @@ __all__ = [
     "tune_baselines",
 ]
 
-HAND_DESIGNED: dict[str, Callable[[Any], optax.GradientTransformation]] = {
-    "SGD": lambda rate: optax.sgd(rate),
-    "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
-    "Nesterov": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
-    "RMSProp": lambda rate: optax.rmsprop(rate),
-    "Adam": lambda rate: optax.adam(rate),
-}
-"""Hand-designed optimizers as functions of their learning rate."""
-RATES = tuple(float(f"{10**e:.3g}") for e in np.arange(-4.0, 0.51, 0.25))
+RATES = learning_rates(1e-4, 3.16, per_decade=4)
 """Learning rates that hand-designed optimizers are tuned over: four per decade."""
 
 
@@ -101,19 +98,21 @@ def tune_baselines(
     keys: Key[Array, "K"],
     length: int,
     last: int | None = None,
-) -> dict[str, Tuned]:
+) -> dict[str, TunedLearningRate]:
     """Hand-designed optimizers, each at the best of `RATES` on the same runs that it is compared on.
 
     Args:
-        names: names in `HAND_DESIGNED`.
+        names: names in `BASELINES`, in any case: "Adam", "SGD".
         objective: what to minimise.
         data: data of the objective.
         keys: one key per run.
         length: steps per run.
         last: number of last steps whose mean is the final loss; None: a tenth of `length`.
     """
+    optimizers = {name: hand_designed_optimizer(BASELINES[name.lower()]) for name in names}
     return {
-        name: tuned(objective, hand_designed(HAND_DESIGNED[name]), RATES, data, keys, length, last) for name in names
+        name: tune_learning_rate(objective, optimizer, RATES, data, keys, length, last)
+        for name, optimizer in optimizers.items()
     }
 
 

@@ -35,7 +35,7 @@ from metalearn.gradients import truncated_backprop
 from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress
 from metalearn_models.optimizers import LearnedOptimizer, dmd_lstm, first_order, log_and_sign, lstm_optimizer
-from metalearn_tasks.datasets.load import load
+from metalearn_tasks.datasets import load
 from metalearn_tasks.objectives import Objective, final_losses, loss_curves, mlp_classification, training_loop
 
 

@@ -38,9 +38,9 @@ from metalearn.gradients import nres
 from metalearn.runs.progress import Progress
 from metalearn_models.optimizers import LearnedOptimizer, gl2o, lgl2o_rounds, small_fc
 from metalearn_models.optimizers.wrappers.guard import Rounds
-from metalearn_tasks.datasets.load import Split, load
-from metalearn_tasks.objectives import Objective, capped, final_losses, mlp_classification, training_loop
-from metalearn_tasks.objectives.objective import start
+from metalearn_tasks.datasets import Split, load
+from metalearn_tasks.objectives import Objective, cap_losses, final_losses, mlp_classification, training_loop
+from metalearn_tasks.objectives.objective import draw_start
 
 LEARNED = small_fc(step_size=5e-3, exponent=0.1)  # both are 0.001 in its paper, which meta-trains for longer
 
@@ -161,7 +161,7 @@ def meta_train_all(
 ) -> Any:
     """Meta-train the learned optimizer once per key; theta of all seeds, each leaf with a leading axis S."""
     objective, data = task
-    loop = capped(training_loop(objective, LEARNED, config.length), 20.0)
+    loop = cap_losses(training_loop(objective, LEARNED, config.length), 20.0)
     estimator = nres(loop, 0.01, 8, max(1, config.length // 4))
     adam = optax.adam(optax.cosine_decay_schedule(3e-3, config.steps, 0.01))
     thetas = meta_train_seeds("small-fc", LEARNED, estimator, adam, data, config.steps, keys, progress)
@@ -201,7 +201,7 @@ def run_contender(
     """Loss over all examples, and share of choices for the guard, after each round; one run per theta and key."""
 
     def one(theta: Any, key: PRNGKeyArray) -> tuple[Array, Array]:
-        problem, params = start(objective, jax.random.fold_in(key, 0))
+        problem, params = draw_start(objective, jax.random.fold_in(key, 0))
         rounds = contender.make(optimizer.transform(theta, config.far), lambda p, b: objective.loss(problem, p, b))
 
         def draw_batches(key: PRNGKeyArray, number: int) -> Any:

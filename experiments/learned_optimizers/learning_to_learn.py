@@ -36,7 +36,7 @@ from metalearn.gradients import truncated_backprop
 from metalearn.pictures import draw_loss_curves, new_figure, save
 from metalearn.runs.progress import Progress
 from metalearn_models.optimizers import LearnedOptimizer, first_order, log_and_sign, lstm_optimizer
-from metalearn_tasks.datasets.load import load
+from metalearn_tasks.datasets import load
 from metalearn_tasks.objectives import Objective, mlp_classification, quadratic, training_loop
 from metalearn_tasks.objectives.evaluation import final_losses, loss_curves
 

@@ -41,7 +41,8 @@ from metalearn_models.optimizers import (
     small_fc,
     star,
 )
-from metalearn_tasks.objectives import capped, final_losses, loss_curves, named_objective, training_loop
+from metalearn_tasks import objectives
+from metalearn_tasks.objectives import cap_losses, final_losses, loss_curves, training_loop
 
 SIBLINGS: dict[str, Callable[[], LearnedOptimizer]] = {
     "learnable-adam": learnable_adam,
@@ -116,7 +117,7 @@ def run(config: OptimizerParetoConfig, progress: Progress | None = None) -> dict
     start = time.monotonic()
     optimizers = {name: SIBLINGS[name]() for name in config.optimizers}
     _, costs = measure_costs(optimizers, config.width, config.turns)
-    objective, data, _ = named_objective(config.objective)
+    objective, data, _ = objectives.load(config.objective)
     key = jax.random.key(config.seed)
     runs = jax.random.split(jax.random.fold_in(key, config.seeds), config.runs)
     adam = tune_baselines(("Adam",), objective, data, runs, config.length)["Adam"]
@@ -126,7 +127,7 @@ def run(config: OptimizerParetoConfig, progress: Progress | None = None) -> dict
         "adam": {**costs["adam"]._asdict(), "meta_parameters": 1, "final": reference, "ratios": np.ones(1)}
     }
     for name, optimizer in optimizers.items():
-        loop = capped(training_loop(objective, optimizer, config.length), 20.0)
+        loop = cap_losses(training_loop(objective, optimizer, config.length), 20.0)
         estimator = nres(loop, config.sigma, config.pairs, config.window, stagger=True)
         keys, start_of_training = jax.random.split(key, config.seeds), time.monotonic()
         thetas = meta_train_seeds(name, optimizer, estimator, outer_adam, data, config.steps, keys, progress)

@@ -30,10 +30,10 @@ from metalearn.gradients import nres
 from metalearn.pictures import draw_loss_curves, new_figure, save
 from metalearn.runs.progress import Progress
 from metalearn_models.optimizers import LearnedOptimizer, small_fc, star
-from metalearn_tasks.datasets.load import Dataset, load
+from metalearn_tasks.datasets import Dataset, load
 from metalearn_tasks.objectives import (
     Objective,
-    capped,
+    cap_losses,
     conv_classification,
     final_losses,
     layer_norm_classification,
@@ -172,7 +172,7 @@ def meta_train_all(
     outer = {"small_fc": optax.adam(schedule), "STAR": optax.adamw(schedule, weight_decay=config.weight_decay)}
     thetas = {}
     for name, optimizer in CONTENDERS.items():
-        loop = capped(training_loop(objective, optimizer, config.length), 20.0)
+        loop = cap_losses(training_loop(objective, optimizer, config.length), 20.0)
         estimator = nres(loop, config.sigma, config.pairs, config.window, stagger=True)
         thetas[name] = meta_train_seeds(name, optimizer, estimator, outer[name], data, config.steps, keys, progress)
     return thetas

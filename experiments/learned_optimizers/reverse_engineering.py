@@ -48,10 +48,10 @@ from metalearn_models.optimizers.analysis import (
 from metalearn_models.optimizers.contract import LearnedOptimizer, first_order
 from metalearn_models.optimizers.learned.component_rnn import ComponentTheta, component_cell, component_rnn
 from metalearn_models.optimizers.learned.parts.cell import Cell
-from metalearn_tasks.objectives.functions import rosenbrock, rotated
-from metalearn_tasks.objectives.objective import Objective, start
+from metalearn_tasks.objectives.functions import rosenbrock, rotate
+from metalearn_tasks.objectives.objective import Objective, draw_start
 from metalearn_tasks.objectives.regression import linear_regression
-from metalearn_tasks.objectives.training import capped, training_loop
+from metalearn_tasks.objectives.training import cap_losses, training_loop
 
 
 class Recipe(NamedTuple):
@@ -72,7 +72,7 @@ TASKS = {
     # Few examples, so that the curvatures differ and momentum is of use; no noise, so that there is no floor.
     "regression": Recipe(lambda: linear_regression(inputs=8, examples=10, noise=0.0), 1, 3e-3),
     # Rotated, so that the place of the one minimum cannot be learned by heart; an update costs a quarter.
-    "rosenbrock": Recipe(lambda: rotated(rosenbrock()), 4, 5e-3),
+    "rosenbrock": Recipe(lambda: rotate(rosenbrock()), 4, 5e-3),
 }
 
 
@@ -128,7 +128,7 @@ class Anatomy(NamedTuple):
 
 def log_loop(objective: Objective, optimizer: LearnedOptimizer, length: int) -> InnerLoop:
     """Training whose loss is log(loss + 1e-6), so that every order of magnitude counts the same."""
-    loop = capped(training_loop(objective, optimizer, length), 1e6)
+    loop = cap_losses(training_loop(objective, optimizer, length), 1e6)
 
     def step(theta: Any, state: Any, t: Array, key: PRNGKeyArray, data: Any) -> tuple[Any, Array, dict[str, Array]]:
         state, loss, aux = loop.step(theta, state, t, key, data)
@@ -207,7 +207,7 @@ def visited(
     transform = component_rnn(config.hidden).transform(theta)
 
     def one(key: PRNGKeyArray) -> tuple[Array, Array]:
-        problem, params = start(objective, key)
+        problem, params = draw_start(objective, key)
 
         def step(carry: tuple[Any, Any], t: Array) -> tuple[tuple[Any, Any], tuple[Array, Array]]:
             params, before = carry

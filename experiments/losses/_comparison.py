@@ -21,7 +21,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn_models.losses.search.population import LossTask, TrainingConfig
-from metalearn_tasks.datasets.corrupted import loss_task, test_split
+from metalearn_tasks.datasets.corrupted import clean_splits, loss_task
 
 Loss = Callable[[Array, Array], Array]
 FRESH = 1000  # splits from this seed on are for comparing; searches use smaller ones
@@ -52,7 +52,10 @@ class Scores(NamedTuple):
 
 def held_out(name: str, noise: float, hidden: tuple[int, ...], seeds: int, first: int = FRESH) -> list[Held]:
     """A task with a split, and noise, of its own for each seed from `first` on."""
-    return [Held(loss_task(name, noise, hidden, seed), test_split(name, seed)) for seed in range(first, first + seeds)]
+    return [
+        Held(loss_task(name, noise, hidden, seed), clean_splits(name, seed).test)
+        for seed in range(first, first + seeds)
+    ]
 
 
 def compare(

@@ -41,10 +41,11 @@ from metalearn_models.losses import load
 from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig
 from metalearn_models.losses.search.population import TrainingConfig
 from metalearn_models.losses.search.search import SearchConfig
+from metalearn_tasks.objectives.baselines import learning_rates
 
 BASELINES = {"CE": "cross-entropy", "LS .1": "label-smoothing", "MAE": "probability-mae", "GCE .7": "gce"}
 META_TRAINING = ("digits-low", "digits-low-turned", "wine")
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = learning_rates(1e-4, 3e-2, per_decade=2, digits=1)
 FULL_SPEED = (
     1e-3  # slower, and 400 steps end before wrong labels are learned by heart: early stopping, whatever the loss
 )

@@ -33,6 +33,7 @@ from metalearn_models.losses import SymbolicLoss, load
 from metalearn_models.losses.search.population import LossTask, TrainingConfig
 from metalearn_models.networks.network import Network
 from metalearn_tasks import datasets
+from metalearn_tasks.objectives.baselines import learning_rates
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class MnistLossesConfig:
     """Steps of each training."""
     batch: int = 64
     """Images a step."""
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+    learning_rates: tuple[float, ...] = learning_rates(3e-4, 1e-2, per_decade=2, digits=1)
     """Of Adam; each loss has its own."""
     seeds: int = 3
     """Draws of training and validation images, of noise and of networks."""

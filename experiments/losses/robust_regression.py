@@ -29,10 +29,11 @@ from metalearn_models.losses import load
 from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig
 from metalearn_models.losses.search.population import TrainingConfig
 from metalearn_models.losses.search.search import SearchConfig
+from metalearn_tasks.objectives.baselines import learning_rates
 
 META_TRAINING = ("diabetes", "friedman1")
 BASELINES = ("mse", "mae", "huber", "cauchy", "welsch")
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = learning_rates(3e-4, 0.1, per_decade=2, digits=1)
 HELD_OUT = (("friedman2", 0.2), ("friedman3", 0.2), ("friedman2", 0.4), ("friedman3", 0.4))
 CLEAN = (("friedman2", 0.0), ("friedman3", 0.0))
 

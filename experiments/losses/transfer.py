@@ -26,6 +26,7 @@ from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress, default_progress
 from metalearn_models.losses import SymbolicLoss, load
 from metalearn_models.losses.search.population import TrainingConfig
+from metalearn_tasks.objectives.baselines import learning_rates
 
 
 class Part(NamedTuple):
@@ -69,7 +70,7 @@ class LossTransferConfig:
     """Losses of regression."""
     networks: tuple[str, ...] = ("16", "256", "64-64-64")
     """Hidden layers, their widths joined by hyphens."""
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    learning_rates: tuple[float, ...] = learning_rates(3e-4, 0.1, per_decade=2, digits=1)
     """Of Adam; each loss has its own for each row."""
     steps: int = 400
     """Steps of each training."""

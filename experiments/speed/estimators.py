@@ -145,7 +145,7 @@ def against_evosax() -> list[tuple[str, list[Case]]]:
     from metalearn.gradients import low_rank, nres, pes
     from metalearn.learner import inner_loop
     from metalearn_models.learners.lstm import LSTMConfig, lstm
-    from metalearn_tasks.datasets.load import load
+    from metalearn_tasks.datasets import load
     from metalearn_tasks.families.projected import ProjectedConfig, projected, projected_data
     from metalearn_tasks.systems.lorenz import START, lorenz
 
@@ -213,7 +213,7 @@ def against_dense_noise() -> list[tuple[str, list[Case]]]:
     from metalearn.gradients import full_es, low_rank
     from metalearn.learner import inner_loop
     from metalearn_models.learners.lstm import LSTMConfig, lstm
-    from metalearn_tasks.datasets.load import load
+    from metalearn_tasks.datasets import load
     from metalearn_tasks.families.projected import ProjectedConfig, projected, projected_data
 
     digits = load("digits", pca=16)
@@ -235,7 +235,7 @@ def learned_optimizers() -> list[tuple[str, list[Case]]]:
 
     from metalearn.gradients import pes
     from metalearn_models.optimizers import mlp_optimizer, small_fc
-    from metalearn_tasks.datasets.load import load
+    from metalearn_tasks.datasets import load
     from metalearn_tasks.objectives.classification import mlp_classification
     from metalearn_tasks.objectives.training import training_loop
 

@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from metalearn_models.tabular.classifier import InContextClassifier
-from metalearn_tasks.datasets.load import load
+from metalearn_tasks.datasets import load
 
 TABLES = ("iris", "wine", "breast_cancer", "digits")
 REFERENCES = ("1nn", "logistic")

@@ -8,9 +8,8 @@ from metalearn_models.learners.registry import LEARNERS
 from metalearn_models.losses import library as losses
 from metalearn_models.losses.handmade import HANDMADE
 from metalearn_models.optimizers import library as optimizers
-from metalearn_tasks import datasets
+from metalearn_tasks import datasets, objectives
 from metalearn_tasks.families.registry import FAMILIES
-from metalearn_tasks.objectives.library import OBJECTIVES
 
 
 def _learned_losses() -> set[str]:
@@ -29,9 +28,7 @@ def catalogue() -> dict[str, dict[str, str]]:
         "learned optimizers (metalearn train-optimizer NAME)": {
             n: e.description for n, e in optimizers.OPTIMIZERS.items()
         },
-        "objectives (train-optimizer's --objective NAME)": {
-            f"{n}-DATA" if e.over_data else n: e.description for n, e in OBJECTIVES.items()
-        },
+        "objectives (train-optimizer's --objective NAME)": objectives.names(),
         "meta-trained optimizers (metalearn_models.optimizers.load(NAME))": dict.fromkeys(optimizers.shipped(), ""),
         "meta-trained learners (InContextClassifier(weights=NAME))": dict.fromkeys(learners.shipped(), ""),
         "losses (metalearn_models.losses.load(NAME); metalearn loss show NAME)": {

@@ -21,7 +21,7 @@ from metalearn.errors import DataNotPreparedError
 from metalearn.learner import Family, Learner, Signature
 from metalearn.recipes.in_context.config import DataConfig
 from metalearn.recipes.in_context.scoring import score_learner
-from metalearn_tasks.datasets.load import Split, load, names
+from metalearn_tasks.datasets import Split, load, names
 
 SIZE = 14
 """Height and width to which images of tensorflow-datasets are resized."""
@@ -37,7 +37,7 @@ def examples(
     on none of their examples; of the data it was meta-trained on, only the held-out ones are.
 
     Args:
-        sources: names as `metalearn_tasks.datasets.load.load` takes them.
+        sources: names as `metalearn_tasks.datasets.load` takes them.
         features: an .npz file of frozen features with arrays `inputs` [N, D] and `labels` [N]; None: no such set.
         home: the data of meta-training. Its number of components is that of all data sets that have more inputs, and
             more examples, than that.

@@ -23,8 +23,8 @@ from metalearn.recipes.outer_optimizer import outer_optimizer
 from metalearn.recipes.streams import stream
 from metalearn_models.optimizers import library
 from metalearn_models.optimizers.contract import LearnedOptimizer, first_order
-from metalearn_tasks.objectives.library import NamedObjective, named_objective
-from metalearn_tasks.objectives.training import capped, logarithmic, training_loop
+from metalearn_tasks import objectives
+from metalearn_tasks.objectives import NamedObjective, cap_losses, log_transform_losses, training_loop
 
 FLOOR = 1e-4
 """Losses far below this count as equal: an optimizer need not drive separable data to a loss of 0."""
@@ -57,15 +57,15 @@ def prepare(config: TrainOptimizerConfig) -> OptimizerRecipe:
     for name in ("steps", "steps_per_call", "eval_runs", "batch"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-    problem = named_objective(config.objective, config.size, config.data_dir)
+    problem = objectives.load(config.objective, config.size, config.data_dir)
     settings = dataclasses.asdict(config.settings or settings_of(config.optimizer))
     optimizer = library.make(config.optimizer, **settings)
     if config.gradient.method == "backprop":
         optimizer = first_order(optimizer)
     length = problem.length if config.length is None else config.length
-    loop = capped(training_loop(problem.objective, optimizer, length), config.ceiling)
+    loop = cap_losses(training_loop(problem.objective, optimizer, length), config.ceiling)
     if config.measure == "log-loss":
-        loop = logarithmic(loop, FLOOR)
+        loop = log_transform_losses(loop, FLOOR)
     values = to_json(config)
 
     def save_theta(path: Path, theta: Any, step: int) -> None:

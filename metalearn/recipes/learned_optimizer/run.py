@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from metalearn.pictures import draw_loss_curves, draw_meta_loss, new_figure, save
 from metalearn.recipes.driving import WEIGHTS, drive
@@ -20,10 +19,18 @@ from metalearn.runs.metrics import read_metrics
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
 from metalearn_models.optimizers import library
-from metalearn_tasks.objectives.evaluation import Tuned, final_losses, hand_designed, loss_curves, tuned
+from metalearn_tasks.objectives import (
+    BASELINES,
+    TunedLearningRate,
+    final_losses,
+    hand_designed_optimizer,
+    learning_rates,
+    loss_curves,
+    tune_learning_rate,
+)
 
-RATES = tuple(float(f"{10**e:.3g}") for e in np.arange(-4.0, 0.51, 0.5))
-"""Learning rates that a baseline is tried with: two per decade."""
+RATES = learning_rates(1e-4, 3.16, per_decade=2)
+"""Learning rates on which a baseline is tuned."""
 
 
 def meta_train(
@@ -95,22 +102,18 @@ def curves_of(recipe: OptimizerRecipe, theta: Any) -> np.ndarray:
     return np.asarray(loss_curves(problem.objective, recipe.optimizer, theta, problem.data, keys, recipe.length))
 
 
-def baselines(recipe: OptimizerRecipe) -> dict[str, Tuned]:
+def baselines(recipe: OptimizerRecipe) -> dict[str, TunedLearningRate]:
     """Hand-designed optimizers on the same training runs, each with its best learning rate."""
-    makes = {
-        "adam": lambda rate: optax.adam(rate),
-        "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
-        "sgd": lambda rate: optax.sgd(rate),
-    }
     keys = jax.random.split(stream(recipe.config.seed, "evaluation"), recipe.config.eval_runs)
     problem = recipe.problem
+    optimizers = {name: hand_designed_optimizer(BASELINES[name]) for name in recipe.config.baselines}
     return {
-        name: tuned(problem.objective, hand_designed(makes[name]), RATES, problem.data, keys, recipe.length)
-        for name in recipe.config.baselines
+        name: tune_learning_rate(problem.objective, optimizer, RATES, problem.data, keys, recipe.length)
+        for name, optimizer in optimizers.items()
     }
 
 
-def draw(run: Run, recipe: OptimizerRecipe, curves: np.ndarray, rivals: dict[str, Tuned]) -> Path:
+def draw(run: Run, recipe: OptimizerRecipe, curves: np.ndarray, rivals: dict[str, TunedLearningRate]) -> Path:
     """The picture of a run: training losses on the left, meta-training on the right."""
     figure, (left, right) = new_figure(columns=2)
     lines = {recipe.config.optimizer: curves}

@@ -1,9 +1,11 @@
-"""Small data sets with corrupted training labels, on which loss functions are searched for and compared.
+"""Data sets with wrong training labels or shifted training targets, as tasks for loss functions.
 
-Three splits each: train, which alone is corrupted; validation, by which a loss is judged in a search; test, for what is
-reported. No example is in two of them. friedman1 to friedman3 are the generators of Friedman, "Multivariate Adaptive
-Regression Splines" (1991), and Breiman, "Bagging Predictors" (1996), as scikit-learn has them; corrupting the training
-labels only is the protocol of Gao, Gouk, Hospedales, "Searching for Robustness" (2021, arXiv 2103.00243).
+`loss_task` makes the tasks on which losses are searched for and compared. Each has three disjoint splits: train, the
+only corrupted one; validation, which judges a loss during a search; test, for the reported figures (`clean_splits`).
+
+Corrupting the training labels alone is the protocol of Gao, Gouk and Hospedales 2021, "Searching for Robustness"
+(arXiv 2103.00243). The data sets friedman1 to friedman3 are scikit-learn's generators after Friedman 1991,
+"Multivariate Adaptive Regression Splines", and Breiman 1996, "Bagging Predictors".
 """
 
 from __future__ import annotations
@@ -14,15 +16,18 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Num
+from einops import rearrange
+from jaxtyping import Float, Int, Num
 
 from metalearn.errors import unknown_name
 from metalearn_models.losses.search.population import LossTask
 from metalearn_models.networks.mlp import relu_network
 
-SHIFT = (3.0, 8.0)  # standard deviations of the clean training targets
-UPWARD = 0.8  # of the shifted targets
-_GENERATED = (250, 400, 1000)  # train, validation, test examples of the Friedman functions
+__all__ = ["CleanSplits", "clean_splits", "loss_task", "names"]
+
+_SHIFT = (3.0, 8.0)  # least and largest shift of a target, in standard deviations of the clean training targets
+_SHARE_UPWARD = 0.8  # share of the shifted targets whose shift is upward
+_GENERATED = (250, 400, 1000)  # train, validation and test examples of the Friedman functions
 _REGRESSION = ("diabetes", "friedman1", "friedman2", "friedman3")
 _CLASSES = MappingProxyType(
     {
@@ -35,10 +40,17 @@ _CLASSES = MappingProxyType(
         "iris": (0, 1, 2),
     }
 )
+_Labels = Float[np.ndarray, " N"] | Int[np.ndarray, " N"]
 
 
-class Splits(NamedTuple):
-    """Clean, disjoint and standardised examples, each split `(x[N, D] float32, y[N])`; y float32, or int32 classes."""
+class CleanSplits(NamedTuple):
+    """Disjoint, standardised examples without corruption, each split a pair of inputs and labels.
+
+    Attributes:
+        train: `(x[N, D], y[N])`; x float32; y float32 targets or int32 classes.
+        valid: the same for validation.
+        test: the same for testing.
+    """
 
     train: tuple[np.ndarray, np.ndarray]
     valid: tuple[np.ndarray, np.ndarray]
@@ -46,40 +58,41 @@ class Splits(NamedTuple):
 
 
 def names() -> tuple[str, ...]:
-    """Names that `loss_task` knows: the regression tasks, then the classification tasks."""
+    """List the names that `loss_task` knows: the regression tasks, then the classification tasks."""
     return (*_REGRESSION, *_CLASSES)
 
 
 def loss_task(name: str, noise: float = 0.0, hidden: tuple[int, ...] = (32,), seed: int = 0) -> LossTask:
-    """A data set with corrupted training labels, and a ReLU network.
+    """Make a task for losses: a data set with corrupted training labels, and a ReLU network to train on it.
 
     Args:
-        name: one of `names()`; digits-low has the digits 0 to 4, digits-high 5 to 9, as classes 0 to 4;
-            digits-low-turned has the digits 0 to 4 too, half of them turned by a right angle, as classes 5 to 9: many
-            classes without any image of a digit above 4.
-        noise: share of the training labels that is corrupted, in [0, 1). Regression: shifted by 3 to 8 standard
-            deviations, uniformly, four of five upward. Classification: replaced by a class drawn uniformly from all,
-            its own included (so with C classes a share noise (C - 1) / C becomes wrong). Validation labels stay clean.
+        name: one of `names()`. digits-low has the digits 0 to 4 and digits-high 5 to 9, both as classes 0 to 4.
+            digits-low-turned also has the digits 0 to 4 only, half of them turned by a right angle, as classes 5 to
+            9: ten classes without an image of a digit above 4.
+        noise: share of the training labels that is corrupted, in [0, 1). Regression: targets are shifted by 3 to 8
+            standard deviations, uniformly, four of five upward. Classification: labels are replaced by a class drawn
+            uniformly from all, the right one included, so with C classes a share noise (C - 1) / C becomes wrong.
+            Validation labels stay clean.
         hidden: widths of the network's hidden layers.
-        seed: of split, generated examples and noise.
+        seed: seed of the split, the generated examples and the noise.
 
     Returns:
-        The task; its test examples are `test_split(name, seed)`.
+        The task. Its test examples are `clean_splits(name, seed).test`.
 
     Raises:
         UnknownNameError: no such task.
         ValueError: noise outside [0, 1), a negative seed, or a width that is not positive.
     """
     if not 0 <= noise < 1:
-        raise ValueError(f"noise is a share of the training labels, in [0, 1), got {noise}")
+        raise ValueError(f"noise must be a share of the training labels in [0, 1), got {noise}")
     splits = clean_splits(name, seed)
     x, y = splits.train
     rng = _generator(name, seed, "noise")
     hit = rng.permutation(len(y))[: round(noise * len(y))]
     y = y.copy()
     if name in _REGRESSION:
-        sign = np.where(np.arange(len(hit)) < round(UPWARD * len(hit)), 1, -1)
-        y[hit] += (sign * rng.uniform(*SHIFT, len(hit))).astype(np.float32)
+        sign = np.where(np.arange(len(hit)) < round(_SHARE_UPWARD * len(hit)), 1, -1)
+        y[hit] += (sign * rng.uniform(*_SHIFT, len(hit))).astype(np.float32)
     else:
         y[hit] = rng.integers(len(_CLASSES[name]), size=len(hit))
     outputs = 1 if name in _REGRESSION else len(_CLASSES[name])
@@ -88,20 +101,16 @@ def loss_task(name: str, noise: float = 0.0, hidden: tuple[int, ...] = (32,), se
     return LossTask(name, (x, y), splits.valid, kind, outputs, network.init, jax.vmap(network.apply, (None, 0)))
 
 
-def test_split(name: str, seed: int) -> tuple[Float[np.ndarray, "N D"], Num[np.ndarray, " N"]]:
-    """Clean examples that are in neither the train nor the validation split of `loss_task(name, seed=seed)`."""
-    return clean_splits(name, seed).test
+def clean_splits(name: str, seed: int = 0) -> CleanSplits:
+    """Make the three splits of a task without noise, standardised by the statistics of the training examples.
 
+    Half of the examples are for training, a quarter each for validation and test. The Friedman functions generate as
+    many examples as asked for: 250, 400 and 1000; friedman1 has noise of standard deviation 1, the other two have
+    none. Inputs and real targets are standardised by column, the pixels of digits by one mean and one deviation.
 
-test_split.__test__ = False  # type: ignore[attr-defined]  # no test, though pytest goes by the name
-
-
-def clean_splits(name: str, seed: int = 0) -> Splits:
-    """All three splits without noise, standardised by the statistics of the clean training examples.
-
-    Half of the examples for training, a quarter each for validation and test; the Friedman functions, which have as
-    many examples as one likes (friedman1 with noise of standard deviation 1, the other two without): 250, 400, 1000.
-    Inputs and real targets are standardised column by column; the pixels of digits by one mean and one deviation.
+    Args:
+        name: one of `names()`.
+        seed: seed of the split and of the generated examples.
 
     Raises:
         UnknownNameError: no such task.
@@ -111,33 +120,34 @@ def clean_splits(name: str, seed: int = 0) -> Splits:
         raise unknown_name("task", name, names())
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
-    x, y = _examples(name, seed)
+    x, y = _read_examples(name, seed)
     order = _generator(name, seed, "split").permutation(len(y))
     train, valid, _ = _GENERATED if name.startswith("friedman") else (len(y) // 2, len(y) // 4, 0)
     x, y = x[order], y[order]
     axis = None if name.startswith("digits") else 0
-    x = _standardised(x, train, axis)
-    y = _standardised(y, train, 0).astype(np.float32) if name in _REGRESSION else y.astype(np.int32)
+    x = _standardise(x, train, axis)
+    y = _standardise(y, train, 0).astype(np.float32) if name in _REGRESSION else y.astype(np.int32)
     parts = (slice(0, train), slice(train, train + valid), slice(train + valid, None))
-    return Splits(*((x[part].astype(np.float32), y[part]) for part in parts))
+    return CleanSplits(*((x[part].astype(np.float32), y[part]) for part in parts))
 
 
-def _standardised(values: np.ndarray, train: int, axis: int | None) -> np.ndarray:
+def _standardise(values: Num[np.ndarray, "N *D"], train: int, axis: int | None) -> Float[np.ndarray, "N *D"]:
+    """Standardise by the statistics of the first `train` rows, per column (axis 0) or over everything (None)."""
     known = values[:train].astype(np.float64)
     deviation = known.std(axis)
     return (values - known.mean(axis)) / np.where(deviation > 0, deviation, 1)
 
 
-def _examples(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """All examples as their source gives them, classes renumbered from 0."""
-    from sklearn import datasets  # imported late: slow, and only some users need it
+def _read_examples(name: str, seed: int) -> tuple[Float[np.ndarray, "N D"], _Labels]:
+    """All examples as their source has them, with classes renumbered from 0."""
+    from sklearn import datasets  # Imported late: it is slow, and only some callers need it.
 
     if name.startswith("friedman"):
         make = getattr(datasets, f"make_{name}")
         state = int(_generator(name, seed, "examples").integers(2**31))
         return make(sum(_GENERATED), noise=1.0 if name == "friedman1" else 0.0, random_state=state)
     data = getattr(datasets, f"load_{name.split('-')[0]}")()
-    x, first = np.unique(np.asarray(data.data), axis=0, return_index=True)  # iris holds one flower twice
+    x, first = np.unique(np.asarray(data.data), axis=0, return_index=True)  # iris has one flower twice.
     y = np.asarray(data.target)[first]
     if name in _REGRESSION:
         return x, y
@@ -145,7 +155,8 @@ def _examples(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     x, y = x[kept], np.searchsorted(_CLASSES[name], y[kept])
     if name.endswith("-turned"):
         turned = _generator(name, seed, "turned").permutation(len(y))[: len(y) // 2]
-        x[turned] = np.rot90(x[turned].reshape(-1, 8, 8), axes=(1, 2)).reshape(-1, 64)
+        pixels = rearrange(x[turned], "n (h w) -> n h w", h=8)
+        x[turned] = rearrange(np.rot90(pixels, axes=(1, 2)), "n h w -> n (h w)")
         y[turned] += 5
     return x, y
 

@@ -1,18 +1,18 @@
-"""Classification data sets as flat, normalised float arrays: bundled, by name, from a folder, or your own.
+"""Load classification data sets as flat, normalised float arrays: bundled, by name, from a folder, or your own arrays.
 
-The preprocessing is that of Kirsch, Harrison, Sohl-Dickstein and Metz (2022, arXiv 2212.04458): images are
-resized, flattened, and normalised by one mean and one standard deviation over all examples and pixels. In
-order:
+The preprocessing is that of Kirsch, Harrison, Sohl-Dickstein and Metz (2022, arXiv 2212.04458): images are resized,
+flattened, and normalised by one mean and one standard deviation over all examples and pixels. In order:
 
-1. images to [0, 1], then `size` x `size` by antialiased bilinear interpolation;
-2. the split of the examples, where the source has no test split of its own;
-3. tables only: every column standardised, since litres and millimetres share no scale. Pixels do, so images
-   (and `uint8` tables, which are flattened images) skip this: standardising a pixel that is nearly always
-   black would blow up the few examples where it is not;
+1. images to [0, 1], then to `size` x `size` by antialiased bilinear interpolation;
+2. the split of the examples, if the source has no test split of its own;
+3. tables only: every column is standardised, because columns have units of their own. Pixels share one unit, so images
+   (and `uint8` tables, which are flattened images) skip this step: standardising a pixel that is nearly always black
+   would blow up the few examples in which it is not;
 4. the scalar normalisation;
-5. with `pca`, the leading principal components, and the scalar normalisation once more.
+5. with `pca`, the leading principal components, then the scalar normalisation once more.
 
-Every statistic is the training split's. scikit-learn and tensorflow-datasets are imported only when read.
+Every statistic is computed from the training split alone. scikit-learn and tensorflow-datasets are imported only when
+they are needed.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from metalearn_tasks.datasets import _bundled, _tfds
 from metalearn_tasks.datasets.prepare import (
-    _column_scale,
-    _floats,
-    _normalised,
-    _principal,
-    _resized,
-    _scalar_scale,
+    column_statistics,
+    normalise,
+    project_on_principal_axes,
+    resize_images,
+    scalar_statistics,
+    to_floats,
 )
+
+__all__ = ["Dataset", "Split", "load", "names"]
 
 
 class Split(NamedTuple):
@@ -54,12 +57,12 @@ class Dataset:
     """A classification data set, ready to learn from.
 
     Attributes:
-        name: what it is called.
-        train: examples for meta-training; all statistics are theirs.
+        name: name of the data set.
+        train: examples for meta-training; all statistics come from them.
         test: examples for meta-testing.
         classes: C, the number of classes in train and test together.
-        shape: shape of one example after the resize, before it was flattened and projected.
-        origin: in words, where the two splits come from.
+        shape: shape of one example after the resize, before flattening and projection.
+        origin: where the two splits come from, in words.
     """
 
     name: str
@@ -76,7 +79,7 @@ class Dataset:
 
 
 def names() -> dict[str, str]:
-    """The data sets that need no download: name -> one line about it."""
+    """List the data sets that need no download, as name -> description in one line."""
     return dict(_bundled.NAMES)
 
 
@@ -89,31 +92,30 @@ def load(
     test_fraction: float = 0.221,
     seed: int = 0,
 ) -> Dataset:
-    """Load a data set and prepare it as the module says. Never downloads anything.
+    """Load a data set and prepare it as described at the top of this module. Nothing is ever downloaded.
 
     Args:
-        source: one of `names()`; or a name of tensorflow-datasets (`"mnist"`, `"emnist/letters"`,
-            `"mnist:3.0.1"`); or a folder that tensorflow-datasets prepared, as a path object or as a string
-            that begins with `.`, `~` or a root, or that has a separator and exists; or arrays `(X, y)` or
-            `(X_train, y_train, X_test, y_test)`, X `[N, ...]` numbers, y `[N]` integers or anything hashable.
-        size: height and width images are resized to (whatever their aspect); None leaves them. Arrays
+        source: one of `names()`; or a name of tensorflow-datasets (`"mnist"`, `"emnist/letters"`, `"mnist:3.0.1"`); or
+            a folder that tensorflow-datasets prepared, as a path object or as a string that begins with `.`, `~` or
+            a root, or that has a separator and exists; or arrays `(X, y)` or `(X_train, y_train, X_test, y_test)`, X
+            `[N, ...]` numbers, y `[N]` integers or anything hashable.
+        size: height and width to which images are resized, whatever their aspect ratio. None: no resize. Arrays
             `[N, H, W]` and `[N, H, W, C]` are images.
-        pca: number of principal components to keep; None keeps the inputs.
-        data_dir: where tensorflow-datasets finds names; None is its own default, `TFDS_DATA_DIR` or
+        pca: number of principal components to keep. None: the inputs stay as they are.
+        data_dir: where tensorflow-datasets finds names. None: its own default, `TFDS_DATA_DIR` or
             `~/tensorflow_datasets`.
-        test_fraction: fraction of the examples drawn at random as the test split where the source has none;
-            the default leaves 1,400 of the 1,797 digits. A split named test, or else validation, is taken as
-            it is, and no fraction applies.
-        seed: names that draw, and the images of `"random"`.
+        test_fraction: fraction of the examples drawn at random as the test split, if the source has none. The default
+            leaves 1,400 of the 1,797 digits for training. A split named test, or else validation, is used as it is.
+        seed: seed of the random split, and of the images of `"random"`.
 
     Returns:
-        The data set, on the host. Labels are numbered in sorted order, those that only the test split has
-        last, so nothing about `train` depends on a given test split.
+        The data set, as NumPy arrays on the host. Labels are numbered in sorted order; labels that only the test split
+        has come last, so nothing about `train` depends on the test split.
 
     Raises:
-        UnknownNameError: for a name that is neither bundled nor known to tensorflow-datasets.
-        DataNotPreparedError: for a data set that is not on this machine, with the command that prepares it.
-        ValueError: for arguments and arrays out of range, with what was got and what would be right.
+        UnknownNameError: neither a bundled name nor one that tensorflow-datasets knows.
+        DataNotPreparedError: the data set is not on this machine; the message has the command that prepares it.
+        ValueError: arguments or arrays out of range; the message says what was got and what would be right.
     """
     _check_count("size", size)
     _check_count("pca", pca)
@@ -122,35 +124,34 @@ def load(
     if not isinstance(test_fraction, numbers.Real) or not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must be a number between 0 and 1, both excluded, got {test_fraction!r}")
 
-    name, splits = _read(source, size, data_dir, int(seed))
+    name, splits = _read_source(source, size, data_dir, int(seed))
     held_out = next((split for split in splits if split != "train"), None)
-    x, table = _inputs(splits["train"][0], size, "train")
+    x, table = _read_inputs(splits["train"][0], size, "train")
     if held_out is None:
-        y, _, classes = _numbered(_labels(splits["train"][1], len(x), "train"), [])
-        rows, held = _draw(len(x), test_fraction, int(seed))
+        y, _, classes = _number_labels(_read_labels(splits["train"][1], len(x), "train"), [])
+        rows, held = _draw_split(len(x), test_fraction, int(seed))
         x, x_test, y, y_test = x[rows], x[held], y[rows], y[held]
         origin = f"train and test drawn at random with seed {seed}"
     else:
-        x_test, _ = _inputs(splits[held_out][0], size, held_out)
+        x_test, _ = _read_inputs(splits[held_out][0], size, held_out)
         if x.shape[1:] != x_test.shape[1:]:
             raise ValueError(f"an example is {x.shape[1:]} in train but {x_test.shape[1:]} in {held_out}")
-        y, y_test, classes = _numbered(
-            _labels(splits["train"][1], len(x), "train"), _labels(splits[held_out][1], len(x_test), held_out)
-        )
+        labels = _read_labels(splits["train"][1], len(x), "train")
+        y, y_test, classes = _number_labels(labels, _read_labels(splits[held_out][1], len(x_test), held_out))
         same = splits[held_out] is splits["train"]
         origin = f"the source's own splits, train and {held_out}" + (", the same examples" if same else "")
     if y.min() == y.max():
         raise ValueError(f"all {len(y)} training examples have the same label; at least two classes are needed")
 
     shape = x.shape[1:]
-    x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
+    x, x_test = rearrange(x, "n ... -> n (...)"), rearrange(x_test, "n ... -> n (...)")
     if table:
-        x, x_test = _normalised(x, x_test, *_column_scale(x))
-    x, x_test = _normalised(x, x_test, *_scalar_scale(x))
+        x, x_test = normalise(x, x_test, *column_statistics(x))
+    x, x_test = normalise(x, x_test, *scalar_statistics(x))
     if pca is not None:
-        x, x_test = _principal(x, x_test, pca)
-        x, x_test = _normalised(x, x_test, *_scalar_scale(x))
-    return Dataset(name, _split(x, y), _split(x_test, y_test), classes, shape, origin)
+        x, x_test = project_on_principal_axes(x, x_test, pca)
+        x, x_test = normalise(x, x_test, *scalar_statistics(x))
+    return Dataset(name, _make_split(x, y), _make_split(x_test, y_test), classes, shape, origin)
 
 
 def _check_count(name: str, value: int | None) -> None:
@@ -158,58 +159,55 @@ def _check_count(name: str, value: int | None) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, or None, got {value!r}")
 
 
-def _read(source: Any, size: int | None, data_dir: Any, seed: int) -> tuple[str, dict[str, tuple[Any, Any]]]:
-    """The source's name and its splits as they come, name -> `(X, y)`; "train" first."""
+def _read_source(source: Any, size: int | None, data_dir: Any, seed: int) -> tuple[str, dict[str, tuple[Any, Any]]]:
+    """The name of the source, and its raw splits as name -> `(X, y)`, "train" first."""
     if isinstance(source, tuple):
         if len(source) not in (2, 4):
-            raise ValueError(f"arrays come as (X, y) or (X_train, y_train, X_test, y_test), got {len(source)} of them")
+            raise ValueError(f"source must be (X, y) or (X_train, y_train, X_test, y_test), got {len(source)} items")
         return "arrays", dict(zip(("train", "test"), zip(source[::2], source[1::2], strict=True), strict=False))
     if isinstance(source, os.PathLike):
         return _tfds.read_folder(Path(source).expanduser())
     if not isinstance(source, str):
-        raise ValueError(f"a data set is a name, a path, or a tuple of arrays, got {type(source).__name__}")
+        raise ValueError(f"source must be a name, a path or a tuple of arrays, got {type(source).__name__}")
     if source in _bundled.NAMES:
         return source, _bundled.read(source, size, seed)
-    # A folder here that happens to be called "mnist" must not hide mnist; one called "data/mnist" can.
-    if (
-        source.startswith((".", "~"))
-        or os.path.isabs(source)
-        or (Path(source).name != source and Path(source).is_dir())
-    ):
-        return _tfds.read_folder(Path(source).expanduser())
+    # A local folder called "mnist" must not hide the data set mnist; a path such as "data/mnist" is a folder.
+    path = Path(source)
+    if source.startswith((".", "~")) or os.path.isabs(source) or (path.name != source and path.is_dir()):
+        return _tfds.read_folder(path.expanduser())
     return source, _tfds.read(source, data_dir, list(_bundled.NAMES))
 
 
-def _inputs(raw: Any, size: int | None, split: str) -> tuple[np.ndarray, bool]:
-    """Inputs as floats `[N, ...]`, resized, and whether they are a table of columns in units of their own."""
+def _read_inputs(raw: Any, size: int | None, split: str) -> tuple[np.ndarray, bool]:
+    """Inputs as floats `[N, ...]`, resized, and whether they are a table whose columns have units of their own."""
     try:
         x = np.asarray(raw)
-    except ValueError:  # NumPy's word for rows that do not match
+    except ValueError:  # NumPy refuses rows of different shapes.
         if size is None:
-            raise ValueError(f"the {split} inputs have different shapes; images can be given one: size=...") from None
-        images = [_resized(np.asarray(image)[None], size, split) for image in raw]
+            raise ValueError(f"the {split} inputs have different shapes; give images one shape with size=...") from None
+        images = [resize_images(np.asarray(image)[None], size, split) for image in raw]
         if len({image.shape for image in images}) > 1:
             raise ValueError(f"the {split} images have different numbers of channels") from None
         return np.concatenate(images), False
     if x.dtype.kind not in "buif" or x.dtype.itemsize > 8:
         raise ValueError(f"the {split} inputs must be real numbers of at most 64 bits, got dtype {x.dtype}")
     if x.ndim < 2 or x.size == 0:
-        raise ValueError(f"the {split} inputs must be [N, ...] with nothing empty, got shape {x.shape}")
+        raise ValueError(f"the {split} inputs must be [N, ...] with no empty axis, got shape {x.shape}")
     table = x.ndim == 2 and x.dtype != np.uint8
-    return (_floats(x, split) if size is None else _resized(x, size, split)), table
+    return (to_floats(x, split) if size is None else resize_images(x, size, split)), table
 
 
-def _labels(raw: Any, count: int, split: str) -> list[Any]:
+def _read_labels(raw: Any, count: int, split: str) -> list[Any]:
     """Labels as a list of `count` hashable values."""
     labels = raw.tolist() if hasattr(raw, "tolist") else raw
     if not isinstance(labels, list | tuple) or len(labels) != count:
         got = f"{len(labels)} labels" if hasattr(labels, "__len__") else repr(labels)
-        raise ValueError(f"the {split} split has {count} inputs and needs as many labels, got {got}")
+        raise ValueError(f"the {split} split has {count} inputs and needs {count} labels, got {got}")
     try:
         distinct = set(labels)
     except TypeError:
         raise ValueError(
-            f"the {split} labels must be one hashable value an example, got {labels[0]!r} for the first"
+            f"the {split} labels must be one hashable value per example, got {labels[0]!r} for the first"
         ) from None
     if any(label != label for label in distinct):
         raise ValueError(f"some {split} labels are NaN")
@@ -219,33 +217,33 @@ def _labels(raw: Any, count: int, split: str) -> list[Any]:
     return list(labels)
 
 
-def _numbered(labels: list[Any], more: list[Any]) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"], int]:
-    """Both lists of labels as integers, and how many different ones there are."""
+def _number_labels(labels: list[Any], more: list[Any]) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"], int]:
+    """Both lists of labels as integers, and the number of different labels."""
     first = set(labels)
-    order = [*_in_order(first), *_in_order(set(more) - first)]
+    order = [*_sort_labels(first), *_sort_labels(set(more) - first)]
     number = {label: i for i, label in enumerate(order)}
     first_numbers, more_numbers = (np.array([number[v] for v in part], np.int32) for part in (labels, more))
     return first_numbers, more_numbers, len(order)
 
 
-def _in_order(labels: set[Any]) -> list[Any]:
+def _sort_labels(labels: set[Any]) -> list[Any]:
     if all(isinstance(label, numbers.Real) for label in labels) or all(isinstance(label, str) for label in labels):
         return sorted(labels)
-    return sorted(labels, key=lambda label: (type(label).__name__, repr(label)))  # no order of their own
+    return sorted(labels, key=lambda label: (type(label).__name__, repr(label)))  # These have no order of their own.
 
 
-def _draw(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows are for training and which for testing."""
+def _draw_split(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the training split and those of the test split."""
     held = round(count * fraction)
     if not 0 < held < count:
-        raise ValueError(f"test_fraction={fraction} of {count} examples leaves one of the two splits empty")
+        raise ValueError(f"test_fraction={fraction} of {count} examples leaves one split empty")
     order = np.random.default_rng(seed).permutation(count)
     return order[held:], order[:held]
 
 
-def _split(x: np.ndarray, y: np.ndarray) -> Split:
+def _make_split(x: np.ndarray, y: np.ndarray) -> Split:
     with np.errstate(over="ignore"):
         x = np.ascontiguousarray(x, np.float32)
     if not np.isfinite(x).all():
-        raise ValueError("some test inputs lie so far from the training inputs that float32 cannot hold the distance")
+        raise ValueError("some test inputs are too far from the training inputs: normalised, they overflow float32")
     return Split(x, y)

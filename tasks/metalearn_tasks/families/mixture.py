@@ -1,7 +1,7 @@
 """Several families of tasks as one: each task comes from one of them, drawn with given probabilities.
 
 Meta-training on a mixture is how one learner is made to serve more than one kind of data; Kim et al. 2024
-(arXiv 2410.05448) report that a mixture also shortens the plateau at the start. `reprojected` brings families to
+(arXiv 2410.05448) report that a mixture also shortens the plateau at the start. `reproject` brings families to
 a common footing: after a random linear map of the inputs no axis means anything, whatever the family was.
 
 Every family draws a task and an episode, and one is kept: under `vmap` a switch would compute them all in any case.
@@ -82,7 +82,7 @@ def mixture(families: Sequence[Family], weights: Sequence[float], seed: int = 0)
     return Family(signature, sample, None, unseen, episode)
 
 
-def reprojected(family: Family, width: int | None = None, seed: int = 0) -> Family:
+def reproject(family: Family, width: int | None = None, seed: int = 0) -> Family:
     """The same tasks behind a random linear map of their F inputs, with entries N(0, 1/F), drawn once a task.
 
     Args:

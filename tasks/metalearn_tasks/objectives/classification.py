@@ -1,9 +1,9 @@
-"""Training a classifier as an optimisation problem: what a learned optimizer is meta-trained and judged on.
+"""Training a classifier as an optimisation problem, on which learned optimizers are meta-trained and judged.
 
-The 8x8 image problem of one hidden layer of 32 units is the meta-training task of Metz, Freeman, Harrison,
-Maheswaranathan and Sohl-Dickstein 2022 (arXiv 2203.11860); 20 sigmoids started from N(0, 0.01^2), on batches of 128,
-are that of Andrychowicz et al. 2016 (arXiv 1606.04474); two moons, one of Maheswaranathan, Sussillo, Metz, Sun and
-Sohl-Dickstein 2020 (arXiv 2011.02159).
+One hidden layer of 32 units on 8x8 images is the meta-training task of Metz, Freeman, Harrison, Maheswaranathan and
+Sohl-Dickstein 2022 (arXiv 2203.11860). 20 sigmoid units on batches of 128 are that of Andrychowicz et al. 2016 (arXiv
+1606.04474). Two moons are one of the tasks of Maheswaranathan, Sussillo, Metz, Sun and Sohl-Dickstein 2020 (arXiv
+2011.02159).
 """
 
 from __future__ import annotations
@@ -19,25 +19,34 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from metalearn_models.networks.conv import conv
 from metalearn_models.networks.mlp import Activation, layer_norm_mlp, mlp
 from metalearn_models.networks.network import Network
-from metalearn_tasks.datasets.load import Split
-from metalearn_tasks.objectives.objective import Objective, nothing_drawn
+from metalearn_tasks.datasets import Split
+from metalearn_tasks.objectives.objective import Objective, draw_nothing
+
+__all__ = [
+    "classification",
+    "conv_classification",
+    "layer_norm_classification",
+    "mlp_classification",
+    "moons",
+    "two_moons",
+]
 
 
 def classification(network: Network, batch: int = 64) -> Objective:
-    """Any network on labelled examples, mean cross-entropy in nats.
+    """Train any network on labelled examples; the loss is the mean cross-entropy in nats.
 
     Args:
         network: maps an example `[D]` to logits `[C]`.
-        batch: examples a batch, drawn with replacement.
+        batch: examples per batch, drawn with replacement.
 
     Returns:
         An objective over a `Split`, whose parameters are the network's.
 
     Raises:
-        ValueError: when the batch is empty.
+        ValueError: the batch is empty.
     """
     if batch < 1:
-        raise ValueError(f"a batch needs at least one example, got batch={batch}")
+        raise ValueError(f"batch must be at least 1, got {batch}")
 
     def init(problem: tuple[()], key: PRNGKeyArray) -> Any:
         del problem
@@ -50,9 +59,9 @@ def classification(network: Network, batch: int = 64) -> Objective:
 
     def sample(problem: tuple[()], data: Split, key: PRNGKeyArray) -> Split:
         del problem
-        return _rows(data, batch, key)
+        return _sample_rows(data, batch, key)
 
-    return Objective(nothing_drawn, init, loss, sample)
+    return Objective(draw_nothing, init, loss, sample)
 
 
 def mlp_classification(
@@ -63,22 +72,22 @@ def mlp_classification(
     activation: Activation = jax.nn.relu,
     scale: float | None = None,
 ) -> Objective:
-    """A multilayer perceptron on labelled examples, mean cross-entropy in nats.
+    """Train a multilayer perceptron on labelled examples; the loss is the mean cross-entropy in nats.
 
     Args:
         inputs: D, the width of an example.
         hidden: widths of the hidden layers; may be `()`.
         classes: C.
-        batch: examples a batch, drawn with replacement.
-        activation: of every hidden layer, elementwise.
-        scale: standard deviation of every initial weight and bias, normal about 0. None: weights truncated normal of
-            variance 1 / fan_in, biases 0.
+        batch: examples per batch, drawn with replacement.
+        activation: elementwise activation of every hidden layer.
+        scale: standard deviation of every initial weight and bias, normal about 0. None: weights are truncated normal
+            of variance 1 / fan_in, biases 0.
 
     Returns:
-        An objective over a `Split`. Its parameters are `{"weight": [in, out], "bias": [out]}`, one a layer.
+        An objective over a `Split`. Its parameters are `{"weight": [in, out], "bias": [out]}`, one per layer.
 
     Raises:
-        ValueError: when a size is not positive or the scale negative.
+        ValueError: a size that is not positive, or a negative scale.
     """
     return classification(mlp(inputs, _widths(hidden), classes, activation, scale), batch)
 
@@ -86,20 +95,20 @@ def mlp_classification(
 def layer_norm_classification(
     inputs: int, hidden: int | tuple[int, ...], classes: int, batch: int = 64, activation: Activation = jax.nn.relu
 ) -> Objective:
-    """A multilayer perceptron with layer normalisation on labelled examples; see `networks.layer_norm_mlp`.
+    """Train a multilayer perceptron with layer normalisation on labelled examples; see `networks.mlp.layer_norm_mlp`.
 
     Args:
         inputs: D, the width of an example.
         hidden: widths of the hidden layers; may be `()`.
         classes: C.
-        batch: examples a batch, drawn with replacement.
-        activation: of every hidden layer, elementwise.
+        batch: examples per batch, drawn with replacement.
+        activation: elementwise activation of every hidden layer.
 
     Returns:
         An objective over a `Split`.
 
     Raises:
-        ValueError: when a size is not positive.
+        ValueError: a size that is not positive.
     """
     return classification(layer_norm_mlp(inputs, _widths(hidden), classes, activation), batch)
 
@@ -112,21 +121,21 @@ def conv_classification(
     kernel: int = 3,
     activation: Activation = jax.nn.relu,
 ) -> Objective:
-    """A small convolutional network on labelled images, which come flat; see `networks.conv`.
+    """Train a small convolutional network on labelled images, given flat; see `networks.conv.conv`.
 
     Args:
-        shape: (H, W) or (H, W, C) of an image before it was flattened: `Dataset.shape`.
-        channels: of every convolution.
+        shape: (H, W) or (H, W, C) of an image before it was flattened, such as `Dataset.shape`.
+        channels: output channels of each convolution.
         classes: C.
-        batch: examples a batch, drawn with replacement.
+        batch: examples per batch, drawn with replacement.
         kernel: height and width of every filter.
-        activation: after every convolution, elementwise.
+        activation: elementwise activation after every convolution.
 
     Returns:
         An objective over a `Split`.
 
     Raises:
-        ValueError: when a size is not positive or the shape not that of an image.
+        ValueError: a size that is not positive, or a shape that is not that of an image.
     """
     return classification(conv(shape, channels, classes, kernel, activation), batch)
 
@@ -138,27 +147,27 @@ def two_moons(
     batch: int = 64,
     activation: Activation = jnp.tanh,
 ) -> Objective:
-    """Tell two interleaved half circles apart by a multilayer perceptron; every run gets moons of its own.
+    """Train a multilayer perceptron to tell two interleaved half circles apart; every run draws new points.
 
-    The sizes are our choice.
+    The default sizes are our choice.
 
     Args:
         hidden: widths of the hidden layers; may be `()`.
-        examples: in the data set of a run.
-        noise: standard deviation of the noise on either coordinate; the circles have radius 1.
-        batch: examples a batch, drawn with replacement.
-        activation: of every hidden layer, elementwise.
+        examples: size of a run's data set.
+        noise: standard deviation of the noise on each coordinate; the circles have radius 1.
+        batch: examples per batch, drawn with replacement.
+        activation: elementwise activation of every hidden layer.
 
     Returns:
         An objective over `()`; its problems are the `Split` of the run.
 
     Raises:
-        ValueError: when a size is not positive or the noise negative.
+        ValueError: a size that is not positive, or negative noise.
     """
     if examples < 1:
-        raise ValueError(f"a data set needs at least one example, got examples={examples}")
+        raise ValueError(f"examples must be at least 1, got {examples}")
     if noise < 0:
-        raise ValueError(f"a standard deviation is at least 0, got noise={noise}")
+        raise ValueError(f"noise must be at least 0, got {noise}")
     on_data = mlp_classification(2, hidden, 2, batch, activation)
 
     def init(problem: Split, key: PRNGKeyArray) -> Any:
@@ -177,12 +186,12 @@ def two_moons(
 
 
 def moons(key: PRNGKeyArray, examples: int, noise: float) -> Split:
-    """Points about two half circles: class 0 above (0, 0), class 1 below (1, 0.5), each as likely.
+    """Draw points around two half circles: class 0 above (0, 0), class 1 below (1, 0.5), equally likely.
 
     Args:
         key: random key.
         examples: N.
-        noise: standard deviation of the noise on either coordinate.
+        noise: standard deviation of the noise on each coordinate.
 
     Returns:
         Inputs[N, 2] and labels[N].
@@ -200,6 +209,6 @@ def _widths(hidden: int | tuple[int, ...]) -> tuple[int, ...]:
     return (hidden,) if isinstance(hidden, int) else hidden
 
 
-def _rows(data: Split, count: int, key: PRNGKeyArray) -> Split:
+def _sample_rows(data: Split, count: int, key: PRNGKeyArray) -> Split:
     rows = jax.random.randint(key, (count,), 0, data.labels.shape[0])
     return Split(jnp.asarray(data.inputs)[rows], jnp.asarray(data.labels)[rows])

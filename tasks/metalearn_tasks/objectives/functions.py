@@ -1,4 +1,4 @@
-"""Deterministic functions as families of optimisation problems: random quadratics, and test functions of known minimum.
+"""Deterministic functions as families of optimisation problems: random quadratics, test functions of known minimum.
 
 The quadratics are those of Andrychowicz, Denil, Gomez Colmenarejo, Hoffman, Pfau, Schaul, Shillingford and de Freitas
 2016, "Learning to learn by gradient descent by gradient descent" (arXiv 1606.04474), section 3.1; Rosenbrock's function
@@ -15,18 +15,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn_tasks.objectives.landscapes import Landscape, landscape
-from metalearn_tasks.objectives.objective import Objective, exact, nothing_drawn
+from metalearn_tasks.objectives.objective import Objective, draw_nothing, sample_nothing
+
+__all__ = ["MovedProblem", "Quadratic", "descent", "move_point", "quadratic", "rosenbrock", "rotate", "shift"]
 
 
 class Quadratic(NamedTuple):
-    """|matrix theta - target|^2. The least value is 0, at the solution of the linear system."""
+    """The function |matrix theta - target|^2; its least value is 0, at the solution of the linear system."""
 
     matrix: Float[Array, "D D"]
     target: Float[Array, "D"]
 
 
-class Moved(NamedTuple):
-    """A problem seen in other coordinates."""
+class MovedProblem(NamedTuple):
+    """A problem in other coordinates z, where x = rotation (z - shift)."""
 
     problem: object
     rotation: Float[Array, "D D"]
@@ -38,22 +40,22 @@ def quadratic(
     entries: Callable[[PRNGKeyArray, tuple[int, ...]], Array] = jax.random.normal,
     scale: float = 0.01,
 ) -> Objective:
-    """Minimise |W theta - y|^2, W and y drawn afresh for every run.
+    """Minimise |W theta - y|^2; every run draws a new W and y.
 
     Args:
         dimension: D, of theta and of y.
-        entries: `(key, shape) -> array`, which draws the entries of W and y, all independent. The default, standard
-            normal, is the paper's; `jax.random.uniform`, from [0, 1), is that of the authors' released code.
+        entries: `(key, shape) -> array`, draws the entries of W and y independently. The default, standard normal, is
+            the paper's; the authors' released code has `jax.random.uniform` on [0, 1).
         scale: standard deviation of the initial theta, normal about 0.
 
     Returns:
         An objective over `()` without noise. Its problems are `Quadratic`, its parameters theta[D].
 
     Raises:
-        ValueError: when the dimension is not positive.
+        ValueError: the dimension is not positive.
     """
     if dimension < 1:
-        raise ValueError(f"a quadratic needs at least one dimension, got dimension={dimension}")
+        raise ValueError(f"dimension must be at least 1, got {dimension}")
 
     def draw(key: PRNGKeyArray) -> Quadratic:
         matrix_key, target_key = jax.random.split(key)
@@ -66,17 +68,17 @@ def quadratic(
         del batch
         return ((problem.matrix @ params - problem.target) ** 2).sum()
 
-    return Objective(draw, init, loss, exact)
+    return Objective(draw, init, loss, sample_nothing)
 
 
 def descent(on: Landscape) -> Objective:
-    """Descend a test function from a uniformly random point of its box.
+    """Minimise a test function from a uniformly random point of its box.
 
     Args:
         on: the test function; see `landscapes.landscape`.
 
     Returns:
-        An objective over `()` without noise, of one problem and parameters x[D]. `rotated` and `shifted` make families
+        An objective over `()` without noise, with one problem and parameters x[D]. `rotate` and `shift` make families
         of it.
     """
     dimension = on.minimizer.shape[0]
@@ -89,11 +91,11 @@ def descent(on: Landscape) -> Objective:
         del problem, batch
         return on.value(params)
 
-    return Objective(nothing_drawn, init, loss, exact)
+    return Objective(draw_nothing, init, loss, sample_nothing)
 
 
 def rosenbrock(dimension: int = 2) -> Objective:
-    """Rosenbrock's curved valley, sum of 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2; least, 0, where every x_i is 1.
+    """Minimise Rosenbrock's curved valley, sum_i 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2; its minimum 0 is at x_i = 1.
 
     Args:
         dimension: D, at least 2.
@@ -102,74 +104,74 @@ def rosenbrock(dimension: int = 2) -> Objective:
         `descent` of it: starts are uniform in [-2.048, 2.048]^D.
 
     Raises:
-        ValueError: when the dimension is less than 2.
+        ValueError: the dimension is less than 2.
     """
     return descent(landscape("rosenbrock", dimension))
 
 
-def rotated(objective: Objective) -> Objective:
-    """The same problems in randomly rotated or reflected coordinates, uniform among all orthogonal matrices.
+def rotate(objective: Objective) -> Objective:
+    """Rotate or reflect the coordinates of every problem by a uniformly drawn orthogonal matrix.
 
-    What an optimizer that treats coordinates separately sees of a problem then depends on the draw; starts and minima
-    turn with it, about the origin.
+    Starts and minima turn with the coordinates, about the origin. For an optimizer that treats coordinates separately,
+    the difficulty of a problem then depends on the draw.
 
     Args:
-        objective: its parameters are one vector x[D].
+        objective: an objective whose parameters are one vector x[D].
 
     Returns:
-        An objective whose parameters z give x = R z; its problems are `Moved`.
+        An objective whose parameters z give x = R z; its problems are `MovedProblem`.
 
     Raises:
-        ValueError: when drawn, if the parameters are not one vector.
+        ValueError: at the first draw, the parameters are not one vector.
     """
 
     def move(key: PRNGKeyArray, dimension: int) -> tuple[Array, Array]:
         return jax.random.orthogonal(key, dimension), jnp.zeros(dimension)
 
-    return _moved(objective, move)
+    return _move(objective, move)
 
 
-def shifted(objective: Objective, scale: float = 1.0) -> Objective:
-    """The same problems at another place: starts and minima moved together, by a normally distributed vector.
+def shift(objective: Objective, scale: float = 1.0) -> Objective:
+    """Shift the start and the minimum of every problem by the same normally distributed vector.
 
     Args:
-        objective: its parameters are one vector x[D].
+        objective: an objective whose parameters are one vector x[D].
         scale: standard deviation of each coordinate of the shift.
 
     Returns:
-        An objective whose parameters z give x = z - s; its problems are `Moved`.
+        An objective whose parameters z give x = z - s; its problems are `MovedProblem`.
 
     Raises:
-        ValueError: when drawn, if the parameters are not one vector.
+        ValueError: at the first draw, the parameters are not one vector.
     """
 
     def move(key: PRNGKeyArray, dimension: int) -> tuple[Array, Array]:
         return jnp.eye(dimension), scale * jax.random.normal(key, (dimension,))
 
-    return _moved(objective, move)
+    return _move(objective, move)
 
 
-def moved_point(problem: Moved, x: Float[Array, "D"]) -> Float[Array, "D"]:
-    """Where a point x of the original coordinates lies in those of `rotated` and `shifted`: a minimizer, say."""
+def move_point(problem: MovedProblem, x: Float[Array, "D"]) -> Float[Array, "D"]:
+    """Compute the coordinates z of a point x, such as a minimizer, after `rotate` or `shift`."""
     return jnp.matmul(problem.rotation.T, x) + problem.shift
 
 
-def _moved(objective: Objective, move: Callable[[PRNGKeyArray, int], tuple[Array, Array]]) -> Objective:
-    def draw(key: PRNGKeyArray) -> Moved:
+def _move(objective: Objective, move: Callable[[PRNGKeyArray, int], tuple[Array, Array]]) -> Objective:
+    def draw(key: PRNGKeyArray) -> MovedProblem:
         problem_key, move_key = jax.random.split(key)
         problem = objective.draw(problem_key)
         shapes = jax.eval_shape(objective.init, problem, key)
         if not isinstance(shapes, jax.ShapeDtypeStruct) or shapes.ndim != 1:
-            raise ValueError(f"only objectives whose parameters are one vector [D] can be moved, got {shapes}")
-        return Moved(problem, *move(move_key, shapes.shape[0]))
+            raise ValueError(f"the parameters must be one vector [D] to be rotated or shifted, got {shapes}")
+        return MovedProblem(problem, *move(move_key, shapes.shape[0]))
 
-    def init(problem: Moved, key: PRNGKeyArray) -> Float[Array, "D"]:
-        return moved_point(problem, objective.init(problem.problem, key))
+    def init(problem: MovedProblem, key: PRNGKeyArray) -> Float[Array, "D"]:
+        return move_point(problem, objective.init(problem.problem, key))
 
-    def loss(problem: Moved, params: Float[Array, "D"], batch: object) -> Float[Array, ""]:
+    def loss(problem: MovedProblem, params: Float[Array, "D"], batch: object) -> Float[Array, ""]:
         return objective.loss(problem.problem, problem.rotation @ (params - problem.shift), batch)
 
-    def sample(problem: Moved, data: object, key: PRNGKeyArray) -> object:
+    def sample(problem: MovedProblem, data: object, key: PRNGKeyArray) -> object:
         return objective.sample(problem.problem, data, key)
 
     return Objective(draw, init, loss, sample)

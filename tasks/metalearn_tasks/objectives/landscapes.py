@@ -1,4 +1,4 @@
-"""Test functions of global optimisation whose minimum is known, in their customary forms and boxes.
+"""Test functions of global optimisation with a known minimum, in their customary forms and boxes.
 
 Formulas, boxes and minima as collected by Surjanovic and Bingham, "Virtual library of simulation experiments", and by
 Jamil and Yang 2013, "A literature survey of benchmark functions for global optimization problems" (arXiv 1308.4008).
@@ -17,13 +17,15 @@ from jaxtyping import Array, Float
 
 from metalearn.errors import unknown_name
 
+__all__ = ["NAMES", "Landscape", "landscape"]
+
 
 class Landscape(NamedTuple):
-    """A function of D real numbers, and where it is least.
+    """A function of D real numbers, and its minimum.
 
     Attributes:
         value: `(x[D]) -> scalar`, differentiable.
-        minimizer: a point `[D]` of the least value; the only one unless the builder says otherwise.
+        minimizer: a point `[D]` of the least value. It is unique, except for Himmelblau's function, which has four.
         minimum: the least value.
         low: lower end of the customary box, in every coordinate.
         high: upper end of the customary box.
@@ -37,25 +39,25 @@ class Landscape(NamedTuple):
 
 
 def landscape(name: str, dimension: int = 2) -> Landscape:
-    """A test function by its name.
+    """Get a test function by name.
 
     Args:
         name: one of `NAMES`.
-        dimension: D; must be 2 for the functions that exist in the plane only.
+        dimension: D; it must be 2 for functions that exist only in the plane.
 
     Raises:
-        UnknownNameError: for another name.
-        ValueError: for a dimension that the function does not have.
+        UnknownNameError: no such function.
+        ValueError: a dimension in which the function does not exist.
     """
     if name in _ANY_DIMENSION:
         least = 2 if name == "rosenbrock" else 1
         if dimension < least:
-            raise ValueError(f"{name} needs at least {least} dimensions, got dimension={dimension}")
+            raise ValueError(f"dimension must be at least {least} for {name}, got {dimension}")
         value, minimizer, minimum, low, high = _ANY_DIMENSION[name]
         return Landscape(value, np.full(dimension, minimizer), minimum * dimension, low, high)
     if name in _PLANE:
         if dimension != 2:
-            raise ValueError(f"{name} is a function of exactly 2 numbers, got dimension={dimension}")
+            raise ValueError(f"dimension must be 2 for {name}, got {dimension}")
         return _PLANE[name]
     raise unknown_name("test function", name, NAMES)
 
@@ -70,7 +72,7 @@ def _rosenbrock(x: Array) -> Array:
 
 def _ackley(x: Array) -> Array:
     square = (x**2).mean()
-    # The cone has no slope at its tip; automatic differentiation gets 0 there instead of NaN.
+    # The cone has no slope at its tip; there the derivative is 0 instead of NaN.
     radius = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
     waves = jnp.cos(2 * math.pi * x).mean()
     return -20.0 * jnp.expm1(-0.2 * radius) - math.e * jnp.expm1(waves - 1.0)
@@ -136,7 +138,7 @@ def _three_hump_camel(x: Array) -> Array:
 _TANG = float(np.roots([4.0, 0.0, -32.0, 5.0]).real.min())
 _TANG_VALUE = 0.5 * (_TANG**4 - 16.0 * _TANG**2 + 5.0 * _TANG)
 
-# name: value, the minimizer's coordinates, the minimum a dimension, and the box.
+# name: value, the coordinates of the minimizer, the minimum per dimension, both ends of the box.
 _ANY_DIMENSION: Mapping[str, tuple[Callable[[Array], Array], float, float, float, float]] = {
     "sphere": (_sphere, 0.0, 0.0, -5.12, 5.12),
     "rosenbrock": (_rosenbrock, 1.0, 0.0, -2.048, 2.048),
@@ -161,4 +163,4 @@ _PLANE: Mapping[str, Landscape] = {
 NAMES: Mapping[str, str] = MappingProxyType(
     {name: "any dimension" for name in _ANY_DIMENSION} | {name: "dimension 2" for name in _PLANE}
 )
-"""The test functions: name -> the dimensions in which it exists."""
+"""The test functions: name -> the dimensions in which the function exists."""

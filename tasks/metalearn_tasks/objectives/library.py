@@ -1,20 +1,24 @@
-"""Objectives by name, with the data they are over: what `metalearn train-optimizer --objective NAME` can be given."""
+"""Objectives by name, with their data: the values of `metalearn train-optimizer --objective NAME`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metalearn.errors import unknown_name
-from metalearn_tasks.datasets.load import Dataset, Split, load
+from metalearn_tasks import datasets
+from metalearn_tasks.datasets import Dataset, Split
 from metalearn_tasks.objectives.classification import conv_classification, mlp_classification, two_moons
 from metalearn_tasks.objectives.functions import quadratic, rosenbrock
 from metalearn_tasks.objectives.nqm import noisy_quadratic
 from metalearn_tasks.objectives.objective import Objective
 from metalearn_tasks.objectives.regression import linear_regression
+
+__all__ = ["NamedObjective", "load", "names"]
 
 
 class NamedObjective(NamedTuple):
@@ -22,8 +26,8 @@ class NamedObjective(NamedTuple):
 
     Attributes:
         objective: what is minimised.
-        data: what it is over, training examples where there are any; `()` where it needs none.
-        length: steps of a training run, where nobody says otherwise.
+        data: the training examples the objective is over, on the device; `()` if it needs none.
+        length: default number of steps of a training run.
     """
 
     objective: Objective
@@ -31,84 +35,92 @@ class NamedObjective(NamedTuple):
     length: int
 
 
-class Entry(NamedTuple):
-    """A named objective: how it is made, from a data set where it is over one, and a line for people."""
+def names() -> dict[str, str]:
+    """List the objectives that `load` knows, as name -> description; DATA in a name stands for a data set."""
+    return {name: description for name, (_, description) in _OBJECTIVES.items()} | {
+        f"{name}-DATA": description for name, (_, description) in _OBJECTIVES_OVER_DATA.items()
+    }
 
-    make: Callable[..., NamedObjective]
-    description: str
-    over_data: bool
+
+def load(name: str, size: int | None = None, data_dir: str | None = None) -> NamedObjective:
+    """Load an objective by name, with its data.
+
+    Args:
+        name: one of `names()`, such as `quadratic`. DATA is any name or prepared folder that
+            `metalearn_tasks.datasets.load` knows, as in `mlp-digits` or `conv-mnist`.
+        size: height and width to which images are resized. None: no resize.
+        data_dir: where tensorflow-datasets keeps its prepared sets. None: its own default.
+
+    Raises:
+        UnknownNameError: no such objective or data set.
+        ValueError: a data set, or an option for one, where the objective needs none; or none where it needs one.
+        DataNotPreparedError: the data set is not on this machine.
+    """
+    if name in _OBJECTIVES:
+        if size is not None or data_dir is not None:
+            raise ValueError(f"size and data_dir must be None for {name}, which has no data set")
+        make, _ = _OBJECTIVES[name]
+        return make()
+    if name in _OBJECTIVES_OVER_DATA:
+        raise ValueError(f"{name} needs a data set in its name, such as {name}-digits")
+    for kind, (make_over, _) in _OBJECTIVES_OVER_DATA.items():
+        if name.startswith(f"{kind}-"):
+            return make_over(datasets.load(name.removeprefix(f"{kind}-"), size=size, data_dir=data_dir))
+    raise unknown_name("objective", name, names())
 
 
 def _mlp(dataset: Dataset) -> NamedObjective:
     objective = mlp_classification(dataset.inputs, 32, dataset.classes)
-    return NamedObjective(objective, _on_device(dataset.train), 500)
+    return NamedObjective(objective, _put_on_device(dataset.train), 500)
 
 
 def _sigmoid_mlp(dataset: Dataset) -> NamedObjective:
     objective = mlp_classification(dataset.inputs, 20, dataset.classes, 128, jax.nn.sigmoid, scale=0.1)
-    return NamedObjective(objective, _on_device(dataset.train), 100)
+    return NamedObjective(objective, _put_on_device(dataset.train), 100)
 
 
 def _conv(dataset: Dataset) -> NamedObjective:
     if len(dataset.shape) < 2:
-        raise ValueError(f"a convolutional network needs images, {dataset.name} has none")
+        raise ValueError(f"a convolutional network needs images, got {dataset.name}, which has none")
     objective = conv_classification(dataset.shape, (8, 16), dataset.classes)
-    return NamedObjective(objective, _on_device(dataset.train), 500)
+    return NamedObjective(objective, _put_on_device(dataset.train), 500)
 
 
-def _on_device(split: Split) -> Split:
+def _put_on_device(split: Split) -> Split:
     return jax.tree.map(jnp.asarray, split)
 
 
-OBJECTIVES: dict[str, Entry] = {
-    "quadratic": Entry(
-        lambda: NamedObjective(quadratic(10), (), 100),
-        "random, 10 dimensions (Andrychowicz et al. 2016)",
-        False,
-    ),
-    "noisy-quadratic": Entry(
-        lambda: NamedObjective(noisy_quadratic(10), (), 200),
-        "random, 10 dimensions, moving targets (Harrison et al. 2022)",
-        False,
-    ),
-    "rosenbrock": Entry(lambda: NamedObjective(rosenbrock(2), (), 500), "the curved valley, from random starts", False),
-    "regression": Entry(
-        lambda: NamedObjective(linear_regression(), (), 200),
-        "linear, random (Maheswaranathan et al. 2020)",
-        False,
-    ),
-    "moons": Entry(lambda: NamedObjective(two_moons(), (), 500), "two moons, a network of 32 32 tanh units", False),
-    "mlp": Entry(_mlp, "a hidden layer of 32 ReLU units, batches of 64 (Metz et al. 2022)", True),
-    "sigmoid-mlp": Entry(
-        _sigmoid_mlp, "a hidden layer of 20 sigmoid units, batches of 128 (Andrychowicz et al. 2016)", True
-    ),
-    "conv": Entry(_conv, "two convolutions of 8 and 16 channels, batches of 64", True),
-}
-"""Objectives over data are called `NAME-DATA`: `mlp-digits`, `conv-mnist`."""
-
-
-def named_objective(name: str, size: int | None = None, data_dir: str | None = None) -> NamedObjective:
-    """The objective of a name.
-
-    Args:
-        name: one of `OBJECTIVES`, with `-DATA` after it where it is over a data set: any name or prepared folder that
-            `metalearn_tasks.datasets.load.load` knows.
-        size: images are resized to size x size; None: left as they are.
-        data_dir: where tensorflow-datasets keeps its prepared sets; None: its own default.
-
-    Raises:
-        UnknownNameError: no such objective or data set.
-        ValueError: a data set where none is wanted, or none where one is.
-        DataNotPreparedError: the data set is not on this machine.
-    """
-    if name in OBJECTIVES:
-        if OBJECTIVES[name].over_data:
-            raise ValueError(f"{name} is over a data set: say which, as in {name}-digits")
-        if size is not None or data_dir is not None:
-            raise ValueError(f"{name} has no images to resize and no data to find: leave size and data_dir out")
-        return OBJECTIVES[name].make()
-    over_data = [n for n, entry in OBJECTIVES.items() if entry.over_data and name.startswith(f"{n}-")]
-    if not over_data:
-        raise unknown_name("objective", name, [f"{n}-DATA" if e.over_data else n for n, e in OBJECTIVES.items()])
-    kind = over_data[0]
-    return OBJECTIVES[kind].make(load(name.removeprefix(f"{kind}-"), size=size, data_dir=data_dir))
+_OBJECTIVES: Mapping[str, tuple[Callable[[], NamedObjective], str]] = MappingProxyType(
+    {
+        "quadratic": (
+            lambda: NamedObjective(quadratic(10), (), 100),
+            "random quadratics of 10 dimensions (Andrychowicz et al. 2016)",
+        ),
+        "noisy-quadratic": (
+            lambda: NamedObjective(noisy_quadratic(10), (), 200),
+            "random quadratics of 10 dimensions whose minimum moves at every step (Harrison et al. 2022)",
+        ),
+        "rosenbrock": (
+            lambda: NamedObjective(rosenbrock(2), (), 500),
+            "Rosenbrock's curved valley, from random starts",
+        ),
+        "regression": (
+            lambda: NamedObjective(linear_regression(), (), 200),
+            "random linear regression (Maheswaranathan et al. 2020)",
+        ),
+        "moons": (
+            lambda: NamedObjective(two_moons(), (), 500),
+            "two moons, a network of two hidden layers of 32 tanh units",
+        ),
+    }
+)
+_OBJECTIVES_OVER_DATA: Mapping[str, tuple[Callable[[Dataset], NamedObjective], str]] = MappingProxyType(
+    {
+        "mlp": (_mlp, "one hidden layer of 32 ReLU units, batches of 64 (Metz et al. 2022)"),
+        "sigmoid-mlp": (
+            _sigmoid_mlp,
+            "one hidden layer of 20 sigmoid units, batches of 128 (Andrychowicz et al. 2016)",
+        ),
+        "conv": (_conv, "two convolutions of 8 and 16 channels, batches of 64"),
+    }
+)

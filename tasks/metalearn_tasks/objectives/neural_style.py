@@ -1,9 +1,9 @@
-"""Neural style transfer as an optimisation problem: the image is the parameter.
+"""Neural style transfer as an optimisation problem: the parameters are the pixels of an image.
 
-The loss of Gatys, Ecker and Bethge 2015, "A neural algorithm of artistic style" (arXiv 1508.06576), with the penalty
-on roughness of Andrychowicz et al. 2016, "Learning to learn by gradient descent by gradient descent" (arXiv
-1606.04474), section 3.4. Both papers take features from a VGG network trained on ImageNet; here any function from an
-image to feature maps will do, and `digits_features` trains a small one.
+The loss is that of Gatys, Ecker and Bethge 2015, "A neural algorithm of artistic style" (arXiv 1508.06576), with the
+roughness penalty of Andrychowicz et al. 2016, "Learning to learn by gradient descent by gradient descent" (arXiv
+1606.04474), section 3.4. Both papers take features from a VGG network trained on ImageNet. Here any function from an
+image to feature maps serves, and `digits_features` trains a small one.
 """
 
 from __future__ import annotations
@@ -15,24 +15,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn_models.networks.conv import conv, convolved
 from metalearn_models.networks.mlp import Parameters
-from metalearn_tasks.datasets.load import load
+from metalearn_tasks.datasets import load
 from metalearn_tasks.objectives.classification import classification
 from metalearn_tasks.objectives.objective import Objective
 
+__all__ = [
+    "Features",
+    "Pair",
+    "StyleTargets",
+    "digits_features",
+    "digits_network",
+    "feature_maps",
+    "gram_matrix",
+    "neural_style",
+    "style_targets",
+]
+
 Features = Callable[[Float[Array, "H W C"]], Sequence[Float[Array, "h w c"]]]
-"""An image to its feature maps, one a layer, channels last."""
+"""Maps an image to its feature maps, one per layer, channels last."""
 
 
 class StyleTargets(NamedTuple):
-    """What N content and M style images ask of the features of an image.
+    """The features that N content images and M style images ask for.
 
     Attributes:
-        contents: the content layer's feature maps of each content image.
-        grams: for each layer, the Gram matrices of its features, of each style image.
+        contents: feature maps of the content layer, per content image.
+        grams: per layer, the Gram matrices of its features, per style image.
     """
 
     contents: Float[Array, "N h w c"]
@@ -40,18 +53,23 @@ class StyleTargets(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Which content goes with which style, as fractions of how many there are; in [0, 1)."""
+    """Which content image and which style image a run has.
+
+    Attributes:
+        content: index of the content image, as a fraction of their number, in [0, 1).
+        style: index of the style image, as a fraction of their number, in [0, 1).
+    """
 
     content: Float[Array, ""]
     style: Float[Array, ""]
 
 
-def gram(features: Float[Array, "h w c"]) -> Float[Array, "c c"]:
-    """The mean over places of the products of each two features there.
+def gram_matrix(features: Float[Array, "h w c"]) -> Float[Array, "c c"]:
+    """Average the products of each two features over all positions.
 
-    Gatys et al. have the sum and divide by the number of places later; the mean lets a style image have another size.
+    Gatys et al. sum them and divide by the number of positions later. The mean lets style images have another size.
     """
-    rows = features.reshape(-1, features.shape[-1])
+    rows = rearrange(features, "h w c -> (h w) c")
     return rows.T @ rows / rows.shape[0]
 
 
@@ -61,16 +79,16 @@ def style_targets(
     styles: Float[np.ndarray | Array, "M h w C"],
     content_layer: int = -1,
 ) -> StyleTargets:
-    """Features of the images to imitate, computed once: the data of `neural_style`.
+    """Compute the features of the images to imitate, which are the data of `neural_style`.
 
     Args:
-        features: the same as the objective's.
-        contents: as large as the image that is to be made.
-        styles: as large as one likes.
-        content_layer: the same as the objective's.
+        features: the feature function of the objective.
+        contents: content images, of the size of the image to make.
+        styles: style images, of any size.
+        content_layer: the content layer of the objective.
     """
     content_maps = jax.vmap(lambda image: features(image)[content_layer])(jnp.asarray(contents))
-    grams = jax.vmap(lambda image: tuple(gram(maps) for maps in features(image)))(jnp.asarray(styles))
+    grams = jax.vmap(lambda image: tuple(gram_matrix(maps) for maps in features(image)))(jnp.asarray(styles))
     return StyleTargets(content_maps, grams)
 
 
@@ -83,33 +101,34 @@ def neural_style(
     roughness_weight: float = 0.0,
     scale: float = 0.1,
 ) -> Objective:
-    """Find the image with the content of one image and the style of another, drawn for every run.
+    """Find an image with the content of one image and the style of another, both drawn per run.
 
-    The loss is content_weight C + style_weight S + roughness_weight R: C is half the squared distance between the
-    content layer's features; S the mean over layers of |G - A|^2 / (4 c^2), G and A the Gram matrices of the image's
-    and the style's c features; R the sum of the squared differences between neighbouring pixels.
+    The loss is content_weight C + style_weight S + roughness_weight R. C is half the squared distance between the
+    features of the content layer. S is the mean over layers of |G - A|^2 / (4 c^2), where G and A are the Gram matrices
+    of the c features of the image and of the style image. R is the sum of the squared differences between neighbouring
+    pixels.
 
     Args:
-        features: an image to its feature maps.
+        features: maps an image to its feature maps.
         shape: (H, W, C) of the image.
-        content_layer: number of the layer that holds the content.
-        content_weight: of C.
-        style_weight: of S. The ratio of the two is what Gatys et al. call alpha / beta and set to 1e-3 or 1e-4; the
-            default makes both matter with `digits_features`.
-        roughness_weight: of R, which Gatys et al. do not have.
+        content_layer: index of the layer that holds the content.
+        content_weight: weight of C.
+        style_weight: weight of S. Gatys et al. call the ratio of the two weights alpha / beta and set it to 1e-3 or
+            1e-4. With the default both terms matter for `digits_features`.
+        roughness_weight: weight of R, which Gatys et al. do not have.
         scale: standard deviation of the initial pixels, normal about 0.
 
     Returns:
         An objective over `StyleTargets` without noise. Its problems are `Pair`, its parameters image[H, W, C].
 
     Raises:
-        ValueError: when the shape is not that of an image or a weight negative.
+        ValueError: a shape that is not that of an image, or a negative weight.
     """
     if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"an image has the shape (H, W, C), all at least one, got {shape}")
+        raise ValueError(f"shape must be (H, W, C), each at least 1, got {shape}")
     weights = (content_weight, style_weight, roughness_weight)
     if min(weights) < 0:
-        raise ValueError(f"the weights of content, style and roughness are at least 0, got {weights}")
+        raise ValueError(f"the weights of content, style and roughness must be at least 0, got {weights}")
 
     def draw(key: PRNGKeyArray) -> Pair:
         content_key, style_key = jax.random.split(key)
@@ -124,7 +143,7 @@ def neural_style(
         maps = features(params)
         content = 0.5 * ((maps[content_layer] - batch.contents) ** 2).sum()
         distances = [
-            ((gram(m) - target) ** 2).sum() / (4 * target.shape[0] ** 2)
+            ((gram_matrix(m) - target) ** 2).sum() / (4 * target.shape[0] ** 2)
             for m, target in zip(maps, batch.grams, strict=True)
         ]
         style = sum(distances, jnp.zeros_like(content)) / len(distances)
@@ -132,30 +151,30 @@ def neural_style(
         return content_weight * content + style_weight * style + roughness_weight * rough
 
     def sample(problem: Pair, data: StyleTargets, key: PRNGKeyArray) -> StyleTargets:
-        del key  # the gradient is exact
+        del key  # The gradient is exact.
         return StyleTargets(
-            _chosen(problem.content, data.contents), tuple(_chosen(problem.style, grams) for grams in data.grams)
+            _pick(problem.content, data.contents), tuple(_pick(problem.style, grams) for grams in data.grams)
         )
 
     return Objective(draw, init, loss, sample)
 
 
 def digits_features(key: PRNGKeyArray, channels: tuple[int, ...] = (8, 16), steps: int = 300) -> Features:
-    """The feature maps of a small convolutional network, trained here on the bundled digits; takes seconds.
+    """Train a small convolutional network on the bundled digits, which takes seconds, and return its feature maps.
 
     Args:
-        key: of its initial weights and its batches.
-        channels: of its convolutions, each of which halves height and width.
-        steps: of training.
+        key: random key of the initial weights and the batches.
+        channels: output channels of the convolutions, each of which halves height and width.
+        steps: training steps.
 
     Returns:
-        A function of images [H, W, 1] of any size in the units of `datasets.load("digits")`, mean 0 and variance 1.
+        A function of images [H, W, 1] of any size, normalised like those of `datasets.load("digits")`.
     """
     return feature_maps(digits_network(key, channels, steps))
 
 
 def digits_network(key: PRNGKeyArray, channels: tuple[int, ...] = (8, 16), steps: int = 300) -> Parameters:
-    """Parameters of `networks.conv((8, 8), channels, 10)`, trained on the training split of the digits."""
+    """Train `networks.conv.conv((8, 8), channels, 10)` on the training split of the digits; return its parameters."""
     data = load("digits")
     objective = classification(conv(data.shape, channels, data.classes), batch=128)
     descent = optax.sgd(0.1, momentum=0.9)
@@ -174,10 +193,10 @@ def digits_network(key: PRNGKeyArray, channels: tuple[int, ...] = (8, 16), steps
 
 
 def feature_maps(params: Parameters) -> Features:
-    """What each convolution of a `networks.conv` puts out, after its ReLU.
+    """Make a function that returns the output of each convolution of a `networks.conv.conv`, after its ReLU.
 
     Args:
-        params: of the whole network; the dense layer, its last, is left out.
+        params: parameters of the whole network; its last layer, which is dense, is not used.
     """
 
     def features(image: Float[Array, "H W C"]) -> tuple[Float[Array, "h w c"], ...]:
@@ -190,7 +209,7 @@ def feature_maps(params: Parameters) -> Features:
     return features
 
 
-def _chosen(fraction: Float[Array, ""], rows: Float[Array, "N *S"]) -> Float[Array, "*S"]:
-    # The largest fraction below 1 times N can round to N.
+def _pick(fraction: Float[Array, ""], rows: Float[Array, "N *S"]) -> Float[Array, "*S"]:
+    # The largest fraction below 1, times N, can round to N.
     number = jnp.minimum((fraction * rows.shape[0]).astype(jnp.int32), rows.shape[0] - 1)
     return rows[number]

@@ -1,7 +1,7 @@
-"""The noisy quadratic model: random quadratics whose minimum jumps about at every step.
+"""The noisy quadratic model: random quadratics whose minimum moves at random at every step.
 
 The model on which Harrison, Metz and Sohl-Dickstein 2022, "A closer look at learned optimization: stability,
-robustness, and inductive biases" (arXiv 2209.11208), study when a learned optimizer is stable; `nqm_theory` has the
+robustness, and inductive biases" (arXiv 2209.11208), study when a learned optimizer is stable; `nqm_theory` has their
 results. The distribution over Hessians and noise is our choice.
 """
 
@@ -16,9 +16,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn_tasks.objectives.objective import Objective
 
+__all__ = ["NoisyQuadratic", "noisy_quadratic", "noisy_quadratic_loss"]
+
 
 class NoisyQuadratic(NamedTuple):
-    """The loss 1/2 (phi - xi)' H (phi - xi), xi normal about 0 with covariance Sigma = factor factor'.
+    """The loss 1/2 (phi - xi)' H (phi - xi), with xi normal about 0 of covariance Sigma = factor factor'.
 
     Attributes:
         hessian: H, symmetric and positive definite.
@@ -32,27 +34,27 @@ class NoisyQuadratic(NamedTuple):
 def noisy_quadratic(dimension: int = 10, condition: float = 100.0, noise: float = 0.1, scale: float = 1.0) -> Objective:
     """Minimise a random quadratic by noisy gradients.
 
-    A problem has a Hessian with uniformly random eigenvectors and eigenvalues log-uniform between 1 / condition and 1,
-    and a noise covariance noise^2 W W' / D, W of independent standard normal entries. A batch is one xi.
+    The Hessian of a problem has uniformly random eigenvectors, and eigenvalues log-uniform between 1 / condition and 1.
+    The noise covariance is noise^2 W W' / D, where W has independent standard normal entries. A batch is one xi.
 
     Args:
-        dimension: D.
+        dimension: D, the number of parameters.
         condition: the largest condition number of a Hessian, at least 1.
-        noise: root mean square of a coordinate of xi, over problems.
+        noise: root mean square of a coordinate of xi, over all problems.
         scale: standard deviation of each initial parameter, normal about 0.
 
     Returns:
         An objective over `()`. Its problems are `NoisyQuadratic`, its parameters phi[D], its batches xi[D].
 
     Raises:
-        ValueError: for a dimension or a condition below 1, or a negative noise.
+        ValueError: a dimension or a condition below 1, or negative noise.
     """
     if dimension < 1:
-        raise ValueError(f"a quadratic needs at least one dimension, got dimension={dimension}")
+        raise ValueError(f"dimension must be at least 1, got {dimension}")
     if not condition >= 1:
-        raise ValueError(f"a condition number is at least 1, got condition={condition}")
+        raise ValueError(f"condition must be at least 1, got {condition}")
     if noise < 0:
-        raise ValueError(f"a standard deviation is at least 0, got noise={noise}")
+        raise ValueError(f"noise must be at least 0, got {noise}")
 
     def draw(key: PRNGKeyArray) -> NoisyQuadratic:
         rotation_key, spectrum_key, noise_key = jax.random.split(key, 3)
@@ -74,6 +76,6 @@ def noisy_quadratic(dimension: int = 10, condition: float = 100.0, noise: float 
 
 
 def noisy_quadratic_loss(problem: NoisyQuadratic, params: Float[Array, "D"], xi: Float[Array, "D"]) -> Float[Array, ""]:
-    """1/2 (phi - xi)' H (phi - xi)."""
+    """Compute 1/2 (phi - xi)' H (phi - xi)."""
     rest = params - xi
     return 0.5 * rest @ problem.hessian @ rest

@@ -1,4 +1,4 @@
-"""The inner loop of a learned optimizer: it trains, and what is meta-learned is how well."""
+"""The inner loop of a learned optimizer: it trains on an objective, and its training losses are the meta-loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from metalearn.inner import InnerLoop
 from metalearn_models.optimizers.contract import LearnedOptimizer
-from metalearn_tasks.objectives.objective import Objective, start
+from metalearn_tasks.objectives.objective import Objective, draw_start
+
+__all__ = ["TrainingState", "cap_losses", "log_transform_losses", "training_loop"]
 
 
 class TrainingState(NamedTuple):
@@ -24,35 +26,35 @@ class TrainingState(NamedTuple):
 
 
 def training_loop(objective: Objective, optimizer: LearnedOptimizer, length: int) -> InnerLoop:
-    """Training by a learned optimizer, one update a step.
+    """Make an inner loop of training by a learned optimizer, one update per step.
 
-    A run draws a problem of the family and initial parameters. Step t draws a fresh batch by its key, takes loss and
-    gradient of the objective on it, and makes one update. The loss reported is that loss: on the step's own batch,
-    before its update. It is reported as it is, also where a run has diverged (`capped` bounds it).
+    A run draws a problem of the family and initial parameters. Step t draws a fresh batch with its key, computes the
+    objective's loss and gradient on it, and makes one update. It reports that loss, which is on the step's own batch
+    and before its update, even if it is not finite (`cap_losses` bounds it).
 
     Args:
-        objective: what to minimise; its `data` are the loop's.
-        optimizer: theta of the loop are its meta-parameters.
-        length: steps of a whole run, told to the optimizer as `num_steps`.
+        objective: what to minimise; its `data` are those of the loop.
+        optimizer: what trains; its meta-parameters are the theta of the loop.
+        length: steps per run; the optimizer gets this number as `num_steps`.
 
     Returns:
         An inner loop without aux.
 
     Raises:
-        ValueError: when `length` is not positive.
+        ValueError: `length` is not positive.
     """
     if length < 1:
-        raise ValueError(f"a training run needs at least one step, got length={length}")
+        raise ValueError(f"length must be at least 1, got {length}")
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> TrainingState:
         del data
-        problem, params = start(objective, key)
+        problem, params = draw_start(objective, key)
         return TrainingState(problem, params, optimizer.transform(theta, length).init(params))
 
     def step(
         theta: Any, state: TrainingState, t: Array, key: PRNGKeyArray, data: Any
     ) -> tuple[TrainingState, Array, dict[str, Array]]:
-        del t  # the optimizer counts its own steps
+        del t  # The optimizer counts its own steps.
         batch = objective.sample(state.problem, data, key)
         loss, grads = jax.value_and_grad(objective.loss, 1)(state.problem, state.params, batch)
         updates, memory = optimizer.transform(theta, length).update(grads, state.optimizer, state.params, value=loss)
@@ -61,22 +63,22 @@ def training_loop(objective: Objective, optimizer: LearnedOptimizer, length: int
     return InnerLoop(init, step, None, length)
 
 
-def capped(loop: InnerLoop, ceiling: float) -> InnerLoop:
-    """The same loop with losses of at most `ceiling`, which is also what a loss that is not finite counts.
+def cap_losses(loop: InnerLoop, ceiling: float) -> InnerLoop:
+    """Return the same loop with every loss above `ceiling`, and NaN and infinity, replaced by `ceiling`.
 
-    One diverged run then weighs no more than the ceiling in a mean over runs, and evolution strategies still learn
-    from it that it diverged. The gradient of a capped loss is 0 where the run is still finite; backpropagation through
-    numbers that are not gives NaN all the same.
+    A diverged run then adds no more than the ceiling to a mean over runs, and evolution strategies still learn that it
+    diverged. The gradient of a capped loss is 0 while the run is finite; backpropagation through NaN or infinity still
+    gives NaN.
 
     Args:
         loop: any inner loop.
-        ceiling: in the units of its losses.
+        ceiling: the largest loss, in the units of the loop's losses.
 
     Raises:
-        ValueError: when the ceiling is not a number.
+        ValueError: the ceiling is not finite.
     """
     if not math.isfinite(ceiling):
-        raise ValueError(f"losses are capped at a number, got {ceiling}")
+        raise ValueError(f"ceiling must be a finite number, got {ceiling}")
 
     def step(theta: Any, state: Any, t: Array, key: PRNGKeyArray, data: Any) -> tuple[Any, Array, dict[str, Array]]:
         state, loss, aux = loop.step(theta, state, t, key, data)
@@ -85,21 +87,21 @@ def capped(loop: InnerLoop, ceiling: float) -> InnerLoop:
     return loop._replace(step=step)
 
 
-def logarithmic(loop: InnerLoop, floor: float) -> InnerLoop:
-    """The same loop with `log(loss + floor)` for its losses, all of them at least 0.
+def log_transform_losses(loop: InnerLoop, floor: float) -> InnerLoop:
+    """Return the same loop with `log(loss + floor)` in place of each loss; losses must be at least 0.
 
-    In the mean over a run its end, where losses are small, then weighs as much as its beginning, and easy problems as
-    much as hard ones. A loss far below the floor no longer counts as smaller.
+    The end of a run, where losses are small, then weighs as much in the mean as its beginning, and easy problems weigh
+    as much as hard ones. Differences between losses far below the floor no longer count.
 
     Args:
         loop: any inner loop.
-        floor: in the units of its losses.
+        floor: in the units of the loop's losses.
 
     Raises:
-        ValueError: when the floor is not positive.
+        ValueError: the floor is not positive.
     """
     if not floor > 0:
-        raise ValueError(f"the logarithm of a loss needs a positive floor, got {floor}")
+        raise ValueError(f"floor must be positive, got {floor}")
 
     def step(theta: Any, state: Any, t: Array, key: PRNGKeyArray, data: Any) -> tuple[Any, Array, dict[str, Array]]:
         state, loss, aux = loop.step(theta, state, t, key, data)

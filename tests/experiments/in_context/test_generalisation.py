@@ -19,7 +19,7 @@ from metalearn.learner import Signature
 from metalearn.recipes.in_context.config import DataConfig
 from metalearn.runs.folder import as_json, finite_or_null
 from metalearn_models.learners.reference.neighbours import nearest_neighbour
-from metalearn_tasks.datasets.load import Split, load
+from metalearn_tasks.datasets import Split, load
 from tests.metalearn.sweeps.sweep_cells import Recorded
 
 DIGITS = DataConfig("digits", pca=16)

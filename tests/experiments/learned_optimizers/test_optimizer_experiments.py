@@ -19,13 +19,13 @@ from experiments.learned_optimizers.guard_demo import GuardDemoConfig, compare_w
 from experiments.learned_optimizers.pareto import OptimizerParetoConfig, pareto_front
 from metalearn.errors import UnknownNameError
 from metalearn_models.optimizers import LearnedOptimizer, learnable_adam, learnable_sgd
-from metalearn_tasks.datasets.load import Split
+from metalearn_tasks.datasets import Split
 from metalearn_tasks.objectives import Objective, mlp_classification
-from metalearn_tasks.objectives.objective import nothing_drawn
+from metalearn_tasks.objectives.objective import draw_nothing
 
 GUARD = GuardDemoConfig(far=24, train_batches=4, fresh_batches=2, steps=2, length=6, seeds=2)
 BOWL = Objective(
-    nothing_drawn,
+    draw_nothing,
     lambda problem, key: 1 + jax.random.uniform(key, (3,)),
     lambda problem, params, batch: 0.5 * jnp.square(params).sum(),
     lambda problem, data, key: jnp.zeros(()),

@@ -12,7 +12,7 @@ import experiments.tabular.shipped as shipped
 from experiments.tabular.tabular import REFERENCES, TABLES, TabularConfig, accuracies, compare, main, show, table
 from metalearn.outer import OuterState
 from metalearn.runs.weights import theta_sha256
-from metalearn_tasks.datasets.load import load
+from metalearn_tasks.datasets import load
 
 
 def test_the_digits_of_the_comparison_took_no_part_in_meta_training():

@@ -93,12 +93,12 @@ def test_the_same_command_gives_the_same_theta(trained, capsys, tmp_path):
     [
         (["smal-fc"], "Did you mean 'small-fc'"),
         (["star", "--objective", "mlp-digit"], "Did you mean 'digits'"),
-        (["star", "--objective", "mlp"], "say which"),
+        (["star", "--objective", "mlp"], "needs a data set in its name"),
         (["star", "--objective", "rosenbrok"], "Did you mean 'rosenbrock'"),
         (["star", "--length", "10", "--gradient.window", "20"], "longer than"),
         (["star", "--steps", "0"], "at least 1"),
         (["star", "--objective", "conv-wine"], "images"),
-        (["star", "--ceiling", "nan"], "capped at a number"),
+        (["star", "--ceiling", "nan"], "ceiling must be a finite number, got nan"),
         (["--resume", "nowhere"], "no run folder"),
     ],
 )

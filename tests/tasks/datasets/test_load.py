@@ -270,15 +270,15 @@ def test_labels_are_numbered_in_sorted_order(labels):
     [
         (lambda x, y: (np.where(x > 2, np.nan, x), y), {}, "finite, got .* NaN or infinite"),
         (lambda x, y: (np.where(x > 2, np.inf, x), y), {}, "finite"),
-        (lambda x, y: (x[:0], y[:0]), {}, "nothing empty"),
-        (lambda x, y: (x[:, :0], y), {}, "nothing empty"),
+        (lambda x, y: (x[:0], y[:0]), {}, "no empty axis"),
+        (lambda x, y: (x[:, :0], y), {}, "no empty axis"),
         (lambda x, y: (x[:, 0], y), {}, r"must be \[N, ...\]"),
-        (lambda x, y: (x, y[:-1]), {}, "40 inputs and needs as many labels, got 39"),
+        (lambda x, y: (x, y[:-1]), {}, "40 inputs and needs 40 labels, got 39"),
         (lambda x, y: (x, y * 0), {}, "same label"),
         (lambda x, y: (x, y[:, None]), {}, "one hashable value"),
         (lambda x, y: (x, y + 0.5), {}, "real numbers such as"),
         (lambda x, y: (x, np.where(y == 1, np.nan, y)), {}, "NaN"),
-        (lambda x, y: (x, None), {}, "as many labels, got None"),
+        (lambda x, y: (x, None), {}, "40 labels, got None"),
         (lambda x, y: (x * 0 + 3, y), {}, "nothing to tell the classes by"),
         (lambda x, y: (x * 1e300, y), {}, "too large"),
         (lambda x, y: (x.astype(complex), y), {}, "complex128"),
@@ -292,12 +292,12 @@ def test_labels_are_numbered_in_sorted_order(labels):
         (lambda x, y: (x, y), {"test_fraction": 0.0}, "test_fraction must"),
         (lambda x, y: (x, y), {"test_fraction": 1.0}, "test_fraction must"),
         (lambda x, y: (x, y), {"test_fraction": float("nan")}, "test_fraction must"),
-        (lambda x, y: (x, y), {"test_fraction": 0.001}, "one of the two splits empty"),
+        (lambda x, y: (x, y), {"test_fraction": 0.001}, "leaves one split empty"),
         (lambda x, y: (x, y), {"seed": -1}, "seed must"),
         (lambda x, y: (x, y, x[:, :2], y), {}, "an example is"),
-        (lambda x, y: (x, y, np.where(x > 2, 1e300, x), y), {}, "float32 cannot hold"),
-        (lambda x, y: (x.astype("f4"), y, np.where(x > 2, 1e300, x), y), {}, "float32 cannot hold"),
-        (lambda x, y: (x, y, x), {}, "got 3 of them"),
+        (lambda x, y: (x, y, np.where(x > 2, 1e300, x), y), {}, "overflow float32"),
+        (lambda x, y: (x.astype("f4"), y, np.where(x > 2, 1e300, x), y), {}, "overflow float32"),
+        (lambda x, y: (x, y, x), {}, "got 3 items"),
         (lambda x, y: 7, {}, "got int"),
         (lambda x, y: [x, y], {}, "got list"),
     ],
@@ -429,7 +429,7 @@ def test_sets_that_are_no_readable_classification_say_why(tmp_path):
 
 def test_importing_and_bundled_sets_import_nothing_heavy_and_warn_of_nothing():
     program = (
-        "import sys, metalearn_tasks.datasets.load as d\n"
+        "import sys, metalearn_tasks.datasets as d\n"
         "heavy = {'sklearn', 'tensorflow_datasets', 'tensorflow', 'PIL'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "d.load('random'); assert not heavy & set(sys.modules)\n"
@@ -454,7 +454,7 @@ def test_ten_thousand_real_images_are_separable_after_resize_and_pca():
 
 @needs_prepared
 def test_reading_a_prepared_set_logs_and_warns_of_nothing():
-    program = f"import metalearn_tasks.datasets.load as d; d.load('mnist_10k', data_dir={str(PREPARED)!r}, size=14)"
+    program = f"import metalearn_tasks.datasets as d; d.load('mnist_10k', data_dir={str(PREPARED)!r}, size=14)"
     path = os.pathsep.join(str(ROOT / part) for part in (".", "tasks", "models"))
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn_tasks.families.mixture import mixture, reprojected
+from metalearn_tasks.families.mixture import mixture, reproject
 from metalearn_tasks.families.projected import ProjectedConfig, projected, projected_data, unprojected
 
 KEYS = jax.random.split(jax.random.key(0), 400)
@@ -74,7 +74,7 @@ def test_families_of_different_signatures_are_refused():
 
 def test_reprojection_is_a_linear_map_that_keeps_labels_and_mean_square():
     narrow, data = unprojected(3, 5, ProjectedConfig(length=8)), _data(3, 0)
-    family = reprojected(narrow, 6)
+    family = reproject(narrow, 6)
     assert family.signature.inputs == 6
     task = jax.jit(family.sample)(data, KEYS[0])
     xs, ys = jax.jit(family.episode)(data, task, KEYS[1])
@@ -92,12 +92,12 @@ def test_reprojection_is_a_linear_map_that_keeps_labels_and_mean_square():
 
 
 def test_numbered_tasks_are_reprojected_by_maps_of_their_own():
-    family, data = reprojected(unprojected(3, 5, ProjectedConfig(length=8))), _data(3, 0)
+    family, data = reproject(unprojected(3, 5, ProjectedConfig(length=8))), _data(3, 0)
     unseen = jax.jit(lambda index: family.unseen(data, index).projection)
     first, again, other = (unseen(jnp.int32(i)) for i in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert family.seen is None
-    assert reprojected(projected(3, 5, ProjectedConfig(8, num_tasks=4))).seen is not None
+    assert reproject(projected(3, 5, ProjectedConfig(8, num_tasks=4))).seen is not None
     with pytest.raises(ValueError, match="width"):
-        reprojected(family, 0)
+        reproject(family, 0)

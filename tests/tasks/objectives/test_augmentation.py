@@ -6,21 +6,21 @@ import pytest
 
 from metalearn.inner import unroll
 from metalearn_models.optimizers import LearnedOptimizer
-from metalearn_tasks.datasets.load import Split
+from metalearn_tasks.datasets import Split
 from metalearn_tasks.objectives.augmentation import (
-    mixture,
-    randomly_scaled,
-    reparametrised,
-    reparametrised_by_tensor,
-    with_convex,
+    add_convex,
+    mixture_of_objectives,
+    reparametrise,
+    reparametrise_by_tensor,
+    scale_randomly,
 )
 from metalearn_tasks.objectives.classification import mlp_classification, two_moons
 from metalearn_tasks.objectives.functions import quadratic, rosenbrock
-from metalearn_tasks.objectives.objective import start
+from metalearn_tasks.objectives.objective import draw_start
 from metalearn_tasks.objectives.regression import linear_regression
 from metalearn_tasks.objectives.training import training_loop
 
-SCALED = [reparametrised, reparametrised_by_tensor, randomly_scaled]
+SCALED = [reparametrise, reparametrise_by_tensor, scale_randomly]
 DESCENT = LearnedOptimizer(lambda key: (), lambda theta, num_steps=None: optax.sgd(theta))
 
 
@@ -37,7 +37,7 @@ def equal(one, other):
 def test_loss_and_gradient_are_those_of_the_scaled_parameters_to_the_bit(augment):
     original = mlp_classification(6, (5, 4), 3)
     objective = augment(original)
-    problem, params = start(objective, jax.random.key(0))
+    problem, params = draw_start(objective, jax.random.key(0))
     batch = objective.sample(problem, data(), jax.random.key(1))
     equal(batch, original.sample((), data(), jax.random.key(1)))
     own = jax.tree.map(jnp.multiply, problem.scale, params)
@@ -67,18 +67,18 @@ def test_factors_are_log_uniform_and_one_for_all_for_each_tensor_or_for_each_par
         assert abs(logs.mean()) < 5 / (3 * len(keys)) ** 0.5
         assert abs(logs.std() - 3**-0.5) < 0.03
 
-    scale = jax.vmap(reparametrised(original).draw)(keys).scale
+    scale = jax.vmap(reparametrise(original).draw)(keys).scale
     assert jax.tree.structure(scale) == jax.tree.structure(shapes)
     leaves = jax.tree.leaves(scale)
     for leaf in leaves:
         np.testing.assert_array_equal(leaf, leaves[0])
     uniform(leaves[:1], 1e3)
 
-    leaves = jax.tree.leaves(jax.vmap(reparametrised_by_tensor(original).draw)(keys).scale)
+    leaves = jax.tree.leaves(jax.vmap(reparametrise_by_tensor(original).draw)(keys).scale)
     uniform(leaves, 1e3)
     assert np.abs(np.corrcoef(np.log(np.stack(leaves))) - np.eye(4)).max() < 5 / 2000**0.5
 
-    scale = jax.vmap(randomly_scaled(original).draw)(keys).scale
+    scale = jax.vmap(scale_randomly(original).draw)(keys).scale
     assert jax.tree.map(lambda x: x.shape[1:], scale) == jax.tree.map(lambda x: x.shape, shapes)
     parameters = np.concatenate([np.asarray(x).reshape(2000, -1).T for x in jax.tree.leaves(scale)])
     uniform(parameters, np.exp(3.0))
@@ -91,8 +91,8 @@ def test_gradient_descent_sees_the_unit_squared():
     original = linear_regression(4, 16)
     fixed = original.draw(jax.random.key(5))
     original = original._replace(draw=lambda key: fixed, init=lambda problem, key: jnp.ones(4))
-    objective, key = reparametrised(original, 0.1, 10.0), jax.random.key(0)
-    problem, _ = start(objective, jax.random.fold_in(key, 0))
+    objective, key = reparametrise(original, 0.1, 10.0), jax.random.key(0)
+    problem, _ = draw_start(objective, jax.random.fold_in(key, 0))
     assert abs(np.log(problem.scale)) > 0.1
     plain, _ = unroll(training_loop(original, DESCENT, 10), 0.1, (), key[None], 10)
     scaled, _ = unroll(training_loop(objective, DESCENT, 10), 0.1 / problem.scale**2, (), key[None], 10)
@@ -101,15 +101,15 @@ def test_gradient_descent_sees_the_unit_squared():
 
 def test_the_convex_term_adds_the_mean_squared_distance():
     original = quadratic(3)
-    objective = with_convex(original, 5)
-    problem, (theta, x) = start(objective, jax.random.key(0))
+    objective = add_convex(original, 5)
+    problem, (theta, x) = draw_start(objective, jax.random.key(0))
     loss, (theta_slope, x_slope) = jax.value_and_grad(objective.loss, 1)(problem, (theta, x), ())
     expected, slope = jax.value_and_grad(original.loss, 1)(problem.problem, theta, ())
     distance = np.asarray(x, np.float64) - np.asarray(problem.centre)
     np.testing.assert_allclose(loss, expected + np.mean(distance**2), rtol=1e-5)
     np.testing.assert_array_equal(theta_slope, slope)
     np.testing.assert_allclose(x_slope, 2 * distance / 5, rtol=1e-5)
-    problems, (_, starts) = jax.vmap(lambda k: start(objective, k))(jax.random.split(jax.random.key(1), 400))
+    problems, (_, starts) = jax.vmap(lambda k: draw_start(objective, k))(jax.random.split(jax.random.key(1), 400))
     for values in (problems.centre, starts):
         assert -1 <= values.min() < -0.99
         assert 0.99 < values.max() < 1
@@ -118,13 +118,13 @@ def test_the_convex_term_adds_the_mean_squared_distance():
 
 def test_a_mixture_is_one_of_its_members_each_as_often():
     members = [quadratic(2), rosenbrock(2), linear_regression(2, 8, batch=3)]
-    objective = mixture(members)
+    objective = mixture_of_objectives(members)
     keys = jax.random.split(jax.random.key(0), 900)
     choices = np.bincount(np.asarray(jax.vmap(objective.draw)(keys).choice), minlength=3)
     assert np.abs(choices - 300).max() < 5 * 200**0.5
 
     def mixed(key):
-        problem, params = start(objective, key)
+        problem, params = draw_start(objective, key)
         batch = objective.sample(problem, ((), (), ()), jax.random.key(1))
         return problem, params, batch, *jax.value_and_grad(objective.loss, 1)(problem, params, batch)
 
@@ -145,8 +145,8 @@ def test_a_mixture_is_one_of_its_members_each_as_often():
 
 
 def test_augmentations_compose_and_train_under_vmap_and_scan():
-    objective = randomly_scaled(with_convex(reparametrised(two_moons(4, examples=20, batch=5)), 3), 0.5)
-    loop = training_loop(mixture([objective, objective]), DESCENT, 5)
+    objective = scale_randomly(add_convex(reparametrise(two_moons(4, examples=20, batch=5)), 3), 0.5)
+    loop = training_loop(mixture_of_objectives([objective, objective]), DESCENT, 5)
     losses, _ = jax.jit(lambda keys: unroll(loop, 1e-6, ((), ()), keys, 5))(jax.random.split(jax.random.key(0), 4))
     assert losses.shape == (4, 5)
     assert np.isfinite(losses).all()
@@ -157,19 +157,22 @@ def test_augmentations_compose_and_train_under_vmap_and_scan():
 def test_parameters_keep_their_dtype(augment):
     original = quadratic(3)
     half = original._replace(init=lambda problem, key: jnp.ones(3, jnp.bfloat16))
-    _, params = start(augment(half), jax.random.key(0))
+    _, params = draw_start(augment(half), jax.random.key(0))
     assert params.dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: reparametrised(quadratic(), 0.0), "got low=0.0"),
-        (lambda: reparametrised_by_tensor(quadratic(), 2.0, 1.0), "got low=2.0 and high=1.0"),
-        (lambda: randomly_scaled(quadratic(), -1.0), "got spread=-1.0"),
-        (lambda: with_convex(quadratic(), 0), "got dimension=0"),
-        (lambda: mixture([]), "at least one objective"),
-        (lambda: mixture([quadratic(2), quadratic(3)]).draw(jax.random.key(0)), "must be alike.*objective 1"),
+        (lambda: reparametrise(quadratic(), 0.0), "got low=0.0"),
+        (lambda: reparametrise_by_tensor(quadratic(), 2.0, 1.0), "got low=2.0 and high=1.0"),
+        (lambda: scale_randomly(quadratic(), -1.0), "spread must be at least 0, got -1.0"),
+        (lambda: add_convex(quadratic(), 0), "dimension must be at least 1, got 0"),
+        (lambda: mixture_of_objectives([]), "at least one objective"),
+        (
+            lambda: mixture_of_objectives([quadratic(2), quadratic(3)]).draw(jax.random.key(0)),
+            "must have the same parameters.*objective 1",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(make, message):
@@ -178,6 +181,6 @@ def test_bad_arguments_are_refused(make, message):
 
 
 def test_a_mixture_is_told_that_its_data_are_a_tuple():
-    objective = mixture([quadratic(2), quadratic(2)])
+    objective = mixture_of_objectives([quadratic(2), quadratic(2)])
     with pytest.raises(ValueError, match="a tuple of 2"):
         objective.sample(objective.draw(jax.random.key(0)), (), jax.random.key(0))

@@ -11,7 +11,7 @@ from metalearn.inner import unroll
 from metalearn_models.networks.conv import conv
 from metalearn_models.networks.mlp import layer_norm_mlp, mlp, relu_network
 from metalearn_models.optimizers import LearnedOptimizer
-from metalearn_tasks.datasets.load import Split, load
+from metalearn_tasks.datasets import Split, load
 from metalearn_tasks.objectives.classification import (
     conv_classification,
     layer_norm_classification,
@@ -19,7 +19,7 @@ from metalearn_tasks.objectives.classification import (
     moons,
     two_moons,
 )
-from metalearn_tasks.objectives.objective import start
+from metalearn_tasks.objectives.objective import draw_start
 from metalearn_tasks.objectives.training import training_loop
 
 DESCENT = LearnedOptimizer(lambda key: (), lambda theta, num_steps=None: optax.sgd(theta))
@@ -137,7 +137,7 @@ def test_moons_are_those_of_scikit_learn():
 
 def test_a_run_on_moons_sees_its_own_moons_only():
     objective = two_moons(8, examples=20, batch=30)
-    problem, params = start(objective, jax.random.key(0))
+    problem, params = draw_start(objective, jax.random.key(0))
     other = objective.draw(jax.random.key(1))
     assert not np.isin(np.asarray(other.inputs), np.asarray(problem.inputs)).any()
     batch = objective.sample(problem, (), jax.random.key(2))
@@ -169,8 +169,8 @@ def test_gradient_descent_learns_to_classify(objective, rate, reached):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: two_moons(examples=0), "at least one example, got examples=0"),
-        (lambda: two_moons(noise=-0.1), "at least 0, got noise=-0.1"),
+        (lambda: two_moons(examples=0), "examples must be at least 1, got 0"),
+        (lambda: two_moons(noise=-0.1), "noise must be at least 0, got -0.1"),
         (lambda: mlp_classification(6, 5, 3, scale=-1.0), "at least 0, got scale=-1.0"),
         (lambda: conv_classification((8,)), r"\(H, W, C\), all at least one, got \(8,\)"),
         (lambda: conv_classification((8, 0)), r"got \(8, 0\)"),

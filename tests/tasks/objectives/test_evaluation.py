@@ -1,25 +1,25 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from metalearn.inner import unroll
-from metalearn_tasks.datasets.load import Split
+from metalearn_tasks.datasets import Split
+from metalearn_tasks.objectives.baselines import BASELINES, hand_designed_optimizer
 from metalearn_tasks.objectives.classification import mlp_classification
-from metalearn_tasks.objectives.evaluation import final_losses, hand_designed, loss_curves, tuned
+from metalearn_tasks.objectives.evaluation import final_losses, loss_curves, tune_learning_rate
 from metalearn_tasks.objectives.functions import quadratic
-from metalearn_tasks.objectives.objective import Objective, exact, nothing_drawn, start
+from metalearn_tasks.objectives.objective import Objective, draw_nothing, draw_start, sample_nothing
 from metalearn_tasks.objectives.training import training_loop
 
-DESCENT = hand_designed(lambda rate: optax.sgd(rate))
+DESCENT = hand_designed_optimizer(BASELINES["sgd"])
 
 # 1/2 h phi^2 from 1: after t steps of rate r the loss is h (1 - r h)^(2 t) / 2.
 BOWL = Objective(
-    nothing_drawn,
+    draw_nothing,
     lambda problem, key: jnp.float32(1),
     lambda problem, params, batch: 2.0 * params**2,
-    exact,
+    sample_nothing,
 )
 
 
@@ -53,7 +53,7 @@ def test_the_same_objects_are_compiled_once():
 
 def test_a_sweep_is_trained_at_every_rate_and_the_best_has_the_least_final_loss():
     rates = [0.3, 0.05, 0.1, 0.2]
-    result = tuned(BOWL, DESCENT, rates, (), keys(2), 10, last=2)
+    result = tune_learning_rate(BOWL, DESCENT, rates, (), keys(2), 10, last=2)
     np.testing.assert_allclose(result.rates, sorted(rates), rtol=1e-6)
     steps = np.array([8, 9])
     expected = [(2 * (1 - 4 * r) ** (2 * steps)).mean() for r in sorted(rates)]
@@ -65,21 +65,21 @@ def test_a_sweep_is_trained_at_every_rate_and_the_best_has_the_least_final_loss(
 
 
 def test_runs_of_a_sweep_are_those_of_their_rate_alone():
-    objective, adam = quadratic(3), hand_designed(lambda rate: optax.adam(rate))
+    objective, adam = quadratic(3), hand_designed_optimizer(BASELINES["adam"])
     with jax.numpy_dtype_promotion("standard"):
-        result = tuned(objective, adam, [1e-3, 1e-2, 1e-1, 1.0], (), keys(4), 40)
+        result = tune_learning_rate(objective, adam, [1e-3, 1e-2, 1e-1, 1.0], (), keys(4), 40)
         for rate, final in zip(result.rates, result.final, strict=True):
             curves = loss_curves(objective, adam, jnp.float32(rate), (), keys(4), 40)
             np.testing.assert_allclose(final_losses(curves), final, rtol=1e-3)
     for key, first in zip(keys(4), result.curves[:, 0], strict=True):
-        problem, params = start(objective, jax.random.fold_in(key, 0))
+        problem, params = draw_start(objective, jax.random.fold_in(key, 0))
         np.testing.assert_allclose(first, objective.loss(problem, params, ()), rtol=1e-5)
     assert result.final.mean(1).argmin() == result.best
 
 
 @pytest.mark.parametrize(("rates", "best"), [([0.01, 0.02, 0.05], 2), ([0.25, 0.4, 0.45], 0), ([0.1], 0)])
 def test_a_best_rate_at_the_end_of_the_grid_is_flagged(rates, best):
-    result = tuned(BOWL, DESCENT, rates, (), keys(1), 10)
+    result = tune_learning_rate(BOWL, DESCENT, rates, (), keys(1), 10)
     assert result.best == best
     assert result.at_edge
 
@@ -91,7 +91,7 @@ def test_a_rate_at_which_one_run_diverges_does_not_win():
         return 2.0 * jnp.where(problem, 100.0, 1.0) * params**2
 
     objective = BOWL._replace(draw=lambda key: jax.random.bernoulli(key), loss=loss)
-    result = tuned(objective, DESCENT, [1e-4, 4e-3, 0.25], (), keys(8), 60)
+    result = tune_learning_rate(objective, DESCENT, [1e-4, 4e-3, 0.25], (), keys(8), 60)
     steep = np.isinf(result.final[2])
     assert 0 < steep.sum() < 8
     assert (result.final[2][~steep] < result.final[1][~steep]).all()
@@ -100,7 +100,7 @@ def test_a_rate_at_which_one_run_diverges_does_not_win():
 
 
 def test_where_every_rate_diverges_nothing_is_hidden():
-    result = tuned(BOWL, DESCENT, [10.0, 100.0], (), keys(2), 60)
+    result = tune_learning_rate(BOWL, DESCENT, [10.0, 100.0], (), keys(2), 60)
     assert np.isinf(result.final).all()
     assert result.best == 0
     assert result.at_edge
@@ -116,18 +116,6 @@ def test_final_losses_are_means_of_the_last_steps_and_infinite_where_a_curve_is_
     np.testing.assert_array_equal(final_losses(curves), [np.inf, 38.5, np.inf])
 
 
-def test_a_hand_designed_optimizer_is_the_transformation_at_its_rate():
-    optimizer = hand_designed(lambda rate: optax.sgd(rate, momentum=0.9), learning_rate=0.3)
-    assert optimizer.init(jax.random.key(0)) == jnp.float32(0.3)
-    ours, theirs = optimizer.transform(jnp.float32(0.2), 7), optax.sgd(0.2, momentum=0.9)
-    params, grads = jnp.ones(2), jnp.array([1.0, -2.0])
-    state, reference = ours.init(params), theirs.init(params)
-    for _ in range(3):
-        update, state = ours.update(grads, state, params, value=1.0)
-        expected, reference = theirs.update(grads, reference, params)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), update, expected)
-
-
 @pytest.mark.parametrize(
     ("rates", "length", "last", "message"),
     [
@@ -136,10 +124,10 @@ def test_a_hand_designed_optimizer_is_the_transformation_at_its_rate():
         ([0.1, 0.0], 5, None, "positive and finite"),
         ([0.1, float("inf")], 5, None, "positive and finite"),
         ([0.1, float("nan")], 5, None, "positive and finite"),
-        ([0.1], 0, None, "at least one step"),
-        ([0.1], 5, 6, "1 to 5 steps, got last=6"),
+        ([0.1], 0, None, "length must be at least 1, got 0"),
+        ([0.1], 5, 6, "last must be between 1 and the 5 steps of a run, got 6"),
     ],
 )
 def test_bad_arguments_are_refused(rates, length, last, message):
     with pytest.raises(ValueError, match=message):
-        tuned(BOWL, DESCENT, rates, (), keys(1), length, last)
+        tune_learning_rate(BOWL, DESCENT, rates, (), keys(1), length, last)

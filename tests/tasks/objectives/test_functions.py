@@ -8,9 +8,9 @@ from scipy.optimize import rosen, rosen_der
 from metalearn.errors import UnknownNameError
 from metalearn.inner import unroll
 from metalearn_models.optimizers import LearnedOptimizer
-from metalearn_tasks.objectives.functions import descent, moved_point, quadratic, rosenbrock, rotated, shifted
+from metalearn_tasks.objectives.functions import descent, move_point, quadratic, rosenbrock, rotate, shift
 from metalearn_tasks.objectives.landscapes import NAMES, Landscape, landscape
-from metalearn_tasks.objectives.objective import start
+from metalearn_tasks.objectives.objective import draw_start
 from metalearn_tasks.objectives.training import training_loop
 
 DIMENSION = {name: 3 if kind == "any dimension" else 2 for name, kind in NAMES.items()}
@@ -52,7 +52,7 @@ def in_float64(f):
 @pytest.mark.parametrize("entries", [jax.random.normal, jax.random.uniform])
 def test_a_quadratic_is_the_squared_length_and_least_at_the_solution(entries):
     objective = quadratic(4, entries)
-    problem, theta = start(objective, jax.random.key(0))
+    problem, theta = draw_start(objective, jax.random.key(0))
     w, y, x = (np.asarray(a, np.float64) for a in (*problem, theta))
     np.testing.assert_allclose(objective.loss(problem, theta, ()), np.sum((w @ x - y) ** 2), rtol=1e-5)
     gradient = jax.grad(objective.loss, 1)(problem, theta, ())
@@ -63,13 +63,13 @@ def test_a_quadratic_is_the_squared_length_and_least_at_the_solution(entries):
 
 def test_quadratics_have_the_entries_and_starts_that_were_published():
     key = jax.random.key(1)
-    draws = jax.vmap(lambda k: start(quadratic(10), k))(jax.random.split(key, 500))
+    draws = jax.vmap(lambda k: draw_start(quadratic(10), k))(jax.random.split(key, 500))
     (w, y), theta = draws
     for x in (w, y):
         assert abs(x.mean()) < 5 / x.size**0.5
         assert abs((x**2).mean() - 1) < 5 * (2 / x.size) ** 0.5
     assert abs(((theta / 0.01) ** 2).mean() - 1) < 5 * (2 / theta.size) ** 0.5
-    (w, y), _ = jax.vmap(lambda k: start(quadratic(10, jax.random.uniform), k))(jax.random.split(key, 500))
+    (w, y), _ = jax.vmap(lambda k: draw_start(quadratic(10, jax.random.uniform), k))(jax.random.split(key, 500))
     for x in (w, y):
         assert 0 <= x.min() < 0.01
         assert 0.99 < x.max() < 1
@@ -113,7 +113,7 @@ def test_gradients_are_those_of_finite_differences(name):
 
 def test_rosenbrock_is_scipys():
     objective = rosenbrock(5)
-    _, x = start(objective, jax.random.key(0))
+    _, x = draw_start(objective, jax.random.key(0))
     np.testing.assert_allclose(objective.loss((), x, ()), rosen(np.asarray(x, np.float64)), rtol=1e-5)
     np.testing.assert_allclose(jax.grad(objective.loss, 1)((), x, ()), rosen_der(np.asarray(x, np.float64)), rtol=1e-4)
     many = jax.vmap(lambda k: objective.init((), k))(jax.random.split(jax.random.key(1), 1000))
@@ -121,12 +121,12 @@ def test_rosenbrock_is_scipys():
     assert 2.04 < many.max() <= 2.048
 
 
-@pytest.mark.parametrize("move", [rotated, shifted, lambda o: rotated(shifted(o, 3.0))])
+@pytest.mark.parametrize("move", [rotate, shift, lambda o: rotate(shift(o, 3.0))])
 def test_a_moved_problem_has_the_values_and_minima_of_the_original_elsewhere(move):
     original = rosenbrock(3)
     objective = move(original)
     key = jax.random.key(0)
-    problem, z = start(objective, key)
+    problem, z = draw_start(objective, key)
     draws = [problem]
     while draws[-1].problem != ():
         draws.append(draws[-1].problem)
@@ -135,22 +135,22 @@ def test_a_moved_problem_has_the_values_and_minima_of_the_original_elsewhere(mov
     minimizer = jnp.ones(3)
     for drawn in reversed(draws):
         np.testing.assert_allclose(drawn.rotation @ drawn.rotation.T, np.eye(3), atol=1e-5)
-        minimizer = moved_point(drawn, minimizer)
+        minimizer = move_point(drawn, minimizer)
     assert objective.loss(problem, minimizer, ()) < 1e-7
     assert float(jnp.abs(minimizer - 1).max()) > 0.01
-    other, _ = start(objective, jax.random.key(1))
-    assert not np.array_equal(moved_point(other, x), moved_point(problem, x))
+    other, _ = draw_start(objective, jax.random.key(1))
+    assert not np.array_equal(move_point(other, x), move_point(problem, x))
 
 
 def test_rotations_are_uniform():
-    draws = jax.vmap(rotated(rosenbrock(3)).draw)(jax.random.split(jax.random.key(0), 4000)).rotation
+    draws = jax.vmap(rotate(rosenbrock(3)).draw)(jax.random.split(jax.random.key(0), 4000)).rotation
     # Every entry of a uniform orthogonal matrix has mean 0 and variance 1 / D; half are reflections.
     assert jnp.abs(draws.mean(0)).max() < 5 / (3 * 4000) ** 0.5
     assert jnp.abs((draws**2).mean(0) - 1 / 3).max() < 5 * 0.3 / 4000**0.5
     assert abs((jnp.linalg.det(draws) > 0).mean() - 0.5) < 5 * 0.5 / 4000**0.5
 
 
-@pytest.mark.parametrize("make", [quadratic, rosenbrock, lambda: rotated(shifted(quadratic(3)))])
+@pytest.mark.parametrize("make", [quadratic, rosenbrock, lambda: rotate(shift(quadratic(3)))])
 def test_gradient_descent_in_the_training_loop_lowers_the_loss_of_every_member(make):
     descend = LearnedOptimizer(lambda key: (), lambda theta, num_steps=None: optax.sgd(theta))
     loop = training_loop(make(), descend, 30)
@@ -160,17 +160,17 @@ def test_gradient_descent_in_the_training_loop_lowers_the_loss_of_every_member(m
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="at least one dimension"):
+    with pytest.raises(ValueError, match="dimension must be at least 1, got 0"):
         quadratic(0)
-    with pytest.raises(ValueError, match="at least 2 dimensions, got dimension=1"):
+    with pytest.raises(ValueError, match="at least 2 for rosenbrock, got 1"):
         rosenbrock(1)
-    with pytest.raises(ValueError, match="exactly 2 numbers, got dimension=3"):
+    with pytest.raises(ValueError, match="must be 2 for beale, got 3"):
         landscape("beale", 3)
     with pytest.raises(UnknownNameError, match="Did you mean 'ackley'"):
         landscape("akley")
     tree = quadratic(3)._replace(init=lambda problem, key: {"a": jnp.zeros(3)})
     with pytest.raises(ValueError, match="one vector"):
-        rotated(tree).draw(jax.random.key(0))
+        rotate(tree).draw(jax.random.key(0))
 
 
 def test_a_landscape_of_ones_own_is_descended():

@@ -18,7 +18,7 @@ from metalearn_tasks.objectives.nqm_theory import (
     stable_bounds_preconditioned,
     transition,
 )
-from metalearn_tasks.objectives.objective import start
+from metalearn_tasks.objectives.objective import draw_start
 from metalearn_tasks.objectives.training import training_loop
 
 ONE = 1 + 1e-7  # eigenvalues of a nonsymmetric matrix, rounded
@@ -168,7 +168,7 @@ def test_lemma_3_bounds_do_not_withstand_a_product_that_commutes_with_nothing():
 @pytest.mark.parametrize("preconditioner", ["none", "symmetric", "any"])
 def test_expected_losses_are_the_average_of_training_runs(preconditioner):
     objective = noisy_quadratic(3, condition=5.0, noise=0.7)
-    problem, phi = start(objective, jax.random.key(0))
+    problem, phi = draw_start(objective, jax.random.key(0))
     p = {
         "none": jnp.zeros((3, 3)),
         "symmetric": 0.2 * jnp.ones((3, 3)),
@@ -227,7 +227,7 @@ def test_problems_have_the_stated_spectrum_and_noise():
 
 def test_loss_and_gradient_are_those_of_the_formula():
     objective = noisy_quadratic(3)
-    problem, phi = start(objective, jax.random.key(0))
+    problem, phi = draw_start(objective, jax.random.key(0))
     xi = objective.sample(problem, (), jax.random.key(1))
     h, rest = np.asarray(problem.hessian, np.float64), np.asarray(phi, np.float64) - np.asarray(xi, np.float64)
     loss, gradient = jax.value_and_grad(noisy_quadratic_loss, 1)(problem, phi, xi)
@@ -238,13 +238,13 @@ def test_loss_and_gradient_are_those_of_the_formula():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: noisy_quadratic(0), "got dimension=0"),
-        (lambda: noisy_quadratic(3, condition=0.5), "got condition=0.5"),
-        (lambda: noisy_quadratic(3, noise=-1.0), "got noise=-1.0"),
+        (lambda: noisy_quadratic(0), "dimension must be at least 1, got 0"),
+        (lambda: noisy_quadratic(3, condition=0.5), "condition must be at least 1, got 0.5"),
+        (lambda: noisy_quadratic(3, noise=-1.0), "noise must be at least 0, got -1.0"),
         (lambda: stable_bounds(np.array([[1.0, 2.0], [0.0, 1.0]]), 0.1), "symmetric"),
         (lambda: stable_bounds(np.diag([1.0, -1.0]), 0.1), "positive definite"),
         (lambda: stable_bounds_multiplied(np.eye(2), 2.5, 1.0), r"between 0 and .* got 2.5"),
-        (lambda: stable_bounds_multiplied(np.eye(2), 0.5, 0.0), "must be positive, got 0.0"),
+        (lambda: stable_bounds_multiplied(np.eye(2), 0.5, 0.0), "largest must be positive, got 0.0"),
     ],
 )
 def test_bad_arguments_are_refused(make, message):

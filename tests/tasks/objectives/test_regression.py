@@ -6,7 +6,7 @@ import pytest
 
 from metalearn.inner import unroll
 from metalearn_models.optimizers import LearnedOptimizer
-from metalearn_tasks.objectives.objective import start
+from metalearn_tasks.objectives.objective import draw_start
 from metalearn_tasks.objectives.regression import least_squares, linear_regression
 from metalearn_tasks.objectives.training import training_loop
 
@@ -18,7 +18,7 @@ def whole(objective, problem):
 @pytest.mark.parametrize("examples", [4, 20])
 def test_the_optimum_is_that_of_the_normal_equations(examples):
     objective = linear_regression(8, examples, noise=0.5)
-    problem, params = start(objective, jax.random.key(0))
+    problem, params = draw_start(objective, jax.random.key(0))
     x, y = (np.asarray(a, np.float64) for a in problem)
     expected = np.linalg.pinv(x) @ y  # x.T (x x.T)^-1 y, or (x.T x)^-1 x.T y
     theta, least = least_squares(problem)
@@ -31,7 +31,7 @@ def test_the_optimum_is_that_of_the_normal_equations(examples):
 
 def test_loss_and_gradient_are_those_of_half_the_mean_squared_error():
     objective = linear_regression(3, 10)
-    problem, params = start(objective, jax.random.key(1))
+    problem, params = draw_start(objective, jax.random.key(1))
     x, y, w = (np.asarray(a, np.float64) for a in (*problem, params))
     loss, gradient = jax.value_and_grad(objective.loss, 1)(problem, params, whole(objective, problem))
     np.testing.assert_allclose(loss, 0.5 * np.mean((x @ w - y) ** 2), rtol=1e-5)
@@ -55,7 +55,7 @@ def test_problems_have_the_stated_design_targets_and_noise():
 
 def test_mini_batches_are_rows_of_the_problem_and_their_gradients_average_to_the_full_one():
     objective = linear_regression(3, 12, noise=0.3, batch=4)
-    problem, params = start(objective, jax.random.key(2))
+    problem, params = draw_start(objective, jax.random.key(2))
     keys = jax.random.split(jax.random.key(3), 4000)
     batches = jax.vmap(lambda k: objective.sample(problem, (), k))(keys)
     rows = np.abs(np.asarray(batches.targets)[..., None] - np.asarray(problem.targets)).argmin(-1)
@@ -75,7 +75,7 @@ def test_runs_draw_problems_of_their_own_and_gradient_descent_approaches_their_o
     keys = jax.random.split(jax.random.key(0), 6)
     losses, _ = jax.jit(lambda keys: unroll(loop, 0.3, (), keys, 60))(keys)
     assert len(np.unique(losses[:, 0])) == 6
-    starts, _ = jax.vmap(lambda key: start(objective, jax.random.fold_in(key, 0)))(keys)
+    starts, _ = jax.vmap(lambda key: draw_start(objective, jax.random.fold_in(key, 0)))(keys)
     _, least = jax.vmap(least_squares)(starts)
     if batch is None:
         assert (losses >= 0.999 * least[:, None]).all()
@@ -88,5 +88,5 @@ def test_runs_draw_problems_of_their_own_and_gradient_descent_approaches_their_o
 @pytest.mark.parametrize("bad", [{"inputs": 0}, {"examples": 0}, {"batch": 0}, {"noise": -1.0}])
 def test_bad_sizes_are_refused(bad):
     ((name, value),) = bad.items()
-    with pytest.raises(ValueError, match=f"at least .*got {name}={value}"):
+    with pytest.raises(ValueError, match=f"{name} must be at least .*, got {value}"):
         linear_regression(**bad)

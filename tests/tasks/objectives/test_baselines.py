@@ -1,0 +1,75 @@
+"""Hand-designed optimizers as learned ones, and the grids of learning rates they are tuned on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metalearn_tasks.objectives.baselines import BASELINES, hand_designed_optimizer, learning_rates
+
+
+def test_a_hand_designed_optimizer_is_the_transformation_at_its_rate():
+    optimizer = hand_designed_optimizer(lambda rate: optax.sgd(rate, momentum=0.9), learning_rate=0.3)
+    assert optimizer.init(jax.random.key(0)) == jnp.float32(0.3)
+    ours, theirs = optimizer.transform(jnp.float32(0.2), 7), optax.sgd(0.2, momentum=0.9)
+    params, grads = jnp.ones(2), jnp.array([1.0, -2.0])
+    state, reference = ours.init(params), theirs.init(params)
+    for _ in range(3):
+        update, state = ours.update(grads, state, params, value=1.0)
+        expected, reference = theirs.update(grads, reference, params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), update, expected)
+
+
+def test_baselines_are_those_of_optax_at_a_learning_rate():
+    """Two steps tell them apart: every rule makes another second step."""
+    expected = {
+        "adam": optax.adam(0.2),
+        "momentum": optax.sgd(0.2, momentum=0.9),
+        "nesterov": optax.sgd(0.2, momentum=0.9, nesterov=True),
+        "rmsprop": optax.rmsprop(0.2),
+        "sgd": optax.sgd(0.2),
+    }
+    assert BASELINES.keys() == expected.keys()
+    grads = jnp.array([1.0, -2.0]), jnp.array([0.5, 1.0])
+
+    def two_steps(rule):
+        state, updates = rule.init(grads[0]), None
+        for grad in grads:
+            updates, state = rule.update(grad, state)
+        return np.asarray(updates)
+
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        found = {name: two_steps(make(0.2)) for name, make in BASELINES.items()}
+        for name, rule in expected.items():
+            np.testing.assert_array_equal(found[name], two_steps(rule))
+    assert len({tuple(update) for update in found.values()}) == 5
+
+
+@pytest.mark.parametrize("per_decade", [2, 4])
+def test_a_grid_has_equal_ratios_between_its_ends_up_to_rounding(per_decade):
+    exponents = np.arange(-4.0, 0.51, 1 / per_decade)
+    grid = learning_rates(1e-4, 3.16, per_decade)
+    assert grid == tuple(float(f"{10**e:.3g}") for e in exponents)
+    np.testing.assert_allclose(grid, 10**exponents, rtol=5e-3)
+
+
+def test_a_grid_of_one_digit_includes_its_rounded_ends():
+    assert learning_rates(3e-4, 0.1, 2, digits=1) == (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+    assert learning_rates(2e-4, 0.2, 1, digits=1) == (1e-3, 1e-2, 0.1)
+    assert learning_rates(1.0, 1.0, 3) == (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.0, 1.0, 2), "got low=0.0"),
+        ((1.0, 0.1, 2), "got low=1.0 and high=0.1"),
+        ((0.1, float("inf"), 2), "high=inf"),
+        ((0.1, 1.0, 0), "per_decade and digits must be at least 1, got 0 and 3"),
+        ((0.1, 1.0, 1, 0), "got 1 and 0"),
+    ],
+)
+def test_bad_grids_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        learning_rates(*arguments)
