@@ -1,37 +1,43 @@
 """What differs between the versions of JAX that metalearn supports (0.10.0 to 0.12), in one place.
 
-Supported are the public functions of JAX and its jaxprs. A jaxpr's parameters are undocumented and change between
-versions, so that code which reads one has its place here, with a test that must pass on all supported versions.
+The parameters of a jaxpr's equations are undocumented, and some have changed. Code that depends on such a change
+belongs here, with a test that passes on both sides of it.
 
-- Since 0.11.0 `ClosedJaxpr` and `Jaxpr` are one class, whose `jaxpr` is itself. Before, a closed one has `jaxpr` and
-  `consts`, and an open one only `constvars`.
-- Since 0.11.0 a scan has the parameters `ft_in` and `ft_out`, before `num_consts` and `num_carry`.
+- `ClosedJaxpr` and `Jaxpr` are one class since 0.11.0, and `jaxpr.jaxpr` is the jaxpr itself. Before, only a closed
+  jaxpr has `jaxpr` and `consts`.
+- A scan has the parameters `ft_in` and `ft_out` since 0.11.0, and `num_consts` and `num_carry` before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jax.extend.core import Jaxpr, JaxprEqn
 
 
 def open_jaxpr(jaxpr: Any) -> Jaxpr:
-    """The `Jaxpr` of a `ClosedJaxpr`, a `Jaxpr` as it is."""
+    """The `Jaxpr` of a `ClosedJaxpr`; a `Jaxpr` is returned unchanged."""
     return getattr(jaxpr, "jaxpr", jaxpr)
 
 
+def constants(jaxpr: Any) -> Sequence[Any]:
+    """The values of the `constvars` of a closed jaxpr; none for an open one."""
+    return getattr(jaxpr, "consts", ())
+
+
 class ScanOperands(NamedTuple):
-    """How many operands of a scan are constants and how many are carried; the others are scanned over."""
+    """How many operands of a scan are constants, and how many are carried; the others are scanned over."""
 
     consts: int
     carry: int
 
 
 def scan_operands(equation: JaxprEqn) -> ScanOperands:
-    """Read the two numbers from the shapes, which is the same on all versions.
+    """Count the operands of a scan by their shapes, which mean the same in all versions.
 
-    The operands are constants, carry and scanned arrays, the results are carry and stacked arrays, both in this order.
-    Exactly what is scanned over or stacked has one axis more outside than in the body.
+    The operands are constants, carry and scanned arrays, the results are carry and stacked arrays, in this order. The
+    scanned and the stacked arrays, and only these, have one more axis outside the body than in it.
     """
     body = open_jaxpr(equation.params["jaxpr"])
     scanned = sum(map(_has_more_axes, equation.invars, body.invars))

@@ -1,10 +1,10 @@
-"""What a step computes, and what this device can: floating-point operations counted, and the peak of its products.
+"""Count the floating-point operations of a step, and measure the peak of this device.
 
-Only matrix products and convolutions count, as is usual where the share of a device's peak is reported (Chowdhery et
-al. 2022, "PaLM", arXiv 2204.02311, appendix B). They are read from the jaxpr: XLA's own `cost_analysis()` counts the
-body of a loop once, however often it runs, and an outer loop is made of loops.
+Only matrix products and convolutions count, as usual for the utilisation of a device (Chowdhery et al. 2022, "PaLM",
+arXiv 2204.02311, appendix B). They are read from the jaxpr, because XLA's own `cost_analysis()` counts the body of a
+loop once, however often it runs, and an outer loop consists of loops.
 
-    flops = step_flops(loop.step, state, data)  # of all the outer steps of one call
+    flops = step_flops(loop.step, state, data)  # all outer steps of one call
     share = flops / seconds / peak_flops(jnp.float32)
 """
 
@@ -18,14 +18,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, JaxprEqn
+from jax.extend.core import JaxprEqn
 
-from metalearn.costs.jaxprs import jaxprs_in
+from metalearn._jax_versions import open_jaxpr
+from metalearn.costs.jaxprs import inner_jaxprs
+
+__all__ = ["matrix_product", "peak_flops", "step_flops"]
 
 PEAK_SIZE = 2048
-"""Rows and columns of the product whose rate is the peak of a CPU."""
+"""Rows and columns of the product that measures the peak of a CPU."""
 ACCELERATOR_PEAK_SIZE = 8192
-"""The same of an accelerator, which a smaller product would not keep busy."""
+"""The same for an accelerator, which a smaller product would not keep busy."""
 
 
 def step_flops(function: Callable[..., Any], *args: Any) -> int:
@@ -33,24 +36,23 @@ def step_flops(function: Callable[..., Any], *args: Any) -> int:
 
     Args:
         function: anything JAX can trace, compiled or not: `OuterLoop.step`, the `grad` of an estimator, a forward pass.
-        args: its arguments; `jax.ShapeDtypeStruct` will do, nothing is computed.
+        args: its arguments, arrays or `jax.ShapeDtypeStruct`; nothing is computed.
 
     Returns:
-        Two for each multiplication and addition in a matrix product or convolution. Bodies of scans count as often as
-        they run, the dearest branch of a `cond` is taken, what is recomputed (remat) counts again, and a function that
-        is split over devices counts on all of them. Factorisations and everything elementwise count nothing. It is
-        the function as written: what XLA leaves out because it is computed twice or for nothing counts, such as the
-        second pass of a learner whose `predict` and `observe` make the same one.
+        The number of operations, two per multiplication and addition in a matrix product or convolution. The body of a
+        scan counts as often as it runs. Of the branches of a `cond` the most expensive one counts. What is recomputed
+        (remat) counts again. A function that is split over devices counts on each of them. Factorisations and
+        elementwise operations count nothing. The function counts as written, including what XLA removes because it is
+        redundant or unused, such as the second pass of a learner whose `predict` and `observe` share one.
 
     Raises:
-        ValueError: there are products in a `while_loop`, of which nobody knows how often it runs, or in a kernel of
-            Pallas.
+        ValueError: there are products in a `while_loop`, whose number of iterations is unknown, or in a Pallas kernel.
     """
-    return _flops(jax.make_jaxpr(function)(*args).jaxpr)
+    return _flops(jax.make_jaxpr(function)(*args))
 
 
-def _flops(jaxpr: Jaxpr) -> int:
-    return sum(map(_of_equation, jaxpr.eqns))
+def _flops(jaxpr: Any) -> int:
+    return sum(map(_of_equation, open_jaxpr(jaxpr).eqns))
 
 
 def _of_equation(equation: JaxprEqn) -> int:
@@ -62,18 +64,18 @@ def _of_equation(equation: JaxprEqn) -> int:
     if name == "conv_general_dilated":
         return _of_convolution(equation)
     if name == "scan":
-        return params["length"] * _flops(params["jaxpr"].jaxpr)
+        return params["length"] * _flops(params["jaxpr"])
     if name == "cond":
-        return max(_flops(branch.jaxpr) for branch in params["branches"])
+        return max(map(_flops, params["branches"]))
     if name == "custom_linear_solve":
-        return _flops(params["jaxprs"].solve.jaxpr)  # the others are for its derivatives
-    inside = sum(map(_flops, jaxprs_in(params)))
+        return _flops(params["jaxprs"].solve)  # the others are for its derivatives
+    inside = sum(map(_flops, inner_jaxprs(equation)))
     if name == "shard_map":
         return inside * math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     if name in ("while", "pallas_call") and inside:
         raise ValueError(
-            f"a {name} holds matrix products, and how often it runs cannot be seen from outside: count the function "
-            "it is made of, or give it a fixed length (jax.lax.scan, or fori_loop between two Python integers)"
+            f"a {name} contains matrix products, and its number of iterations is unknown: count the operations of its "
+            "body, or give it a fixed length (jax.lax.scan, or fori_loop between two Python integers)"
         )
     return inside
 
@@ -81,7 +83,7 @@ def _of_equation(equation: JaxprEqn) -> int:
 def _of_convolution(equation: JaxprEqn) -> int:
     params = equation.params
     image, kernel, result = params["dimension_numbers"]
-    # Each is (batch, feature, spatial...) of the image and the result, (output, input, spatial...) of the kernel.
+    # The axes are (batch, feature, spatial...) for image and result, (output, input, spatial...) for the kernel.
     image_shape, kernel_shape, result_shape = (
         [_shape(var)[axis] for axis in axes]
         for var, axes in zip((*equation.invars, *equation.outvars), (image, kernel, result), strict=True)
@@ -102,8 +104,8 @@ def _of_convolution(equation: JaxprEqn) -> int:
 def _meetings(
     size: int, taps: int, places: int, stride: int, padding: tuple[int, int], dilation: int, tap_dilation: int
 ) -> int:
-    # How often a tap of the kernel meets an input along one axis, and neither padding nor a zero between two inputs;
-    # the same number for a convolution and for both of its derivatives.
+    # How often a tap of the kernel meets an input along one axis, instead of padding or a zero between two inputs. The
+    # number is the same for a convolution and for both of its derivatives.
     at = stride * np.arange(places)[:, None] + tap_dilation * np.arange(taps) - padding[0]
     return int(((at >= 0) & (at <= dilation * (size - 1)) & (at % dilation == 0)).sum())
 
@@ -113,11 +115,11 @@ def _shape(var: Any) -> tuple[int, ...]:
 
 
 def matrix_product(dtype: Any = jnp.float32, size: int = PEAK_SIZE) -> Callable[[], Any]:
-    """A function that multiplies a random matrix with itself on the default device, and waits for the result.
+    """A function that multiplies a random matrix by itself on the default device, and waits for the result.
 
     Args:
         dtype: a floating-point type.
-        size: S, rows and columns; a call is 2 S^3 operations.
+        size: S, rows and columns; one call takes 2 S^3 operations.
     """
     a = jax.random.normal(jax.random.key(3), (size, size), dtype)
     product = jax.jit(lambda a: a @ a)
@@ -125,17 +127,17 @@ def matrix_product(dtype: Any = jnp.float32, size: int = PEAK_SIZE) -> Callable[
 
 
 def peak_flops(dtype: Any = jnp.float32, seconds: float = 1.0, size: int | None = None) -> float:
-    """Measure the operations a second of a large matrix product on the default device.
+    """Measure the operations per second of a large matrix product on the default device.
 
-    The fastest of the products counts, so that whatever else the machine does matters little.
+    The fastest product counts, so that other load on the machine matters little.
 
     Args:
-        dtype: a floating-point type; products have JAX's default precision, which on some accelerators is lower.
-        size: rows and columns; by default 2,048 on a CPU and 8,192 elsewhere.
-        seconds: to measure for; one product is timed in any case, after one that is not.
+        dtype: a floating-point type; products have JAX's default precision, which is lower on some accelerators.
+        seconds: how long to measure; at least one product is timed, after one to warm up.
+        size: rows and columns; None: 2,048 on a CPU and 8,192 elsewhere.
 
     Returns:
-        Operations a second.
+        Operations per second.
     """
     if size is None:
         size = PEAK_SIZE if jax.default_backend() == "cpu" else ACCELERATOR_PEAK_SIZE

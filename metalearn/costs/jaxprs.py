@@ -1,20 +1,32 @@
-"""Walking through the programs inside a program."""
+"""Walk through a jaxpr and the jaxprs inside it: the one place that knows where an equation keeps its functions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from metalearn._jax_versions import open_jaxpr
+
+__all__ = ["equations", "inner_jaxprs"]
 
 
-def jaxprs_in(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
-    """The functions among the parameters of an equation, such as the body of a scan."""
-    # jit, remat, custom_jvp, custom_vjp and what else calls a function: each has its own name for it. Rules of custom
-    # derivatives are functions, not jaxprs, until they are used; then they are part of the caller.
-    for value in params.values():
+def inner_jaxprs(equation: JaxprEqn) -> Iterator[Jaxpr]:
+    """The functions that an equation calls, such as the body of a scan or the branches of a `cond`.
+
+    `jit`, `remat`, `custom_jvp`, `custom_vjp` and others call functions under parameters of different names: all are
+    found. The rules of custom derivatives are not jaxprs until they are used; then they are part of the caller.
+    """
+    for value in equation.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, Jaxpr):
-                yield item
+            if isinstance(item, ClosedJaxpr | Jaxpr):
+                yield open_jaxpr(item)
+
+
+def equations(jaxpr: Any) -> Iterator[JaxprEqn]:
+    """All equations of a jaxpr, open or closed, each followed by those of the functions that it calls."""
+    for equation in open_jaxpr(jaxpr).eqns:
+        yield equation
+        for inner in inner_jaxprs(equation):
+            yield from equations(inner)

@@ -1,9 +1,9 @@
-"""Does a step fit the memory of this machine? What it needs, what there is, and which batch would fit.
+"""Check whether a step fits the memory of this machine: what it needs, what is available, which batch would fit.
 
-XLA plans the memory of a program when it compiles it, so that nothing has to be allocated to ask. The need grows
-linearly in the batch: two small batches say what any other takes, and a program that is too large is never made.
+XLA plans the memory of a program when it compiles it, so that nothing has to be allocated to find out. The need grows
+almost linearly in the batch: two small batches predict any other, and a program that is too large is never compiled.
 
-    check_memory(lambda tasks: (make_step(tasks), make_shapes(tasks)), batch=512)
+    check_memory(lambda batch: (make_step(batch), make_shapes(batch)), batch=512)
 """
 
 from __future__ import annotations
@@ -15,56 +15,62 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import Jaxpr
 
-from metalearn.costs.jaxprs import jaxprs_in
+from metalearn.costs.jaxprs import equations
 from metalearn.errors import NotEnoughMemoryError
 
+__all__ = [
+    "Growth",
+    "Program",
+    "available_bytes",
+    "bound_bytes",
+    "check_memory",
+    "format_bytes",
+    "growth",
+    "needed_bytes",
+]
+
 PROBES = (8, 16)
-"""The batches whose programs are compiled, for each device."""
+"""The batches per device whose programs are compiled to predict the need of larger ones."""
 SHARE = 0.93
 """The share of the available memory up to which predictions are trusted: programs need up to 6 % more than the line."""
 
 Program = Callable[[int], tuple[Any, tuple[Any, ...]]]
-"""From a batch to a compiled function (`jax.jit`) and its arguments, arrays or `jax.ShapeDtypeStruct`."""
+"""`(batch) -> (step, arguments)`: a function from `jax.jit`, and arrays or `jax.ShapeDtypeStruct` for it."""
 
 
 def needed_bytes(step: Any, *args: Any) -> int:
     """Bytes that one call of a compiled function needs on each of its devices: arguments, results and scratch.
 
     Args:
-        step: what `jax.jit` gives, such as `OuterLoop.step`. It is compiled, not run.
-        args: its arguments; `jax.ShapeDtypeStruct` will do.
+        step: a function from `jax.jit`, such as `OuterLoop.step`. It is compiled, not run.
+        args: its arguments, arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-        NotImplementedError: the backend does not say.
+        NotImplementedError: the backend does not report the memory of a program.
     """
     plan = step.lower(*args).compile().memory_analysis()
     if plan is None:
-        raise NotImplementedError(f"the backend {jax.default_backend()} does not say what memory a program needs")
-    # A result that takes the place of a donated argument counts once.
+        raise NotImplementedError(f"the backend {jax.default_backend()} does not report the memory of a program")
+    # A result in the memory of a donated argument counts once.
     results = plan.output_size_in_bytes - plan.alias_size_in_bytes
     return plan.argument_size_in_bytes + results + plan.temp_size_in_bytes
 
 
 def bound_bytes(function: Callable[..., Any], *args: Any) -> int:
-    """Bytes that one call needs at most: arguments, and all that it computes, as if nothing were ever given back.
+    """An upper bound on the bytes that one call needs: arguments and all intermediates, as if nothing were ever freed.
 
-    Nothing is compiled, so it takes less than a second where `needed_bytes` takes ten; it is several times what is
-    needed. Bodies of loops count once, a pass takes the place of the one before, and what a scan collects counts as
-    its result. Not counted is what a kernel takes for itself beside its results.
+    Nothing is compiled: this takes less than a second where `needed_bytes` takes ten, and gives several times the need.
+    The body of a loop counts once, since an iteration reuses the memory of the one before; what a scan stacks counts as
+    its result. The scratch memory of kernels is not counted.
 
     Args:
         function: anything JAX can trace, compiled or not.
-        args: its arguments; `jax.ShapeDtypeStruct` will do.
+        args: its arguments, arrays or `jax.ShapeDtypeStruct`.
     """
-    made = jax.make_jaxpr(function)(*args)
-    return _bytes_of([*made.in_avals, *(jax.typeof(c) for c in made.consts)]) + _bytes_made(made.jaxpr)
-
-
-def _bytes_made(jaxpr: Jaxpr) -> int:
-    inside = sum(_bytes_made(inner) for equation in jaxpr.eqns for inner in jaxprs_in(equation.params))
-    return inside + sum(_bytes_of([var.aval for var in equation.outvars]) for equation in jaxpr.eqns)
+    closed = jax.make_jaxpr(function)(*args)
+    inputs = _bytes_of([*closed.in_avals, *(jax.typeof(c) for c in closed.consts)])
+    return inputs + sum(_bytes_of([var.aval for var in equation.outvars]) for equation in equations(closed))
 
 
 def _bytes_of(avals: Iterable[Any]) -> int:
@@ -72,14 +78,14 @@ def _bytes_of(avals: Iterable[Any]) -> int:
 
 
 def available_bytes(devices: int = 1) -> int | None:
-    """Bytes that are free for each of the first local devices.
+    """Free bytes per device, for the first local devices.
 
     Args:
-        devices: how many of them; those of a CPU share the memory of the machine.
+        devices: how many of them are used; CPU devices share the memory of the machine.
 
     Returns:
-        On accelerators what JAX may still allocate, on the fullest of them; on CPUs an even share of what the system
-        can give (Linux, within the limit of a container) or of all its memory (elsewhere); None where nobody knows.
+        On accelerators, what JAX may still allocate on the fullest device. On CPUs, an even share of what the system
+        can still give (Linux, within the limit of a container) or of its whole memory (elsewhere). None if unknown.
     """
     stats = [device.memory_stats() or {} for device in jax.local_devices()[:devices]]
     if all("bytes_limit" in s for s in stats):
@@ -102,24 +108,24 @@ def _host_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/
     try:
         limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
         fields = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        # Files that were read are kept while nobody wants their place.
+        # Cached files are dropped when their memory is needed.
         return min(free, limit - used + int(fields["inactive_file"]))
     except (OSError, KeyError, ValueError):  # no container, or no limit: "max"
         return free
 
 
 class Growth(NamedTuple):
-    """Bytes needed as a function of the batch: `fixed + each * batch`."""
+    """Bytes that a step needs as a function of the batch: `fixed + each * batch`."""
 
     fixed: float
     each: float
 
     def needed(self, batch: int) -> int:
-        """Bytes at a batch."""
+        """Bytes needed at this batch."""
         return math.ceil(self.fixed + self.each * batch)
 
     def largest(self, available: int, unit: int = 1) -> int:
-        """The largest multiple of `unit` that needs at most `available` bytes; 0 when none does."""
+        """The largest multiple of `unit` that needs at most `available` bytes; 0 if there is none."""
         room = available - self.fixed
         return 0 if room < 0 else unit * math.floor(room / max(self.each, 1.0) / unit)
 
@@ -127,15 +133,15 @@ class Growth(NamedTuple):
 def growth(program: Program, probes: tuple[int, int] = PROBES) -> Growth:
     """The line through the bytes needed at two small batches.
 
-    Both programs are compiled, neither is run. The line is within a few percent of the programs of larger batches;
-    those of smaller ones, with axes of length 1, may be laid out in another way.
+    Both programs are compiled, neither is run. The programs of larger batches are within a few percent of the line.
+    Those of smaller ones, with axes of length 1, may be laid out differently.
 
     Args:
-        program: from a batch to a step and its arguments.
+        program: `(batch) -> (step, arguments)`.
         probes: the smaller and the larger batch.
     """
     few, many = probes
-    (at_few, at_many) = (needed_bytes(step, *args) for step, args in map(program, (few, many)))
+    at_few, at_many = (needed_bytes(step, *args) for step, args in map(program, (few, many)))
     each = (at_many - at_few) / (many - few)
     return Growth(at_few - each * few, each)
 
@@ -187,7 +193,7 @@ def check_memory(
         largest = _largest_that_fits(line or growth(program, probes), compiled_need, available, unit)
         fits = f"at most {largest} {what} fit" if largest else f"not even {unit} would fit"
         raise NotEnoughMemoryError(
-            f"an outer step of {batch} {what} needs {in_words(needed)}, {in_words(available)} are free: "
+            f"an outer step of {batch} {what} needs {format_bytes(needed)}, {format_bytes(available)} are free: "
             f"{fits}{advice(largest)}",
             needed=needed,
             available=available,
@@ -206,8 +212,8 @@ def _largest_that_fits(line: Growth, compiled_need: Callable[[int], int], availa
     return largest
 
 
-def in_words(size: float) -> str:
-    """Bytes for people, in decimal units: 31.2 GB."""
+def format_bytes(size: float) -> str:
+    """A number of bytes as text in decimal units: `31.2 GB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from metalearn.costs.memory import PROBES, available_bytes, bound_bytes, check_memory, in_words
+from metalearn.costs.memory import PROBES, available_bytes, bound_bytes, check_memory, format_bytes
 from metalearn.errors import NotEnoughMemoryError
 from metalearn.outer import local_mesh, outer_loop
 from metalearn.recipes.driving import compile_outer_loop, initial_state
@@ -132,10 +132,10 @@ def _misfit(configs: Mapping[str, TrainConfig], workers: int) -> tuple[str, dict
             numbers = {"needed": error.needed, "available": error.available, "largest": error.largest}
             among = f" for each of {workers} workers" if workers > 1 else ""
             message = (
-                f"the largest cell, {name}, needs {in_words(error.needed)} for an outer step of {config.batch} tasks, "
-                f"{in_words(error.available)} are free{among}: {error.largest or 'none'} of them would fit. Take "
-                f"{'fewer --workers, ' if workers > 1 else ''}smaller learners, another preset or a larger device; "
-                "nothing was run"
+                f"the largest cell, {name}, needs {format_bytes(error.needed)} for an outer step of {config.batch} "
+                f"tasks, {format_bytes(error.available)} are free{among}: {error.largest or 'none'} of them would fit. "
+                f"Take {'fewer --workers, ' if workers > 1 else ''}smaller learners, another preset or a larger "
+                "device; nothing was run"
             )
             return message, numbers
     return None

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import pytest
 
 from metalearn.costs import memory
-from metalearn.costs.memory import Growth, available_bytes, bound_bytes, check_memory, growth, in_words, needed_bytes
+from metalearn.costs.memory import (
+    Growth,
+    available_bytes,
+    bound_bytes,
+    check_memory,
+    format_bytes,
+    growth,
+    needed_bytes,
+)
 from metalearn.errors import MetalearnError, NotEnoughMemoryError
 from metalearn.recipes.driving import compile_outer_loop, initial_state
 from metalearn.recipes.in_context import fits
@@ -203,4 +211,4 @@ print(check_fits(config, available=10**15), needed_bytes(loop.step, state, recip
 
 
 def test_sizes_in_words():
-    assert [in_words(n) for n in (12, 1500, 31.2e9, 2e15)] == ["12 bytes", "1.5 kB", "31.2 GB", "2000.0 TB"]
+    assert [format_bytes(n) for n in (12, 1500, 31.2e9, 2e15)] == ["12 bytes", "1.5 kB", "31.2 GB", "2000.0 TB"]

@@ -1,7 +1,7 @@
 """Functions of low-rank perturbed arrays: equal to the materialised evaluation, without its arrays."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen
@@ -13,6 +13,7 @@ from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from metalearn.costs.jaxprs import equations
 from metalearn.gradients.perturbed import LowRank, apply_perturbed, materialise
 from metalearn.learner import Learner, Signature
 from metalearn_models.learners.lstm import LSTMConfig, lstm
@@ -49,15 +50,6 @@ def perturb(theta: Any, rank: int = 1, members: tuple[int, ...] = (), skip: str 
 
     perturbed = jax.tree_util.tree_map_with_path(leaf, theta)
     return perturbed, jax.tree.map(lambda x: MEMBER if is_low_rank(x) else None, perturbed, is_leaf=is_low_rank)
-
-
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """All equations of a jaxpr and of those inside it."""
-    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        yield eqn
-        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
-            if hasattr(value, "eqns") or hasattr(value, "jaxpr"):
-                yield from equations(value)
 
 
 def traced(f: Callable[..., Any], *args: Any) -> tuple[Any, list[tuple[int, ...]]]:
