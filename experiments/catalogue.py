@@ -73,7 +73,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "refinement": Entry("experiments.losses.refinement", {"standard": "minutes"}),
     "downstream_loss": Entry("experiments.losses.downstream", {"standard": ""}),
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes"}),
-    "shipped": Entry("experiments.tabular.shipped", {}),
+    "shipped": Entry("experiments.tabular.shipped.experiment", {}),
     "throughput": Entry("experiments.speed.training_step", {"standard": "4 min"}),
     "estimator_speed": Entry("experiments.speed.estimators", {"standard": "2 to 3 min"}),
     "loss_search_speed": Entry("experiments.speed.loss_search", {"standard": "2 min"}),

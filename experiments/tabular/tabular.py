@@ -1,8 +1,8 @@
 """`InContextClassifier` against 1-NN and logistic regression on small tables: 50 training rows, the other rows to test.
 
-The tables are scikit-learn's iris, wine, breast_cancer and digits, none of which took part in meta-training: of the
-digits only the images are used that the split of `metalearn_tasks.datasets.load` holds out. Means over 20
-stratified splits; features are standardised on the training rows for the two references.
+The tables are scikit-learn's iris, wine, breast_cancer and digits. None of them took part in meta-training: of the
+digits only the images are used that the split of `metalearn_tasks.datasets.load` holds out. The figures are means over
+20 stratified splits. For the two references, features are standardised on the training rows.
 
     python -m experiments tabular             # a table; minutes on one core
     python -m experiments tabular --weights runs/mine --splits 5
@@ -11,13 +11,11 @@ stratified splits; features are standardised on the training rows for the two re
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
@@ -25,8 +23,22 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from metalearn.runs.progress import Progress
 from metalearn_models.tabular.classifier import InContextClassifier
 from metalearn_tasks.datasets import load
+
+__all__ = [
+    "PRESETS",
+    "REFERENCES",
+    "TABLES",
+    "TabularConfig",
+    "accuracies",
+    "compare",
+    "contestants",
+    "format_result",
+    "load_table",
+    "run",
+]
 
 TABLES = ("iris", "wine", "breast_cancer", "digits")
 REFERENCES = ("1nn", "logistic")
@@ -37,22 +49,23 @@ class TabularConfig:
     """Compare `InContextClassifier` with 1-NN and logistic regression on small tables."""
 
     tables: tuple[str, ...] = TABLES
-    """Which tables."""
+    """The tables."""
     rows: int = 50
     """Training rows."""
     splits: int = 20
-    """Random splits, the unit of the intervals."""
+    """Random splits to average over."""
     weights: str = "digits-synthetic-16x10"
-    """The learner, as `InContextClassifier` takes it."""
+    """The learner: the argument `weights` of `InContextClassifier`."""
     n_estimators: int = 16
     """Views whose predictions are averaged."""
     out: Path | None = None
     """Write the figures to this JSON file."""
-    json: bool = False
-    """Print one JSON object as the last line."""
 
 
-def table(name: str) -> tuple[np.ndarray, np.ndarray]:
+PRESETS = {"standard": TabularConfig()}
+
+
+def load_table(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Features and labels of a table; of the digits only the held-out images.
 
     Raises:
@@ -78,7 +91,7 @@ def contestants(config: TabularConfig) -> dict[str, Any]:
 
 def accuracies(config: TabularConfig, name: str) -> dict[str, list[float]]:
     """Test accuracy of every classifier on every split of a table."""
-    X, y = table(name)
+    X, y = load_table(name)
     scores: dict[str, list[float]] = {}
     for split in range(config.splits):
         X_train, X_test, y_train, y_test = train_test_split(
@@ -99,23 +112,17 @@ def compare(config: TabularConfig) -> dict[str, dict[str, float]]:
     return figures
 
 
-def show(figures: dict[str, dict[str, float]]) -> str:
+def run(config: TabularConfig, progress: Progress | None = None) -> dict[str, dict[str, float]]:
+    """Compare, and write the figures to the file if there is one; returns them."""
+    figures = compare(config)
+    if config.out is not None:
+        config.out.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def format_result(figures: dict[str, dict[str, float]]) -> str:
     """The figures as a text table."""
-    columns: Sequence[str] = ("in-context", *REFERENCES, "ahead")
+    columns = ("in-context", *REFERENCES, "ahead")
     lines = [f"{'accuracy':<15}" + "".join(f"{column:>12}" for column in columns)]
     lines += [f"{name:<15}" + "".join(f"{row[column]:>12.3f}" for column in columns) for name, row in figures.items()]
     return "\n".join(lines)
-
-
-def main(config: TabularConfig) -> None:
-    """Compare, print, and write the figures where asked to."""
-    figures = compare(config)
-    print(show(figures))
-    if config.out is not None:
-        config.out.write_text(json.dumps(figures, indent=2) + "\n")
-    if config.json:
-        print(json.dumps(figures))
-
-
-if __name__ == "__main__":
-    main(tyro.cli(TabularConfig))

@@ -1,22 +1,25 @@
-import dataclasses
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_wine
 from sklearn.model_selection import train_test_split
 
-import experiments.tabular.shipped as shipped
-from experiments.tabular.tabular import REFERENCES, TABLES, TabularConfig, accuracies, compare, main, show, table
-from metalearn.outer import OuterState
-from metalearn.runs.weights import theta_sha256
+from experiments.suite.command_line import run_command
+from experiments.tabular.tabular import (
+    REFERENCES,
+    TABLES,
+    TabularConfig,
+    accuracies,
+    compare,
+    format_result,
+    load_table,
+)
 from metalearn_tasks.datasets import load
 
 
 def test_the_digits_of_the_comparison_took_no_part_in_meta_training():
-    X, y = table("digits")
+    X, y = load_table("digits")
     assert X.shape == (397, 64)
     trained_on = {row.tobytes() for row in np.asarray(load("digits").train.inputs, np.float64)}
     assert not any(row.tobytes() in trained_on for row in X)
@@ -42,38 +45,19 @@ def test_ahead_is_the_distance_to_the_better_reference():
     figures = compare(TabularConfig(tables=("iris",), splits=2, n_estimators=8))
     row = figures["iris"]
     assert row["ahead"] == pytest.approx(row["in-context"] - max(row[name] for name in REFERENCES), abs=2e-4)
-    assert "iris" in show(figures)
+    assert "iris" in format_result(figures)
     with pytest.raises(ValueError, match="no table 'titanic': use iris"):
         compare(TabularConfig(tables=("titanic",)))
 
 
 def test_json_is_the_last_line_and_holds_what_the_file_does(tmp_path, capsys):
-    config = TabularConfig(tables=("iris",), splits=1, n_estimators=1, out=tmp_path / "figures.json")
-    main(config)
-    assert not capsys.readouterr().out.splitlines()[-1].startswith("{")
-    main(dataclasses.replace(config, json=True))
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert (
-        json.loads(last) == json.loads((tmp_path / "figures.json").read_text()) and "ahead" in json.loads(last)["iris"]
-    )
-
-
-def test_json_of_the_shipped_weights_is_the_last_line_of_both_actions(tmp_path, capsys, monkeypatch):
-    theta = {"w": jnp.ones(2)}
-    state = OuterState(theta, (), (), jax.random.key(0), jnp.int32(7))
-    card = {"steps": 7, "theta_sha256": theta_sha256(theta), "figures": {"shipped": {}}, "tabular": {"iris": {}}}
-    monkeypatch.setattr(shipped, "train", lambda *_: state)
-    monkeypatch.setattr(shipped, "export", lambda *_: {**card, "config": {}})
-    common = {"run": str(tmp_path), "steps": 7, "theta_sha256": theta_sha256(theta)}
-    for command, expected in (
-        (shipped.Command("train", tmp_path), common),
-        (shipped.Command("export", tmp_path), {**common, **card, "target": str(shipped.Command.target)}),
-    ):
-        shipped.main(dataclasses.replace(command, json=True))
-        found = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert found.pop("seconds") >= 0 and found == expected
-        shipped.main(command)
-        assert "seconds" not in capsys.readouterr().out
+    words = ["--tables", "iris", "--splits", "1", "--n-estimators", "1", "--out", str(tmp_path / "figures.json")]
+    assert run_command("tabular", words) == 0
+    printed = capsys.readouterr().out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert printed == format_result(figures) + "\n" and "ahead" in figures["iris"]
+    assert run_command("tabular", [*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == figures
 
 
 @pytest.mark.slow
