@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from metalearn.learner import Family, Learner
 from metalearn_models.learners.transformer import TransformerConfig, transformer
 from metalearn_tasks.datasets import load
-from metalearn_tasks.families.mixture import mixture, reprojected
+from metalearn_tasks.families.mixture import mixture, reproject
 from metalearn_tasks.families.projected import ProjectedConfig, projected, projected_data
 from metalearn_tasks.families.synthetic import SyntheticConfig, synthetic
 
@@ -103,7 +103,7 @@ def build(config: ShippedConfig) -> Parts:
     dataset = load("digits", pca=config.inputs)
     digits = projected(dataset.inputs, dataset.classes, ProjectedConfig(length=config.length))
     tables = [
-        reprojected(synthetic(SyntheticConfig(features, dataset.classes, config.length)), config.inputs)
+        reproject(synthetic(SyntheticConfig(features, dataset.classes, config.length)), config.inputs)
         for features in (config.inputs, *config.narrow)
     ]
     others = 1.0 - config.digits
