@@ -1,1 +1,7 @@
-"""Tasks: data sets (`datasets`), and families of tasks over them (`projected`) or of their own making."""
+"""What learners and optimizers learn from.
+
+`datasets` loads classification data sets, `families` are distributions of tasks for learners, `objectives` are what
+optimizers train on, and `systems` are inner loops with known answers, for gradient estimators.
+"""
+
+__all__ = ["datasets", "families", "objectives", "systems"]

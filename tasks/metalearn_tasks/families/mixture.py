@@ -1,10 +1,10 @@
-"""Several families of tasks as one: each task comes from one of them, drawn with given probabilities.
+"""Mix several families of tasks: each task comes from one of them, drawn with given probabilities.
 
-Meta-training on a mixture is how one learner is made to serve more than one kind of data; Kim et al. 2024
-(arXiv 2410.05448) report that a mixture also shortens the plateau at the start. `reproject` brings families to
-a common footing: after a random linear map of the inputs no axis means anything, whatever the family was.
+Meta-training on a mixture makes one learner for several kinds of data. Kim et al. 2024 (arXiv 2410.05448) report that
+it also shortens the plateau at the start. `reproject` makes families alike: after a random linear map of the inputs, no
+axis has a meaning of its own.
 
-Every family draws a task and an episode, and one is kept: under `vmap` a switch would compute them all in any case.
+Every family draws a task and an episode, and one of them is kept; under `vmap` a switch would compute all anyway.
 """
 
 from __future__ import annotations
@@ -19,45 +19,52 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Family
 
+__all__ = ["MixtureTask", "ReprojectedTask", "mixture", "reproject"]
+
 
 class MixtureTask(NamedTuple):
-    """A task of each family, and which of them is meant."""
+    """A task of each family, and the index of the one that counts.
+
+    Attributes:
+        family: index of the family.
+        tasks: one task per family.
+    """
 
     family: Int[Array, ""]
     tasks: tuple[Any, ...]
 
 
 class ReprojectedTask(NamedTuple):
-    """A task of a family, and the linear map that its inputs go through."""
+    """A task of a family, and the linear map of its inputs."""
 
     task: Any
     projection: Float[Array, "F D"]
 
 
 def mixture(families: Sequence[Family], weights: Sequence[float], seed: int = 0) -> Family:
-    """A family whose every task is one of `families[i]` with a probability proportional to `weights[i]`.
+    """Mix families: a task comes from `families[i]` with a probability proportional to `weights[i]`.
 
     Args:
-        families: at least one, all with the same signature.
-        weights: one a family, none negative, not all zero.
-        seed: decides from which family the numbered tasks come.
+        families: at least one family, all with the same signature.
+        weights: one per family, none negative, not all zero.
+        seed: decides which family a numbered task comes from.
 
     Returns:
-        A family whose `data` is the tuple of the families' data. Task i of `unseen` is task i of the chosen
-        family's `unseen`. It has no `seen`: how many tasks there are is each family's own affair.
+        A family whose `data` is the tuple of the families' data. Task i of `unseen` is task i of the drawn family's
+        `unseen`. It has no `seen`, because the families can have different numbers of tasks.
 
     Raises:
-        ValueError: for weights out of range or of the wrong number, or signatures that differ.
+        ValueError: weights out of range or of the wrong number, or signatures that differ.
     """
     families = tuple(families)
     if not families or len(weights) != len(families):
-        raise ValueError(f"need one weight a family and at least one, got {len(families)} and {len(weights)}")
+        raise ValueError(f"weights must have one number per family, got {len(weights)} for {len(families)} families")
     if not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) <= 0:
-        raise ValueError(f"weights must be at least 0, finite and not all 0, got {tuple(weights)}")
+        raise ValueError(f"weights must be finite, at least 0 and not all 0, got {tuple(weights)}")
     signature = families[0].signature
     for family in families[1:]:
         if family.signature != signature:
-            raise ValueError(f"families must have one signature, got {signature} and {family.signature}")
+            raise ValueError(f"families must have the same signature, got {signature} and {family.signature}")
     total = float(sum(weights))
     log_weights = jnp.array([math.log(w / total) if w else -math.inf for w in weights], jnp.float32)
 
@@ -83,15 +90,15 @@ def mixture(families: Sequence[Family], weights: Sequence[float], seed: int = 0)
 
 
 def reproject(family: Family, width: int | None = None, seed: int = 0) -> Family:
-    """The same tasks behind a random linear map of their F inputs, with entries N(0, 1/F), drawn once a task.
+    """Map the F inputs of each task by a random matrix with entries N(0, 1/F), drawn once per task.
 
     Args:
-        family: any family; its `data` and its labels stay.
-        width: D, the number of inputs after the map; by default as many as before.
+        family: any family; its `data` and its labels stay the same.
+        width: D, the number of inputs after the map. None: as many as before.
         seed: names the maps of the numbered tasks.
 
     Raises:
-        ValueError: for a width below 1.
+        ValueError: a width below 1.
     """
     features = family.signature.inputs
     width = features if width is None else width
@@ -105,7 +112,7 @@ def reproject(family: Family, width: int | None = None, seed: int = 0) -> Family
         key_task, key_projection = jax.random.split(key)
         return draw(family.sample(data, key_task), key_projection)
 
-    def numbered(tasks: Any) -> Any:
+    def number(tasks: Any) -> Any:
         def task(data: Any, index: Array) -> ReprojectedTask:
             key = jax.random.fold_in(jax.random.key(seed), jnp.asarray(index, jnp.uint32))
             return draw(tasks(data, index), key)
@@ -116,5 +123,5 @@ def reproject(family: Family, width: int | None = None, seed: int = 0) -> Family
         xs, ys = family.episode(data, task.task, key)
         return xs @ task.projection, ys
 
-    seen = None if family.seen is None else numbered(family.seen)
-    return Family(family.signature._replace(inputs=width), sample, seen, numbered(family.unseen), episode)
+    seen = None if family.seen is None else number(family.seen)
+    return Family(family.signature._replace(inputs=width), sample, seen, number(family.unseen), episode)

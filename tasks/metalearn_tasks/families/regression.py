@@ -1,9 +1,10 @@
 """In-context regression: the function classes of Garg, Tsipras, Liang & Valiant (2022, arXiv 2208.01066).
 
-A task is one function, a sequence is T inputs and its values there: linear, sparse linear, a two-layer ReLU
-network, a decision tree; and the sinusoid of MAML (Finn, Abbeel & Levine 2017, arXiv 1703.03400). Scales are
-those of the papers, so E[y^2], the error of always answering 0, is known: D for `linear` and `network`, the
-number of non-zeros for `sparse_linear`, 1 for `tree`, 4.25 for `sinusoid`; noise adds its variance.
+A task is one function; a sequence has T inputs and the values of the function there. Functions are linear, sparse
+linear, two-layer ReLU networks, decision trees, and the sinusoids of MAML (Finn, Abbeel & Levine 2017, arXiv
+1703.03400). Scales are those of the papers, so E[y^2], the error of always predicting 0, is known: D for `linear` and
+`network`, the number of non-zero weights for `sparse_linear`, 1 for `tree`, 4.25 for `sinusoid`. The variance of the
+noise adds to it.
 """
 
 from __future__ import annotations
@@ -21,36 +22,52 @@ from metalearn.errors import unknown_name
 from metalearn.learner import Family, Signature
 from metalearn_tasks.families._numbered import numbered_tasks
 
+__all__ = [
+    "FunctionClass",
+    "LinearTask",
+    "NetworkTask",
+    "RegressionConfig",
+    "SinusoidTask",
+    "TreeTask",
+    "function_family",
+    "linear",
+    "network",
+    "regression",
+    "sinusoid",
+    "sparse_linear",
+    "tree",
+]
+
 
 @dataclass(frozen=True)
 class RegressionConfig:
-    """The distribution of regression tasks; the defaults are the linear functions of Garg et al. (2022)."""
+    """The distribution of regression tasks; by default the linear functions of Garg et al. (2022)."""
 
     kind: Literal["linear", "sparse", "sinusoid", "network", "tree"] = "linear"
     """The class of functions."""
     inputs: int | None = None
-    """D, the width of one input; none: 20 as in the paper, and 1 for sinusoids, which take no other."""
+    """D, the width of one input. None: 20 as in the paper, or 1 for sinusoids, which allow no other width."""
     length: int = 41
-    """T, examples in a sequence (the paper: 41 for linear and sparse, 101 for networks and trees)."""
+    """T, examples per sequence (the paper: 41 for linear and sparse, 101 for networks and trees)."""
     num_tasks: int | None = None
-    """Number of meta-training tasks, at least 1; none: a new task every time."""
+    """Number of meta-training tasks, at least 1. None: a new task every time."""
     noise: float = 0.0
     """Standard deviation of Gaussian noise added to every label."""
     seed: int = 0
     """Names the tasks: task i of one seed is the same whenever it is drawn."""
     nonzeros: int = 3
-    """Non-zero weights of a sparse function."""
+    """Number of non-zero weights of a sparse function."""
     hidden: int = 100
-    """Hidden units of a network."""
+    """Number of hidden units of a network."""
     depth: int = 4
-    """Comparisons on the way from the root of a tree to a leaf."""
+    """Number of comparisons between the root of a tree and a leaf."""
 
 
 class FunctionClass(NamedTuple):
     """A distribution over functions of D inputs, and over the inputs.
 
     Attributes:
-        inputs: D.
+        inputs: D, the width of one input.
         draw: `(key) -> task`, one function, any pytree.
         points: `(key, length) -> xs[T, D]`, inputs, independent of the function.
         value: `(task, xs[T, D]) -> ys[T]`, the function at these inputs, without noise.
@@ -63,38 +80,38 @@ class FunctionClass(NamedTuple):
 
 
 class LinearTask(NamedTuple):
-    """`y = weights . x`."""
+    """The function `y = weights . x`."""
 
     weights: Float[Array, " D"]
 
 
 class SinusoidTask(NamedTuple):
-    """`y = amplitude sin(x - phase)`, the phase in radians."""
+    """The function `y = amplitude sin(x - phase)`, with the phase in radians."""
 
     amplitude: Float[Array, ""]
     phase: Float[Array, ""]
 
 
 class NetworkTask(NamedTuple):
-    """`y = sum_i output_i relu(hidden_i . x)`, without biases."""
+    """The function `y = sum_i output_i relu(hidden_i . x)`, without biases."""
 
     hidden: Float[Array, "D H"]
     output: Float[Array, " H"]
 
 
 class TreeTask(NamedTuple):
-    """A full tree, breadth first: after node n comes 2n + 2 where `x[coordinates[n]] > 0`, else 2n + 1."""
+    """A full tree in breadth-first order: after node n comes 2n + 2 if `x[coordinates[n]] > 0`, else 2n + 1."""
 
     coordinates: Int[Array, " N"]
     leaves: Float[Array, " L"]
 
 
 def regression(config: RegressionConfig) -> Family:
-    """The family of regression tasks that a configuration describes; its `data` is `()`.
+    """Make the family of regression tasks that a configuration describes; its `data` is `()`.
 
     Raises:
-        UnknownNameError: for an unknown kind.
-        ValueError: for a size out of range, and for sinusoids of more than one input.
+        UnknownNameError: an unknown kind.
+        ValueError: a size out of range, or sinusoids of more than one input.
     """
     width = 20 if config.inputs is None else config.inputs
     builders: dict[str, Callable[[], FunctionClass]] = {
@@ -108,29 +125,29 @@ def regression(config: RegressionConfig) -> Family:
         raise unknown_name("kind of regression", config.kind, builders)
     functions = builders[config.kind]()
     if config.inputs not in (None, functions.inputs):
-        raise ValueError(f"a sinusoid has 1 input, got inputs={config.inputs}: leave it out or set it to 1")
+        raise ValueError(f"inputs must be 1 or None for sinusoids, got {config.inputs}")
     return function_family(functions, config.length, config.num_tasks, config.noise, config.seed)
 
 
 def function_family(
     functions: FunctionClass, length: int, num_tasks: int | None = None, noise: float = 0.0, seed: int = 0
 ) -> Family:
-    """The tasks and sequences of any class of functions; `data` is `()`.
+    """Make the family of tasks of any class of functions; its `data` is `()`.
 
     Args:
-        functions: what to draw tasks and inputs from.
-        length: T, examples in a sequence.
-        num_tasks: see `numbered_tasks`.
+        functions: the distributions of functions and inputs.
+        length: T, examples per sequence.
+        num_tasks: number of meta-training tasks, at least 1. None: a new task every time.
         noise: standard deviation of the Gaussian noise of each label, independent of everything else.
         seed: names the tasks.
 
     Raises:
-        ValueError: for a length, number of tasks or noise out of range.
+        ValueError: a length, number of tasks or noise out of range.
     """
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
     if not 0.0 <= noise < math.inf:
-        raise ValueError(f"noise is a standard deviation, finite and at least 0, got {noise}")
+        raise ValueError(f"noise must be finite and at least 0, got {noise}")
     sample, seen, unseen = numbered_tasks(lambda data, key: functions.draw(key), num_tasks, seed)
 
     def episode(data: Any, task: Any, key: PRNGKeyArray) -> tuple[Array, Array]:
@@ -143,15 +160,15 @@ def function_family(
 
 
 def linear(inputs: int) -> FunctionClass:
-    """`y = w . x`, w and x ~ N(0, I)."""
+    """Make the class of functions `y = w . x`, w and x ~ N(0, I)."""
     return sparse_linear(inputs, inputs)
 
 
 def sparse_linear(inputs: int, nonzeros: int) -> FunctionClass:
-    """As `linear`, with all weights but `nonzeros` random ones set to 0 and those not scaled up for it."""
+    """Make the class `linear` with all but `nonzeros` randomly chosen weights set to 0, and the others not rescaled."""
     _check_size("inputs", inputs)
     if not 1 <= nonzeros <= inputs:
-        raise ValueError(f"nonzeros must lie between 1 and the {inputs} inputs, got {nonzeros}")
+        raise ValueError(f"nonzeros must be between 1 and the {inputs} inputs, got {nonzeros}")
 
     def draw(key: PRNGKeyArray) -> LinearTask:
         key_weights, key_support = jax.random.split(key)
@@ -165,7 +182,7 @@ def sparse_linear(inputs: int, nonzeros: int) -> FunctionClass:
 
 
 def sinusoid() -> FunctionClass:
-    """`y = a sin(x - p)` of one input, all uniform: a in [0.1, 5], p in [0, pi], x in [-5, 5]."""
+    """Make the class `y = a sin(x - p)` of one input: a uniform in [0.1, 5], p in [0, pi], x in [-5, 5]."""
 
     def draw(key: PRNGKeyArray) -> SinusoidTask:
         key_amplitude, key_phase = jax.random.split(key)
@@ -182,7 +199,7 @@ def sinusoid() -> FunctionClass:
 
 
 def network(inputs: int, hidden: int) -> FunctionClass:
-    """`y = sum_i a_i relu(w_i . x)` over `hidden` units, a_i ~ N(0, 2 / hidden), w_i and x ~ N(0, I)."""
+    """Make the class `y = sum_i a_i relu(w_i . x)` of `hidden` units, a_i ~ N(0, 2 / hidden), w_i and x ~ N(0, I)."""
     _check_size("inputs", inputs)
     _check_size("hidden", hidden)
 
@@ -197,10 +214,10 @@ def network(inputs: int, hidden: int) -> FunctionClass:
 
 
 def tree(inputs: int, depth: int) -> FunctionClass:
-    """Full binary trees: a node asks whether a random coordinate is positive. Leaves and x ~ N(0, 1)."""
+    """Make the class of full binary trees whose nodes test the sign of a random coordinate; leaves and x ~ N(0, 1)."""
     _check_size("inputs", inputs)
     if not 1 <= depth <= 16:
-        raise ValueError(f"depth must lie between 1 and 16 (65,536 leaves), got {depth}")
+        raise ValueError(f"depth must be between 1 and 16 (65,536 leaves), got {depth}")
 
     def draw(key: PRNGKeyArray) -> TreeTask:
         key_coordinates, key_leaves = jax.random.split(key)
@@ -210,8 +227,8 @@ def tree(inputs: int, depth: int) -> FunctionClass:
     def value(task: TreeTask, xs: Float[Array, "T D"]) -> Float[Array, " T"]:
         node = jnp.zeros(xs.shape[0], jnp.int32)
         for _ in range(depth):
-            asked = jnp.take_along_axis(xs, task.coordinates[node][:, None], axis=1)[:, 0]
-            node = 2 * node + 1 + (asked > 0).astype(jnp.int32)
+            tested = jnp.take_along_axis(xs, task.coordinates[node][:, None], axis=1)[:, 0]
+            node = 2 * node + 1 + (tested > 0).astype(jnp.int32)
         return task.leaves[node - (2**depth - 1)]
 
     return FunctionClass(inputs, draw, lambda key, length: _normal(key, length, inputs), value)
@@ -222,7 +239,7 @@ def _normal(key: PRNGKeyArray, *shape: int) -> Array:
 
 
 def _matmul(a: Array, b: Array) -> Array:
-    # Labels in full float32: the reduced precision that accelerators default to would act as label noise.
+    # Full float32: the reduced precision that accelerators have by default would act as label noise.
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 

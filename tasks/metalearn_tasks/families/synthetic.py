@@ -1,39 +1,62 @@
-"""A prior of synthetic classification tasks, to train an in-context classifier of tables on.
+"""A prior over synthetic classification tasks, on which an in-context classifier for tables is trained.
 
-In the spirit of TabPFN (Hollmann, Mueller, Eggensperger & Hutter 2022, arXiv 2207.01848), where a network
-learns to classify from generated data alone. The prior itself is ours, made for short sequences and cheap
-sampling, without their structural causal models; every constant is our choice. A task has C' of C classes,
+It follows the idea of TabPFN (Hollmann, Mueller, Eggensperger & Hutter 2022, arXiv 2207.01848), where a network learns
+to classify from generated data alone. The prior itself is ours, made for short sequences and cheap sampling, without
+their structural causal models; every constant is our choice. A task has C' of C classes, and inputs
 
-    x = (centre[cluster] + spread[class] * z) @ mixing,   z Gaussian, heavy-tailed or uniform, unit variance,
+    x = (centre[cluster] + spread[class] * z) @ mixing,   z Gaussian, heavy-tailed or uniform, of unit variance,
 
-scaled so that E[x] = 0 and E|x|^2 = D: the global standard deviation is 1, each input has a scale of its own.
-Either the class is that of the cluster (teacher "clusters"), or there is one cluster and the class is a
-function of x: the largest output of a linear map or small network ("argmax"), the interval in which its first
-output falls ("score"), or the leaf of an axis-aligned tree ("tree"). Every teacher is computed for every task
-and one is kept: they are cheap, and under `vmap` a switch would compute them all in any case.
+scaled so that E[x] = 0 and E|x|^2 = D: the global standard deviation is 1, and each input has a scale of its own. With
+the teacher "clusters", the class is that of the cluster. With the other teachers there is one cluster, and the class is
+a function of x: the largest output of a linear map or small network ("argmax"), the interval that contains its first
+output ("score"), or the leaf of an axis-aligned tree ("tree"). Every teacher is computed for every task and one is
+kept: they are cheap, and under `vmap` a switch would compute them all anyway.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Family, Signature
 from metalearn_tasks.families._numbered import numbered_tasks
+from metalearn_tasks.families._teachers import (
+    REFERENCE_POINTS,
+    Network,
+    Tree,
+    below,
+    draw_network,
+    draw_tree,
+    network_outputs,
+    normals,
+    tree_leaf,
+)
+
+__all__ = [
+    "TEACHERS",
+    "Inputs",
+    "Network",
+    "SyntheticConfig",
+    "SyntheticTask",
+    "Teacher",
+    "Tree",
+    "draw_examples",
+    "draw_task",
+    "synthetic",
+]
 
 Teacher = Literal["clusters", "argmax", "score", "tree"]
 
 TEACHERS: tuple[Teacher, ...] = ("clusters", "argmax", "score", "tree")
-CLUSTERS_A_CLASS = 3
-HIDDEN = 16
-REFERENCE_POINTS = 32
+"""What can label the examples of a task."""
+CLUSTERS_PER_CLASS = 3
 TAIL = 0.8
 
 
@@ -44,54 +67,35 @@ class SyntheticConfig:
     inputs: int = 16
     """D, the width of one input."""
     classes: int = 10
-    """C, the most classes a task can have; each has 2 to C of them."""
+    """C, the largest number of classes; every task has 2 to C."""
     length: int = 50
-    """T, examples in a sequence."""
+    """T, examples per sequence."""
     num_tasks: int | None = None
-    """Number of meta-training tasks, at least 1; none: a new task every time."""
+    """Number of meta-training tasks, at least 1. None: a new task every time."""
     label_noise: float = 0.2
-    """The largest probability that a label is replaced by a random one; half of the tasks have no noise."""
+    """Largest probability that a label is replaced by a random one; half of the tasks have no noise."""
     teachers: tuple[Teacher, ...] = TEACHERS
-    """What labels the examples: one of these a task, with equal probability."""
+    """What labels the examples: one of these per task, with equal probability."""
     seed: int = 0
     """Names the tasks: task i of one seed is the same whenever it is drawn."""
 
 
 class Inputs(NamedTuple):
-    """How x is made, K is `CLUSTERS_A_CLASS`. Unless the teacher is "clusters", centres are 0, spreads 1."""
+    """How x is made; K is `CLUSTERS_PER_CLASS`. Unless the teacher is "clusters", centres are 0 and spreads 1."""
 
     shape: Int[Array, ""]  # of z: 0 Gaussian, 1 heavy-tailed, 2 uniform
     centres: Float[Array, "C K D"]
     spreads: Float[Array, "C D"]
-    clusters: Int[Array, ""]  # how many of a class's K clusters are used, with equal probability
+    clusters: Int[Array, ""]  # number of a class's K clusters in use, with equal probability
     mixing: Float[Array, "D D"]
 
 
-class Network(NamedTuple):
-    """`outputs = f(x @ hidden + bias) @ output + shift`; H is `HIDDEN`."""
-
-    activation: Int[Array, ""]  # f: 0 identity, 1 relu, 2 tanh, 3 square
-    hidden: Float[Array, "D H"]
-    bias: Float[Array, " H"]
-    output: Float[Array, "H C"]
-    shift: Float[Array, " C"]
-    thresholds: Float[Array, " C-1"]  # of the first output, ascending: above j of them is class j
-
-
-class Tree(NamedTuple):
-    """A full tree, breadth first: n leads to 2n + 2 where `x[coordinates[n]] > splits[n]`, else 2n + 1."""
-
-    coordinates: Int[Array, " L-1"]
-    splits: Float[Array, " L-1"]
-    leaves: Int[Array, " L"]  # class of each leaf
-
-
 class SyntheticTask(NamedTuple):
-    """The parameters of one task; classes from `num_classes` on are unused."""
+    """The parameters of one task; classes from `num_classes` on are not used."""
 
     teacher: Int[Array, ""]  # index into TEACHERS
     num_classes: Int[Array, ""]
-    proportions: Float[Array, " C"]  # of the classes where the teacher is "clusters"; about those of "score"
+    proportions: Float[Array, " C"]  # of the classes; exact for "clusters", approximate for "score"
     names: Int[Array, " C"]  # the label of each class
     noise: Float[Array, ""]  # probability that a label is replaced
     inputs: Inputs
@@ -100,11 +104,11 @@ class SyntheticTask(NamedTuple):
 
 
 def synthetic(config: SyntheticConfig) -> Family:
-    """The family of synthetic classification tasks; `data` is `()`, labels are below `config.classes`.
+    """Make the family of synthetic classification tasks; its `data` is `()`, labels are below `config.classes`.
 
     Raises:
-        UnknownNameError: for an unknown teacher.
-        ValueError: for a size or a probability out of range.
+        UnknownNameError: an unknown teacher.
+        ValueError: a size or a probability out of range.
     """
     if config.inputs < 1 or config.length < 1 or not 2 <= config.classes <= 1024:
         raise ValueError(
@@ -112,9 +116,9 @@ def synthetic(config: SyntheticConfig) -> Family:
             f"got {config.inputs}, {config.length} and {config.classes}"
         )
     if not 0.0 <= config.label_noise <= 1.0:
-        raise ValueError(f"label_noise is a probability, got {config.label_noise}")
+        raise ValueError(f"label_noise must be a probability, between 0 and 1, got {config.label_noise}")
     if not config.teachers:
-        raise ValueError(f"need at least one teacher, got none; there are {', '.join(TEACHERS)}")
+        raise ValueError(f"teachers must have at least one of {', '.join(TEACHERS)}, got none")
     for teacher in config.teachers:
         if teacher not in TEACHERS:
             raise unknown_name("teacher", teacher, TEACHERS)
@@ -125,25 +129,25 @@ def synthetic(config: SyntheticConfig) -> Family:
         key_examples, key_noise = jax.random.split(key)
         xs, classes = draw_examples(task, key_examples, config.length)
         u_replaced, u_other = jax.random.uniform(key_noise, (2, config.length), jnp.float32)
-        classes = jnp.where(u_replaced < task.noise, _below(u_other, task.num_classes), classes)
+        classes = jnp.where(u_replaced < task.noise, below(u_other, task.num_classes), classes)
         return xs, task.names[classes]
 
     return Family(Signature(config.inputs, config.classes, config.length), sample, seen, unseen, episode)
 
 
 def draw_task(config: SyntheticConfig, key: PRNGKeyArray) -> SyntheticTask:
-    """One task of the prior."""
+    """Draw one task of the prior."""
     d, c = config.inputs, config.classes
     keys = jax.random.split(key, 8)
-    which, how_many, imbalance, noisy, informative = jax.random.uniform(keys[0], (5,), jnp.float32)
-    teacher = jnp.array([TEACHERS.index(t) for t in config.teachers], jnp.int32)[_below(which, len(config.teachers))]
-    num_classes = 2 + _below(how_many, c - 1)
-    # From balanced classes to some several times as frequent as others.
+    which, count, imbalance, noisy, informative = jax.random.uniform(keys[0], (5,), jnp.float32)
+    teacher = jnp.array([TEACHERS.index(t) for t in config.teachers], jnp.int32)[below(which, len(config.teachers))]
+    num_classes = 2 + below(count, c - 1)
+    # Classes range from balanced to several times as frequent as others.
     weights = jnp.exp(imbalance * jax.random.normal(keys[1], (c,), jnp.float32))
     weights = jnp.where(jnp.arange(c) < num_classes, weights, 0.0)
     proportions = weights / weights.sum()
-    informative = 1 + _below(informative, d)
-    order = jax.random.permutation(keys[2], d)  # the first `informative` of these matter for the class
+    informative = 1 + below(informative, d)
+    order = jax.random.permutation(keys[2], d)  # The class depends on the first `informative` of these.
     relevant = jnp.zeros(d, bool).at[order].set(jnp.arange(d) < informative)
 
     inputs = _draw_inputs(keys[3], proportions, relevant, teacher == 0)
@@ -155,13 +159,13 @@ def draw_task(config: SyntheticConfig, key: PRNGKeyArray) -> SyntheticTask:
         names=jax.random.permutation(keys[5], c).astype(jnp.int32),
         noise=config.label_noise * jnp.maximum(2.0 * noisy - 1.0, 0.0),
         inputs=inputs,
-        network=_draw_network(keys[6], proportions, relevant, inputs.mixing, points),
-        tree=_draw_tree(keys[7], num_classes, c, order, informative, points),
+        network=draw_network(keys[6], proportions, relevant, inputs.mixing, points),
+        tree=draw_tree(keys[7], num_classes, c, order, informative, points),
     )
 
 
 def draw_examples(task: SyntheticTask, key: PRNGKeyArray, length: int) -> tuple[Float[Array, "T D"], Int[Array, " T"]]:
-    """Inputs and their classes, before these get their names and their noise."""
+    """Draw inputs and their classes, before the classes get names and noise."""
     xs, cluster_class = _mix(task.inputs, task.proportions, key, length)
     outputs = network_outputs(task.network, xs)
     allowed = jnp.where(jnp.arange(outputs.shape[1]) < task.num_classes, 0.0, -jnp.inf)
@@ -171,26 +175,10 @@ def draw_examples(task: SyntheticTask, key: PRNGKeyArray, length: int) -> tuple[
     return xs, by_teacher[task.teacher]
 
 
-def network_outputs(network: Network, xs: Float[Array, "T D"]) -> Float[Array, "T C"]:
-    """The outputs of a teacher network, for each example."""
-    h = xs @ network.hidden + network.bias[None]
-    return (
-        jnp.stack([h, jax.nn.relu(h), jnp.tanh(h), jnp.square(h)])[network.activation] @ network.output
-        + network.shift[None]
-    )
-
-
-def tree_leaf(tree: Tree, xs: Float[Array, "T D"]) -> Int[Array, " T"]:
-    """The class of the leaf that each example falls into."""
-    right = (xs[:, tree.coordinates] > tree.splits[None]).astype(jnp.int32)
-    node = jnp.zeros(xs.shape[0], jnp.int32)
-    for _ in range(int(math.log2(tree.leaves.size))):
-        node = 2 * node + 1 + jnp.take_along_axis(right, node[:, None], axis=1)[:, 0]
-    return tree.leaves[node - tree.splits.size]
-
-
-def _mix(inputs: Inputs, proportions: Array, key: PRNGKeyArray, length: int) -> tuple[Array, Array]:
-    """Examples of the mixture [T, D] and the class of the cluster that each comes from [T]."""
+def _mix(
+    inputs: Inputs, proportions: Float[Array, " C"], key: PRNGKeyArray, length: int
+) -> tuple[Float[Array, "{length} D"], Int[Array, "{length}"]]:
+    """Examples of the mixture, and the class of each example's cluster."""
     key_z, key_cluster = jax.random.split(key)
     g = jax.random.normal(key_z, (length, inputs.mixing.shape[0]), jnp.float32)
     heavy = jnp.sinh(TAIL * g) / math.sqrt((math.exp(2 * TAIL**2) - 1) / 2)
@@ -198,79 +186,39 @@ def _mix(inputs: Inputs, proportions: Array, key: PRNGKeyArray, length: int) -> 
     z = jnp.stack([g, heavy, flat])[inputs.shape]
     u_class, u_cluster = jax.random.uniform(key_cluster, (2, length), jnp.float32)
     classes = jnp.sum(u_class[:, None] >= jnp.cumsum(proportions)[None], axis=1, dtype=jnp.int32)
-    # Rounding may leave the cumulative sum a little under 1 at the last class in use.
+    # Rounding can leave the cumulative sum slightly below 1 at the last class in use.
     classes = jnp.minimum(classes, jnp.sum(proportions > 0, dtype=jnp.int32) - 1)
-    # Looked up by products with one-hot rows: XLA on a CPU fuses a gather with the drawing of what it gathers
-    # from, and draws that anew for every row. Exact, as all but one term is 0.
-    c, k, d = inputs.centres.shape
-    cluster = jax.nn.one_hot(classes * k + _below(u_cluster, inputs.clusters), c * k, dtype=jnp.float32)
+    # Looked up by products with one-hot rows, which are exact because all but one term are 0. On a CPU, XLA fuses a
+    # gather with the random draws it gathers from, and repeats the draws for every row.
+    c, k, _ = inputs.centres.shape
+    cluster = jax.nn.one_hot(classes * k + below(u_cluster, inputs.clusters), c * k, dtype=jnp.float32)
     spread = jax.nn.one_hot(classes, c, dtype=jnp.float32) @ inputs.spreads
-    return (cluster @ inputs.centres.reshape(c * k, d) + spread * z) @ inputs.mixing, classes
+    centres = rearrange(inputs.centres, "c k d -> (c k) d")
+    return (cluster @ centres + spread * z) @ inputs.mixing, classes
 
 
-def _draw_inputs(key: PRNGKeyArray, proportions: Array, relevant: Array, clustered: Array) -> Inputs:
-    d, c, k = relevant.shape[0], proportions.shape[0], CLUSTERS_A_CLASS
+def _draw_inputs(
+    key: PRNGKeyArray, proportions: Float[Array, " C"], relevant: Bool[Array, " D"], clustered: Bool[Array, ""]
+) -> Inputs:
+    d, c, k = relevant.shape[0], proportions.shape[0], CLUSTERS_PER_CLASS
     key_uniform, key_normal = jax.random.split(key)
     correlated, decay, contrast, shape, count, apart, ragged, raggedness = jax.random.uniform(
         key_uniform, (8,), jnp.float32
     )
-    dense, scales, centres, spreads = _normals(key_normal, (d, d), (d,), (c, k, d), (c, d))
-    # Either inputs of different scales, or correlated ones: a dense map behind a spectrum of decaying powers.
+    dense, scales, centres, spreads = normals(key_normal, (d, d), (d,), (c, k, d), (c, d))
+    # Inputs either have different scales, or are correlated by a dense map after a spectrum of decaying powers.
     spectrum = jnp.arange(1, d + 1, dtype=jnp.float32) ** (-1.5 * decay)
     mixing = jnp.where(correlated < 0.5, spectrum[:, None] * dense, jnp.diag(jnp.exp(contrast * scales)))
 
-    # The typical distance of two centres in standard deviations of z, however many dimensions are relevant.
+    # The typical distance of two centres, in standard deviations of z, for any number of relevant dimensions.
     distance = (1.0 + 9.0 * apart) / jnp.sqrt(2.0 * relevant.sum(dtype=jnp.float32))
     centres = jnp.where(clustered & relevant[None, None], distance * centres, 0.0)
     spreads = jnp.exp(jnp.where(clustered & (ragged < 0.5), 0.7 * raggedness, 0.0) * spreads)
 
-    clusters = 1 + _below(count, k)
+    clusters = 1 + below(count, k)
     used = jnp.where(jnp.arange(k) < clusters, 1.0 / clusters.astype(jnp.float32), 0.0)
     weights = proportions[:, None] * used[None]
     centres = centres - jnp.einsum("ck,ckd->d", weights, centres)[None, None]
     between = jnp.einsum("ck,ckd->", weights, jnp.square(centres @ mixing))
     within = jnp.sum((proportions @ jnp.square(spreads))[:, None] * jnp.square(mixing))
-    return Inputs(_below(shape, 3), centres, spreads, clusters, mixing * jnp.sqrt(d / (between + within)))
-
-
-def _draw_network(key: PRNGKeyArray, proportions: Array, relevant: Array, mixing: Array, points: Array) -> Network:
-    d, c = relevant.shape[0], proportions.shape[0]
-    key_uniform, key_normal = jax.random.split(key)
-    activation, gain = jax.random.uniform(key_uniform, (2,), jnp.float32)
-    hidden, bias, output = _normals(key_normal, (d, HIDDEN), (HIDDEN,), (HIDDEN, c))
-    variance = jnp.sum(jnp.where(relevant[None], jnp.square(mixing), 0.0))  # of the relevant inputs, together
-    hidden = jnp.where(relevant[:, None], (0.5 + 1.5 * gain) / jnp.sqrt(variance) * hidden, 0.0)
-    raw = Network(_below(activation, 4), hidden, bias, output, jnp.zeros(c), jnp.zeros(c - 1))
-
-    # Each output about standardised, or the class with the largest one would too often be the same.
-    outputs = network_outputs(raw, points)
-    mean, std = outputs.mean(0), outputs.std(0) + 1e-6
-    network = raw._replace(output=output / std[None], shift=-mean / std)
-    score = jnp.sort(network_outputs(network, points)[:, 0])
-    index = (jnp.cumsum(proportions)[:-1] * REFERENCE_POINTS).astype(jnp.int32)
-    used = jnp.arange(c - 1) < jnp.sum(proportions > 0) - 1
-    return network._replace(thresholds=jnp.where(used, score[jnp.minimum(index, REFERENCE_POINTS - 1)], jnp.inf))
-
-
-def _draw_tree(
-    key: PRNGKeyArray, num_classes: Array, classes: int, order: Array, informative: Array, points: Array
-) -> Tree:
-    key_coordinates, key_leaves = jax.random.split(key)
-    leaves = 2 ** max(4, math.ceil(math.log2(classes)))
-    coordinates = order[_below(jax.random.uniform(key_coordinates, (leaves - 1,), jnp.float32), informative)]
-    # Half way from the mean to an example: splits follow the scale of their input and are seldom lopsided.
-    splits = 0.5 * points[jnp.arange(leaves - 1) % REFERENCE_POINTS, coordinates]
-    return Tree(coordinates, splits, jax.random.permutation(key_leaves, leaves).astype(jnp.int32) % num_classes)
-
-
-def _normals(key: PRNGKeyArray, *shapes: tuple[int, ...]) -> list[Array]:
-    """Several arrays from one call of the generator, as each call adds most of a second to the compilation."""
-    sizes = [math.prod(shape) for shape in shapes]
-    parts = jnp.split(jax.random.normal(key, (sum(sizes),), jnp.float32), list(itertools.accumulate(sizes))[:-1])
-    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def _below(u: Array, bound: int | Array) -> Int[Array, "*n"]:
-    """Integers below `bound`, uniform where `u` is uniform on [0, 1)."""
-    bound = jnp.asarray(bound, jnp.int32)
-    return jnp.minimum((u * bound.astype(jnp.float32)).astype(jnp.int32), bound - 1)
+    return Inputs(below(shape, 3), centres, spreads, clusters, mixing * jnp.sqrt(d / (between + within)))

@@ -174,7 +174,7 @@ def test_every_preset_survives_its_json_form(preset):
         (["train", "--learner", "ridge"], "ridge has nothing to meta-train"),
         (["train", "--data.source", "digitz", "--run", "{tmp}"], "digitz"),
         (["train", "--resume", "{tmp}"], "{tmp}"),
-        (["train", "--family.num-tasks", "0", "--run", "{tmp}"], "num_tasks must lie between 1 and"),
+        (["train", "--family.num-tasks", "0", "--run", "{tmp}"], "num_tasks must be between 1 and"),
         (
             ["train", "--family.length", "5000", "--run", "{tmp}"],
             "5000 different examples cannot be drawn from the 1400",

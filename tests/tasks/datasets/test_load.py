@@ -14,10 +14,10 @@ from metalearn_tasks import datasets
 from metalearn_tasks.datasets import _tfds
 
 ROOT = Path(__file__).resolve().parents[3]
-PREPARED = Path(os.environ.get("METALEARN_TEST_DATA", ROOT.parent / "shared" / "data" / "tfds"))
+PREPARED = Path(os.environ.get("METALEARN_TEST_DATA", "nowhere"))
 needs_prepared = pytest.mark.skipif(
     not (PREPARED / "mnist_10k").is_dir(),
-    reason=f"no prepared mnist_10k in {PREPARED}; METALEARN_TEST_DATA names the folder that has it",
+    reason=f"needs 10,000 prepared MNIST images; METALEARN_TEST_DATA must name a folder with mnist_10k, got {PREPARED}",
 )
 
 

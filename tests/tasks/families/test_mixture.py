@@ -54,7 +54,7 @@ def test_an_episode_of_a_mixture_is_the_chosen_familys_own():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ((1.0,), "one weight a family"),
+        ((1.0,), "one number per family, got 1 for 2 families"),
         ((0.0, 0.0), "not all 0"),
         ((1.0, -1.0), "at least 0"),
         ((float("nan"), 1.0), "finite"),
@@ -68,7 +68,7 @@ def test_weights_that_make_no_sense_are_refused(weights, message):
 
 def test_families_of_different_signatures_are_refused():
     images, _, _ = _parts()
-    with pytest.raises(ValueError, match=r"one signature, got .*inputs=6.* and .*inputs=7"):
+    with pytest.raises(ValueError, match=r"the same signature, got .*inputs=6.* and .*inputs=7"):
         mixture((images, projected(7, 5, ProjectedConfig(length=8))), (1.0, 1.0))
 
 

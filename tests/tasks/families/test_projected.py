@@ -154,9 +154,9 @@ def test_draws_without_replacement_are_uniform_over_ordered_choices():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_tasks": 0}, "num_tasks must lie between 1 and"),
+        ({"num_tasks": 0}, "num_tasks must be between 1 and"),
         ({"project_to": 0}, "project_to must be at least 1, got 0"),
-        ({"permute_prob": 1.5}, "permute_prob is a probability, got 1.5"),
+        ({"permute_prob": 1.5}, "permute_prob must be a probability, between 0 and 1, got 1.5"),
         ({"length": 0}, "length >= 1"),
     ],
 )
@@ -167,5 +167,5 @@ def test_numbers_out_of_range_are_refused(change, message):
 
 def test_a_sequence_longer_than_the_data_is_refused():
     family, data = projected(INPUTS, CLASSES, ProjectedConfig(length=50)), examples(40)
-    with pytest.raises(ValueError, match="50 different examples cannot be drawn from 40"):
+    with pytest.raises(ValueError, match="at most the number of examples, 40, got 50"):
         family.episode(data, family.unseen(data, 0), jax.random.key(0))

@@ -204,14 +204,14 @@ def test_an_inner_loop_on_a_regression_family_charges_the_zero_predictor_the_squ
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (RegressionConfig("sinusoid", inputs=20), "a sinusoid has 1 input, got inputs=20"),
+        (RegressionConfig("sinusoid", inputs=20), "inputs must be 1 or None for sinusoids, got 20"),
         (RegressionConfig("sparse", inputs=2), "between 1 and the 2 inputs, got 3"),
         (RegressionConfig("linear", inputs=0), "inputs must be at least 1, got 0"),
         (RegressionConfig("network", hidden=0), "hidden must be at least 1, got 0"),
-        (RegressionConfig("tree", depth=17), "depth must lie between 1 and 16"),
+        (RegressionConfig("tree", depth=17), "depth must be between 1 and 16"),
         (RegressionConfig(length=0), "length must be at least 1, got 0"),
         (RegressionConfig(noise=-1.0), "at least 0, got -1.0"),
-        (RegressionConfig(num_tasks=0), "num_tasks must lie between 1 and"),
+        (RegressionConfig(num_tasks=0), "num_tasks must be between 1 and"),
         (RegressionConfig(num_tasks=2**31), "got 2147483648"),
     ],
 )

@@ -259,9 +259,9 @@ def test_any_size_has_the_shapes_of_its_signature(inputs, classes, length):
         ({"classes": 1}, "2 to 1024 classes, got 16, 50 and 1"),
         ({"length": 0}, "got 16, 0 and 10"),
         ({"inputs": 0}, "got 0, 50 and 10"),
-        ({"label_noise": 1.5}, "label_noise is a probability, got 1.5"),
-        ({"teachers": ()}, "need at least one teacher"),
-        ({"num_tasks": 0}, "num_tasks must lie between 1 and"),
+        ({"label_noise": 1.5}, "label_noise must be a probability, between 0 and 1, got 1.5"),
+        ({"teachers": ()}, "teachers must have at least one of clusters, argmax"),
+        ({"num_tasks": 0}, "num_tasks must be between 1 and"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_with_what_was_got(settings, message):
