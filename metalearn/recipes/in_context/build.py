@@ -30,7 +30,7 @@ from metalearn.runs.folder import open_run
 from metalearn_models.learners import library
 from metalearn_models.learners.registry import build_learner
 from metalearn_tasks.datasets import Dataset, load
-from metalearn_tasks.families.registry import family_entry, family_name
+from metalearn_tasks.families.registry import entry_of
 
 
 class Recipe(NamedTuple):
@@ -62,7 +62,7 @@ def load_data(config: TrainConfig) -> Dataset | None:
 
     Errors are those of `metalearn_tasks.datasets.load`.
     """
-    if not family_entry(family_name(config.family)).over_data:
+    if not entry_of(config.family).over_data:
         return None
     return load_dataset(config.data)
 
@@ -85,7 +85,7 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
     for name in ("batch", "sequences", "steps_per_call", "eval_tasks", "eval_sequences"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-    source = family_entry(family_name(config.family)).build(config.family, dataset or load_data(config))
+    source = entry_of(config.family).build(config.family, dataset or load_data(config))
     learner = build_learner(source.family.signature, config.learner)
     loop = inner_loop(learner, source.family, config.sequences)
     estimator = _estimator(loop, config)

@@ -13,7 +13,7 @@ from metalearn.recipes.outer_optimizer import OptimizerConfig
 from metalearn_models.learners.registry import LEARNERS, learner_entry, learner_name
 from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_tasks.families.projected import ProjectedConfig
-from metalearn_tasks.families.registry import family_entry, family_name
+from metalearn_tasks.families.registry import entry_of, family_entry
 
 REFERENCES = ("1nn", "centroid", "ridge", "logistic")
 
@@ -92,7 +92,7 @@ def free_fields(config: TrainConfig) -> tuple[str, ...]:
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON values; learner and family carry their names."""
     values = dataclasses.asdict(config)
-    values["family"] = {"name": family_name(config.family), **values["family"]}
+    values["family"] = {"name": entry_of(config.family).name, **values["family"]}
     values["learner"] = {"name": learner_name(config.learner), **values["learner"]}
     if not config.curriculum.steps:
         del values["curriculum"]  # so that runs from before there were curricula can be resumed
@@ -140,7 +140,7 @@ def rename_old_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def predicts_numbers(config: TrainConfig) -> bool:
     """Whether the labels of its tasks are real numbers, so that scores are squared errors."""
-    return family_entry(family_name(config.family)).regression
+    return entry_of(config.family).regression
 
 
 def learner_names() -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from metalearn.recipes.in_context.scoring import (
 from metalearn.runs.folder import open_run, write_result
 from metalearn_models.learners.averaged import averaged
 from metalearn_tasks.datasets import Dataset
-from metalearn_tasks.families.registry import FamilyEntry, family_entry, family_name
+from metalearn_tasks.families.registry import FamilyEntry, entry_of
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,16 @@ def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
     config = from_json(run.config)
     if options.data_dir is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=options.data_dir))
-    entry = family_entry(family_name(config.family))
+    entry = entry_of(config.family)
     if entry.transfer is None and (options.data is not None or options.identity):
         raise ValueError(
-            f"the run's tasks are of the family {family_name(config.family)}, which makes its own data: leave --data "
-            "and --identity out"
+            f"the run's tasks are of the family {entry.name}, which makes its own data: leave --data and --identity out"
         )
     dataset = load_data(config)
     recipe = prepare(config, dataset)
     signature = recipe.learner.signature
     if options.data is None:
-        own = entry.title(config.family) if entry.title else family_name(config.family)
+        own = entry.title(config.family) if entry.title else entry.name
         title = config.data.source if entry.over_data else own
         tasks = _Tasks(title, recipe.family, evaluations(recipe), recipe.chance, dataset)
     else:

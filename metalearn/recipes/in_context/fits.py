@@ -85,11 +85,11 @@ def check_largest(configs: Mapping[str, TrainConfig], workers: int) -> None:
     Raises:
         NotEnoughMemoryError: says which cell, what it needs, what there is and what would fit.
     """
-    shapes = {_shape(config): name for name, config in configs.items()}  # one of those that differ in data alone
+    shapes = {_shape(config): name for name, config in configs.items()}  # one of several that differ in data alone
     distinct = {name: configs[name] for name in shapes.values()}
     if workers == 0:
         found = _misfit(distinct, 1)
-    else:  # a process of its own, that keeps no memory of an accelerator from the workers
+    else:  # in a process of its own, so that no memory of an accelerator is kept from the workers
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             found = pool.submit(_misfit, distinct, workers).result()
     if found is not None:

@@ -15,7 +15,7 @@ import tyro
 
 from metalearn.pictures import draw_sweep, new_figure, save
 from metalearn.recipes.in_context.build import prepare
-from metalearn.recipes.in_context.config import TrainConfig, from_json, to_json
+from metalearn.recipes.in_context.config import TrainConfig, from_json, predicts_numbers, to_json
 from metalearn.recipes.in_context.fits import check_largest
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.runs.files import write_atomically
@@ -24,7 +24,6 @@ from metalearn.runs.progress import Silent
 from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_name, grid, run_sweep, sampled
 from metalearn.sweeps.study import storage_url
 from metalearn.sweeps.workers import worker_count
-from metalearn_tasks.families.registry import family_entry, family_name
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def run_trial(values: Mapping[str, Any], out: Path, cell: Cell, report: Report) 
     """Meta-train one cell in a folder of its own, or continue with what is there."""
     config = configure_cell(from_json(values), cell)
     folder = out / "cells" / cell_name(cell)
-    sign = -1.0 if family_entry(family_name(config.family)).regression else 1.0  # an error is to be small
+    sign = -1.0 if predicts_numbers(config) else 1.0  # an error is to be small
 
     def evaluated(step: int, numbers: dict[str, float]) -> None:
         report(step, sign * numbers["unseen_score"], numbers, final=step >= config.steps)

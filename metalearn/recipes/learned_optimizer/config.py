@@ -30,19 +30,19 @@ class TrainOptimizerConfig:
     objective: str = "mlp-digits"
     """What networks are trained on; `metalearn list` names all."""
     size: int | None = None
-    """Resize images to size x size; none: leave them."""
+    """Resize images to size x size; None: leave them as they are."""
     data_dir: str | None = None
-    """Where tensorflow-datasets keeps its prepared sets; none: its own default."""
+    """Where tensorflow-datasets keeps its prepared sets; None: its own default."""
     length: int | None = None
-    """Steps of a training run; none: as the objective has it."""
+    """Steps of a training run; None: the default of the objective."""
     shortest: int | None = None
-    """Draw the length of each training run log-uniformly from this to `length`; none: all are of that length."""
+    """Draw the length of each training run log-uniformly from this to --length; None: all runs have that length."""
     measure: Literal["loss", "log-loss"] = "loss"
-    """What is made small: the mean training loss of a run; or the mean of log(loss + 1e-4), in which the end of a run,
-    where losses are small, weighs as much as the beginning."""
+    """What meta-training minimises. loss: the mean training loss of a run. log-loss: the mean of log(loss + 1e-4), in
+    which the end of a run, where losses are small, weighs as much as its beginning."""
     ceiling: float = 20.0
-    """A greater loss, or one that is not finite, counts as this. Backpropagation through a run that is not finite fails
-    all the same."""
+    """Losses above this, and NaN or infinity, are replaced by it. Backpropagation through a run that is not finite
+    still fails."""
     batch: int = 8
     """Training runs per outer step, side by side; antithetic pairs of them with evolution strategies."""
     gradient: GradientConfig = EVERY_50_STEPS

@@ -27,7 +27,7 @@ from metalearn_tasks.families.projected import (
 from metalearn_tasks.families.regression import RegressionConfig, regression
 from metalearn_tasks.families.synthetic import SyntheticConfig, synthetic
 
-__all__ = ["FAMILIES", "FamilyEntry", "TaskSource", "family_entry", "family_name", "names"]
+__all__ = ["FAMILIES", "FamilyEntry", "TaskSource", "entry_of", "family_entry", "names"]
 
 
 class TaskSource(NamedTuple):
@@ -55,6 +55,7 @@ class FamilyEntry(NamedTuple):
     """A named family.
 
     Attributes:
+        name: of the family.
         config: the class of its configuration, a frozen dataclass with at least `length`, `num_tasks` and `seed`.
         build: `(config, dataset) -> TaskSource`; `dataset` is None unless `over_data`.
         description: one line for people.
@@ -67,6 +68,7 @@ class FamilyEntry(NamedTuple):
             variants whose tasks are `family.unseen`. None: there is no such task.
     """
 
+    name: str
     config: type
     build: Callable[[Any, Any], TaskSource]
     description: str
@@ -130,8 +132,9 @@ def _build_synthetic(config: SyntheticConfig, dataset: None) -> TaskSource:
     return TaskSource(synthetic(config), (), (), (), 1.0 / config.classes)
 
 
-FAMILIES: dict[str, FamilyEntry] = {
-    "projected": FamilyEntry(
+_ENTRIES = (
+    FamilyEntry(
+        "projected",
         ProjectedConfig,
         _build_projected,
         "randomly projected classification over a data set (Kirsch et al. 2022)",
@@ -139,7 +142,8 @@ FAMILIES: dict[str, FamilyEntry] = {
         transfer=_transfer_projected,
         identity=_identity_projected,
     ),
-    "regression": FamilyEntry(
+    FamilyEntry(
+        "regression",
         RegressionConfig,
         _build_regression,
         "linear, sparse, sinusoid, network, tree (Garg et al. 2022; Finn et al. 2017)",
@@ -147,13 +151,16 @@ FAMILIES: dict[str, FamilyEntry] = {
         regression=True,
         title=lambda config: config.kind,
     ),
-    "synthetic": FamilyEntry(
+    FamilyEntry(
+        "synthetic",
         SyntheticConfig,
         _build_synthetic,
         "synthetic tables of 2 to 10 classes, in the spirit of TabPFN (Hollmann et al. 2022)",
         over_data=False,
     ),
-}
+)
+FAMILIES: dict[str, FamilyEntry] = {entry.name: entry for entry in _ENTRIES}
+"""All families by name."""
 
 
 def names() -> tuple[str, ...]:
@@ -172,14 +179,14 @@ def family_entry(name: str) -> FamilyEntry:
     return FAMILIES[name]
 
 
-def family_name(config: Any) -> str:
-    """The name of the family that a configuration belongs to.
+def entry_of(config: Any) -> FamilyEntry:
+    """The entry of the family that a configuration belongs to.
 
     Raises:
         TypeError: it is the configuration of no family.
     """
-    for name, entry in FAMILIES.items():
+    for entry in _ENTRIES:
         if type(config) is entry.config:
-            return name
-    known = ", ".join(entry.config.__name__ for entry in FAMILIES.values())
+            return entry
+    known = ", ".join(entry.config.__name__ for entry in _ENTRIES)
     raise TypeError(f"{type(config).__name__} is the configuration of no family of tasks: take one of {known}")
