@@ -21,6 +21,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from metalearn.intervals import half_width, mean_interval
 from metalearn.learner import Family, Learner, check_signatures, prediction_score, predictions
 
+__all__ = ["Curve", "curve_scorer", "last_positions", "summarise"]
+
 
 class Curve(NamedTuple):
     """Mean score after n = 0 .. T-1 examples with a 95 % interval; numpy arrays."""

@@ -5,6 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+__all__ = [
+    "DataNotPreparedError",
+    "MetalearnError",
+    "NotEnoughMemoryError",
+    "RunError",
+    "RunLockedError",
+    "UnknownNameError",
+    "unknown_name",
+]
+
 
 class MetalearnError(Exception):
     """Base of the errors below; each is also the built-in error it specialises."""

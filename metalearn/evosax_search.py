@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from metalearn.gradients.checks import check_loop
+from metalearn.gradients._checks import check_loop
 from metalearn.inner import InnerLoop, unroll
 from metalearn.outer import OuterLoop
+
+__all__ = ["SearchState", "evosax_search"]
 
 
 class SearchState(NamedTuple):

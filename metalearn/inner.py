@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+__all__ = ["InnerLoop", "add_up_steps", "scan_steps", "start", "unroll"]
+
 
 class InnerLoop(NamedTuple):
     """One trajectory of something that depends on meta-parameters `theta`.

@@ -21,6 +21,21 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.inner import InnerLoop
 
+__all__ = [
+    "Family",
+    "Labels",
+    "Learner",
+    "Signature",
+    "batched",
+    "check_signatures",
+    "encode_label",
+    "inner_loop",
+    "prediction_loss",
+    "prediction_score",
+    "predictions",
+    "predictions_in_order",
+]
+
 Labels = Int[Array, "*T"] | Float[Array, "*T"]
 
 

@@ -37,6 +37,8 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from metalearn.gradients.estimator import Estimator
 
+__all__ = ["OuterLoop", "OuterState", "global_mesh", "local_mesh", "outer_loop"]
+
 AXIS = "trajectories"
 
 

@@ -10,6 +10,17 @@ import numpy as np
 
 from metalearn.curves import Curve
 
+__all__ = [
+    "draw_learning_curves",
+    "draw_loss_curves",
+    "draw_meta_loss",
+    "draw_sweep",
+    "draw_training",
+    "named",
+    "new_figure",
+    "save",
+]
+
 STYLE: Any = {
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,

@@ -184,7 +184,7 @@ def with_stored_noise(loop: Any, sigma: float, pairs: int) -> Any:
     import jax.numpy as jnp
 
     from metalearn.gradients import Estimator, dense
-    from metalearn.gradients import pairs as shared
+    from metalearn.gradients import _pairs as shared
     from metalearn.gradients.es import as_it_is
     from metalearn.gradients.windows import renewed, stopped
 

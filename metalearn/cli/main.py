@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from metalearn import __version__
+
 COMMANDS = {
     "train": ("metalearn.cli.train", "meta-train a learner; without arguments, the main job on digits"),
     "sweep": ("metalearn.cli.sweep", "meta-train many configurations, by grid or at random, on many workers"),
@@ -33,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if words[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("metalearn"))
+        print(__version__)
         return 0
     from metalearn.errors import MetalearnError, unknown_name
 

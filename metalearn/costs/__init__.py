@@ -1,1 +1,23 @@
-"""What a compiled step costs: operations and memory, read from its program."""
+"""What a step costs: floating-point operations and memory, read from its program before it runs."""
+
+from metalearn.costs.flops import peak_flops as peak_flops
+from metalearn.costs.flops import step_flops as step_flops
+from metalearn.costs.memory import available_bytes as available_bytes
+from metalearn.costs.memory import bound_bytes as bound_bytes
+from metalearn.costs.memory import check_memory as check_memory
+from metalearn.costs.memory import format_bytes as format_bytes
+from metalearn.costs.memory import needed_bytes as needed_bytes
+
+__all__ = [
+    "available_bytes",
+    "bound_bytes",
+    "check_memory",
+    "format_bytes",
+    "needed_bytes",
+    "peak_flops",
+    "step_flops",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

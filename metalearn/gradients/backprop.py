@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from metalearn.gradients.checks import check_loop
+from metalearn.gradients._checks import check_loop
 from metalearn.gradients.estimator import Estimator
 from metalearn.gradients.windows import (
     Clock,
@@ -27,6 +27,8 @@ from metalearn.gradients.windows import (
     windows,
 )
 from metalearn.inner import InnerLoop, scan_steps, start, unroll
+
+__all__ = ["TruncatedState", "backprop", "truncated_backprop"]
 
 
 def backprop(loop: InnerLoop, batch: int, length: int | None = None, remat: bool = False) -> Estimator:

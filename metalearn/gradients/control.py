@@ -18,10 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from metalearn.gradients.es import EsState, Sigma, as_it_is, credited
-from metalearn.gradients.estimator import Estimator
-from metalearn.gradients.noise import Noise, dense, inner_product, weighted_mean
-from metalearn.gradients.pairs import (
+from metalearn.gradients._pairs import (
     Population,
     advance,
     after_window,
@@ -34,8 +31,13 @@ from metalearn.gradients.pairs import (
     population,
     report,
 )
+from metalearn.gradients.es import EsState, Sigma, as_it_is, credited
+from metalearn.gradients.estimator import Estimator
+from metalearn.gradients.noise import Noise, dense, inner_product, weighted_mean
 from metalearn.gradients.windows import Clock, Horizon, begun, renewed, stopped
 from metalearn.inner import InnerLoop
+
+__all__ = ["ControlledState", "nres_a", "pes_a"]
 
 
 class ControlledState(NamedTuple):

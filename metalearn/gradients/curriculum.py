@@ -16,6 +16,8 @@ from jaxtyping import Array, Int
 from metalearn.gradients.estimator import Estimator
 from metalearn.inner import InnerLoop
 
+__all__ = ["linear_growth", "with_curriculum"]
+
 
 class Counted(NamedTuple):
     """Data of an inner loop, and how many steps of a trajectory count."""
@@ -24,7 +26,7 @@ class Counted(NamedTuple):
     steps: Int[Array, ""]
 
 
-def lengthening(
+def with_curriculum(
     loop: InnerLoop, method: Callable[[InnerLoop], Estimator], counted: Callable[[Array], Array]
 ) -> Estimator:
     """An estimator of the mean loss over the first steps of a trajectory, their number following the outer step.

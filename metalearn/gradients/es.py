@@ -23,9 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn.gradients.estimator import Estimator
-from metalearn.gradients.noise import Noise, dense, weighted_mean
-from metalearn.gradients.pairs import (
+from metalearn.gradients._pairs import (
     Population,
     advance,
     after_window,
@@ -37,8 +35,12 @@ from metalearn.gradients.pairs import (
     population,
     report,
 )
+from metalearn.gradients.estimator import Estimator
+from metalearn.gradients.noise import Noise, dense, weighted_mean
 from metalearn.gradients.windows import Clock, Horizon, begun, renewed, stopped
 from metalearn.inner import InnerLoop
+
+__all__ = ["EsState", "full_es", "gpes", "nres", "pes"]
 
 Shaping = Callable[[Float[Array, "n"]], Float[Array, "n"]]
 Sigma = float | Callable[[Array], Any]
@@ -104,7 +106,7 @@ def nres(
             noise is drawn.
         pairs: antithetic pairs, n; 2 n K trajectories are on the way at any time.
         window: steps an outer step, W; static.
-        horizon: steps of a trajectory, or a schedule of them (`windows.log_uniform`, `windows.growing`); by default
+        horizon: steps of a trajectory, or a schedule of them (`log_uniform_horizon`, `growing_horizon`); by default
             the loop's own length. Each window weighs the same, so long trajectories weigh by their number of windows.
         noise: `dense` or `low_rank(r)`.
         tasks: trajectories each particle runs with its theta, K; with low-rank noise they share its products.

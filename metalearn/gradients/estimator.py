@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
+__all__ = ["Estimator", "with_schedule"]
+
 
 class Estimator(NamedTuple):
     """A source of meta-gradients.
@@ -32,7 +34,7 @@ class Estimator(NamedTuple):
     finish: Callable[..., tuple[Any, dict[str, Array]]] = lambda gradient, metrics: (gradient, metrics)
 
 
-def scheduled(estimator: Estimator, schedule: Callable[[Any, Array], Any]) -> Estimator:
+def with_schedule(estimator: Estimator, schedule: Callable[[Any, Array], Any]) -> Estimator:
     """An estimator whose data follow the outer step: curricula, annealed biases.
 
     Args:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from metalearn.gradients.checks import check_loop
+from metalearn.gradients._checks import check_loop
 from metalearn.gradients.estimator import Estimator
 from metalearn.gradients.noise import dense
 from metalearn.gradients.windows import (
@@ -33,6 +33,8 @@ from metalearn.gradients.windows import (
     windows,
 )
 from metalearn.inner import InnerLoop, scan_steps, start
+
+__all__ = ["ForwardState", "dodge", "rtrl"]
 
 
 class ForwardState(NamedTuple):

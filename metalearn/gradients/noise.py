@@ -19,6 +19,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.gradients.perturbed import LowRank, apply_perturbed
 
+__all__ = ["Factors", "Noise", "dense", "inner_product", "low_rank", "weighted_mean"]
+
 
 class Noise(NamedTuple):
     """A distribution of perturbations with mean zero and the identity as covariance.

@@ -14,10 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from metalearn.gradients.es import Shaping, Sigma, as_it_is
-from metalearn.gradients.estimator import Estimator
-from metalearn.gradients.noise import Noise, dense
-from metalearn.gradients.pairs import (
+from metalearn.gradients._pairs import (
     advance,
     after_window,
     begin,
@@ -28,8 +25,13 @@ from metalearn.gradients.pairs import (
     population,
     report,
 )
+from metalearn.gradients.es import Shaping, Sigma, as_it_is
+from metalearn.gradients.estimator import Estimator
+from metalearn.gradients.noise import Noise, dense
 from metalearn.gradients.windows import Clock, Horizon, begun, renewed, stopped
 from metalearn.inner import InnerLoop
+
+__all__ = ["TruncatedEsState", "truncated_es"]
 
 
 class TruncatedEsState(NamedTuple):

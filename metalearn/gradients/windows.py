@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from metalearn.inner import InnerLoop
 
+__all__ = ["Horizon", "constant_horizon", "growing_horizon", "log_uniform_horizon"]
+
 
 class Horizon(NamedTuple):
     """How long trajectories are.
@@ -35,13 +37,13 @@ class Horizon(NamedTuple):
     shortest: int
 
 
-def constant(length: int) -> Horizon:
+def constant_horizon(length: int) -> Horizon:
     """Trajectories of `length` steps."""
     _at_least_one(length=length)
     return Horizon(lambda key, outer_step: jnp.int32(length), length, length)
 
 
-def log_uniform(shortest: int, longest: int) -> Horizon:
+def log_uniform_horizon(shortest: int, longest: int) -> Horizon:
     """Lengths whose logarithm is uniform from `shortest` to `longest`, both included."""
     _at_least_one(shortest=shortest)
     if longest < shortest:
@@ -56,7 +58,7 @@ def log_uniform(shortest: int, longest: int) -> Horizon:
     return Horizon(sample, longest, shortest)
 
 
-def growing(first: int, last: int, outer_steps: int) -> Horizon:
+def growing_horizon(first: int, last: int, outer_steps: int) -> Horizon:
     """A curriculum: the length grows linearly from `first` to `last` over `outer_steps`, then stays."""
     _at_least_one(first=first, outer_steps=outer_steps)
     if last < first:
@@ -100,7 +102,7 @@ def windows(loop: InnerLoop, steps: int | None, horizon: int | Horizon | None, s
     horizon = loop.length if horizon is None else horizon
     if horizon is None:
         raise ValueError("this inner loop has no length of its own: give the estimator a horizon=...")
-    horizon = horizon if isinstance(horizon, Horizon) else constant(operator.index(horizon))
+    horizon = horizon if isinstance(horizon, Horizon) else constant_horizon(operator.index(horizon))
     steps = horizon.longest if steps is None else steps
     _at_least_one(window=steps)
     if steps > horizon.longest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import subprocess
 import sys
@@ -12,11 +11,13 @@ from typing import Any
 
 import jax
 
+from metalearn import __version__
+
 
 def environment() -> dict[str, Any]:
     """What a result depends on besides its configuration."""
     return {
-        "metalearn": importlib.metadata.version("metalearn"),
+        "metalearn": __version__,
         "jax": jax.__version__,
         "python": platform.python_version(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

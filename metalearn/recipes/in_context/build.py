@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.errors import RunError
-from metalearn.gradients import Estimator, lengthening, linear_growth, scheduled
+from metalearn.gradients import Estimator, linear_growth, with_curriculum, with_schedule
 from metalearn.inner import InnerLoop
 from metalearn.learner import Family, Learner, inner_loop
 from metalearn.recipes.driving import WEIGHTS, MetaTraining, compile_outer_loop, initial_state
@@ -90,7 +90,7 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
     loop = inner_loop(learner, source.family, config.sequences)
     estimator = _estimator(loop, config)
     if source.schedule is not None:
-        estimator = scheduled(estimator, source.schedule)
+        estimator = with_schedule(estimator, source.schedule)
 
     def save_theta(path: Path, theta: Any, step: int) -> None:
         library.save(path, config.learner, learner.signature, theta, {"config": to_json(config), "steps": step})
@@ -122,7 +122,7 @@ def _estimator(loop: InnerLoop, config: TrainConfig) -> Estimator:
             f"got {first} examples at first and {steps} steps"
         )
     growth = linear_growth(first, length, steps)
-    return lengthening(loop, lambda weighted: make_estimator(weighted, config.gradient, config.batch), growth)
+    return with_curriculum(loop, lambda weighted: make_estimator(weighted, config.gradient, config.batch), growth)
 
 
 def _initial_theta(learner: Learner, config: TrainConfig) -> Any:

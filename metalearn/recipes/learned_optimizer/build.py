@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from metalearn.gradients import Estimator, log_uniform
+from metalearn.gradients import Estimator, log_uniform_horizon
 from metalearn.inner import InnerLoop
 from metalearn.recipes.driving import MetaTraining
 from metalearn.recipes.gradient import make_estimator
@@ -94,7 +94,7 @@ def _estimator(loop: InnerLoop, length: int, config: TrainOptimizerConfig) -> Es
     Raises:
         ValueError: numbers that do not fit.
     """
-    horizon = length if config.shortest is None else log_uniform(config.shortest, length)
+    horizon = length if config.shortest is None else log_uniform_horizon(config.shortest, length)
     # Whole runs have no window: the default one is for all other methods.
     gradient = dataclasses.replace(config.gradient, window=None) if config.gradient.method == "es" else config.gradient
     return make_estimator(loop, gradient, config.batch, horizon=horizon)

@@ -82,7 +82,7 @@ def projected_data(inputs: ArrayLike, labels: ArrayLike, permute_prob: float = 1
 
 
 def anneal(config: ProjectedConfig) -> Callable[[ProjectedData, Array], ProjectedData]:
-    """Make the schedule of `permute_prob`, for `metalearn.gradients.scheduled`.
+    """Make the schedule of `permute_prob`, for `metalearn.gradients.with_schedule`.
 
     The probability of a permutation is `p` up to step `anneal_steps`, then `p * step / anneal_steps`, at most 1.
     """

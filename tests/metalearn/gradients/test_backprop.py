@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn.gradients import backprop, scheduled, truncated_backprop
+from metalearn.gradients import backprop, truncated_backprop, with_schedule
 from metalearn.inner import InnerLoop, scan_steps, unroll
 
 LENGTH = 6
@@ -127,7 +127,7 @@ def test_unroll_gives_step_t_the_same_key_as_windows_do():
 def test_scheduled_data_follow_the_outer_step():
     loop, theta, key = linear_system(), jnp.asarray([0.4, -0.9]), jax.random.key(4)
     estimator = backprop(loop, batch=2)
-    moved = scheduled(estimator, lambda data, step: data + step.astype(jnp.float32))
+    moved = with_schedule(estimator, lambda data, step: data + step.astype(jnp.float32))
     state = estimator.init(theta, jnp.float32(0), key)
     expected = estimator.grad(theta, state, jnp.float32(3), key, jnp.int32(0))[0]
     np.testing.assert_array_equal(moved.grad(theta, state, jnp.float32(0), key, jnp.int32(3))[0], expected)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn.gradients import backprop, full_es, lengthening, linear_growth, truncated_backprop
+from metalearn.gradients import backprop, full_es, linear_growth, truncated_backprop, with_curriculum
 from metalearn.inner import InnerLoop, scan_steps, start
 from metalearn.learner import inner_loop
 from metalearn.recipes.driving import compile_outer_loop, initial_state
@@ -37,7 +37,7 @@ def gradient(estimator, data, outer_step, theta=0.7):
 )
 @pytest.mark.parametrize("counted", [1, 4, LENGTH])
 def test_the_gradient_is_that_of_a_shorter_trajectory(method, counted):
-    found = gradient(lengthening(walk(), method, lambda step: step), jnp.float32(0.3), counted)
+    found = gradient(with_curriculum(walk(), method, lambda step: step), jnp.float32(0.3), counted)
     expected = gradient(method(walk(counted)), jnp.float32(0.3), 0)
     np.testing.assert_allclose(found[0], expected[0], rtol=2e-5)
     np.testing.assert_allclose(found[2]["loss"], expected[2]["loss"], rtol=1e-6)
@@ -47,7 +47,11 @@ def test_windows_beyond_what_counts_have_no_gradient():
     def method(loop):
         return truncated_backprop(loop, 2, 3, stagger=False)
 
-    estimator, theta, key = lengthening(walk(), method, lambda step: jnp.int32(3)), jnp.float32(0.7), jax.random.key(1)
+    estimator, theta, key = (
+        with_curriculum(walk(), method, lambda step: jnp.int32(3)),
+        jnp.float32(0.7),
+        jax.random.key(1),
+    )
     state, found = estimator.init(theta, jnp.float32(1), key), []
     for i in range(2):
         value, state, _ = estimator.grad(theta, state, jnp.float32(1), key, jnp.int32(i))
@@ -96,4 +100,4 @@ def test_numbers_that_do_not_fit_are_refused(numbers):
 
 def test_a_loop_without_a_length_is_refused():
     with pytest.raises(ValueError, match="no length of its own"):
-        lengthening(walk()._replace(length=None), lambda loop: backprop(loop, 2, 3), lambda step: step)
+        with_curriculum(walk()._replace(length=None), lambda loop: backprop(loop, 2, 3), lambda step: step)

@@ -10,8 +10,8 @@ from metalearn.gradients import (
     dense,
     full_es,
     gpes,
-    growing,
-    log_uniform,
+    growing_horizon,
+    log_uniform_horizon,
     low_rank,
     nres,
     nres_a,
@@ -142,7 +142,7 @@ def test_the_windows_of_a_masked_trajectory_add_up_to_its_loss():
     np.testing.assert_allclose(total, 21, rtol=0.05)
 
 
-@pytest.mark.parametrize("horizon", [log_uniform(3, 40), growing(5, 40, 30)])
+@pytest.mark.parametrize("horizon", [log_uniform_horizon(3, 40), growing_horizon(5, 40, 30)])
 def test_schedules_of_horizons_do_not_compile_again(horizon):
     estimator, theta, traces = pes(counting(None), 0.5, 64, 5, horizon), jnp.float32(1.0), []
 
@@ -168,7 +168,7 @@ def test_a_horizon_may_be_any_whole_number():
 
 
 def test_log_uniform_lengths_are_uniform_in_their_logarithm():
-    sample = log_uniform(10, 1000).sample
+    sample = log_uniform_horizon(10, 1000).sample
     lengths = jax.vmap(lambda k: sample(k, jnp.int32(0)))(jax.random.split(jax.random.key(0), 20_000))
     assert int(lengths.min()) == 10 and int(lengths.max()) == 1000
     assert abs(np.log(np.asarray(lengths)).mean() - (np.log(10) + np.log(1000)) / 2) < 0.03
@@ -381,8 +381,8 @@ def test_eight_devices_give_the_numbers_of_one_with_one_all_reduce(on_eight_devi
         (lambda loop: gpes(loop, 0.1, 2, 0, 3), "window must be at least 1, got 0"),
         (lambda loop: gpes(loop, 0.1, 2, 2, 3), "resample=3 is no multiple of window=2"),
         (lambda loop: low_rank(0), "rank of the noise must be at least 1, got 0"),
-        (lambda loop: log_uniform(5, 4), "from the shortest to the longest, got 5 to 4"),
-        (lambda loop: growing(5, 4, 10), "grows from its first to its last length, got 5 to 4"),
+        (lambda loop: log_uniform_horizon(5, 4), "from the shortest to the longest, got 5 to 4"),
+        (lambda loop: growing_horizon(5, 4, 10), "grows from its first to its last length, got 5 to 4"),
         (lambda loop: nres_a(loop, 0.1, 2, 2, trust=-1.0), "trust must not be negative"),
     ],
 )

@@ -10,6 +10,8 @@ from jaxtyping import PRNGKeyArray
 
 from metalearn.inner import InnerLoop, start
 
+__all__ = ["check_loop"]
+
 
 def check_loop(loop: InnerLoop, theta: Any, data: Any, key: PRNGKeyArray) -> Any:
     """Refuse a theta or an inner loop that no estimator could work with; nothing is computed.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from metalearn.gradients.checks import check_loop
+from metalearn.gradients._checks import check_loop
 from metalearn.gradients.noise import Noise
 from metalearn.gradients.windows import Clock, Horizon, Windows, accurate, blank, windows
 from metalearn.inner import InnerLoop, add_up_steps, start
