@@ -1,1 +1,14 @@
-"""Networks as pairs of pure functions, shared by learners and objectives."""
+"""Networks as pairs of pure functions: what optimizers train, in objectives and in learners that train online."""
+
+from metalearn_models.networks.conv import conv as conv
+from metalearn_models.networks.mlp import layer_norm_mlp as layer_norm_mlp
+from metalearn_models.networks.mlp import mlp as mlp
+from metalearn_models.networks.network import Activation as Activation
+from metalearn_models.networks.network import Network as Network
+from metalearn_models.networks.network import Parameters as Parameters
+
+__all__ = ["Activation", "Network", "Parameters", "conv", "layer_norm_mlp", "mlp"]
+
+
+def __dir__() -> list[str]:
+    return __all__

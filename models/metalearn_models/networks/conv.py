@@ -1,14 +1,17 @@
-"""Convolutional networks as pure functions."""
+"""Convolutional networks: strided convolutions, the mean over all places, and one dense layer."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
 import jax
+from einops import reduce
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_models.networks.mlp import Activation, Parameters, _layer, _positive
-from metalearn_models.networks.network import Network
+from metalearn_models.networks._layers import check_widths, draw_layer
+from metalearn_models.networks.network import Activation, Network, Parameters
+
+__all__ = ["conv", "convolve", "image_shape"]
 
 
 def conv(
@@ -18,43 +21,44 @@ def conv(
     kernel: int = 3,
     activation: Activation = jax.nn.relu,
 ) -> Network:
-    """A convolutional network: layers of stride 2, the mean over all places, and one dense layer.
+    """A convolutional network on flat images: layers of stride 2, the mean over all places, and one dense layer.
 
     Args:
         shape: (H, W) or (H, W, C) of an image before it was flattened, as in `Dataset.shape`.
-        channels: of every convolution, from the image on; may be empty. Each halves height and width, rounded up.
+        channels: channels of each convolution, from the image on; may be empty. Every convolution halves height and
+            width, rounded up.
         outputs: classes.
         kernel: height and width of every filter; images are padded with zeros.
-        activation: after every convolution, elementwise.
+        activation: applied after every convolution.
 
     Returns:
-        The network; its parameters are `{"weight": [k, k, in, out], "bias": [out]}`, one a convolution, and those of
-        the dense layer.
+        The network. Its parameters are one `{"weight": [k, k, in, out], "bias": [out]}` per convolution, and
+        `{"weight": [in, out], "bias": [out]}` of the dense layer.
 
     Raises:
-        ValueError: when a size is not positive or the shape not that of an image.
+        ValueError: a size is not positive, or the shape is not that of an image.
     """
     image = image_shape(shape)
-    widths = _positive((image[-1], *channels, outputs))
-    _positive((kernel,))
+    widths = check_widths((image[-1], *channels, outputs))
+    check_widths((kernel,))
 
     def init(key: PRNGKeyArray) -> Parameters:
         *keys, last = jax.random.split(key, len(widths) - 1)
         filters = [(kernel, kernel, *pair) for pair in pairwise(widths[:-1])]
-        layers = [_layer(k, filter_shape, None) for k, filter_shape in zip(keys, filters, strict=True)]
-        return (*layers, _layer(last, widths[-2:], None))
+        layers = [draw_layer(k, filter_shape, None) for k, filter_shape in zip(keys, filters, strict=True)]
+        return (*layers, draw_layer(last, widths[-2:], None))
 
     def apply(params: Parameters, x: Float[Array, "D"]) -> Float[Array, "C"]:
         x = x.reshape(image)
         for layer in params[:-1]:
-            x = activation(convolved(layer, x, 2))
-        return x.mean((0, 1)) @ params[-1]["weight"] + params[-1]["bias"]
+            x = activation(convolve(layer, x, 2))
+        return reduce(x, "h w c -> c", "mean") @ params[-1]["weight"] + params[-1]["bias"]
 
     return Network(init, apply)
 
 
-def convolved(layer: dict[str, Array], image: Float[Array, "H W I"], stride: int = 1) -> Float[Array, "h w O"]:
-    """One image through one convolution with zero padding, channels last.
+def convolve(layer: dict[str, Array], image: Float[Array, "H W I"], stride: int = 1) -> Float[Array, "h w O"]:
+    """Convolve one image, padded with zeros.
 
     Args:
         layer: `{"weight": [k, k, I, O], "bias": [O]}`.
@@ -62,7 +66,7 @@ def convolved(layer: dict[str, Array], image: Float[Array, "H W I"], stride: int
         stride: places from one output to the next.
 
     Returns:
-        The filters' outputs, `h = ceil(H / stride)`.
+        The outputs of the filters, with `h = ceil(H / stride)` and `w = ceil(W / stride)`.
     """
     out = jax.lax.conv_general_dilated(
         image[None], layer["weight"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -71,10 +75,10 @@ def convolved(layer: dict[str, Array], image: Float[Array, "H W I"], stride: int
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(H, W, C) of images whose channels may go without saying.
+    """(H, W, C) of an image of that shape; C is 1 if the shape does not name it.
 
     Raises:
-        ValueError: when the shape is not that of an image.
+        ValueError: the shape is not that of an image.
     """
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise ValueError(f"an image has the shape (H, W) or (H, W, C), all at least one, got {tuple(shape)}")

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, Num
 
 from metalearn.errors import unknown_name
 from metalearn_models.losses.search.population import LossTask
-from metalearn_models.networks.mlp import relu_network
+from metalearn_models.networks.mlp import mlp
 
 __all__ = ["CleanSplits", "clean_splits", "loss_task", "names"]
 
@@ -96,7 +96,7 @@ def loss_task(name: str, noise: float = 0.0, hidden: tuple[int, ...] = (32,), se
     else:
         y[hit] = rng.integers(len(_CLASSES[name]), size=len(hit))
     outputs = 1 if name in _REGRESSION else len(_CLASSES[name])
-    network = relu_network(x.shape[1], hidden, outputs)
+    network = mlp(x.shape[1], hidden, outputs)
     kind = "regression" if name in _REGRESSION else "classification"
     return LossTask(name, (x, y), splits.valid, kind, outputs, network.init, jax.vmap(network.apply, (None, 0)))
 

@@ -17,8 +17,8 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn_models.networks.conv import conv
-from metalearn_models.networks.mlp import Activation, layer_norm_mlp, mlp
-from metalearn_models.networks.network import Network
+from metalearn_models.networks.mlp import layer_norm_mlp, mlp
+from metalearn_models.networks.network import Activation, Network
 from metalearn_tasks.datasets import Split
 from metalearn_tasks.objectives.objective import Objective, draw_nothing
 

@@ -18,8 +18,8 @@ import optax
 from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_models.networks.conv import conv, convolved
-from metalearn_models.networks.mlp import Parameters
+from metalearn_models.networks.conv import conv, convolve
+from metalearn_models.networks.network import Parameters
 from metalearn_tasks.datasets import load
 from metalearn_tasks.objectives.classification import classification
 from metalearn_tasks.objectives.objective import Objective
@@ -202,7 +202,7 @@ def feature_maps(params: Parameters) -> Features:
     def features(image: Float[Array, "H W C"]) -> tuple[Float[Array, "h w c"], ...]:
         maps = []
         for layer in params[:-1]:
-            image = jax.nn.relu(convolved(layer, image, 2))
+            image = jax.nn.relu(convolve(layer, image, 2))
             maps.append(image)
         return tuple(maps)
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.errors import unknown_name
 from metalearn.inner import InnerLoop
-from metalearn_models.networks.mlp import relu_network
+from metalearn_models.networks.mlp import mlp
 
 Objective = Literal["train", "accuracy"]
 Examples = tuple[Float[Array, "N D"], Int[Array, " N"]]
@@ -104,7 +104,7 @@ def mlp_schedule(config: MLPScheduleConfig = MLPScheduleConfig()) -> InnerLoop:
         return inputs[chosen].astype(dtype), labels[chosen]
 
     def logits(params: Any, inputs: Float[Array, "B D"]) -> Float[Array, "B C"]:
-        network = relu_network(inputs.shape[-1], config.hidden, config.classes)
+        network = mlp(inputs.shape[-1], config.hidden, config.classes)
         return jax.vmap(lambda x: network.apply(params, x))(inputs)
 
     def cross_entropy(params: Any, inputs: Float[Array, "B D"], labels: Int[Array, "B"]) -> Float[Array, ""]:
@@ -113,7 +113,7 @@ def mlp_schedule(config: MLPScheduleConfig = MLPScheduleConfig()) -> InnerLoop:
     def init(theta: Schedule, data: Any, key: PRNGKeyArray) -> MLPState:
         (inputs, _), _ = split(data)
         dtype = theta["log_learning_rate"].dtype
-        params = relu_network(inputs.shape[-1], config.hidden, config.classes).init(key)
+        params = mlp(inputs.shape[-1], config.hidden, config.classes).init(key)
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         return MLPState(params, jax.tree.map(jnp.zeros_like, params))
 

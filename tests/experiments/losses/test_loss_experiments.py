@@ -13,7 +13,7 @@ from experiments.losses._comparison import FRESH, Held, chosen, compare, held_ou
 from experiments.losses._searching import CHOICE, Found, choose, meta_training
 from metalearn_models.losses import SymbolicLoss, load, parse
 from metalearn_models.losses.search.population import LossTask, TrainingConfig
-from metalearn_models.networks.mlp import relu_network
+from metalearn_models.networks.mlp import mlp
 
 
 def test_a_comparison_gives_what_a_loop_over_rates_and_seeds_gives():
@@ -53,7 +53,7 @@ def test_a_comparison_gives_what_a_loop_over_rates_and_seeds_gives():
 
 def test_tasks_of_equal_shapes_and_other_networks_are_not_trained_together():
     def task(outputs):
-        network = relu_network(3, (), outputs)
+        network = mlp(3, (), outputs)
         x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
         y = np.arange(20, dtype=np.int32) % outputs
         apply = jax.vmap(network.apply, (None, 0))

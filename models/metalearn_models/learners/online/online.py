@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Learner, Signature, prediction_loss
-from metalearn_models.networks.mlp import relu_network
+from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
 
 Optimizer = Literal["adam", "sgd"]
@@ -75,7 +75,7 @@ def online(signature: Signature, config: OnlineConfig = OnlineConfig()) -> Learn
         ValueError: for an unknown optimizer, a step size or a width that is not positive.
     """
     tx = _optimizer(config.optimizer, config.learning_rate, epsilon_root=0.0)
-    return online_with(signature, relu_network(signature.inputs, config.hidden, signature.outputs), tx)
+    return online_with(signature, mlp(signature.inputs, config.hidden, signature.outputs), tx)
 
 
 def maml(signature: Signature, config: MAMLConfig = MAMLConfig()) -> Learner:
@@ -92,7 +92,7 @@ def maml(signature: Signature, config: MAMLConfig = MAMLConfig()) -> Learner:
         ValueError: for an unknown optimizer, a step size or a width that is not positive.
     """
     tx = _optimizer(config.optimizer, config.learning_rate, config.epsilon_root)
-    return maml_with(signature, relu_network(signature.inputs, config.hidden, signature.outputs), tx)
+    return maml_with(signature, mlp(signature.inputs, config.hidden, signature.outputs), tx)
 
 
 def online_with(signature: Signature, network: Network, tx: optax.GradientTransformation) -> Learner:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Learner, Signature, prediction_loss
 from metalearn_models.learners.online.online import online_with, trained_online
-from metalearn_models.networks.mlp import relu_network
+from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
 from metalearn_models.optimizers.contract import LearnedOptimizer, first_order
 from metalearn_models.optimizers.library import load, make
@@ -53,7 +53,7 @@ def online_optimizer(signature: Signature, config: OnlineOptimizerConfig = Onlin
         UnknownNameError: no such optimizer.
         ValueError: when a width is not positive.
     """
-    network = relu_network(signature.inputs, config.hidden, signature.outputs)
+    network = mlp(signature.inputs, config.hidden, signature.outputs)
     return online_by_optimizer(signature, network, first_order(make(config.optimizer)))
 
 
@@ -68,7 +68,7 @@ def online_pretrained(signature: Signature, config: PretrainedOptimizerConfig = 
         UnknownNameError, FileNotFoundError, RunError: as `metalearn_models.optimizers.load`.
         ValueError: when a width is not positive.
     """
-    network = relu_network(signature.inputs, config.hidden, signature.outputs)
+    network = mlp(signature.inputs, config.hidden, signature.outputs)
     return online_with(signature, network, load(config.weights, signature.length))
 
 

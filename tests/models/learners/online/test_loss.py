@@ -14,7 +14,7 @@ from metalearn_models.losses.handmade import cross_entropy, huber, mse
 from metalearn_models.losses.ml3 import ml3
 from metalearn_models.losses.parametric import free_coefficients
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
-from metalearn_models.networks.mlp import relu_network
+from metalearn_models.networks.mlp import mlp
 
 CLASSES = Signature(inputs=4, outputs=3, length=12)
 REAL = Signature(inputs=4, outputs=1, length=12, regression=True)
@@ -46,7 +46,7 @@ def _predict(learner, theta=()):
     (REAL, (mse(), SQUARES)),
 ])  # fmt: skip
 def test_with_the_usual_loss_it_is_the_usual_learner(signature, losses):
-    network = relu_network(4, (7,), signature.outputs)
+    network = mlp(4, (7,), signature.outputs)
     usual = online_with(signature, network, optax.adam(0.05))
     expected = _predict(usual)
     for loss in losses:
@@ -57,7 +57,7 @@ def test_with_the_usual_loss_it_is_the_usual_learner(signature, losses):
 
 def test_another_loss_is_descended_one_step_an_example():
     """Huber by a linear network, written out in float64."""
-    network = relu_network(4, (), 1)
+    network = mlp(4, (), 1)
     learner = online_by(REAL, network, optax.sgd(0.1), huber(0.5))
     layer = learner.start((), jax.random.key(3)).params[0]
     w, b = np.asarray(layer["weight"][:, 0], np.float64), 0.0
@@ -74,7 +74,7 @@ def test_another_loss_is_descended_one_step_an_example():
 
 
 def test_a_learnable_loss_is_the_learners_theta():
-    network = relu_network(4, (), 3)
+    network = mlp(4, (), 3)
     learner = online_by_learnable(CLASSES, network, optax.sgd(0.1), free_coefficients(CROSS_ENTROPY))
     theta = learner.init(jax.random.key(0))
     np.testing.assert_array_equal(theta, np.ones(5, np.float32))
@@ -86,7 +86,7 @@ def test_a_learnable_loss_is_the_learners_theta():
 
 
 def test_the_meta_gradient_of_the_loss_agrees_with_finite_differences_on_the_librarys_own_inner_loop():
-    network = relu_network(4, (5,), 1)
+    network = mlp(4, (5,), 1)
     learner = online_by_learnable(REAL, network, optax.sgd(0.1), ml3("identity", (6,)))
     family = Family(REAL, lambda data, key: (), None, lambda data, i: (), lambda data, task, key: data)
     loop, data = inner_loop(learner, family), _episode(REAL)
@@ -106,7 +106,7 @@ def test_the_meta_gradient_of_the_loss_agrees_with_finite_differences_on_the_lib
 
 
 def test_a_loss_that_does_not_fit_is_refused():
-    network = relu_network(4, (), 3)
+    network = mlp(4, (), 3)
     with pytest.raises(ValueError, match=r"one float for logits \[3\] and one label, got float32\[3\]"):
         online_by(CLASSES, network, optax.sgd(0.1), lambda z, y: z)
     with pytest.raises(ValueError, match=r"got float32\[3\]"):
