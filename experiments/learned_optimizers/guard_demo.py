@@ -36,8 +36,7 @@ from experiments.learned_optimizers.guard_picture import draw, format_task
 from experiments.suite.results import write_result
 from metalearn.gradients import nres
 from metalearn.runs.progress import Progress
-from metalearn_models.optimizers import LearnedOptimizer, gl2o, lgl2o_rounds, small_fc
-from metalearn_models.optimizers.wrappers.guard import Rounds
+from metalearn_models.optimizers import LearnedOptimizer, Rounds, gl2o, lgl2o_rounds, small_fc
 from metalearn_tasks.datasets import Split, load
 from metalearn_tasks.objectives import Objective, cap_losses, final_losses, mlp_classification, training_loop
 from metalearn_tasks.objectives.objective import draw_start

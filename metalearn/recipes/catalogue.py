@@ -8,6 +8,7 @@ from metalearn_models.learners.registry import LEARNERS
 from metalearn_models.losses import library as losses
 from metalearn_models.losses.handmade import HANDMADE
 from metalearn_models.optimizers import library as optimizers
+from metalearn_models.optimizers.registry import OPTIMIZERS
 from metalearn_tasks import datasets, objectives
 from metalearn_tasks.families.registry import FAMILIES
 
@@ -25,9 +26,7 @@ def catalogue() -> dict[str, dict[str, str]]:
             n: e.description for n, e in LEARNERS.items() if not e.meta_learned
         },
         "families of tasks (the presets' --family options)": {n: e.description for n, e in FAMILIES.items()},
-        "learned optimizers (metalearn train-optimizer NAME)": {
-            n: e.description for n, e in optimizers.OPTIMIZERS.items()
-        },
+        "learned optimizers (metalearn train-optimizer NAME)": {n: e.description for n, e in OPTIMIZERS.items()},
         "objectives (train-optimizer's --objective NAME)": objectives.names(),
         "meta-trained optimizers (metalearn_models.optimizers.load(NAME))": dict.fromkeys(optimizers.shipped(), ""),
         "meta-trained learners (InContextClassifier(weights=NAME))": dict.fromkeys(learners.shipped(), ""),

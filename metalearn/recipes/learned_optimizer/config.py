@@ -7,14 +7,14 @@ import inspect
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from metalearn.errors import RunError
 from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.outer_optimizer import OptimizerConfig
-from metalearn_models.optimizers.library import OPTIMIZERS, make
+from metalearn_models.optimizers.registry import OPTIMIZERS, make, setting_descriptions
 
 EVERY_50_STEPS = GradientConfig("pes", window=50, sigma=0.01, rank=None)
 
@@ -153,7 +153,7 @@ def settings_of(name: str, values: Mapping[str, Any] | None = None) -> Any:
         UnknownNameError: no such optimizer.
         RunError: a value that the factory has no argument for.
     """
-    make(name)
+    descriptions = setting_descriptions(name)
     factory = OPTIMIZERS[name].make
     hints = typing.get_type_hints(getattr(factory, "func", factory))
     plain = {
@@ -164,12 +164,12 @@ def settings_of(name: str, values: Mapping[str, Any] | None = None) -> Any:
     unknown = sorted((values or {}).keys() - plain.keys())
     if unknown:
         raise RunError(f"{name} has no setting {', '.join(unknown)}: it has {', '.join(plain) or 'none'}")
-    cls = dataclasses.make_dataclass(
-        "Settings", [(n, hints[n], field(default=default)) for n, default in plain.items()], frozen=True
-    )
-    cls.__doc__ = (
-        f"Settings of {name}; what they are: metalearn_models.optimizers.{getattr(factory, 'func', factory).__name__}."
-    )
+    fields = [
+        (n, Annotated[hints[n], tyro.conf.arg(help=descriptions.get(n, ""))], field(default=default))
+        for n, default in plain.items()
+    ]
+    cls = dataclasses.make_dataclass("Settings", fields, frozen=True)
+    cls.__doc__ = f"Settings of the learned optimizer {name}."
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in (values or {}).items()})
 
 

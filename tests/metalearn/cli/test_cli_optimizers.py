@@ -12,6 +12,7 @@ from metalearn.cli.main import main
 from metalearn.errors import RunError
 from metalearn.recipes.learned_optimizer import run as optimizer_run
 from metalearn.recipes.learned_optimizer.config import from_json, recommended, rename_old_fields, to_json
+from metalearn_models import optimizers
 from metalearn_models.optimizers import library
 
 TINY = [
@@ -46,7 +47,7 @@ def test_a_run_leaves_weights_that_train_a_network(trained):
     result = json.loads((trained / "result.json").read_text())
     assert result["steps"] == 6 and set(result["baselines"]) == {"adam"}
     assert (trained / "training_curves.png").stat().st_size > 10_000
-    found = library.pretrained(trained)
+    found = library.read(trained)
     assert found.name == "learnable-adam" and found.card["objective"] == "mlp-iris"
     params = {"w": jnp.array([1.0, -2.0])}
     transform = library.load(trained, num_steps=8)
@@ -116,7 +117,7 @@ def test_a_run_of_another_command_is_refused(capsys, trained):
         from_json({"optimizer": "star"})
 
 
-@pytest.mark.parametrize("name", library.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.names())
 def test_what_is_recommended_survives_its_json_form(name):
     config = recommended(name)
     values = json.loads(json.dumps(to_json(config)))
@@ -135,7 +136,7 @@ def test_settings_reach_the_optimizer(tmp_path):
     ]
     words += ["--baselines", "--steps", "2"]
     assert main(words) == 0
-    found = library.pretrained(tmp_path / "run")
+    found = library.read(tmp_path / "run")
     np.testing.assert_allclose(jnp.exp(found.theta.log_learning_rate), 0.5, rtol=1e-5)
 
 

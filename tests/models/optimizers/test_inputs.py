@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn_models.optimizers import library
+from metalearn_models import optimizers
 
 PLANS = {"schedule", "celo"}
 """Those that need num_steps."""
 READS_LOSS = {"celo", "rnn-mlp"}
-NAMES = list(library.OPTIMIZERS)
+NAMES = optimizers.names()
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def _optax_promotes():
 
 
 def _made(name, num_steps=3):
-    optimizer = library.make(name)
+    optimizer = optimizers.make(name)
     return optimizer.transform(optimizer.init(jax.random.key(0)), num_steps)
 
 
@@ -53,9 +53,9 @@ def test_what_cannot_work_is_refused_with_the_reason(name):
     transform = _made(name)
     with pytest.raises(TypeError, match=r"int32 at params\['steps'\]"):
         transform.init({"w": jnp.ones(2), "steps": jnp.int32(3)})
-    other = library.make("star" if name != "star" else "small-fc").init(jax.random.key(0))
+    other = optimizers.make("star" if name != "star" else "small-fc").init(jax.random.key(0))
     with pytest.raises(ValueError, match="another optimizer"):
-        library.make(name).transform(other, 3)
+        optimizers.make(name).transform(other, 3)
     params = {"w": jnp.ones(2)}
     state = transform.init(params)
     if name in PLANS:
@@ -79,7 +79,7 @@ def test_a_gradient_that_is_not_finite_can_be_left_out(name):
 
 @pytest.mark.parametrize("name", ["small-fc", "star", "mlp"])
 def test_an_empty_leaf_leaves_memory_and_meta_gradient_finite(name):
-    optimizer = library.make(name)
+    optimizer = optimizers.make(name)
     theta = jax.tree.map(lambda x: x + 0.1, optimizer.init(jax.random.key(0)))
     params = {"matrix": jnp.full((3, 2), 0.5), "empty": jnp.zeros((0, 5)), "nothing": jnp.zeros(0)}
 

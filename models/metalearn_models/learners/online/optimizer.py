@@ -18,7 +18,8 @@ from metalearn_models.learners.online.online import online_with, trained_online
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
 from metalearn_models.optimizers.contract import LearnedOptimizer, first_order
-from metalearn_models.optimizers.library import load, make
+from metalearn_models.optimizers.library import load
+from metalearn_models.optimizers.registry import make
 
 
 @dataclass(frozen=True)

@@ -110,10 +110,10 @@ def celo(
     See `optax.apply_if_finite`.
 
     Args:
-        hidden: widths of the rule's hidden layers.
-        units: width of the LSTM.
-        step_size: what the update is multiplied by.
-        exponent: what the magnitude is multiplied by.
+        hidden: widths of the hidden layers of the rule's network.
+        units: width of the schedule's LSTM.
+        step_size: factor on the updates.
+        exponent: factor on the magnitude m inside the exponential.
 
     Returns:
         The optimizer; theta is a `CeloTheta`. `transform` needs `num_steps`, a number or a traced scalar; training may

@@ -50,7 +50,7 @@ def component_rnn(hidden: int = 32) -> LearnedOptimizer:
     `optax.apply_if_finite` leaves such steps out.
 
     Args:
-        hidden: H, floats of memory a parameter.
+        hidden: state variables of the recurrent unit, H; floats of memory per parameter.
 
     Returns:
         The optimizer; theta is a `ComponentTheta`. `num_steps` is ignored. `component_cell(theta)` is the same

@@ -152,12 +152,12 @@ def dmd_lstm(
     such steps out.
 
     Args:
-        hidden: units of each layer.
-        window: W, pairs of steps that are fitted; memory is W + 2 floats a parameter, and twice the units.
-        rank: directions of the fit.
-        horizons: how many steps ahead, ascending.
-        output_scale: of the updates.
-        preprocess: what the network reads of the gradients; see `lstm_optimizer`.
+        hidden: units of each LSTM layer.
+        window: pairs of consecutive steps that are fitted, W; memory per parameter is W + 2 floats and twice the units.
+        rank: number of directions of the fit, from 1 to W.
+        horizons: how many steps ahead to predict, ascending.
+        output_scale: factor on the updates.
+        preprocess: turns gradients into the network's inputs; see `lstm_optimizer`.
 
     Returns:
         The optimizer; theta is an `LSTMNetwork`. `num_steps` is ignored; `update` needs `params`.

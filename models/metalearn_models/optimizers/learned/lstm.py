@@ -70,9 +70,9 @@ def lstm_optimizer(
     `optax.apply_if_finite` leaves such steps out.
 
     Args:
-        hidden: units of each layer; the memory is twice their sum, in floats a parameter.
-        output_scale: of the updates.
-        preprocess: what the network reads of the gradients; `identity`, `log_and_sign(p)`, or your own function.
+        hidden: units of each LSTM layer; the memory per parameter is twice their sum, in floats.
+        output_scale: factor on the updates.
+        preprocess: turns gradients into the network's inputs: `identity`, `log_and_sign(p)`, or your own function.
 
     Returns:
         The optimizer; theta is an `LSTMNetwork`. `num_steps` is ignored.

@@ -57,9 +57,9 @@ def mlp_optimizer(
     `optax.apply_if_finite`.
 
     Args:
-        hidden: widths of the network's hidden layers. The default makes 1,762 meta-parameters.
-        step_size: lambda_1 of the paper.
-        exponent: lambda_2 of the paper.
+        hidden: widths of the network's hidden layers; the default makes 1,762 meta-parameters.
+        step_size: factor on the updates; lambda_1 of the paper.
+        exponent: factor on the output m inside the exponential; lambda_2 of the paper.
 
     Returns:
         The optimizer; theta is a tuple of `{"weight": [in, out], "bias": [out]}`. `num_steps` is ignored.

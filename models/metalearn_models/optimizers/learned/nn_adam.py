@@ -99,12 +99,12 @@ def nn_adam(
     from then on, and leaves other tensors alone; see `optax.apply_if_finite`.
 
     Args:
-        units: width of the LSTM. The default makes 6,856 meta-parameters.
-        learning_rate: where the controls of a fresh theta start.
-        beta1: the same.
-        beta2: the same.
-        epsilon: the same.
-        output_scale: what the LSTM's outputs are multiplied by.
+        units: width of the LSTM; the default makes 6,856 meta-parameters.
+        learning_rate: learning rate with which a fresh theta starts every tensor.
+        beta1: decay of the momentum with which a fresh theta starts every tensor.
+        beta2: decay of the second moment with which a fresh theta starts every tensor.
+        epsilon: Adam's epsilon with which a fresh theta starts every tensor.
+        output_scale: factor on the LSTM's outputs, which move the four hyper-parameters.
 
     Returns:
         The optimizer; theta is an `NNAdamTheta`. `num_steps` is ignored.

@@ -123,10 +123,10 @@ def rnn_mlp(
     then on (an infinite gradient is clipped); see `optax.apply_if_finite`.
 
     Args:
-        hidden: widths of the network's hidden layers, at least one. The defaults make 35,799 meta-parameters.
+        hidden: widths of the network's hidden layers, at least one; the defaults make 35,799 meta-parameters.
         units: width of the LSTM.
-        step_size: what the update is multiplied by.
-        exponent: what the magnitude is multiplied by.
+        step_size: factor on the updates.
+        exponent: factor on the magnitude m inside the exponential.
 
     Returns:
         The optimizer; theta is an `RNNMLPTheta`. `num_steps` is ignored.

@@ -64,9 +64,9 @@ def rnnprop(
 
     Args:
         hidden: units of each LSTM layer.
-        embed: units of the layer before them.
-        decay: beta of both moments.
-        step_size: the largest step.
+        embed: units of the ELU layer before the LSTM.
+        decay: beta of both moments of the gradient, in [0, 1).
+        step_size: the largest possible update.
 
     Returns:
         The optimizer; theta is an `RNNPropTheta`, a parameter's memory 82 floats. `num_steps` is ignored.

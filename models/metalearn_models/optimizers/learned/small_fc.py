@@ -30,8 +30,8 @@ def small_fc(hidden: tuple[int, ...] = (4, 4), step_size: float = 1e-3, exponent
 
     Args:
         hidden: widths of the network's hidden layers.
-        step_size: lambda_1 of the paper.
-        exponent: lambda_2 of the paper.
+        step_size: factor on the updates; lambda_1 of the paper.
+        exponent: factor on the output m inside the exponential; lambda_2 of the paper.
 
     Returns:
         The optimizer; theta is a `SmallFCTheta`. `num_steps` is ignored.

@@ -48,10 +48,10 @@ def star(
     `optax.apply_if_finite`.
 
     Args:
-        hidden: widths of the network's hidden layers. The default makes 202 meta-parameters.
-        step_size: beta_3 of the paper, of the black-box term.
-        nominal_step_size: beta_1 of the paper.
-        exponent: beta_2 and beta_4 of the paper, of the magnitudes.
+        hidden: widths of the network's hidden layers; the default makes 202 meta-parameters.
+        step_size: factor on the black-box term; beta_3 of the paper.
+        nominal_step_size: factor on the nominal term; beta_1 of the paper.
+        exponent: factor on the magnitudes inside the exponentials; beta_2 and beta_4 of the paper.
 
     Returns:
         The optimizer; theta is a `SmallFCTheta` whose network has three outputs. `num_steps` is ignored.

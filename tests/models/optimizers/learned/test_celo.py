@@ -18,7 +18,7 @@ from metalearn.errors import RunError
 from metalearn_models.optimizers.learned.celo import CeloTheta, celo
 from metalearn_models.optimizers.learned.celo_published import PUBLISHED_SHAPES, celo_theta
 from metalearn_models.optimizers.learned.parts import celo_rule
-from metalearn_models.optimizers.library import named
+from metalearn_models.optimizers.library import theta_to_arrays
 
 SHAPES = {"bias": (5,), "gain": (), "kernel": (4, 2, 3), "matrix": (6, 4)}
 LOSSES = (2.0, 1.7, 1.4, 9.0, 1.2, 1.6)
@@ -94,7 +94,9 @@ def test_parameters_after_six_updates_are_those_recorded_from_the_published_code
 
 def test_the_file_holds_a_theta_of_the_default_celo_wherever_it_comes_from(theta, tmp_path):
     like = jax.eval_shape(celo().init, jax.random.key(0))
-    assert {k: x.shape for k, x in named(theta).items()} == {k: x.shape for k, x in named(like).items()}
+    assert {k: x.shape for k, x in theta_to_arrays(theta).items()} == {
+        k: x.shape for k, x in theta_to_arrays(like).items()
+    }
     assert jax.tree.structure(theta) == jax.tree.structure(like)
     assert sum(x.size for x in jax.tree.leaves(theta)) == 35803
     assert sum(np.prod(shape, dtype=int) for shape in PUBLISHED_SHAPES.values()) == 37089

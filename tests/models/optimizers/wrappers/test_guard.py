@@ -7,8 +7,7 @@ import optax
 import pytest
 
 from metalearn.errors import UnknownNameError
-from metalearn_models.optimizers import mlp_optimizer
-from metalearn_models.optimizers.wrappers.guard import gl2o, guarded, lgl2o, lgl2o_rounds
+from metalearn_models.optimizers import gl2o, guard_optimizer, lgl2o, lgl2o_rounds, mlp_optimizer
 
 CURVATURES = np.array([0.1, 0.3, 1.0, 2.0])
 START = np.array([1.0, -2.0, 0.5, 1.5])
@@ -159,7 +158,12 @@ def test_rounds_of_one_batch_are_the_transformation():
 
     (_, state), params = jax.jit(lambda: jax.lax.scan(body, (_params(), rounds.init(_params())), shifts))()
     assert 0 < state.fallbacks < 10
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), (params, state), (expected, expected_state))
+    # Parameters of size 1 that pass near 0 keep an absolute error: one rounding, at most 6e-8, in each of ten steps.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=10 * 6e-8),
+        (params, state),
+        (expected, expected_state),
+    )
 
 
 @pytest.mark.parametrize("mixing", [0.25, 1.0])
@@ -209,7 +213,7 @@ def test_memory_that_is_not_finite_starts_afresh():
 
 
 def test_a_guarded_learned_optimizer_has_the_same_theta_and_passes_on_what_update_gets():
-    optimizer = guarded(mlp_optimizer(), lambda learned: lgl2o(learned, optax.polyak_sgd()))
+    optimizer = guard_optimizer(mlp_optimizer(), lambda learned: lgl2o(learned, optax.polyak_sgd()))
     theta, expected = (o.init(jax.random.key(0)) for o in (optimizer, mlp_optimizer()))
     jax.tree.map(np.testing.assert_array_equal, theta, expected)
     params = _params()
@@ -231,7 +235,7 @@ def test_bad_arguments_are_refused():
     for scheme in (lgl2o, gl2o):
         transform = scheme(optax.sgd(0.1), optax.sgd(0.1))
         state = transform.init(jnp.ones(2))
-        with pytest.raises(ValueError, match=r"value_fn=.*got None"):
+        with pytest.raises(ValueError, match=r"got value_fn=None"):
             transform.update(jnp.ones(2), state, jnp.ones(2))
         with pytest.raises(ValueError, match=r"update\(grads, state, params\), got None"):
             transform.update(jnp.ones(2), state, value_fn=_loss)
