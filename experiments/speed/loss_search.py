@@ -1,13 +1,13 @@
 """How much faster a population of losses trains as tables than one loss at a time, as EvoMAL is written.
 
-EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) takes each new tree, trains its edge weights by 250 gradients
-through one step of the network, rejects it by 1000 steps on the predictions of 100 examples, and trains a network with
-it for 500 steps. Here that protocol is written in JAX, each part jitted anew for each tree, which is what a traced
-closure costs. Against it stand the same 500 steps of the same network, batch and optimizer by tables, a whole
-population in one function, and the search's own protocol, which trains sixteen networks a tree.
+EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) trains the edge weights of each new tree by 250 gradients
+through one step of the network, rejects the tree by 1000 steps on the predictions of 100 examples, and trains a network
+with it for 500 steps. Here that protocol is written in JAX. Each part is jitted anew for each tree, which is the cost
+of a traced closure. It is compared with the same 500 steps of the same network, batch and optimizer by tables, a whole
+population in one function, and with the search's own protocol, which trains sixteen networks per tree.
 
-Trees are random ones that pass the search's filters. Reported are seconds a tree and, since a compiler is at work in
-one and not in the other, also those without compiling.
+Trees are random ones that pass the search's filters. Reported are seconds per tree, and also seconds without
+compiling, since only one of the two needs a compiler for each tree.
 
     python -m experiments loss_search_speed           # about two minutes on two cores
     python -m experiments loss_search_speed --trees 10
@@ -23,14 +23,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jaxtyping import Array
 
+from metalearn.runs.progress import Progress
 from metalearn_models.losses.formulas.expression import Expr, evaluate, number_of_coefficients
 from metalearn_models.losses.search.evolution import EvolutionConfig, initial_population
 from metalearn_models.losses.search.population import LossTask, TrainingConfig, trainer
 from metalearn_models.losses.search.screening import fingerprint, reject
 from metalearn_models.losses.search.table import screening_table
+
+__all__ = [
+    "PRESETS",
+    "LossSearchSpeedConfig",
+    "digits_task",
+    "format_result",
+    "one_at_a_time",
+    "run",
+    "sound_trees",
+    "together",
+]
 
 
 @dataclass(frozen=True)
@@ -38,9 +49,9 @@ class LossSearchSpeedConfig:
     """Measure the speed of evaluating candidate losses."""
 
     trees: int = 4
-    """Candidates evaluated one at a time."""
+    """Candidates that are evaluated one at a time."""
     population: int = 25
-    """Candidates trained together."""
+    """Candidates that are trained together."""
     hidden: int = 64
     """Width of the network's hidden layer."""
     steps: int = 500
@@ -50,9 +61,12 @@ class LossSearchSpeedConfig:
     filter_steps: int = 1000
     """Steps of the filter on predictions, EvoMAL's number."""
     batch: int = 128
-    """Examples a step, EvoMAL's number."""
+    """Examples per step, EvoMAL's number."""
     seed: int = 0
     """Of trees, networks and batches."""
+
+
+PRESETS = {"standard": LossSearchSpeedConfig()}
 
 
 def digits_task(hidden: int) -> LossTask:
@@ -78,7 +92,7 @@ def digits_task(hidden: int) -> LossTask:
 
 
 def sound_trees(number: int, seed: int) -> list[Expr]:
-    """Random trees that pass the filters of the search and are distinct to it."""
+    """Random trees that pass the filters of the search and have different fingerprints."""
     found: dict[str, Expr] = {}
     generation = 0
     while len(found) < number:
@@ -94,7 +108,7 @@ def one_at_a_time(task: LossTask, expr: Expr, config: LossSearchSpeedConfig) -> 
     """EvoMAL's evaluation of one candidate: refine, filter, train; each part compiled for this tree alone.
 
     Returns:
-        Seconds of each part, of compiling under "compile", and the validation error.
+        Seconds of each part, with those of compiling under "compile", and the validation error.
     """
     xs, ys = jnp.asarray(task.train[0]), jax.nn.one_hot(task.train[1], task.outputs)
     valid_xs, valid_ys = jnp.asarray(task.valid[0]), jnp.asarray(task.valid[1])
@@ -160,7 +174,7 @@ def one_at_a_time(task: LossTask, expr: Expr, config: LossSearchSpeedConfig) -> 
     seconds, out = {"compile": 0.0}, {}
     for name, part in (("refine", refine), ("filter", filtered), ("train", fitness)):
         began = time.perf_counter()
-        with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it
             compiled = jax.jit(part).lower(coefficients, key).compile()
         seconds["compile"] += time.perf_counter() - began
         seconds[f"compile {name}"] = time.perf_counter() - began
@@ -172,7 +186,7 @@ def one_at_a_time(task: LossTask, expr: Expr, config: LossSearchSpeedConfig) -> 
 
 
 def together(task: LossTask, losses: list[Expr], training: TrainingConfig) -> tuple[float, float]:
-    """Seconds of the first call, which compiles, and seconds a candidate of the second."""
+    """Seconds of the first call, which compiles, and seconds per candidate of the second."""
     train = trainer(task, training)
     keys = jax.random.split(jax.random.key(0), training.seeds)
     began = time.perf_counter()
@@ -183,11 +197,15 @@ def together(task: LossTask, losses: list[Expr], training: TrainingConfig) -> tu
     return first, (time.perf_counter() - began) / len(losses)
 
 
-def main(config: LossSearchSpeedConfig) -> dict[str, float]:
-    """Measure, print a table, and return its ratios."""
+def run(config: LossSearchSpeedConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Measure; returns `seconds` per candidate by what was done, `ratios`, and `first`, the seconds of compiling."""
     task = digits_task(config.hidden)
     losses = sound_trees(max(config.population, config.trees), config.seed)
-    parts = [one_at_a_time(task, expr, config)[0] for expr in losses[: config.trees]]
+    parts = []
+    for number, expr in enumerate(losses[: config.trees]):
+        parts.append(one_at_a_time(task, expr, config)[0])
+        if progress is not None:
+            progress.note(f"{number + 1} of {config.trees} trees one at a time")
     mean = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
     faithful = sum(mean[name] for name in ("compile", "refine", "filter", "train"))
     trained = mean["compile train"] + mean["train"]
@@ -195,31 +213,33 @@ def main(config: LossSearchSpeedConfig) -> dict[str, float]:
     alike = TrainingConfig(config.steps, config.batch, "sgd", (0.01,), 1, config.population)
     first, each = together(task, losses[: config.population], alike)
     _, own = together(task, losses[: config.population], TrainingConfig())
-    print(f"digits, network 64-{config.hidden}-10; seconds a candidate\n")
-    rows = (
-        (f"one at a time, EvoMAL's protocol ({config.trees} trees)", faithful),
-        ("  of which compiling", mean["compile"]),
-        (f"  of which {config.refinements} refinements", mean["refine"]),
-        (f"  of which {config.filter_steps} filter steps", mean["filter"]),
-        (f"  of which {config.steps} training steps", mean["train"]),
-        ("one at a time, training only, compiled for the tree", trained),
-        (f"{config.population} together by tables, the same training", each),
-        ("the search's own protocol: 16 networks of 300 steps", own),
-    )
-    for name, value in rows:
-        print(f"{name:60s} {value:9.4f}")
-    ratios = {
-        "whole protocol": faithful / each,
-        "whole protocol, without compiling": (faithful - mean["compile"]) / each,
-        "training only": trained / each,
-        "training only, without compiling": mean["train"] / each,
-        "whole protocol against the search's own": faithful / own,
+    return {
+        "task": f"digits, network 64-{config.hidden}-10",
+        "seconds": {
+            f"one at a time, EvoMAL's protocol ({config.trees} trees)": faithful,
+            "  of which compiling": mean["compile"],
+            f"  of which {config.refinements} refinements": mean["refine"],
+            f"  of which {config.filter_steps} filter steps": mean["filter"],
+            f"  of which {config.steps} training steps": mean["train"],
+            "one at a time, training only, compiled for the tree": trained,
+            f"{config.population} together by tables, the same training": each,
+            "the search's own protocol: 16 networks of 300 steps": own,
+        },
+        "first": first - each * config.population,
+        "ratios": {
+            "whole protocol": faithful / each,
+            "whole protocol, without compiling": (faithful - mean["compile"]) / each,
+            "training only": trained / each,
+            "training only, without compiling": mean["train"] / each,
+            "whole protocol against the search's own": faithful / own,
+        },
     }
-    print(f"\nthe function for all populations compiled in {first - each * config.population:.1f} s, once")
-    for name, value in ratios.items():
-        print(f"{name:60s} {value:8.1f} x")
-    return ratios
 
 
-if __name__ == "__main__":
-    main(tyro.cli(LossSearchSpeedConfig))
+def format_result(result: dict[str, Any]) -> str:
+    """Seconds and ratios as text tables."""
+    lines = [f"{result['task']}; seconds per candidate", ""]
+    lines += [f"{name:60s} {value:9.4f}" for name, value in result["seconds"].items()]
+    lines += ["", f"the function for all populations compiled in {result['first']:.1f} s, once"]
+    lines += [f"{name:60s} {value:8.1f} x" for name, value in result["ratios"].items()]
+    return "\n".join(lines)

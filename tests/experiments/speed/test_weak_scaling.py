@@ -7,16 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.speed.weak_scaling import (
-    Accelerators,
-    WeakScalingConfig,
-    all_reduce_seconds,
-    collectives,
-    compute_seconds,
-    main,
-    predict,
-    print_tables,
-)
+from experiments.speed._message_costs import Accelerators, all_reduce_seconds, compute_seconds, predict
+from experiments.speed._weak_scaling_worker import collectives
+from experiments.speed.weak_scaling import WeakScalingConfig, format_result, run
 from metalearn.gradients import dense, dodge, low_rank, nres, nres_a, pes, rtrl, truncated_backprop
 from metalearn.inner import InnerLoop
 
@@ -129,11 +122,11 @@ def test_collectives_are_found_with_their_bytes():
     assert collectives(program) == {"all-reduce": [4 * 641 + 6], "all-gather": [32]}
 
 
-def test_a_step_is_one_all_reduce_of_theta_and_metrics(tmp_path, capsys):
+def test_a_step_is_one_all_reduce_of_theta_and_metrics(tmp_path):
     config = WeakScalingConfig(
         devices=(4,), pairs=2, tasks=1, window=2, hidden=4, steps=2, rounds=1, timeout=120, out=tmp_path
     )
-    found = main(config)
+    found = run(config)
     for row in (row for rows in found["measured"].values() for row in rows):
         assert row["collectives"] == {"all-reduce": [4 * (row["parameters"] + row["metrics"])]}
         assert row["devices"] == 4 and row["metrics"] == 2 and row["parameters"] > 200
@@ -141,8 +134,7 @@ def test_a_step_is_one_all_reduce_of_theta_and_metrics(tmp_path, capsys):
         assert 0 < row["state_bytes"] - 3 * 4 * row["parameters"] < 4000
     assert json.loads((tmp_path / "result.json").read_text())["measured"] == found["measured"]
     assert (tmp_path / "weak_scaling.png").stat().st_size > 10_000
-    print_tables(found)
-    assert "1 all-reduce" in capsys.readouterr().out
+    assert "1 all-reduce" in format_result(found)
 
 
 def test_predicted_costs_are_those_worked_out_by_hand():
