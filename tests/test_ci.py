@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metalearn import __version__
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / ".ci" / "run"
 
@@ -51,6 +53,6 @@ def test_the_hooks_before_a_commit_are_commands_of_ci():
 
 def test_version_and_licence_are_the_same_wherever_they_stand(project):
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert (citation["title"], citation["version"]) == (project["name"], project["version"])
+    assert (citation["title"], citation["version"]) == (project["name"], __version__)
     assert citation["license"] == project["license"]
-    assert f"\n## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\n## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()

@@ -23,7 +23,7 @@ from experiments.suite.experiment import Experiment, load
 from experiments.suite.results import read_result, settings_of
 from metalearn.errors import RunError
 from metalearn.runs.files import write_atomically
-from metalearn.runs.folder import as_json, finite_or_null
+from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.runs.progress import Progress, duration
 
 EXPERIMENTS = ("phase_diagram", "transition", "state_size", "plateau", "generalisation", "mechanism")

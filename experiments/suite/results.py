@@ -15,7 +15,7 @@ from experiments.catalogue import find_module
 from experiments.suite.experiment import Experiment, load
 from metalearn.errors import RunError
 from metalearn.runs.environment import environment
-from metalearn.runs.folder import as_json, finite_or_null
+from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.sweeps import Record
 
 FORMAT = 1

@@ -20,7 +20,8 @@ from metalearn.recipes.in_context.config import TrainConfig, free_fields, rename
 from metalearn.recipes.in_context.fits import check_largest
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.runs.files import write_atomically
-from metalearn.runs.folder import as_json, check_same_config, open_run
+from metalearn.runs.folder import open_run
+from metalearn.runs.json_values import as_json, check_same_config
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.progress import Silent
 from metalearn.sweeps import Cell, Plan, Report, cell_name, run_sweep

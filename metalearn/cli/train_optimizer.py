@@ -17,7 +17,8 @@ import tyro
 from metalearn.cli.arguments import take, take_name
 from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, from_json, optimizer_names, recommended
 from metalearn.recipes.learned_optimizer.run import meta_train, table
-from metalearn.runs.folder import finite_or_null, open_run
+from metalearn.runs.folder import open_run
+from metalearn.runs.json_values import finite_or_null
 from metalearn.runs.progress import Quiet, default_progress
 
 

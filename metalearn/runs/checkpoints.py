@@ -2,8 +2,8 @@
 
 A checkpoint is the folder `checkpoints/<step>` with `state/` (Orbax) and `manifest.json`: the step, the
 configuration, the name, shape and dtype of every leaf, and the SHA-256 of every file of `state/`. It is
-put together under a `saving-` name and renamed as the last act, so a kill leaves no half checkpoint under a
-step's name; what a disk does to it later, the hashes show.
+written under a `saving-` name and renamed last, so a kill never leaves half a checkpoint under a step's name. The
+hashes reveal damage by the disk later.
 """
 
 from __future__ import annotations
@@ -25,38 +25,41 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from metalearn.errors import RunError
 from metalearn.runs.files import file_sha256, sync_folder, write_atomically
-from metalearn.runs.folder import Run, check_same_config, note_on_stderr
+from metalearn.runs.folder import Run, note_on_stderr
+from metalearn.runs.json_values import check_same_config
+
+__all__ = ["checkpoint_steps", "copy_state", "describe_last_checkpoint", "restore_checkpoint", "save_checkpoint"]
 
 
 class _UnreadableError(Exception):
-    """A checkpoint that is damaged; the one before may serve."""
+    """A checkpoint is damaged; the one before it may be readable."""
 
 
 def checkpoint_steps(run: Run) -> list[int]:
-    """The steps that have a checkpoint, readable or not, oldest first."""
+    """The outer steps that have a checkpoint, readable or not, in ascending order."""
     if not run.checkpoints.is_dir():
         return []
     return sorted(int(p.name) for p in run.checkpoints.iterdir() if re.fullmatch(r"\d+", p.name))
 
 
 def save_checkpoint(run: Run, step: int, state: Any, keep: int = 3) -> Path:
-    """Save a state and drop the oldest checkpoints beyond `keep`.
+    """Save a state, then delete the oldest checkpoints beyond `keep`.
 
-    A checkpoint of this or a later step is one that could not be read when this run was resumed; it is moved
-    aside to `unreadable-<step>`, never deleted.
+    A checkpoint of this or a later step can only be one that was unreadable when the run was resumed. It is moved to
+    `unreadable-<step>` and never deleted.
 
     Args:
         run: the run.
         step: outer steps done.
-        state: pytree of arrays; typed keys and empty arrays may be among them.
-        keep: how many to keep, this one included; at least 1.
+        state: pytree of arrays; may contain typed keys and empty arrays.
+        keep: number of checkpoints to keep, including this one; at least 1.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        RunError: nothing was saved, because the disk is full for instance; says which earlier checkpoint is
-            the last good one.
+        RunError: nothing was saved, for instance because the disk is full. The message names the last good
+            checkpoint.
         ValueError: `keep` is below 1.
     """
     if keep < 1:
@@ -73,30 +76,32 @@ def save_checkpoint(run: Run, step: int, state: Any, keep: int = 3) -> Path:
         sync_folder(run.checkpoints)
     except Exception as error:  # TensorStore reports a full disk as a ValueError
         shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"could not save step {step} to {final}: {_reason(error)}. {last_good(run)}") from error
+        raise RunError(
+            f"could not save step {step} to {final}: {_reason(error)}. {describe_last_checkpoint(run)}"
+        ) from error
     for old in [s for s in checkpoint_steps(run) if s <= step][:-keep]:
-        # renamed first: a kill amid the deletion must not leave a damaged checkpoint under its name
+        # Renamed first: a kill during the deletion must not leave a damaged checkpoint under a step's name.
         dropped = run.checkpoints / f"dropped-{old}"
-        with contextlib.suppress(OSError):  # the new one is safe; the next save tries again
+        with contextlib.suppress(OSError):  # the new checkpoint is safe, and the next save tries again
             (run.checkpoints / f"{old:08d}").rename(dropped)
             shutil.rmtree(dropped)
     return final
 
 
 def restore_checkpoint(run: Run, template: Any, note: Callable[[str], None] = note_on_stderr) -> Any:
-    """The newest readable state of a run, bit for bit as it was saved.
+    """Read the newest readable state of a run, bit for bit as it was saved.
 
     Args:
         run: the run.
-        template: a state of the same structure, from the outer step's `init`: gives shapes, dtypes, key
-            implementations and placement on devices. It is not consumed.
-        note: gets a sentence for each checkpoint that had to be passed over.
+        template: a state of the same structure, from the outer loop's `init`. It gives shapes, dtypes, key
+            implementations and placement on devices, and is not consumed.
+        note: called with a sentence per checkpoint that is damaged and skipped.
 
     Returns:
-        The state, in arrays of its own that may be donated; `template` itself when the run has no checkpoint.
+        The state in new arrays, which may be donated; `template` itself if the run has no checkpoint.
 
     Raises:
-        RunError: the checkpoint is of another configuration or of other shapes, or none is readable.
+        RunError: the checkpoint has another configuration or other shapes, or no checkpoint is readable.
     """
     steps = checkpoint_steps(run)
     for step in reversed(steps):
@@ -107,13 +112,13 @@ def restore_checkpoint(run: Run, template: Any, note: Callable[[str], None] = no
             note(f"checkpoint of step {step} is damaged ({error}); falling back to the one before")
     if steps:
         raise RunError(
-            f"no readable checkpoint in {run.checkpoints}, tried steps {steps}: start again in another folder"
+            f"no readable checkpoint in {run.checkpoints}, tried steps {steps}: start a new run in another folder"
         )
     return template
 
 
-def last_good(run: Run) -> str:
-    """One sentence for error messages: what a person still has."""
+def describe_last_checkpoint(run: Run) -> str:
+    """One sentence for error messages: which checkpoint the run still has."""
     steps = checkpoint_steps(run)
     return f"The last good checkpoint is step {steps[-1]} in {run.folder}" if steps else "There is no checkpoint yet"
 
@@ -140,7 +145,7 @@ def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
     import orbax.checkpoint as ocp
 
     manifest = _verified_manifest(folder, step)
-    check_same_config(run.upgrade(manifest["config"]), run.config, run.free, f"{folder} is of another configuration")
+    check_same_config(run.upgrade(manifest["config"]), run.config, run.free, f"{folder} has another configuration")
     leaves = _leaves(template)
     saved, wanted = manifest["leaves"], [_description(name, x) for name, x in leaves]
     if saved != wanted:
@@ -148,7 +153,7 @@ def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
         raise RunError(
             f"{folder} holds another state: {len(saved)} arrays saved, {len(wanted)} wanted; "
             f"saved -> wanted: {'; '.join(differing) or 'the first ones agree'}. "
-            "Was the configuration or the library changed?"
+            "Has the configuration or the library changed?"
         )
     like = {
         f"{i:05d}": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
@@ -159,10 +164,10 @@ def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
     try:
         with _without_logs(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             arrays = checkpointer.restore((folder / "state").absolute(), args=arguments)
-    except Exception as error:  # Orbax and TensorStore have no common class for "cannot be read"
+    except Exception as error:  # Orbax and TensorStore share no exception class for "cannot be read"
         raise _UnreadableError(f"Orbax: {_reason(error)}") from error
     data = [arrays.get(f"{i:05d}", x) for i, (_, x) in enumerate(leaves)]
-    data = [_like_key(x, old) for x, old in zip(data, jax.tree.leaves(template), strict=True)]
+    data = [_wrap_key_like(x, old) for x, old in zip(data, jax.tree.leaves(template), strict=True)]
     return copy_state(jax.tree.unflatten(jax.tree.structure(template), data))
 
 
@@ -170,10 +175,10 @@ def _verified_manifest(folder: Path, step: int) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         if manifest["step"] != step or not {"leaves", "config"} <= manifest.keys():
-            raise _UnreadableError("its manifest is of another checkpoint")
+            raise _UnreadableError("its manifest belongs to another checkpoint")
         for name, sha256 in manifest["files"].items():
             if file_sha256(folder / name) != sha256:
-                raise _UnreadableError(f"{name} was changed after it was saved")
+                raise _UnreadableError(f"{name} has changed since it was saved")
     except FileNotFoundError as error:
         raise _UnreadableError(f"{Path(error.filename).name} is missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -183,12 +188,12 @@ def _verified_manifest(folder: Path, step: int) -> dict[str, Any]:
 
 @jax.jit
 def copy_state(state: Any) -> Any:
-    """The same values in buffers of their own, so that the original may be donated."""
+    """Copy a state into new buffers, so that the original may be donated."""
     return jax.tree.map(jnp.copy, state)
 
 
 def _leaves(state: Any) -> list[tuple[str, jax.Array]]:
-    """Name and array of every leaf, keys as the integers they are made of."""
+    """Name and array of every leaf; typed keys as their integer data."""
     named = []
     for path, x in tree_flatten_with_path(state)[0]:
         x = x if isinstance(x, jax.Array) else jnp.asarray(x)
@@ -197,7 +202,7 @@ def _leaves(state: Any) -> list[tuple[str, jax.Array]]:
     return named
 
 
-def _like_key(data: jax.Array, leaf: Any) -> jax.Array:
+def _wrap_key_like(data: jax.Array, leaf: Any) -> jax.Array:
     if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     return data
@@ -208,14 +213,14 @@ def _description(name: str, x: jax.Array) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """An error of Orbax or TensorStore in one line for people; theirs go on for a page."""
+    """An error of Orbax or TensorStore in one line; their own messages fill a page."""
     full = os.strerror(errno.ENOSPC)
     return f"{full}, the disk is full" if full in str(error) else str(error).partition("\n")[0][:200]
 
 
 @contextlib.contextmanager
 def _without_logs() -> Iterator[None]:
-    """Keep Orbax from logging, some pages long, each error that it also raises."""
+    """Silence Orbax, which logs pages about each error that it also raises."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio", "concurrent.futures")]
     levels = [logger.level for logger in loggers]
     try:

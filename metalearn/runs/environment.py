@@ -1,4 +1,4 @@
-"""What a result depends on besides its configuration: versions, code, devices, command line."""
+"""What a result depends on besides its configuration: versions, commit, devices, command line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ import jax
 
 from metalearn import __version__
 
+__all__ = ["environment", "git_commit"]
+
 
 def environment() -> dict[str, Any]:
-    """What a result depends on besides its configuration."""
+    """Versions of metalearn, jax and Python, devices, commits, command line and time, as JSON values.
+
+    `commit` is that of metalearn's own code, `commit_here` that of the present folder.
+    """
     return {
         "metalearn": __version__,
         "jax": jax.__version__,
@@ -29,9 +34,10 @@ def environment() -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit checked out in `folder`, None when there is none; `-dirty` added when files differ.
+    """The commit checked out in `folder`, followed by `-dirty` if tracked files differ from it.
 
-    A package installed below somebody's checkout is not part of it: `folder` must hold a tracked file.
+    None: `folder` is not in a Git repository, or holds no tracked file, as when a package is installed below a
+    checkout that it is not part of.
     """
 
     def git(*command: str) -> str:

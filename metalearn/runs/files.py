@@ -1,4 +1,4 @@
-"""Writing files so that a kill or a full disk leaves either the old content or the new, never a mixture."""
+"""Write files so that after a kill or on a full disk either the old content or the new is there, never a mixture."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import os
 import socket
 from pathlib import Path
 
+__all__ = ["file_sha256", "sync_folder", "write_atomically"]
+
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file by new content in one step.
+    """Replace the content of a file in one step.
 
-    The bytes go to a file beside it that no other writer has, reach the disk, and are renamed over `path`.
+    The bytes are written to a temporary file beside it, whose name no other process uses, flushed to the disk, and
+    renamed to `path`.
 
     Raises:
-        OSError: from the disk, a full one for instance; `path` is as it was, the temporary file gone.
+        OSError: the disk is full, for instance. `path` is unchanged and the temporary file is removed.
     """
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
@@ -32,7 +35,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames done in `folder` survive a power cut; a no-op where folders cannot be opened."""
+    """Flush renames in `folder` to the disk, so that they survive a power cut; does nothing if it cannot be opened."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -42,6 +45,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as hexadecimal digits."""
+    """The SHA-256 of a file's content in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""One writer a run: a lock on the run's folder that the system takes back from a process that dies.
+"""One writer per run: a lock on the run's folder, which the system releases when its process dies.
 
-The lock is on the file `lock`, which is never removed: a process that opened the old file and one that made a new one
-would both believe to be alone. So the file says nothing by being there, and one left by a killed process is harmless.
+The lock is held on the file `lock`, which is never removed: otherwise one process could lock the old file while another
+locks a new one. The file alone therefore means nothing, and one that a killed process has left is harmless.
 """
 
 from __future__ import annotations
@@ -16,24 +16,29 @@ from metalearn.errors import RunError, RunLockedError
 
 try:
     import fcntl
-except ImportError:  # Windows: two writers are not prevented there
+except ImportError:  # Windows, where two writers are not prevented
     fcntl = None
 
+__all__ = ["LOCK", "only_writer"]
+
 LOCK = "lock"
+"""Name of the lock file in a run's folder."""
+
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # some network file systems
 
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Within it, no other process, and no other part of this one, is in an `only_writer` of the same folder.
+    """Hold the lock of a run's folder; a context manager.
 
-    It does not wait. Where the platform or the file system has no locks, it does nothing.
+    Only one `with only_writer(folder)` per folder can be active, among all processes and within this one. It does not
+    wait for the lock. If the platform or the file system has no locks, it does nothing.
 
     Args:
-        folder: of a run; exists. Its file `lock` gets the process id.
+        folder: an existing folder. The process id is written to its file `lock`.
 
     Raises:
-        RunLockedError: another holds the lock, with its process id.
+        RunLockedError: the lock is held already; the message has the process id of its holder.
         RunError: the lock file cannot be written.
     """
     if fcntl is None:
@@ -61,7 +66,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # closing is not enough when a forked child has the descriptor too
+            with contextlib.suppress(OSError):  # closing is not enough if a forked child has the descriptor too
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

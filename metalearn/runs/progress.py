@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes: a bar on a terminal, lines in a log, or nothing."""
+"""Progress of a run for people: a bar on a terminal, lines in a log, or nothing."""
 
 from __future__ import annotations
 
@@ -7,40 +7,47 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
+__all__ = ["Bar", "Lines", "Progress", "Quiet", "Silent", "default_progress", "duration"]
+
 
 class Progress(Protocol):
-    """Told by `train` how far it is. `metrics` has `"loss"`, and `"score"` where the outer step gives one."""
+    """What `train` calls as it advances."""
 
     def start(self, done: int, steps: int) -> None:
         """Begin at `done` of `steps` outer steps."""
         ...
 
     def update(self, done: int, metrics: Mapping[str, float]) -> None:
-        """`done` outer steps are done, with these means over the last call."""
+        """Show that `done` outer steps are done.
+
+        Args:
+            done: outer steps done.
+            metrics: means over the last call: `"loss"`, and `"score"` if the outer step returns one.
+        """
         ...
 
     def note(self, text: str) -> None:
-        """Say a sentence that a person should read."""
+        """Show a sentence that a person should read."""
         ...
 
     def close(self) -> None:
-        """The run has ended, well or not."""
+        """End, whether or not the run succeeded."""
         ...
 
 
 def default_progress(score: str = "accuracy", stream: TextIO | None = None) -> Progress:
-    """A bar where `stream` is a terminal, plain lines where it is not.
+    """A bar if `stream` is a terminal, otherwise plain lines.
 
     Args:
-        score: what the score is called: "accuracy" of classes, "squared error" of regression.
-        stream: stderr when None.
+        score: name of the score: "accuracy" for classes, "squared error" for regression.
+        stream: where to write. None: stderr.
     """
     terminal = (sys.stderr if stream is None else stream).isatty()
     return Bar(score, stream) if terminal else Lines(score, stream)
 
 
 class Bar:
-    """A tqdm bar with loss, score and time left."""
+    """A tqdm bar with loss, score and remaining time."""
 
     def __init__(self, score: str = "accuracy", stream: TextIO | None = None):
         self._score, self._stream, self._bar = score, sys.stderr if stream is None else stream, None
@@ -53,7 +60,7 @@ class Bar:
 
     def update(self, done: int, metrics: Mapping[str, float]) -> None:
         """See `Progress`."""
-        self._bar.set_postfix_str("  ".join(_shown(metrics, self._score)), refresh=False)
+        self._bar.set_postfix_str("  ".join(_format_metrics(metrics, self._score)), refresh=False)
         self._bar.update(done - self._bar.n)
 
     def note(self, text: str) -> None:
@@ -70,7 +77,7 @@ class Bar:
 
 
 class Lines:
-    """About twenty lines a run, and at least one a minute: `step 500/1500  loss 1.234  ...  1m05s left`."""
+    """About twenty lines per run and at least one per minute: `step 500/1500  loss 1.234  ...  1m05s left`."""
 
     def __init__(self, score: str = "accuracy", stream: TextIO | None = None):
         self._score, self._stream = score, sys.stderr if stream is None else stream
@@ -85,14 +92,14 @@ class Lines:
     def update(self, done: int, metrics: Mapping[str, float]) -> None:
         """See `Progress`."""
         now = time.monotonic()
-        if not self._began:  # the first call compiled: the clock starts after it
+        if not self._began:  # the clock starts after the first call, which has compiled
             self._first, self._began, self._last = done, now, now
         if done < self._next and done < self._steps and now - self._last < 60:
             return
         self._last, self._next = now, done + max(1, self._steps // 20)
         rate = (done - self._first) / (now - self._began) if now > self._began and done > self._first else 0.0
         speed = [f"{rate:.3g} steps/s", f"{duration((self._steps - done) / rate)} left"] if rate else []
-        self.note("  ".join([f"step {done}/{self._steps}", *_shown(metrics, self._score), *speed]))
+        self.note("  ".join([f"step {done}/{self._steps}", *_format_metrics(metrics, self._score), *speed]))
 
     def note(self, text: str) -> None:
         """See `Progress`."""
@@ -103,7 +110,7 @@ class Lines:
 
 
 class Quiet(Lines):
-    """Notes only."""
+    """Shows notes only."""
 
     def start(self, done: int, steps: int) -> None:
         """See `Progress`."""
@@ -113,7 +120,7 @@ class Quiet(Lines):
 
 
 class Silent:
-    """Nothing at all, for runs of which something else says how far they are."""
+    """Shows nothing, for runs whose progress is shown elsewhere."""
 
     def start(self, done: int, steps: int) -> None:
         """See `Progress`."""
@@ -137,6 +144,6 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
 
 
-def _shown(metrics: Mapping[str, float], score: str) -> list[str]:
+def _format_metrics(metrics: Mapping[str, float], score: str) -> list[str]:
     names = {"loss": "loss", "score": score}
     return [f"{names[k]} {metrics[k]:.4g}" for k in names if k in metrics]

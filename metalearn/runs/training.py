@@ -1,8 +1,8 @@
-"""The loop around a compiled outer step: logs, evaluates, saves, stops cleanly, and changes no number.
+"""The loop around a compiled outer step. It logs, evaluates, saves and stops cleanly, and changes no number.
 
-The next call is dispatched before the metrics of the last one are read, so the device never waits for Python.
-What is to be saved or evaluated is copied on the device before its state is donated to the next call, and is
-saved only after its metrics were found finite.
+The next call is dispatched before the metrics of the last one are read, so the device never waits for Python. A state
+that will be saved or evaluated is copied on the device before it is donated to the next call. It is saved only after
+its metrics were found finite.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ import numpy as np
 from jaxtyping import Array
 
 from metalearn.errors import RunError
-from metalearn.runs.checkpoints import copy_state, last_good, save_checkpoint
+from metalearn.runs.checkpoints import copy_state, describe_last_checkpoint, save_checkpoint
 from metalearn.runs.folder import Run
 from metalearn.runs.lock import only_writer
 from metalearn.runs.metrics import MetricsWriter
 from metalearn.runs.progress import Progress, default_progress
 
-WATCHED = ("loss", "grad_norm")  # a number that is not finite in one of these ends the run
+__all__ = ["WATCHED", "train"]
+
+WATCHED = ("loss", "grad_norm")
+"""Metrics that end the run if they are not finite."""
 
 
 class _Call(NamedTuple):
-    """A dispatched call: the steps done after it, its metrics [k], a copy of its state if one is needed."""
+    """A dispatched call: outer steps done after it, its metrics [k], and a copy of its state if one is needed."""
 
     done: int
     metrics: dict[str, Array]
@@ -55,55 +58,55 @@ def train(
     evaluated: Callable[[int, dict[str, Any]], None] | None = None,
     saved: Callable[[int, Any], None] | None = None,
 ) -> Any:
-    """Drive an outer step until `steps` outer steps are done, from wherever `state` is.
+    """Call an outer step until `steps` outer steps are done, beginning at `state.step`.
 
-    Saving and evaluating happen at the end of the call that reaches a multiple of their interval, and at the
-    last step. The result does not depend on these intervals, nor on when a run is interrupted and resumed.
+    A state is saved or evaluated at the end of the call that reaches a multiple of the interval, and after the last
+    step. The result depends neither on these intervals nor on when a run is interrupted and resumed.
 
     Args:
-        step: `(state, data) -> (state, metrics)`, advances `steps_per_call` outer steps; may donate.
+        step: `(state, data) -> (state, metrics)`; advances `steps_per_call` outer steps and may donate its state.
         state: a pytree with `theta` and `step`, new or from `restore_checkpoint`; consumed.
-        data: passed on to `step`.
-        run: where numbers and checkpoints go.
-        steps: outer steps of the whole run. What is left must be a multiple of `steps_per_call`.
-        steps_per_call: k, as `step` was compiled with.
-        log_every: metrics of each step that is a multiple of it go to `run.metrics`.
-        checkpoint_every: 0 saves the last step only.
+        data: passed to `step`.
+        run: where metrics and checkpoints are written.
+        steps: outer steps of the whole run. The number of remaining steps must be a multiple of `steps_per_call`.
+        steps_per_call: k, the number that `step` was compiled with.
+        log_every: the metrics of every step that is a multiple of this are written to `run.metrics`.
+        checkpoint_every: outer steps between checkpoints; 0: save after the last step only.
         evaluate: `(theta) -> {name: float}`, written as `eval/<name>`. It must not keep theta.
-        evaluate_every: 0 evaluates at the last step only.
-        keep: how many checkpoints are kept.
-        progress: what a person sees; a bar or lines on stderr when None.
-        callback: called after each call of `step`, while the next one runs, with the steps done and every metric
-            [steps_per_call]. What it raises ends the run; the checkpoints written by then stay.
-        evaluated: called with the steps done and what `evaluate` returned, once both are on disk and so is what was to
-            be saved then. What it raises ends the run, which can be resumed.
-        saved: called after each checkpoint is on disk, with the steps done and the state that was saved, which is only
-            lent: it must not be donated. What it raises ends the run, which can be resumed.
+        evaluate_every: outer steps between evaluations; 0: evaluate after the last step only.
+        keep: number of checkpoints to keep.
+        progress: what a person sees. None: a bar or lines on stderr.
+        callback: called after each call of `step`, while the next one runs, with the outer steps done and every metric
+            [k]. An exception from it ends the run; the checkpoints written before stay.
+        evaluated: called with the outer steps done and the result of `evaluate`, after this result, and the checkpoint
+            if one is due, are on disk. An exception from it ends the run, which can be resumed.
+        saved: called after each checkpoint is on disk, with the outer steps done and the state that was saved. It must
+            not donate the state. An exception from it ends the run, which can be resumed.
 
     Returns:
-        The state after `steps` steps; `state` itself, with a note, when it is there already.
+        The state after `steps` outer steps; `state` itself, with a note, if it is there already.
 
     Raises:
         ValueError: an argument does not fit.
-        FloatingPointError: a loss or gradient norm, or theta, is not finite; names the outer step and the
+        FloatingPointError: a loss, a gradient norm or theta is not finite. The message names the outer step and the
             last good checkpoint. No state of that step or later is saved.
-        RunError: a file could not be written, says what is safe; or another process is writing this run; or this is
-            one of several processes of `jax.distributed`, over which a run cannot be driven yet.
-        KeyboardInterrupt: after Ctrl-C, once the call in progress was finished and its state saved. A second
-            Ctrl-C interrupts at once.
+        RunError: a file cannot be written (the message says what is safe); or another process is writing this run; or
+            this is one of several processes of `jax.distributed`, which a run cannot use yet.
+        KeyboardInterrupt: after Ctrl-C, when the present call has finished and its state is saved. A second Ctrl-C
+            interrupts at once.
         SystemExit: the same after SIGTERM, with code 143.
     """
     if jax.process_count() > 1:
         raise RunError(
-            f"a run is driven and saved by one process, this is one of {jax.process_count()}: call the outer step in a "
-            "loop of your own, as docs/scaling.md shows, or train in one process"
+            f"train drives a run in one process, and this is one of {jax.process_count()}: call the outer step in your "
+            "own loop, as docs/scaling.md shows, or use one process"
         )
     progress = default_progress() if progress is None else progress
     done = int(state.step)
     if done >= steps:
-        progress.note(f"{run.folder} is at step {done} of {steps}: nothing left to do")
+        progress.note(f"{run.folder} is at step {done} of {steps}: nothing to do")
         return state
-    # a checkpoint cannot hold a weak type; without one from the start, a resumed run promotes as one never stopped
+    # Checkpoints do not store weak types. Without them from the start, a resumed run promotes types like any other.
     state = jax.tree.map(lambda x: x.astype(x.dtype) if getattr(x, "weak_type", False) else x, state)
     _check(done, steps, steps_per_call, log_every, checkpoint_every, evaluate_every)
     last_saved = -1
@@ -131,7 +134,7 @@ def train(
                 callback(call.done, values)
             numbers = None
             if evaluate is not None and due(call.done, evaluate_every):
-                numbers = {name: _plain(x) for name, x in evaluate(call.copy.theta).items()}
+                numbers = {name: _as_list(x) for name, x in evaluate(call.copy.theta).items()}
                 writer.write([{"step": call.done, **{f"eval/{name}": x for name, x in numbers.items()}}])
             if due(call.done, checkpoint_every):
                 save(call.done, call.copy)
@@ -155,7 +158,7 @@ def train(
             if stop.signal:
                 if last_saved != done:
                     save(done, state)
-                message = f"stopped at step {done} of {steps}, saved in {run.folder}; resume it to go on"
+                message = f"stopped at step {done} of {steps}, saved in {run.folder}; resume it to continue"
                 progress.note(message)
                 raise SystemExit(143) if stop.signal == signal.SIGTERM else KeyboardInterrupt(message)
         finally:
@@ -164,10 +167,10 @@ def train(
 
 
 def _log(run: Run, writer: MetricsWriter, before: int, k: int, values: dict[str, np.ndarray], log_every: int) -> None:
-    """Write the lines of the call that began after step `before`, up to the first step that went wrong."""
+    """Write the lines of the call that began after step `before`, up to the first step that is not finite."""
     for name, x in values.items():
         if x.ndim == 0 or x.shape[0] != k:
-            raise ValueError(f"metric {name!r} has shape {x.shape}: a call of {k} steps must give [{k}] or [{k}, ...]")
+            raise ValueError(f"metric {name!r} has shape {x.shape}, but a call of {k} steps must return [{k}, ...]")
     bad = [
         (int(np.argmin(np.isfinite(values[n]))), n) for n in WATCHED if n in values and not np.isfinite(values[n]).all()
     ]
@@ -175,21 +178,25 @@ def _log(run: Run, writer: MetricsWriter, before: int, k: int, values: dict[str,
     numbers = [before + i + 1 for i in range(end)]
     writer.write(
         [
-            {"step": number, **{name: _plain(x[i]) for name, x in values.items()}}
+            {"step": number, **{name: _as_list(x[i]) for name, x in values.items()}}
             for i, number in enumerate(numbers)
             if number % log_every == 0 or (bad and i == end - 1)
         ]
     )
     if bad:
         i, name = min(bad)
-        raise FloatingPointError(f"{name} is {values[name][i]} at outer step {before + i + 1}. {last_good(run)}")
+        raise FloatingPointError(
+            f"{name} is {values[name][i]} at outer step {before + i + 1}. {describe_last_checkpoint(run)}"
+        )
 
 
 def _check_theta(run: Run, after: int, theta: Any) -> None:
-    # an update can overflow after the last finite loss, and the next loss would show it too late
+    # An update can overflow although its loss is finite; the next loss would show it too late.
     floats = [x for x in jax.tree.leaves(theta) if jnp.issubdtype(x.dtype, jnp.inexact)]
     if not all(bool(jnp.isfinite(x).all()) for x in floats):
-        raise FloatingPointError(f"theta is not finite after the update of outer step {after}. {last_good(run)}")
+        raise FloatingPointError(
+            f"theta is not finite after the update of outer step {after}. {describe_last_checkpoint(run)}"
+        )
 
 
 def _check(done: int, steps: int, k: int, log_every: int, checkpoint_every: int, evaluate_every: int) -> None:
@@ -200,17 +207,17 @@ def _check(done: int, steps: int, k: int, log_every: int, checkpoint_every: int,
     over = (steps - done) % k
     if over:
         raise ValueError(
-            f"the {steps - done} steps from {done} to {steps} are no multiple of steps_per_call={k}: choose "
+            f"the {steps - done} steps from {done} to {steps} are not a multiple of steps_per_call={k}: choose "
             f"steps={steps - over} or {steps - over + k}, or a steps_per_call that divides {steps - done}"
         )
 
 
-def _plain(x: Any) -> Any:
+def _as_list(x: Any) -> Any:
     return np.asarray(x).tolist()
 
 
 class _StopOnSignal:
-    """Within it, the first SIGINT or SIGTERM only sets `signal`; the second acts as it would have before."""
+    """A context manager in which the first SIGINT or SIGTERM only sets `signal`; the second acts as outside of it."""
 
     def __init__(self):
         self.signal = 0
@@ -230,5 +237,5 @@ class _StopOnSignal:
         del frame
         self.signal = number
         signal.signal(number, self._before[number])
-        # print is not allowed in a handler that may have interrupted a print
-        os.write(2, b"\nstopping after this call, then saving; once more to stop at once without saving\n")
+        # print is not allowed in a handler, which may have interrupted a print
+        os.write(2, b"\nstopping after this call and saving; again: stop at once without saving\n")

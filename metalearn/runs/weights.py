@@ -1,4 +1,4 @@
-"""Meta-parameters in a file of their own (safetensors), to ship or to share; and a hash that names them."""
+"""Meta-parameters in a safetensors file, to ship or to share, and a hash that identifies them."""
 
 from __future__ import annotations
 
@@ -17,49 +17,51 @@ from jax.tree_util import DictKey, SequenceKey, keystr, tree_flatten_with_path
 from metalearn.errors import RunError
 from metalearn.runs.files import write_atomically
 
+__all__ = ["load_weights", "save_weights", "theta_sha256"]
+
 
 def theta_sha256(theta: Any) -> str:
     """SHA-256 over name, dtype, shape and bytes of every array of `theta`, in the order of the names.
 
-    Equal for two thetas exactly when every bit of them is; the same on every machine and in every process.
+    Two thetas have the same hash if and only if all their bits are equal. It does not depend on machine or process.
     """
     digest = hashlib.sha256()
-    for name, x in sorted(_named(theta).items()):
+    for name, x in sorted(_arrays_by_name(theta).items()):
         digest.update(f"{name} {x.dtype} {x.shape}\n".encode())
         digest.update(x.tobytes())
     return digest.hexdigest()
 
 
 def save_weights(path: str | Path, theta: Any, metadata: dict[str, Any]) -> None:
-    """Write `theta` to a safetensors file, in one step that a kill cannot halve.
+    """Write `theta` to a safetensors file in one step, so that a kill never leaves half a file.
 
     Args:
         path: the file; its folder must exist.
-        theta: nested dicts and lists (tuples come back as lists) of arrays.
-        metadata: anything JSON holds: what the weights are, how they were made.
+        theta: nested dicts and lists of arrays. Tuples are read back as lists.
+        metadata: JSON values: what the weights are and how they were made.
 
     Raises:
-        ValueError: a name has a `/` in it, or the tree has other nodes than dicts and lists.
-        RunError: the disk refused; an older file at `path` is as it was.
+        ValueError: a name contains `/`, or the tree has nodes other than dicts, lists and tuples.
+        RunError: the file cannot be written; an older file at `path` is unchanged.
     """
     header = {
         "metadata": json.dumps(metadata),
-        "nodes": json.dumps(_nodes(theta)),
+        "nodes": json.dumps(_describe_tree(theta)),
         "sha256": theta_sha256(theta),  # safetensors itself has no checksum
     }
     try:
-        write_atomically(Path(path), safetensors.numpy.save(_named(theta), metadata=header))
+        write_atomically(Path(path), safetensors.numpy.save(_arrays_by_name(theta), metadata=header))
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error}; what was there before is untouched") from error
+        raise RunError(f"cannot write {path}: {error}; the file that was there before is unchanged") from error
 
 
 def load_weights(path: str | Path) -> tuple[Any, dict[str, Any]]:
-    """Read what `save_weights` wrote: `theta`, in JAX arrays, and the metadata.
+    """Read a file of `save_weights`: `theta` in JAX arrays, and the metadata.
 
     Raises:
-        FileNotFoundError: no such file.
-        RunError: the file is damaged, was not written by `save_weights`, or holds 64-bit numbers that
-            JAX would cut to 32 bits.
+        FileNotFoundError: there is no such file.
+        RunError: the file is damaged, was not written by `save_weights`, or holds 64-bit numbers that JAX would
+            truncate to 32 bits.
     """
     try:
         with safetensors.safe_open(path, "numpy") as file:
@@ -68,9 +70,9 @@ def load_weights(path: str | Path) -> tuple[Any, dict[str, Any]]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise RunError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise RunError(f"{path} is damaged or not a safetensors file: {error}") from error
     if not {"metadata", "nodes", "sha256"} <= header.keys():
-        raise RunError(f"{path} was not written by metalearn's save_weights: its header lacks metadata, nodes, sha256")
+        raise RunError(f"{path} was not written by metalearn's save_weights: its header needs metadata, nodes, sha256")
     wide = [name for name, x in arrays.items() if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype]
     if wide:
         raise RunError(f"{path} holds 64-bit numbers ({', '.join(wide[:3])}): set jax_enable_x64 to read it")
@@ -78,13 +80,13 @@ def load_weights(path: str | Path) -> tuple[Any, dict[str, Any]]:
         metadata, nodes = json.loads(header["metadata"]), json.loads(header["nodes"])
         theta = _build(nodes, arrays, "")
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged: its header does not fit its arrays ({error})") from error
+        raise RunError(f"{path} is damaged: its header does not match its arrays ({error})") from error
     if theta_sha256(theta) != header["sha256"]:
-        raise RunError(f"{path} is damaged: its weights are not those that were saved (SHA-256 differs)")
+        raise RunError(f"{path} is damaged: its weights have changed since they were saved (SHA-256 differs)")
     return theta, metadata
 
 
-def _named(theta: Any) -> dict[str, np.ndarray]:
+def _arrays_by_name(theta: Any) -> dict[str, np.ndarray]:
     leaves = tree_flatten_with_path(theta)[0]
     named = {keystr(path, simple=True, separator="/"): _array(x) for path, x in leaves}
     if len(named) != len(leaves):
@@ -93,7 +95,7 @@ def _named(theta: Any) -> dict[str, np.ndarray]:
 
 
 def _array(x: Any) -> np.ndarray:
-    # np.array keeps a scalar an array, which safetensors needs, and makes it contiguous
+    # np.array makes the array contiguous and keeps scalars as arrays, as safetensors needs
     return np.array(jax.random.key_data(x) if _is_key(x) else x, order="C")
 
 
@@ -101,26 +103,26 @@ def _is_key(x: Any) -> bool:
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _nodes(theta: Any) -> Any:
-    """The tree's nodes in JSON; an array is null, a dict a list of pairs since its keys may be integers."""
+def _describe_tree(theta: Any) -> Any:
+    """The tree in JSON: null for an array, and a list of pairs for a dict, since its keys may be integers."""
     for path, x in tree_flatten_with_path(theta)[0]:
         if _is_key(x):
-            raise ValueError(f"{keystr(path)} is a random key, which is no weight: save a run's state as a checkpoint")
+            raise ValueError(f"{keystr(path)} is a random key and not a weight: save a run's state as a checkpoint")
         for entry in path:
             if not isinstance(entry, DictKey | SequenceKey):
                 raise ValueError(
-                    f"weights must be nested dicts and lists of arrays, got {keystr(path)}: convert it first"
+                    f"weights must be nested dicts and lists of arrays, got {keystr(path)}: convert them first"
                 )
             if isinstance(entry, DictKey) and (not isinstance(entry.key, str | int) or "/" in str(entry.key)):
                 raise ValueError(f"key {entry.key!r} cannot be part of a name: use strings without '/' or integers")
-    return _shape(theta)
+    return _describe_node(theta)
 
 
-def _shape(node: Any) -> Any:
+def _describe_node(node: Any) -> Any:
     if isinstance(node, dict):
-        return {"dict": [[key, _shape(node[key])] for key in node]}
+        return {"dict": [[key, _describe_node(node[key])] for key in node]}
     if isinstance(node, list | tuple):
-        return {"list": [_shape(child) for child in node]}
+        return {"list": [_describe_node(child) for child in node]}
     return None if node is not None else {"none": []}
 
 

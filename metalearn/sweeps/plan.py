@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metalearn.runs.folder import as_json
+from metalearn.runs.json_values import as_json
 
 Value = str | int | float | bool | None
 Cell = dict[str, Value]

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from metalearn.errors import RunError
-from metalearn.runs.folder import check_same_config
+from metalearn.runs.json_values import check_same_config
 from metalearn.sweeps.plan import Cell, Plan, named_cells
 from metalearn.sweeps.storage import open_storage, storage_errors
 from metalearn.sweeps.storage import storage_url as storage_url

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from metalearn.errors import RunLockedError
-from metalearn.runs.folder import as_json, finite_or_null
+from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.sweeps.plan import Cell
 from metalearn.sweeps.storage import record_heartbeat
 from metalearn.sweeps.study import Sweep, enqueue_missing, is_owner

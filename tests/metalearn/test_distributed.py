@@ -184,6 +184,6 @@ def test_a_run_over_several_processes_is_refused_before_anything_is_written(tmp_
     init, step = outer_loop(ESTIMATORS["pes"](), optax.adam(0.02))
     state = init(*start_values(), jax.random.key(0))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(RunError, match="driven and saved by one process, this is one of 2"):
+    with pytest.raises(RunError, match="train drives a run in one process, and this is one of 2"):
         train(step, state, start_values()[1], run, steps=2)
     assert sorted(run.folder.iterdir()) == before

@@ -15,7 +15,8 @@ from experiments.tabular.shipped.config import ShippedConfig, current_names, rea
 from metalearn.curves import curve_scorer, summarise
 from metalearn.learner import Learner
 from metalearn.runs.environment import environment
-from metalearn.runs.folder import as_json, open_run, write_result
+from metalearn.runs.folder import open_run, write_result
+from metalearn.runs.json_values import as_json
 from metalearn.runs.weights import save_weights, theta_sha256
 from metalearn_models.learners import library
 from metalearn_models.learners.registry import LEARNERS, build_learner

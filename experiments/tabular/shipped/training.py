@@ -15,7 +15,7 @@ from metalearn.gradients import backprop
 from metalearn.learner import inner_loop
 from metalearn.outer import OuterState
 from metalearn.recipes.driving import MetaTraining, drive
-from metalearn.runs.folder import as_json
+from metalearn.runs.json_values import as_json
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
 from metalearn_models.learners import library

@@ -19,7 +19,7 @@ from metalearn.recipes.in_context.config import TrainConfig, from_json, predicts
 from metalearn.recipes.in_context.fits import check_largest
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.runs.files import write_atomically
-from metalearn.runs.folder import as_json, finite_or_null
+from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.runs.progress import Silent
 from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_name, grid, run_sweep, sampled
 from metalearn.sweeps.study import storage_url

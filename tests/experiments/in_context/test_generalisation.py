@@ -17,7 +17,7 @@ from experiments.suite import run as suite
 from experiments.suite.intervals import mean_interval
 from metalearn.learner import Signature
 from metalearn.recipes.in_context.config import DataConfig
-from metalearn.runs.folder import as_json, finite_or_null
+from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn_models.learners.reference.neighbours import nearest_neighbour
 from metalearn_tasks.datasets import Split, load
 from tests.metalearn.sweeps.sweep_cells import Recorded

@@ -33,7 +33,7 @@ from experiments.in_context.mechanism.experiment import PRESETS, Settings, summa
 from experiments.in_context.mechanism.probe import episodes, example, probe, shared
 from experiments.in_context.settings import published, small
 from metalearn.recipes.in_context.build import prepare
-from metalearn.runs.folder import as_json, finite_or_null
+from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn_models.learners.attention_probe import attention_weights
 
 

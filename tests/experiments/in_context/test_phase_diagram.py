@@ -12,7 +12,7 @@ from experiments.in_context.phase_diagram.experiment import PRESETS, Settings, p
 from experiments.in_context.settings import small
 from experiments.suite import run as suite
 from experiments.suite.experiment import Trained
-from metalearn.runs.folder import as_json, finite_or_null
+from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.sweeps import cell_name
 from metalearn_models.learners.contextless import MLPConfig
 from tests.metalearn.sweeps.sweep_cells import Recorded

@@ -17,7 +17,8 @@ from experiments.in_context.settings import published, small
 from experiments.suite import run as suite
 from experiments.suite.experiment import Trained, evaluations
 from metalearn.recipes.in_context.config import CurriculumConfig
-from metalearn.runs.folder import as_json, finite_or_null, open_run
+from metalearn.runs.folder import open_run
+from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.runs.metrics import read_metrics
 from metalearn.sweeps import workers
 from metalearn_models.learners.contextless import MLPConfig

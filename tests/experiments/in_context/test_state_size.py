@@ -138,7 +138,7 @@ def test_one_seed_has_no_interval_of_an_effect():
 
 @pytest.mark.parametrize("kept", ["all", "one seed", "one row", "controls"])
 def test_pictures_and_tables_of_partial_results(tmp_path, kept):
-    from metalearn.runs.folder import as_json, finite_or_null
+    from metalearn.runs.json_values import as_json, finite_or_null
 
     chosen = {
         "all": lambda r: True, "one seed": lambda r: r["seed"] == 0,

@@ -11,7 +11,7 @@ from experiments.in_context import transition
 from experiments.in_context.settings import published, small, tasks_in_words
 from experiments.in_context.transition import PRESETS, Settings, summarise
 from experiments.suite.experiment import Trained
-from metalearn.runs.folder import as_json, finite_or_null
+from metalearn.runs.json_values import as_json, finite_or_null
 
 
 @pytest.mark.parametrize("preset, count", [("quick", 4 + 3 * 3), ("standard", 7 * 3 + 5 * 8), ("paper", 6 * 3 + 5 * 8)])

@@ -12,7 +12,8 @@ from experiments.suite import compute, gallery, results
 from experiments.suite.command_line import run_command
 from metalearn.errors import RunError
 from metalearn.recipes.in_context.config import to_json
-from metalearn.runs.folder import as_json, create_run
+from metalearn.runs.folder import create_run
+from metalearn.runs.json_values import as_json
 from metalearn.sweeps import Record, cell_name
 
 

@@ -11,7 +11,7 @@ from experiments.tabular.shipped import experiment, training
 from experiments.tabular.shipped.config import ShippedConfig, current_names, read_config
 from experiments.tabular.shipped.export import export, list_commands
 from metalearn.errors import RunError
-from metalearn.runs.folder import as_json
+from metalearn.runs.json_values import as_json
 from metalearn.runs.progress import Silent
 from metalearn.runs.weights import load_weights, theta_sha256
 from metalearn_models.learners import library

@@ -292,7 +292,7 @@ def test_a_run_begins_from_the_theta_of_another(trained, capsys, tmp_path):
 def test_an_existing_run_folder_is_refused_and_kept(trained, capsys):
     before = (trained / "result.json").read_bytes()
     status, _, err = run(capsys, "train", "digits", "--steps", 4, "--run", trained, *TINY)
-    assert status == 1 and "holds a run already" in err
+    assert status == 1 and "already holds a run" in err
     assert (trained / "result.json").read_bytes() == before
 
 

@@ -89,7 +89,7 @@ def test_a_config_without_json_form_is_refused_before_anything_is_written(tmp_pa
 
 def test_an_existing_run_is_not_written_over(run: Run):
     save_checkpoint(run, 1, state_of(1))
-    with pytest.raises(RunError, match="holds a run already: resume it, overwrite it, or choose another"):
+    with pytest.raises(RunError, match="already holds a run: resume it, overwrite it, or choose another"):
         create_run(run.folder, CONFIG)
     assert checkpoint_steps(run) == [1]
 
@@ -111,7 +111,7 @@ def test_overwrite_removes_a_run_and_nothing_else(run: Run):
 def test_a_folder_of_other_files_is_refused(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(RunError, match=r"no run folder but holds notes.txt"):
+        with pytest.raises(RunError, match=r"not a run folder but holds notes.txt"):
             create_run(tmp_path, CONFIG, overwrite=overwrite)
 
 
@@ -155,7 +155,7 @@ def test_resume_under_another_jax_is_said(run: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(metalearn.runs.folder, "environment", lambda: now)
     notes: list[str] = []
     resume_run(run.folder, CONFIG, note=notes.append)
-    assert notes == [f"jax was {jax.__version__} and is 99.0: the result may differ in the last bits"]
+    assert notes == [f"jax was {jax.__version__} and is now 99.0: the result may differ in the last bits"]
 
 
 def test_git_commit_is_of_tracked_folders_only(tmp_path: Path):
@@ -271,7 +271,7 @@ def test_a_checkpoint_of_another_config_is_refused(run: Run, tmp_path: Path):
     other = create_run(tmp_path / "other", {**CONFIG, "seed": 8, "steps": 5})
     save_checkpoint(other, 5, {"x": jnp.int32(0)})
     shutil.copytree(other.checkpoints, run.checkpoints)
-    with pytest.raises(RunError, match=r"of another configuration, old -> new: seed: 8 -> 7\. "):
+    with pytest.raises(RunError, match=r"has another configuration, old -> new: seed: 8 -> 7\. "):
         restore_checkpoint(run, {"x": jnp.int32(0)})
 
 

@@ -100,7 +100,9 @@ def test_a_lock_file_that_nobody_holds_is_no_hindrance(run: Run, content: bytes)
     assert (run.folder / "lock").read_text() == f"{os.getpid()}\n"
     (run.folder / "config.json").unlink()
     (run.folder / "notes.txt").touch()
-    with pytest.raises(RunError, match=r"no run folder but holds checkpoints, metrics\.jsonl, notes.txt, tensorboard:"):
+    with pytest.raises(
+        RunError, match=r"not a run folder but holds checkpoints, metrics\.jsonl, notes.txt, tensorboard:"
+    ):
         create_run(run.folder, CONFIG)
 
 

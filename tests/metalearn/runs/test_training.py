@@ -357,7 +357,7 @@ def test_a_finished_run_is_left_alone_and_says_so(tmp_path: Path):
     final = go(run)
     before = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*")}
     assert theta_sha256(go(run, progress=Quiet(stream=out)).theta) == theta_sha256(final.theta)
-    assert "is at step 60 of 60: nothing left to do" in out.getvalue()
+    assert "is at step 60 of 60: nothing to do" in out.getvalue()
     assert before == {p: p.stat().st_mtime_ns for p in run.folder.rglob("*")}
 
 
@@ -367,7 +367,7 @@ def test_steps_that_do_not_divide_are_refused_with_those_that_do(tmp_path: Path)
 
 
 def test_metrics_of_another_number_of_steps_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"has shape \(5,\): a call of 10 steps"):
+    with pytest.raises(ValueError, match=r"has shape \(5,\), but a call of 10 steps must return"):
         go(create_run(tmp_path / "run", CONFIG), steps_per_call=10)
 
 

@@ -88,7 +88,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path):
     save_weights(path, theta(), {"version": 1})
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
-        with pytest.raises(RunError, match="what was there before is untouched"):
+        with pytest.raises(RunError, match="the file that was there before is unchanged"):
             save_weights(path, theta(), {"version": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

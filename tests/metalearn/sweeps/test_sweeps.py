@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from metalearn.errors import RunError, RunLockedError
-from metalearn.runs.folder import as_json
+from metalearn.runs.json_values import as_json
 from metalearn.sweeps import (
     Halving,
     Plan,
