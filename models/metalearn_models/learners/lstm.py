@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from metalearn.errors import unknown_name
 from metalearn.learner import Labels, Learner, Signature, encode_label
 from metalearn_models.learners._dense import Dense, functional
+from metalearn_models.networks.recurrent import lstm_update
 
 Token = Literal["paper", "pair"]
 
@@ -106,22 +107,6 @@ class LSTMCell(nnx.Module):
         h, c = state
         h, c = lstm_update(share + self.gates_state(h), c)
         return (h, c), h
-
-
-def lstm_update(
-    gates: Float[Array, "*B 4H"], c: Float[Array, "*B H"]
-) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
-    """The new (h, c) of LSTM cells: c = sigmoid(f + 1) c + sigmoid(i) tanh(g), h = sigmoid(o) tanh(c).
-
-    The one is the bias of the forget gate (Gers, Schmidhuber & Cummins 2000), in addition to a learned one.
-
-    Args:
-        gates: pre-activations i, g, f, o, side by side.
-        c: memories.
-    """
-    i, g, f, o = jnp.split(gates, 4, -1)
-    c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
 class Recurrent(nnx.Module):

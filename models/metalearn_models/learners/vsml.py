@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature, encode_label
 from metalearn_models.learners._dense import Dense, functional
-from metalearn_models.learners.lstm import lstm_update
+from metalearn_models.networks.recurrent import lstm_update
 
 
 @dataclass(frozen=True)

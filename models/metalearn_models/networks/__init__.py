@@ -6,8 +6,9 @@ from metalearn_models.networks.mlp import mlp as mlp
 from metalearn_models.networks.network import Activation as Activation
 from metalearn_models.networks.network import Network as Network
 from metalearn_models.networks.network import Parameters as Parameters
+from metalearn_models.networks.recurrent import lstm_update as lstm_update
 
-__all__ = ["Activation", "Network", "Parameters", "conv", "layer_norm_mlp", "mlp"]
+__all__ = ["Activation", "Network", "Parameters", "conv", "layer_norm_mlp", "lstm_update", "mlp"]
 
 
 def __dir__() -> list[str]:

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from scipy.special import expit
 
-from metalearn_models.networks import conv, layer_norm_mlp, mlp
+from metalearn_models.networks import conv, layer_norm_mlp, lstm_update, mlp
 
 
 def wide(tree):
@@ -97,3 +98,13 @@ def test_gradients_are_those_of_finite_differences(network):
     params = network.init(jax.random.key(0))
     x = np.random.default_rng(1).normal(size=8)
     agrees_with_finite_differences(lambda p: jax.nn.logsumexp(network.apply(p, jnp.asarray(x))), params)
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_the_lstm_remembers_and_forgets_as_written_out_in_numpy(axis):
+    i, g, f, o, c = np.random.default_rng(0).normal(size=(5, 3, 4))
+    gates = jnp.asarray(np.concatenate([i, g, f, o], axis), jnp.float32)
+    h_new, c_new = lstm_update(gates, jnp.asarray(c, jnp.float32), axis)
+    expected = expit(f + 1) * c + expit(i) * np.tanh(g)
+    np.testing.assert_allclose(c_new, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(h_new, expit(o) * np.tanh(expected), rtol=1e-5, atol=1e-6)

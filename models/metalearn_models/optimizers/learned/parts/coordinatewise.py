@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from metalearn_models.networks.recurrent import lstm_update
 from metalearn_models.optimizers.contract import check_params, float32
 
 
@@ -180,7 +181,7 @@ def lstm_start(hidden: tuple[int, ...], size: int) -> LSTMMemory:
 def lstm_advance(
     network: LSTMNetwork, memory: LSTMMemory, x: Float[Array, "D N"]
 ) -> tuple[LSTMMemory, Float[Array, "N"]]:
-    """One step on N parameters: `c' = sigmoid(f + 1) c + sigmoid(i) tanh(g)` and `h' = sigmoid(o) tanh(c')`.
+    """One step of every layer on N parameters, see `lstm_update`.
 
     Args:
         network: the weights.
@@ -194,8 +195,6 @@ def lstm_advance(
     for layer, (h, c) in zip(network.layers, memory, strict=True):
         gates = layer.inputs.T @ x + layer.state.T @ h
         gates = gates + jnp.broadcast_to(layer.bias[:, None], gates.shape)
-        i, g, f, o = jnp.split(gates, 4)
-        c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        x = jax.nn.sigmoid(o) * jnp.tanh(c)
+        x, c = lstm_update(gates, c, axis=0)
         new.append((x, c))
     return tuple(new), network.readout.weight @ x + network.readout.bias

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from metalearn_models.networks.recurrent import lstm_update
+
 
 class LSTMState(NamedTuple):
     """What the cell remembers, one row a tensor (`[H]` in theta, where all tensors start).
@@ -50,9 +52,7 @@ def lstm_step(layer: dict[str, Array], x: Float[Array, "N D"], state: LSTMState)
         state: the state before.
     """
     gates = linear(layer, jnp.concatenate([x, state.hidden], 1))
-    entered, candidate, kept, shown = jnp.split(gates, 4, 1)
-    cell = jax.nn.sigmoid(kept + 1) * state.cell + jax.nn.sigmoid(entered) * jnp.tanh(candidate)
-    return LSTMState(jax.nn.sigmoid(shown) * jnp.tanh(cell), cell)
+    return LSTMState(*lstm_update(gates, state.cell))
 
 
 def log_size(x: Float[Array, ""]) -> Float[Array, ""]:
