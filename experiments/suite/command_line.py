@@ -35,7 +35,7 @@ import tyro
 
 from experiments.catalogue import EXPERIMENTS, find_module
 from experiments.suite import run as suite
-from metalearn.errors import MetalearnError, unknown_name
+from metalearn.errors import MetalearnError, UnknownNameError, unknown_name
 from metalearn.runs.progress import default_progress, duration
 
 __all__ = ["Parsed", "Suite", "parse", "run_command"]
@@ -125,7 +125,12 @@ def _read_options(usage: str, description: str, words: list[str], form: Any, def
 def run_command(name: str, words: Sequence[str]) -> int:
     """Read a command line, run the experiment and print its result; returns the exit status."""
     try:
-        module = importlib.import_module(find_module(name))
+        path = find_module(name)
+    except UnknownNameError as error:
+        print(f"experiments: {error}", file=sys.stderr)
+        return 1
+    try:
+        module = importlib.import_module(path)
         if not _keeps_contract(module):
             sys.argv = [name, *words]
             runpy.run_module(module.__name__, run_name="__main__", alter_sys=True)
