@@ -1,9 +1,9 @@
-"""The decay of a multilayer perceptron's learning rate, meta-learned.
+"""Meta-learn the learning rate of a multilayer perceptron and its decay.
 
-The MNIST experiment of Vicol, Metz & Sohl-Dickstein 2021 (PES, arXiv 2112.13835) and Vicol 2023 (ES-Single, arXiv
-2304.11153): SGD with momentum, step size a_t = theta_0 / (1 + t / Q)^theta_1, judged by the training loss or by the
-accuracy on validation data, through which nothing can be differentiated. Both parameters are positive and learned
-as logarithms.
+This is the MNIST experiment of Vicol, Metz & Sohl-Dickstein 2021 (PES, arXiv 2112.13835) and Vicol 2023 (ES-Single,
+arXiv 2304.11153): SGD with momentum and step size a_t = theta_0 / (1 + t / Q)^theta_1. The meta-loss is the training
+loss, or the error rate on validation data, whose gradient is zero. Both parameters are positive and learned as
+logarithms.
 """
 
 from __future__ import annotations
@@ -21,6 +21,17 @@ from metalearn.errors import unknown_name
 from metalearn.inner import InnerLoop
 from metalearn_models.networks.mlp import mlp
 
+__all__ = [
+    "Examples",
+    "MLPScheduleConfig",
+    "MLPState",
+    "Objective",
+    "Schedule",
+    "learning_rate_at",
+    "mlp_schedule",
+    "schedule",
+]
+
 Objective = Literal["train", "accuracy"]
 Examples = tuple[Float[Array, "N D"], Int[Array, " N"]]
 Schedule = dict[str, Float[Array, ""]]
@@ -28,37 +39,46 @@ Schedule = dict[str, Float[Array, ""]]
 
 @dataclass(frozen=True)
 class MLPScheduleConfig:
-    """Learning-rate decay of a multilayer perceptron. The batch is our choice, the other numbers are the papers'."""
+    """The network, its training and its loss. The batch size is our choice, the other defaults are the papers'."""
 
     hidden: tuple[int, ...] = (100, 100)
     """Widths of the hidden layers."""
     classes: int = 10
-    """C, the network's outputs."""
+    """C, the number of outputs of the network."""
     momentum: float = 0.9
-    """What is kept of the velocity in each step."""
+    """Factor by which the velocity decays per step."""
     timescale: float = 5000.0
-    """Q, the steps after which the decay has halved the step size, if its exponent is 1."""
+    """Q, the number of steps after which the step size has halved if the exponent of its decay is 1."""
     length: int = 5000
-    """T, steps of training."""
+    """T, training steps."""
     batch: int = 100
-    """Examples in each batch, drawn with replacement."""
+    """Examples per batch, drawn with replacement."""
     objective: Objective = "train"
-    """The loss of a step, on a fresh batch after the update: "train", cross-entropy on training examples; "accuracy",
-    the error rate on validation examples, whose gradient is zero."""
+    """The loss of a step, on a fresh batch after the update. "train": cross-entropy on training examples. "accuracy":
+    error rate on validation examples, whose gradient is zero."""
 
 
 class MLPState(NamedTuple):
-    """A network in training."""
+    """A network in training.
+
+    Attributes:
+        params: parameters of the network.
+        velocity: a pytree like the parameters.
+    """
 
     params: Any
     velocity: Any
 
 
 def schedule(learning_rate: float, decay: float) -> Schedule:
-    """The theta of a first step size and of an exponent of its decay, in JAX's default float type.
+    """Make a theta, in JAX's default float type.
+
+    Args:
+        learning_rate: theta_0, the first step size.
+        decay: theta_1, the exponent of its decay.
 
     Raises:
-        ValueError: when one is not positive.
+        ValueError: an argument that is not positive.
     """
     if min(learning_rate, decay) <= 0:
         raise ValueError(f"learning_rate and decay must be positive, got {learning_rate} and {decay}")
@@ -66,27 +86,28 @@ def schedule(learning_rate: float, decay: float) -> Schedule:
 
 
 def learning_rate_at(theta: Schedule, t: Array, timescale: float) -> Float[Array, ""]:
-    """a_t = theta_0 / (1 + t / Q)^theta_1."""
+    """Compute the step size a_t = theta_0 / (1 + t / Q)^theta_1."""
     elapsed = t.astype(theta["log_decay"].dtype) / timescale
     return jnp.exp(theta["log_learning_rate"] - jnp.exp(theta["log_decay"]) * jnp.log1p(elapsed))
 
 
 def mlp_schedule(config: MLPScheduleConfig = MLPScheduleConfig()) -> InnerLoop:
-    """The inner loop: train a network from a fresh start, one batch a step.
+    """Make the inner loop: train a network from a fresh start, one batch per step.
 
-    Its theta is `{"log_learning_rate": [], "log_decay": []}` (see `schedule`); its `data` the training examples
-    `(inputs[N, D], labels[N])`, or, with the objective "accuracy", a pair of those: training, validation. The velocity
-    follows v <- momentum v + gradient, the parameters lose a_t v. Everything is computed in theta's float type.
+    Its theta is `{"log_learning_rate": [], "log_decay": []}` (see `schedule`). Its `data` are training examples
+    `(inputs[N, D], labels[N])`, or, with the objective "accuracy", a pair of those for training and validation. A step
+    is v <- momentum v + gradient, params <- params - a_t v. Everything is computed in theta's float type.
 
     Args:
         config: the network, its training, and the loss of a step.
 
     Returns:
-        An inner loop of `config.length` steps; its aux are the `accuracy` on the batch that the loss is of, and the
-        step's `learning_rate`.
+        An inner loop of `config.length` steps. Its aux are the `accuracy` on the batch of the loss, and the
+        `learning_rate` of the step.
 
     Raises:
-        ValueError: for an unknown objective, a number that is not positive, or a momentum outside [0, 1).
+        UnknownNameError: an unknown objective.
+        ValueError: a number that is not positive, or a momentum outside [0, 1).
     """
     if config.objective not in get_args(Objective):
         raise unknown_name("objective", config.objective, get_args(Objective))

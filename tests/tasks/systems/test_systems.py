@@ -483,7 +483,7 @@ def test_float_type_is_thetas_whatever_that_of_the_data(name, dtype):
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="got state=0"):
         linear.linear_system(KEY, 0, P, T)
-    with pytest.raises(ValueError, match="12 steps, the inner loop 13"):
+    with pytest.raises(ValueError, match="at least the 13 steps of the inner loop, got 12"):
         start(linear.linear(13), jnp.zeros(P), linear.linear_system(KEY, S, P, T), KEY)
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         linear.linear(0)
@@ -497,7 +497,7 @@ def test_settings_that_cannot_be_are_refused():
         schedule_2d.schedule_2d(schedule_2d.Schedule2DConfig(0))
     with pytest.raises(ValueError, match="low < high"):
         schedule_2d.meta_loss_grid(1, 1, 5)
-    with pytest.raises(ValueError, match="positive numbers"):
+    with pytest.raises(ValueError, match="a, r and b must be positive"):
         lorenz.lorenz(lorenz.LorenzConfig(time_step=0.0))
     with pytest.raises(UnknownNameError, match=r"unknown objective 'acuracy'. Did you mean 'accuracy'"):
         mlp_schedule.mlp_schedule(mlp_schedule.MLPScheduleConfig(objective="acuracy"))
