@@ -1,8 +1,10 @@
 """`python -m experiments NAME [PRESET] [options]`: the one way to run an experiment.
 
-python -m experiments --list                   names, what each shows, presets and how long they take
-python -m experiments NAME --help              what an experiment is and its options
-python -m experiments NAME PRESET --steps 100  a preset with one setting changed; without PRESET: the first one
+    python -m experiments --list                      # names, what each shows, presets and how long they take
+    python -m experiments NAME --help                 # what an experiment is and its options
+    python -m experiments NAME PRESET --steps 100     # a preset with one setting changed
+
+Without PRESET the first one is run.
 """
 
 from __future__ import annotations
