@@ -25,7 +25,7 @@ from metalearn.runs.json_values import as_json, check_same_config
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.progress import Silent
 from metalearn.sweeps import Cell, Plan, Report, cell_name, run_sweep
-from metalearn.sweeps.study import storage_url
+from metalearn.sweeps.storage import storage_url
 from metalearn.sweeps.watch import Watch
 from metalearn.sweeps.workers import worker_count
 

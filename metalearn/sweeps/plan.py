@@ -1,7 +1,7 @@
-"""What a sweep runs: a list of cells, each a few named values, known before the first of them is run.
+"""What a sweep runs: a list of cells, each a few named values, fixed before the first of them is run.
 
-Grid and random search are both such lists: random values are drawn from the plan's seed and not by whichever worker
-comes first, so what is run does not depend on how many workers there are, nor on which of them were killed.
+Grid and random search both give such a list. Random values are drawn from a seed in advance and not by the workers, so
+what is run depends neither on the number of workers nor on which of them are killed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ import numpy as np
 
 from metalearn.runs.json_values import as_json
 
+__all__ = ["FORMAT", "Cell", "Plan", "Range", "Value", "cell_name", "cells_by_name", "grid", "random_search"]
+
 Value = str | int | float | bool | None
+"""A value of a cell."""
+
 Cell = dict[str, Value]
 """One run of a sweep: names and values."""
 
 FORMAT = 1
+"""Version of the form of a plan in a storage."""
+
 _LONGEST = 100  # characters of a folder's name
 
 
@@ -30,10 +36,10 @@ class Plan(NamedTuple):
     """A sweep before anything is run.
 
     Attributes:
-        name: what the sweep is called in its storage.
-        config: everything else that decides its numbers; JSON values or dataclasses. A sweep of the same name with
+        name: the sweep's name in its storage.
+        config: everything else that decides its numbers, as JSON values or dataclasses. A sweep of the same name with
             another config is refused.
-        cells: what is run, each different from all others.
+        cells: what is run; no two are equal.
     """
 
     name: str
@@ -41,20 +47,20 @@ class Plan(NamedTuple):
     cells: Sequence[Cell]
 
     def as_json(self) -> dict[str, Any]:
-        """The plan as it is compared with one that is in a storage already."""
+        """The JSON values by which the plan is compared with one that is already in a storage."""
         digest = hashlib.sha256(json.dumps([dict(cell) for cell in self.cells]).encode()).hexdigest()
         cells = {"count": len(self.cells), "sha256": digest}
         return {"format": FORMAT, "name": self.name, "config": as_json(self.config), "cells": cells}
 
 
 class Range(NamedTuple):
-    """Values between two ends, both included, for random search.
+    """An interval for random search, both ends included.
 
     Attributes:
-        low: the least.
-        high: the greatest.
-        log: uniform in the logarithm.
-        integer: rounded to whole numbers.
+        low: the least value.
+        high: the greatest value.
+        log: whether values are drawn uniformly in their logarithm.
+        integer: whether values are rounded to integers.
     """
 
     low: float
@@ -64,26 +70,27 @@ class Range(NamedTuple):
 
 
 def grid(axes: Mapping[str, Sequence[Value]]) -> list[Cell]:
-    """Every combination of the values of the axes, the last axis fastest.
+    """All combinations of the values of the axes; the last axis varies fastest.
 
     Raises:
-        ValueError: an axis without values, or one that names a value twice.
+        ValueError: an axis has no values, or has a value twice.
     """
     for name, values in axes.items():
         if not values:
             raise ValueError(f"the axis {name} of the grid has no values")
         if len(set(map(repr, values))) < len(values):
-            raise ValueError(f"the axis {name} of the grid names a value twice: {', '.join(map(str, values))}")
+            raise ValueError(f"the axis {name} of the grid has a value twice: {', '.join(map(str, values))}")
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def sampled(axes: Mapping[str, Range | Sequence[Value]], trials: int, seed: int) -> list[Cell]:
-    """Random search: `trials` independent draws from ranges and from lists of values.
+def random_search(axes: Mapping[str, Range | Sequence[Value]], trials: int, seed: int) -> list[Cell]:
+    """Draw `trials` independent cells from ranges and lists of values.
 
-    Cell i depends on the seed and on i alone, so more trials of the same seed go on from fewer.
+    Cell i depends on the seed and on i alone, so a search with more trials begins with the cells of one with fewer.
 
     Raises:
-        ValueError: no trial, an empty list, or a range that is empty or has a logarithm of 0.
+        ValueError: there is no trial, a list is empty, a range is empty, a range in logarithms does not begin above 0,
+            or a range of integers has other ends.
     """
     if trials < 1:
         raise ValueError(f"random search needs at least 1 trial, got {trials}")
@@ -96,9 +103,9 @@ def sampled(axes: Mapping[str, Range | Sequence[Value]], trials: int, seed: int)
                 f"the range of {name} must go from a lower to a higher number, got {axis.low}..{axis.high}"
             )
         elif axis.log and axis.low <= 0:
-            raise ValueError(f"a range in logarithms begins above 0, {name} begins at {axis.low}")
+            raise ValueError(f"a range in logarithms must begin above 0, {name} begins at {axis.low}")
         elif axis.integer and not (float(axis.low).is_integer() and float(axis.high).is_integer()):
-            raise ValueError(f"a range of whole numbers has whole ends, {name} goes from {axis.low} to {axis.high}")
+            raise ValueError(f"a range of integers must have integer ends, {name} goes from {axis.low} to {axis.high}")
 
     def draw(axis: Range | Sequence[Value], rng: np.random.Generator) -> Value:
         if not isinstance(axis, Range):
@@ -106,7 +113,7 @@ def sampled(axes: Mapping[str, Range | Sequence[Value]], trials: int, seed: int)
         low, high = (math.log(axis.low), math.log(axis.high)) if axis.log else (axis.low, axis.high)
         value = rng.uniform(low, high)
         value = math.exp(value) if axis.log else value
-        value = round(value) if axis.integer else float(f"{value:.6g}")  # six digits can be read, and are enough
+        value = round(value) if axis.integer else float(f"{value:.6g}")  # six digits are readable and enough
         value = min(max(value, axis.low), axis.high)
         return int(value) if axis.integer else float(value)
 
@@ -118,33 +125,33 @@ def sampled(axes: Mapping[str, Range | Sequence[Value]], trials: int, seed: int)
 
 
 def cell_name(cell: Cell) -> str:
-    """A name for the cell that can be a folder's: `tasks-64,seed-3`; a hash goes in where that does not do."""
-    plain = ",".join(f"{key.rpartition('.')[2]}-{_shown(value)}" for key, value in cell.items())
+    """A name for a cell that can name a folder: `batch-64,seed-3`, with a hash if that is too long or ambiguous."""
+    plain = ",".join(f"{key.rpartition('.')[2]}-{_format_value(value)}" for key, value in cell.items())
     name = re.sub(r"[^A-Za-z0-9.,+_-]", "_", plain)
-    # two cells may not share a name for what it leaves out
-    rounded = any(isinstance(value, float) and float(_shown(value)) != value for value in cell.values())
+    # Two cells that differ in digits that the name omits must not share it.
+    rounded = any(isinstance(value, float) and float(_format_value(value)) != value for value in cell.values())
     if name == plain and len(name) <= _LONGEST and name and not rounded:
         return name
     digest = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:10]
     return f"{name[: _LONGEST - 11]}~{digest}"
 
 
-def named_cells(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """The cells by name.
+def cells_by_name(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """The cells by their names.
 
     Raises:
-        ValueError: there is none, or two have the same name.
+        ValueError: there are no cells, or two have the same name.
     """
     if not cells:
-        raise ValueError("the sweep has no cells: nothing would be run")
+        raise ValueError("the sweep has no cells, so there is nothing to run")
     named: dict[str, Cell] = {}
     for cell in cells:
         name = cell_name(cell)
         if name in named:
-            raise ValueError(f"two cells are called {name}, {named[name]} and {cell}: each must be there once")
+            raise ValueError(f"two cells are called {name}, {named[name]} and {cell}: each cell may be there only once")
         named[name] = cell
     return named
 
 
-def _shown(value: Value) -> str:
+def _format_value(value: Value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,11 +1,11 @@
-"""A sweep in its storage: an optuna study that holds the plan, and which of its cells are done.
+"""A sweep in its storage: an optuna study that holds the plan and the trials of its cells.
 
-Optuna (Akiba, Sano, Yanase, Ohta, Koyama 2019, arXiv 1907.10902) keeps the trials: in an SQLite file by default, in any
-of its database servers by URL where several machines join. A cell is planned by being enqueued; workers take what
-is enqueued, and each trial of a living worker has a heartbeat.
+Optuna (Akiba, Sano, Yanase, Ohta, Koyama 2019, arXiv 1907.10902) keeps the trials in an SQLite file, or on a database
+server if several machines take part. A cell is planned by enqueueing a trial; workers take enqueued trials, and each
+living worker records heartbeats for its trial.
 
-Everything here may be done by any number of workers at the same time and be cut short at any point: to plan is to
-enqueue whatever is missing, and of two trials of one cell the one with the lower number counts.
+Any number of workers may call the functions here at the same time, and be killed at any point: planning enqueues
+whatever is missing, and of two trials of one cell the one with the lower number counts.
 """
 
 from __future__ import annotations
@@ -19,22 +19,32 @@ from typing import Any, NamedTuple
 
 from metalearn.errors import RunError
 from metalearn.runs.json_values import check_same_config
-from metalearn.sweeps.plan import Cell, Plan, named_cells
+from metalearn.sweeps.plan import Cell, Plan, cells_by_name
 from metalearn.sweeps.storage import open_storage, storage_errors
-from metalearn.sweeps.storage import storage_url as storage_url
+
+__all__ = [
+    "RETRIES",
+    "Halving",
+    "Sweep",
+    "enqueue_missing",
+    "failure_reason",
+    "is_owner",
+    "open_sweep",
+    "trials_by_cell",
+]
 
 _WAITS = 20  # tenths of a second
 
 RETRIES = 3
-"""How often a cell is taken up again after its worker vanished: it may be the cell that kills its worker each time."""
+"""Retries of a cell whose worker vanished. It may be the cell that kills its worker each time."""
 
 
 class Halving(NamedTuple):
-    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934): what is behind at a rung is stopped.
+    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934): runs that are behind at a rung are stopped.
 
     Attributes:
         first: reported step of the first rung.
-        factor: a rung is this many times as far as the one before, and one in so many goes on from it.
+        factor: ratio of the steps of two consecutive rungs; one in `factor` runs continues past a rung.
     """
 
     first: int
@@ -45,9 +55,9 @@ class Sweep(NamedTuple):
     """An open sweep.
 
     Attributes:
-        study: optuna's.
-        storage: optuna's storage, which holds the study.
-        plan: what is to be run.
+        study: the study of optuna.
+        storage: the storage of optuna that holds it.
+        plan: what is run.
         cells: the plan's cells by name.
         grace: seconds without a heartbeat after which a worker counts as dead.
     """
@@ -62,25 +72,25 @@ class Sweep(NamedTuple):
 def open_sweep(
     plan: Plan, url: str, *, halving: Halving | None = None, heartbeat: int = 10, grace: int = 60, again: bool = True
 ) -> Sweep:
-    """Begin a sweep, or join the one of the same name and plan.
+    """Begin a sweep, or join the sweep of the same name and plan.
 
     Args:
         plan: what to run.
-        url: of the storage: `sqlite:///FILE`, or a server's such as `postgresql+psycopg2://user:password@host/database`.
-        halving: stop runs early that are behind others; None: all run to their end.
+        url: the storage: `sqlite:///FILE`, or a server such as `postgresql+psycopg2://user:password@host/database`.
+        halving: how to stop runs early that are behind others. None: every run continues to its end.
         heartbeat: seconds between two signs of life of a worker.
-        grace: seconds without one after which its cell is given to another.
-        again: plan cells that failed before once more.
+        grace: seconds without one after which the worker's cell is given to another.
+        again: whether cells that failed before are planned again.
 
     Raises:
-        RunError: the storage cannot be reached; it holds a sweep of this name with another plan, or from another
-            version; or a study of this name that is no sweep of ours.
-        ValueError: the plan has no cells, or one twice.
+        RunError: the storage cannot be reached; or it holds a sweep of this name with another plan or from another
+            version, or a study of this name that is not a sweep of metalearn.
+        ValueError: the plan has no cells, or a cell twice.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    cells = named_cells(plan.cells)
+    cells = cells_by_name(plan.cells)
     values = {**plan.as_json(), "halving": None if halving is None else list(halving)}
     pruner = optuna.pruners.NopPruner()
     if halving is not None:
@@ -95,46 +105,49 @@ def open_sweep(
 
 
 def _begin_or_join(name: str, storage: Any, pruner: Any, values: dict[str, Any]) -> tuple[Any, Any]:
-    """The study of this name and the plan in it, which is `values` where it is new."""
+    """Create or load the study of this name; returns it and its plan, which is `values` if the study is new."""
     import optuna
 
     with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize", pruner=pruner)
-        return study, _planned(study, values)
+        return study, _set_plan_once(study, values)
     study = optuna.load_study(storage=storage, study_name=name, pruner=pruner)
-    for _ in range(_WAITS):  # for whoever made it to say what is planned, unless they were killed before
+    for _ in range(_WAITS):  # the worker that created the study writes the plan now, unless it was killed
         foreign = study.get_trials(deepcopy=False) or [d.name for d in study.directions] != ["MAXIMIZE"]
         if "plan" in study.user_attrs:
             return study, study.user_attrs["plan"]
         if foreign:
-            raise RunError(f"the storage holds a study {name!r} that is no sweep of metalearn: give yours another name")
+            raise RunError(f"the storage holds a study {name!r} that is not a sweep of metalearn: choose another name")
         time.sleep(0.1)
-    return study, _planned(study, values)
+    return study, _set_plan_once(study, values)
 
 
-def _planned(study: Any, values: dict[str, Any]) -> Any:
-    """The plan of a new study: that of whoever came first, who may have made the study or waited for it too long."""
+def _set_plan_once(study: Any, values: dict[str, Any]) -> Any:
+    """Write the plan unless another worker already has; returns the plan that is there.
+
+    The other worker may have created the study, or may have waited in vain for the one that did.
+    """
     if "plan" not in study.user_attrs:
         study.set_user_attr("plan", values)
     return study.user_attrs["plan"]
 
 
 def enqueue_missing(sweep: Sweep, again: bool = False) -> int:
-    """Plan every cell that is neither done, nor waiting, nor being run, and may still be tried.
+    """Enqueue every cell that is neither done, nor waiting, nor running, and may still be tried.
 
     Args:
         sweep: the sweep.
-        again: also those that failed by an error of their own, or too often.
+        again: whether to include cells that raised an error or lost too many workers.
 
     Returns:
-        How many.
+        The number of cells enqueued.
     """
-    _fail_the_dead(sweep)
+    _fail_trials_of_dead_workers(sweep)
     count = 0
     for name, trials in trials_by_cell(sweep).items():
         if any(trial.state.name != "FAIL" for trial in trials):
             continue
-        failed = failure(trials) is not None
+        failed = failure_reason(trials) is not None
         if again or not failed:
             attrs = {"cell": name, "again": True} if failed else {"cell": name}
             sweep.study.enqueue_trial(sweep.cells[name], user_attrs=attrs)
@@ -143,7 +156,7 @@ def enqueue_missing(sweep: Sweep, again: bool = False) -> int:
 
 
 def trials_by_cell(sweep: Sweep) -> dict[str, list[Any]]:
-    """The trials of each cell of the plan, in their order."""
+    """The trials of each cell of the plan, in the order of their numbers."""
     trials: dict[str, list[Any]] = {name: [] for name in sweep.cells}
     for trial in sweep.study.get_trials(deepcopy=False):
         if trial.user_attrs.get("cell") in trials and "spare" not in trial.user_attrs:
@@ -151,8 +164,8 @@ def trials_by_cell(sweep: Sweep) -> dict[str, list[Any]]:
     return trials
 
 
-def failure(trials: Sequence[Any]) -> str | None:
-    """Why a cell whose trials have all failed gets no other one until it is planned again; None where it does."""
+def failure_reason(trials: Sequence[Any]) -> str | None:
+    """The reason why a cell whose trials have all failed is not retried automatically; None: it will be."""
     first = max((i for i, trial in enumerate(trials) if "again" in trial.user_attrs), default=0)
     errors = [trial.user_attrs["error"] for trial in trials[first:] if "error" in trial.user_attrs]
     if errors:
@@ -162,7 +175,7 @@ def failure(trials: Sequence[Any]) -> str | None:
 
 
 def is_owner(sweep: Sweep, number: int, name: str) -> bool:
-    """Whether trial `number` is the one of its cell that counts: no earlier one is done, waiting or being run."""
+    """Whether trial `number` is the one that counts for its cell: no earlier one is done, waiting or running."""
     return not any(
         trial.number < number
         and trial.user_attrs.get("cell") == name
@@ -172,14 +185,13 @@ def is_owner(sweep: Sweep, number: int, name: str) -> bool:
     )
 
 
-def _fail_the_dead(sweep: Sweep) -> None:
-    """Mark the trials of workers that vanished as failed."""
+def _fail_trials_of_dead_workers(sweep: Sweep) -> None:
     import optuna
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.fail_stale_trials(sweep.study)
-    # Optuna overlooks a worker that vanished between taking a trial and its first heartbeat.
+    # Optuna overlooks a worker that vanished after it took a trial and before its first heartbeat.
     old = datetime.datetime.now() - datetime.timedelta(seconds=sweep.grace)
     for trial in sweep.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         if "worker" not in trial.user_attrs and trial.datetime_start is not None and trial.datetime_start < old:
@@ -191,20 +203,20 @@ def _check_same_plan(name: str, old: Any, new: dict[str, Any], trials: list[Any]
     if not isinstance(old, dict) or old.get("format") != new["format"]:
         got = old.get("format") if isinstance(old, dict) else old
         raise RunError(
-            f"the sweep {name!r} was begun by another version of metalearn (format {got}, this one has "
-            f"{new['format']}): finish it with that version, or give this one another name or folder"
+            f"the sweep {name!r} was begun by another version of metalearn (format {got}, this version has "
+            f"{new['format']}): finish it with that version, or choose another name or folder"
         )
     if old["cells"] != new["cells"]:
         planned = {trial.user_attrs["cell"]: None for trial in trials if "cell" in trial.user_attrs}
-        new = {**new, "cells": _counted(cells, planned, "new")}
-        old = {**old, "cells": _counted(planned, cells, "gone", old["cells"]["count"])}
+        new = {**new, "cells": _describe_cells(cells, planned, "new")}
+        old = {**old, "cells": _describe_cells(planned, cells, "gone", old["cells"]["count"])}
     check_same_config(old, new, (), f"there is a sweep {name!r} with another plan")
 
 
-def _counted(cells: Iterable[str], others: Collection[str], word: str, count: int | None = None) -> str:
+def _describe_cells(cells: Iterable[str], others: Collection[str], word: str, count: int | None = None) -> str:
     """`12 cells, 3 of them new: a, b, ...`."""
     cells = list(cells)
     only = [cell for cell in cells if cell not in others]
     text = f"{len(cells) if count is None else count} cells"
     names = ", ".join(only[:3]) + (", ..." if len(only) > 3 else "")
-    return f"{text}, {len(only)} of them {word}: {names}" if only else f"{text} in an order of their own"
+    return f"{text}, {len(only)} of them {word}: {names}" if only else f"{text} in another order"

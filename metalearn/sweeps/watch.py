@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a live table on a terminal, a line a finished cell in a log."""
+"""What a person sees of a sweep: a live table on a terminal, one line per finished cell in a log."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from typing import Any, Protocol, TextIO
 from metalearn.runs.progress import duration
 from metalearn.sweeps.records import ENDED, Record
 
-_ROWS = 12
+__all__ = ["Lines", "Table", "Watch", "default_watch"]
+
+_ROWS = 12  # of finished and running cells in the table
 
 
 class Watch(Protocol):
-    """Told by `run_sweep` how far it is."""
+    """What `run_sweep` calls as the sweep advances."""
 
-    def start(self, name: str, found: Sequence[Record]) -> None:
-        """Begin, with the records of earlier calls."""
+    def start(self, name: str, records: Sequence[Record]) -> None:
+        """Begin; `records` are those of earlier calls of `run_sweep`."""
         ...
 
-    def update(self, found: Sequence[Record]) -> None:
-        """The records as they are now."""
+    def update(self, records: Sequence[Record]) -> None:
+        """Show the present records."""
         ...
 
     def note(self, text: str) -> None:
-        """Say a sentence that a person should read."""
+        """Show a sentence that a person should read."""
         ...
 
     def close(self) -> None:
-        """The sweep has ended, well or not."""
+        """End, whether or not the sweep succeeded."""
         ...
 
 
 def default_watch(stream: TextIO | None = None) -> Watch:
-    """A live table where `stream` (stderr when None) is a terminal, lines where it is not."""
+    """A live table if `stream` (None: stderr) is a terminal, otherwise lines."""
     terminal = (sys.stderr if stream is None else stream).isatty()
     return Table(stream) if terminal else Lines(stream)
 
 
 class Lines:
-    """`12/40  tasks-64,seed-1: done, 0.123 after 45s; 4m10s left`, a line a cell that ended."""
+    """One line per cell that ended: `12/40  batch-64,seed-1: done, 0.123 after 45s; 4m10s left`."""
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = sys.stderr if stream is None else stream
@@ -48,22 +50,22 @@ class Lines:
         self._waiting: set[tuple[str, str]] = set()
         self._clock = _Clock()
 
-    def start(self, name: str, found: Sequence[Record]) -> None:
+    def start(self, name: str, records: Sequence[Record]) -> None:
         """See `Watch`."""
-        self._known = {r.name for r in found if r.state in ENDED}
-        self._clock.start(found)
-        self.note(f"sweep {name}: {len(found)} cells, {len(self._known)} of them done before")
+        self._known = {r.name for r in records if r.state in ENDED}
+        self._clock.start(records)
+        self.note(f"sweep {name}: {len(records)} cells, {len(self._known)} of them done before")
 
-    def update(self, found: Sequence[Record]) -> None:
+    def update(self, records: Sequence[Record]) -> None:
         """See `Watch`."""
-        ended = [r for r in found if r.state in ENDED]
+        ended = [r for r in records if r.state in ENDED]
         new = [r for r in ended if r.name not in self._known]
         self._known = {r.name for r in ended}
-        left = self._clock.left(found)
+        left = self._clock.time_left(records)
         for number, r in enumerate(new, len(ended) - len(new) + 1):
             tail = f"; {left} left" if left and r is new[-1] else ""
-            self.note(f"{number}/{len(found)}  {r.name}: {_told(r)}{tail}")
-        waiting = {(r.name, r.error) for r in found if r.state == "waiting" and r.error is not None}
+            self.note(f"{number}/{len(records)}  {r.name}: {_format_outcome(r)}{tail}")
+        waiting = {(r.name, r.error) for r in records if r.state == "waiting" and r.error is not None}
         for name, reason in sorted(waiting - self._waiting):
             self.note(f"{name} has to wait: {reason}")
         self._waiting |= waiting
@@ -77,7 +79,7 @@ class Lines:
 
 
 class Table:
-    """A table of what is being run and what ended last, with the time left, redrawn in place."""
+    """A table of running cells and of those that ended last, with the remaining time, redrawn in place."""
 
     def __init__(self, stream: TextIO | None = None):
         from rich.console import Console
@@ -87,16 +89,16 @@ class Table:
         self._live = Live(console=self._console, refresh_per_second=2, transient=False)
         self._clock, self._name = _Clock(), ""
 
-    def start(self, name: str, found: Sequence[Record]) -> None:
+    def start(self, name: str, records: Sequence[Record]) -> None:
         """See `Watch`."""
         self._name = name
-        self._clock.start(found)
+        self._clock.start(records)
         self._live.start()
-        self.update(found)
+        self.update(records)
 
-    def update(self, found: Sequence[Record]) -> None:
+    def update(self, records: Sequence[Record]) -> None:
         """See `Watch`."""
-        self._live.update(self._drawn(found))
+        self._live.update(self._make_table(records))
 
     def note(self, text: str) -> None:
         """See `Watch`."""
@@ -106,21 +108,21 @@ class Table:
         """See `Watch`."""
         self._live.stop()
 
-    def _drawn(self, found: Sequence[Record]) -> Any:
+    def _make_table(self, records: Sequence[Record]) -> Any:
         from rich.markup import escape
         from rich.table import Table as RichTable
 
-        running = [r for r in found if r.state == "running" or (r.state == "waiting" and r.error is not None)]
-        ended = [r for r in found if r.state in ENDED]
-        left = self._clock.left(found)
-        failed = sum(r.state == "failed" for r in found)
-        title = f"{self._name}: {len(ended)} of {len(found)} done"
+        running = [r for r in records if r.state == "running" or (r.state == "waiting" and r.error is not None)]
+        ended = [r for r in records if r.state in ENDED]
+        left = self._clock.time_left(records)
+        failed = sum(r.state == "failed" for r in records)
+        title = f"{self._name}: {len(ended)} of {len(records)} done"
         title += (f", {failed} of them failed" if failed else "") + (f", {left} left" if left else "")
         table = RichTable(title=escape(title), title_justify="left", expand=False)
         for heading, justify in (("cell", "left"), ("state", "left"), ("step", "right"), ("value", "right")):
             table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
         table.add_column("time", justify="right")
-        last = sorted((r for r in ended if r.seconds is not None), key=lambda r: self._clock.seen(r))
+        last = sorted((r for r in ended if r.seconds is not None), key=lambda r: self._clock.order(r))
         for r in [*last[-max(_ROWS - len(running), 3) :], *running]:
             value = "" if r.value is None else f"{r.value:.4g}"
             seconds = "" if r.seconds is None else duration(r.seconds)
@@ -130,27 +132,27 @@ class Table:
 
 
 class _Clock:
-    """Time left, from the cells that ended while it was running; and in which order they did."""
+    """Estimates the remaining time from the cells that ended since `start`, and remembers their order."""
 
     def __init__(self) -> None:
         self._began, self._before = 0.0, 0
         self._order: dict[str, int] = {}
 
-    def start(self, found: Sequence[Record]) -> None:
-        self._began, self._before = time.monotonic(), sum(r.state in ENDED for r in found)
+    def start(self, records: Sequence[Record]) -> None:
+        self._began, self._before = time.monotonic(), sum(r.state in ENDED for r in records)
 
-    def left(self, found: Sequence[Record]) -> str:
-        ended = sum(r.state in ENDED for r in found)
+    def time_left(self, records: Sequence[Record]) -> str:
+        ended = sum(r.state in ENDED for r in records)
         new = ended - self._before
-        if new <= 0 or ended == len(found):
+        if new <= 0 or ended == len(records):
             return ""
-        return duration((time.monotonic() - self._began) / new * (len(found) - ended))
+        return duration((time.monotonic() - self._began) / new * (len(records) - ended))
 
-    def seen(self, record: Record) -> int:
+    def order(self, record: Record) -> int:
         return self._order.setdefault(record.name, len(self._order))
 
 
-def _told(r: Record) -> str:
+def _format_outcome(r: Record) -> str:
     if r.error is not None:
         return f"failed, {r.error}"
     value = "" if r.value is None else f" {r.value:.4g}"

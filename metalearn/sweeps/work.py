@@ -1,4 +1,4 @@
-"""One worker of a sweep: takes a cell, runs it, stores what came out, until nothing is left."""
+"""One worker of a sweep: takes a cell, runs it and stores its result, until no cell is left."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ from metalearn.sweeps.plan import Cell
 from metalearn.sweeps.storage import record_heartbeat
 from metalearn.sweeps.study import Sweep, enqueue_missing, is_owner
 
+__all__ = ["Report", "Run", "work"]
+
 
 class Report:
-    """What a cell says of itself while it runs."""
+    """What a run calls to report its progress.
+
+    Attributes:
+        latest: the last report: step, value and numbers.
+    """
 
     def __init__(self, trial: Any):
         self._trial, self._seen = trial, set[int]()
@@ -26,16 +32,16 @@ class Report:
     def __call__(
         self, step: int, value: float, numbers: Mapping[str, Any] | None = None, *, final: bool = False
     ) -> None:
-        """Tell the value reached at a step; the last `numbers` are kept as the result of a run that is stopped early.
+        """Report the value at a step. The last report becomes the result of a run that is stopped early.
 
         Args:
-            step: how far the run is.
-            value: what it is compared by.
-            numbers: what else is known of it.
-            final: this was the last step, and there is nothing left to stop.
+            step: steps done.
+            value: the value that cells are compared by; more is better.
+            numbers: other numbers of the run, as JSON values.
+            final: whether this was the last step, after which a run is not stopped.
 
         Raises:
-            optuna.TrialPruned: the sweep halves, and this run is behind.
+            optuna.TrialPruned: the sweep uses successive halving and this run is behind.
         """
         import optuna
 
@@ -49,26 +55,26 @@ class Report:
 
 
 Run = Callable[[Cell, Report], Mapping[str, Any]]
-"""Runs a cell and returns what came out as JSON values; `"value"` is what the sweep compares by, more is better."""
+"""Runs a cell and returns its result as JSON values; cells are compared by `"value"`, and more is better."""
 
 
 def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], None] = lambda text: None) -> int:
-    """Run cells until every one is done or has failed.
+    """Run cells until every cell is done or has failed.
 
-    When nothing is waiting but others are still at work, it waits for them: one of them may die and leave its cell. A
-    cell whose folder another process is writing goes back to those that wait.
+    If no cell is waiting but other workers are still running some, it waits for these workers, since one of them may
+    die and leave its cell. A cell whose folder another process is writing becomes a waiting cell again.
 
     Args:
         sweep: the sweep.
-        run: what to do with a cell. It should go on from what an earlier, killed try of the same cell has left.
-        poll: seconds between two looks while waiting for others.
-        note: gets a sentence for each cell that failed.
+        run: runs a cell. It should continue from what an earlier, killed try of the same cell has left.
+        poll: seconds between two checks while it waits for other workers.
+        note: called with a sentence per cell that failed.
 
     Returns:
-        How many cells this worker ran to their end.
+        The number of cells that this worker ran to their end.
 
     Raises:
-        KeyboardInterrupt: the cell in hand has gone back to those that wait.
+        KeyboardInterrupt: after Ctrl-C; the present cell is a waiting cell again.
     """
     import optuna
 
@@ -79,17 +85,17 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
         taken = trial.number
         name = trial.user_attrs.get("cell")
         if name not in sweep.cells or not is_owner(sweep, trial.number, name):
-            # two workers came for the last cell, or two planned the same one
+            # Two workers took the last cell, or two planned the same one.
             trial.set_user_attr("spare", True)
             raise optuna.TrialPruned("spare")
-        # Before it is said whose it is (see `_fail_the_dead`), and not only by the thread that may come too late:
-        # without a sign of life optuna would never hold it for dead.
+        # A worker that dies without any heartbeat never counts as dead for optuna, and optuna's own thread may be too
+        # late. The worker's name must come after it, see `_fail_trials_of_dead_workers`.
         record_heartbeat(sweep.storage, sweep.plan.name, trial.number)
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
         report = Report(trial)
         try:
             _record_values(sweep, trial, sweep.cells[name])
-            result = _checked(run(sweep.cells[name], report))
+            result = _check_result(run(sweep.cells[name], report))
         except optuna.TrialPruned:
             trial.set_user_attr("result", finite_or_null(as_json({**report.latest, "stopped_early": True})))
             raise
@@ -97,7 +103,7 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
             stopping = True
             trial.set_user_attr("stopped", True)
             raise KeyboardInterrupt(str(error)) from error
-        except RunLockedError as error:  # a worker that was held for dead too early, or a run outside of the sweep
+        except RunLockedError as error:  # by a worker that counted as dead too early, or from outside of the sweep
             locked += 1
             trial.set_user_attr("stopped", True)
             trial.set_user_attr("waits", str(error))
@@ -117,19 +123,19 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
             try:
                 sweep.study.optimize(objective, n_trials=1, catch=(Exception,))
             except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-                # what optuna says to a worker that slept for so long that it was held for dead
+                # Optuna raises these in a worker that was suspended for so long that it counted as dead.
                 trial = sweep.study.get_trials(deepcopy=False)[taken]
                 if stopping:
                     raise KeyboardInterrupt from None
                 if taken < 0 or trial.state != states.FAIL:
                     raise
                 name = trial.user_attrs.get("cell")
-                note(f"{name} was given to another worker: this one gave no sign of life for {sweep.grace} seconds")
+                note(f"{name} was given to another worker: there was no sign of life here for {sweep.grace} seconds")
             else:
                 done += sweep.study.get_trials(deepcopy=False)[taken].state == states.COMPLETE
                 if locked == before:
                     locked = 0
-                else:  # ever longer, as the other cells come before it only once
+                else:  # wait longer each time: a locked cell goes behind the other waiting cells only once
                     time.sleep(min(poll * 2 ** (locked - 1), sweep.grace))
         elif left:
             time.sleep(poll)
@@ -137,8 +143,8 @@ def work(sweep: Sweep, run: Run, *, poll: float = 2.0, note: Callable[[str], Non
             return done
 
 
-def _checked(returned: Any) -> dict[str, Any]:
-    """What a run returned, as JSON values."""
+def _check_result(returned: Any) -> dict[str, Any]:
+    """What a run returned, as JSON values; an error if it has no finite value."""
     if not isinstance(returned, Mapping):
         raise TypeError(f"a run must return a mapping with a value, got {type(returned).__name__}")
     result = as_json(returned)
@@ -149,7 +155,7 @@ def _checked(returned: Any) -> dict[str, Any]:
 
 
 def _record_values(sweep: Sweep, trial: Any, cell: Cell) -> None:
-    """Show optuna the cell's values, for its own tables and dashboards."""
+    """Pass the cell's values to optuna, for its tables and dashboards."""
     for key, value in cell.items():
         choices = list(dict.fromkeys(c[key] for c in sweep.plan.cells if key in c))
         trial.suggest_categorical(key, choices if value in choices else [value])

@@ -1,4 +1,4 @@
-"""Workers on this machine: one process each on cores of its own, started, watched, and started again when they die."""
+"""Workers on this machine: one process each with its own cores, watched, and replaced when it dies."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from typing import Any
 
 from metalearn.errors import RunError
 from metalearn.sweeps.plan import Plan
-from metalearn.sweeps.records import ENDED, Record, records
+from metalearn.sweeps.records import ENDED, Record, read_records
 from metalearn.sweeps.storage import storage_errors
 from metalearn.sweeps.study import RETRIES, Halving, Sweep, open_sweep
 from metalearn.sweeps.watch import Watch, default_watch
 from metalearn.sweeps.work import Run, work
 
+__all__ = ["RESTARTS", "keep_compiled", "run_sweep", "worker_count"]
+
 RESTARTS = RETRIES + 1
-"""How many workers that died are replaced before another cell has ended, times the number of workers: as many as a
-cell that kills them gets."""
+"""Restarts allowed per worker while no cell ends: as many as a cell that kills its workers may use up."""
 
 
 def run_sweep(
@@ -37,44 +38,44 @@ def run_sweep(
     grace: int = 60,
     watch: Watch | None = None,
 ) -> list[Record]:
-    """Run a sweep, or what is left of it, with workers on this machine.
+    """Run a sweep, or the rest of it, with workers on this machine.
 
-    The same call on other machines with the same storage joins in. This process runs nothing itself and never touches
-    an accelerator; `workers=0` is the exception, for tests and debuggers.
+    Other machines take part by the same call with the same storage. This process runs no cell and never uses an
+    accelerator, except with `workers=0`, which is for tests and debuggers.
 
     Args:
         plan: what to run.
-        url: of the storage, see `open_sweep`.
-        run: what to do with a cell; a function of a module, or a `functools.partial` of one.
-        workers: processes; None: see `worker_count`; 0: none, cells are run here.
-        compiled: folder in which workers keep compiled programs for each other; None: each compiles its own.
+        url: the storage, see `open_sweep`.
+        run: runs a cell; a function of a module, or a `functools.partial` of one.
+        workers: number of processes. None: see `worker_count`. 0: cells are run in this process.
+        compiled: folder in which workers share compiled programs. None: each worker compiles its own.
         halving: see `open_sweep`.
         heartbeat: see `open_sweep`.
         grace: see `open_sweep`.
-        watch: what a person sees.
+        watch: what a person sees. None: see `default_watch`.
 
     Returns:
-        One record a cell, in the plan's order; look at their state, some may have failed.
+        One record per cell, in the order of the plan. Check their states: some cells may have failed.
 
     Raises:
-        RunError: see `open_sweep`; or all workers died too often.
-        KeyboardInterrupt: what was being run goes back to what waits; the same call goes on.
+        RunError: see `open_sweep`; or the workers died too often.
+        KeyboardInterrupt: after Ctrl-C; running cells are waiting cells again, and the same call continues the sweep.
     """
     workers = worker_count(workers)
     watch = default_watch() if watch is None else watch
     join = partial(open_sweep, halving=halving, heartbeat=heartbeat, grace=grace)
     sweep = join(plan, url)
-    found = records(sweep)
+    found = read_records(sweep)
     left = sum(record.state not in ENDED for record in found)
     watch.start(plan.name, found)
     try:
         with storage_errors(url):
             if workers == 0:
                 keep_compiled(compiled)
-                work(sweep, _watched(sweep, run, watch), note=watch.note)
+                work(sweep, _with_updates(sweep, run, watch), note=watch.note)
             elif left:
-                _with_processes(sweep, url, run, min(workers, left), compiled, join, watch)
-            found = records(sweep)
+                _run_processes(sweep, url, run, min(workers, left), compiled, join, watch)
+            found = read_records(sweep)
         watch.update(found)
     finally:
         watch.close()
@@ -82,10 +83,10 @@ def run_sweep(
 
 
 def worker_count(workers: int | None) -> int:
-    """The number asked for; None: one a core, or one where there is an accelerator, which it then has for itself.
+    """The number of workers: `workers`, or if it is None, one per core, or a single one if there is an accelerator.
 
     Raises:
-        ValueError: it is negative.
+        ValueError: `workers` is negative.
     """
     if workers is not None:
         if workers < 0:
@@ -96,7 +97,7 @@ def worker_count(workers: int | None) -> int:
 
 
 def keep_compiled(folder: Path | None) -> None:
-    """Keep programs that took time to compile in a folder, where other processes find them."""
+    """Keep programs that took more than 0.1 seconds to compile in a folder, for other processes; None: do nothing."""
     if folder is not None:
         import jax
 
@@ -105,11 +106,11 @@ def keep_compiled(folder: Path | None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def _with_processes(
+def _run_processes(
     sweep: Sweep, url: str, run: Run, workers: int, compiled: Path | None, join: Any, watch: Watch
 ) -> None:
-    context = multiprocessing.get_context("spawn")  # a forked JAX hangs
-    shares = _shares(workers)
+    context = multiprocessing.get_context("spawn")  # JAX hangs in forked processes
+    shares = _divide_cores(workers)
 
     def begin(number: int) -> Any:
         arguments = (sweep.plan, url, run, join, shares[number], compiled)
@@ -121,7 +122,7 @@ def _with_processes(
     try:
         while alive:
             time.sleep(0.5)
-            found = records(sweep)
+            found = read_records(sweep)
             watch.update(found)
             ended = sum(record.state in ENDED for record in found)
             restarts, before = restarts if ended == before else 0, ended
@@ -131,27 +132,27 @@ def _with_processes(
                 del alive[number]
                 if process.exitcode == 0:
                     continue
-                watch.note(f"{process.name} died ({_cause(process.exitcode)}); its cell will be taken up again")
+                watch.note(f"{process.name} died ({_describe_exit(process.exitcode)}); its cell will be run again")
                 if restarts < RESTARTS * workers:
                     restarts += 1
                     alive[number] = begin(number)
     finally:
-        for process in alive.values():  # Ctrl-C reaches them as well; a worker that is told twice stops at once
+        for process in alive.values():  # Ctrl-C reaches them too; SIGTERM after it stops a worker at once
             process.join(timeout=30)
             if process.is_alive():
                 process.terminate()
-    left = sum(record.state not in ENDED for record in records(sweep))
+    left = sum(record.state not in ENDED for record in read_records(sweep))
     if left:
         raise RunError(
-            f"the last worker died, {restarts} were started anew in vain; {left} of {len(sweep.cells)} cells are left. "
-            "What the workers said is above; the same call goes on"
+            f"the last worker died after {restarts} restarts; {left} of {len(sweep.cells)} cells are left. The output "
+            "of the workers is above; the same command continues the sweep"
         )
 
 
 def _worker(plan: Plan, url: str, run: Run, join: Any, cores: Sequence[int] | None, compiled: Path | None) -> None:
     if cores is not None:
         os.sched_setaffinity(0, cores)  # before JAX counts them
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _raise_interrupt)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     keep_compiled(compiled)
     try:
@@ -161,38 +162,40 @@ def _worker(plan: Plan, url: str, run: Run, join: Any, cores: Sequence[int] | No
 
 
 def _stop_with_parent() -> None:
-    """Do what Ctrl-C does when the process that started this one was killed: nobody would know of this one."""
+    """Stop as after Ctrl-C when the parent process was killed, which otherwise leaves this one running unnoticed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored by what a script started in the background
+        os.kill(os.getpid(), signal.SIGTERM)  # processes that a script starts in the background ignore SIGINT
 
 
-def _leave(number: int, frame: Any) -> None:
-    """Do on SIGTERM, as from a scheduler, what Ctrl-C does: the cell in hand goes back to those that wait."""
+def _raise_interrupt(number: int, frame: Any) -> None:
+    """Treat SIGTERM, as from a cluster's scheduler, like Ctrl-C: the present cell becomes a waiting cell again."""
     del number, frame
     raise KeyboardInterrupt
 
 
-def _watched(sweep: Sweep, run: Run, watch: Watch) -> Run:
-    def watched(cell: Any, report: Any) -> Any:
-        watch.update(records(sweep))
+def _with_updates(sweep: Sweep, run: Run, watch: Watch) -> Run:
+    """`run` with an update of the watch before each cell."""
+
+    def run_and_update(cell: Any, report: Any) -> Any:
+        watch.update(read_records(sweep))
         return run(cell, report)
 
-    return watched
+    return run_and_update
 
 
 def _cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def _shares(workers: int) -> list[list[int] | None]:
-    """The cores of each worker: disjoint, as equal as can be; none named where there are fewer cores than workers."""
+def _divide_cores(workers: int) -> list[list[int] | None]:
+    """Disjoint sets of cores, one per worker and as equal as possible; None if there are fewer cores than workers."""
     cores = _cores()
     if not hasattr(os, "sched_setaffinity") or workers > len(cores):
         return [None] * workers
     return [cores[number::workers] for number in range(workers)]
 
 
-def _cause(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"

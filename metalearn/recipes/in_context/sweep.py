@@ -21,8 +21,8 @@ from metalearn.recipes.in_context.run import meta_train
 from metalearn.runs.files import write_atomically
 from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.runs.progress import Silent
-from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_name, grid, run_sweep, sampled
-from metalearn.sweeps.study import storage_url
+from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_name, grid, random_search, run_sweep
+from metalearn.sweeps.storage import storage_url
 from metalearn.sweeps.workers import worker_count
 
 
@@ -147,7 +147,7 @@ def list_cells(config: TrainConfig, options: SweepConfig) -> list[Cell]:
         raise ValueError("seeds are swept with --seeds N, beginning at --seed")
     if not fixed and not free and options.seeds == 1:
         raise ValueError("nothing is swept: give --grid FIELD=VALUE,VALUE, --random FIELD=LOW..HIGH or --seeds N")
-    draws = sampled(free, options.trials, config.seed) if free else [{}]
+    draws = random_search(free, options.trials, config.seed) if free else [{}]
     draws = list({cell_name(draw): draw for draw in draws}.values())  # short lists are drawn from more than once
     seeds = [config.seed + i for i in range(options.seeds)]
     return [{**draw, **point, "seed": seed} for seed in seeds for draw in draws for point in grid(fixed)]

@@ -143,7 +143,7 @@ def test_a_run_is_compared_by_its_score_and_not_stopped_at_its_last_step(monkeyp
             "the cell batch-many cannot be configured: --batch many (see above)",
             "invalid literal for int() with base 10: 'many'",
         ),
-        (("--grid", "batch=4,4"), "the axis batch of the grid names a value twice: 4, 4", ""),
+        (("--grid", "batch=4,4"), "the axis batch of the grid has a value twice: 4, 4", ""),
         (
             ("--grid", "batch=2,4", "--grid", "steps=1"),
             "--grid is there twice: name all its fields behind one, --grid FIELD=... FIELD=...",

@@ -25,13 +25,13 @@ from metalearn.sweeps import (
     cell_name,
     grid,
     open_sweep,
-    records,
+    random_search,
+    read_records,
     run_sweep,
-    sampled,
     study,
 )
 from metalearn.sweeps import watch as watching
-from metalearn.sweeps.plan import named_cells
+from metalearn.sweeps.plan import cells_by_name
 from metalearn.sweeps.storage import open_storage, storage_errors, storage_url
 from metalearn.sweeps.study import RETRIES, enqueue_missing
 from metalearn.sweeps.watch import Lines, Table, default_watch
@@ -61,28 +61,28 @@ def test_grid_is_every_combination_in_order():
     assert [list(c.values()) for c in found] == [[1, "x"], [1, "y"], [2, "x"], [2, "y"]]
     with pytest.raises(ValueError, match="the axis b of the grid has no values"):
         grid({"a": [1], "b": []})
-    with pytest.raises(ValueError, match="names a value twice: 1, 2, 1"):
+    with pytest.raises(ValueError, match="has a value twice: 1, 2, 1"):
         grid({"a": [1, 2, 1]})
 
 
 def test_random_draws_stay_in_their_ranges_and_more_of_them_go_on_from_fewer():
     axes = {"rate": Range(1e-4, 1e-1, log=True), "width": Range(2, 5, integer=True), "kind": ["x", "y"]}
-    found = sampled(axes, 400, seed=3)
-    assert found[:50] == sampled(axes, 50, seed=3) != sampled(axes, 50, seed=4)
+    found = random_search(axes, 400, seed=3)
+    assert found[:50] == random_search(axes, 50, seed=3) != random_search(axes, 50, seed=4)
     rates = np.asarray([c["rate"] for c in found])
     assert 1e-4 <= rates.min() and rates.max() <= 1e-1
     assert abs(np.log10(rates).mean() + 2.5) < 3 * 3 / 12**0.5 / 20  # uniform in the logarithm
     assert {c["width"] for c in found} == {2, 3, 4, 5} and {c["kind"] for c in found} == {"x", "y"}
     for axis, words in [
         (Range(2, 1), "from a lower to a higher number, got 2..1"),
-        (Range(0, 1, log=True), "logarithms begins above 0, a begins at 0"),
-        (Range(0.5, 2, integer=True), "has whole ends, a goes from 0.5 to 2"),
+        (Range(0, 1, log=True), "logarithms must begin above 0, a begins at 0"),
+        (Range(0.5, 2, integer=True), "must have integer ends, a goes from 0.5 to 2"),
         ([], "the axis a has no values"),
     ]:
         with pytest.raises(ValueError, match=words):
-            sampled({"a": axis}, 1, 0)
+            random_search({"a": axis}, 1, 0)
     with pytest.raises(ValueError, match="at least 1 trial, got 0"):
-        sampled(axes, 0, 0)
+        random_search(axes, 0, 0)
 
 
 def test_names_are_folders_and_tell_cells_apart():
@@ -92,9 +92,9 @@ def test_names_are_folders_and_tell_cells_apart():
     odd = [cell_name({"path": value}) for value in ("a/b", "a:b", "x" * 300, "x" * 301)]
     assert len(set(odd)) == 4 and all(len(n) <= 100 and "/" not in n for n in odd)
     with pytest.raises(ValueError, match="no cells"):
-        named_cells([])
+        cells_by_name([])
     with pytest.raises(ValueError, match="two cells are called a-1"):
-        named_cells([{"a": 1}, {"a": 1}])
+        cells_by_name([{"a": 1}, {"a": 1}])
 
 
 def test_a_plan_is_compared_as_json():
@@ -118,13 +118,13 @@ def test_a_cell_whose_workers_vanish_is_given_up_until_the_next_call(tmp_path):
     sweep = open_sweep(cells.plan(1), cells.url(tmp_path))
     for _ in range(2):
         for lost in range(RETRIES + 1):
-            assert records(sweep)[0].state == "waiting", lost
+            assert read_records(sweep)[0].state == "waiting", lost
             sweep.study.tell(taken(sweep), state=optuna.trial.TrialState.FAIL)
             assert enqueue_missing(sweep) == (lost < RETRIES)
-        [found] = records(sweep)
+        [found] = read_records(sweep)
         assert (found.state, found.error) == ("failed", f"its worker vanished {RETRIES + 1} times")
         joined = open_sweep(cells.plan(1), cells.url(tmp_path), again=False)
-        assert records(joined)[0].state == "failed"
+        assert read_records(joined)[0].state == "failed"
         open_sweep(cells.plan(1), cells.url(tmp_path))
 
 
@@ -168,7 +168,7 @@ def test_no_connection_to_the_file_stays_open(tmp_path):
     sweep = open_sweep(cells.plan(2), cells.url(tmp_path))
     assert opened() == []
     assert [r.state for r in swept(tmp_path, partial(cells.run, tmp_path, None), cells.plan(2))] == ["done"] * 2
-    assert len(records(sweep)) == 2 and opened() == []
+    assert len(read_records(sweep)) == 2 and opened() == []
 
 
 def test_of_two_plans_of_one_cell_the_first_counts(tmp_path):
@@ -274,13 +274,13 @@ def test_two_sweeps_of_one_name_with_different_configurations_or_cells(tmp_path)
 def test_another_version_and_a_study_that_is_no_sweep(tmp_path):
     swept(tmp_path, partial(cells.run, tmp_path, None))
     study_without_plan(tmp_path, "plain").optimize(lambda trial: 0.0, n_trials=1)
-    with pytest.raises(RunError, match="holds a study 'plain' that is no sweep of metalearn: give yours another name"):
+    with pytest.raises(RunError, match="holds a study 'plain' that is not a sweep of metalearn: choose another name"):
         open_sweep(cells.plan(1, "plain"), cells.url(tmp_path))
     with database(tmp_path) as base:
         base.execute(
             """update study_user_attributes set value_json = replace(value_json, '"format": 1', '"format": 0')"""
         )
-    with pytest.raises(RunError, match=r"begun by another version of metalearn \(format 0, this one has 1\)"):
+    with pytest.raises(RunError, match=r"begun by another version of metalearn \(format 0, this version has 1\)"):
         open_sweep(cells.plan(3), cells.url(tmp_path))
 
 
@@ -310,7 +310,7 @@ def test_who_made_the_study_and_slept_takes_the_plan_that_was_put_there_meanwhil
     monkeypatch.setattr(optuna, "create_study", stalled)
     with pytest.raises(RunError, match="another plan"):
         open_sweep(cells.plan(3), cells.url(tmp_path))
-    assert len(records(open_sweep(cells.plan(4), cells.url(tmp_path)))) == 4
+    assert len(read_records(open_sweep(cells.plan(4), cells.url(tmp_path)))) == 4
 
 
 def test_a_worker_killed_before_it_had_planned_is_replaced(tmp_path, monkeypatch):
@@ -324,12 +324,12 @@ def test_storages_that_cannot_be_used_are_named_without_their_password(tmp_path,
     monkeypatch.setitem(sys.modules, "MySQLdb", None)  # not installed
     missing = (
         "the storage mysql://me:***@localhost/x needs a package that is missing: import of MySQLdb halted; None in "
-        "sys.modules. Install the database's driver, or leave --storage out for an SQLite file"
+        "sys.modules. Install the database's driver, or omit --storage to use an SQLite file"
     )
     nowhere, file = f"sqlite:///{tmp_path / 'no' / 'x.db'}", f"sqlite:///{tmp_path / 'file.db'}"
     right = (
-        ". A storage is sqlite:///FILE in a folder that can be written, or the URL of a server that is up; what runs "
-        "have saved in their folders is safe"
+        ". Use sqlite:///FILE in a writable folder, or the URL of a server that is running; what runs have saved in "
+        "their folders is safe"
     )
     bad = {
         "mysql://me:secret@localhost/x": missing,
@@ -343,7 +343,7 @@ def test_storages_that_cannot_be_used_are_named_without_their_password(tmp_path,
         with pytest.raises(RunError) as error:
             open_sweep(cells.plan(1), url)
         assert str(error.value).startswith(words) and "secret" not in str(error.value)
-    with pytest.raises(RunError, match=r"cannot make the folder of the sweep: .*Not a directory"):
+    with pytest.raises(RunError, match=r"cannot create the folder of the sweep: .*Not a directory"):
         storage_url(None, tmp_path / "file.db" / "folder")
     assert storage_url("a URL", tmp_path / "not made") == "a URL" and not (tmp_path / "not made").exists()
 
@@ -363,7 +363,7 @@ def test_a_server_that_refuses_is_named_without_its_password():
         except ConnectionRefusedError as cause:
             raise sqlalchemy.exc.OperationalError("select 1", {}, cause) from cause
     assert str(error.value).startswith(
-        "the storage postgresql://me:***@host/x cannot be used: connection to host failed. A storage is sqlite:///FILE"
+        "the storage postgresql://me:***@host/x cannot be used: connection to host failed. Use sqlite:///FILE"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from metalearn.errors import RunError
-from metalearn.sweeps import open_sweep, records, run_sweep, workers
+from metalearn.sweeps import open_sweep, read_records, run_sweep, workers
 from metalearn.sweeps.study import RETRIES
 from tests.metalearn.sweeps import sweep_cells as cells
 
@@ -60,7 +60,7 @@ def test_forty_cells_and_a_worker_that_is_killed(tmp_path):
     assert [(r.value, r.result) for r in found] == [(i, {"value": i, "square": i * i}) for i in range(40)]
     assert sorted(cells.ended(tmp_path)) == list(range(40))
     assert len(killed) == 1 and 0 < len(before) < 40
-    assert [note for note in watch.notes if "(signal 9); its cell will be taken up again" in note] == watch.notes[1:]
+    assert [note for note in watch.notes if "(signal 9); its cell will be run again" in note] == watch.notes[1:]
     assert len(watch.notes) == 2 and watch.closed
     trials = open_sweep(cells.plan(40), cells.url(tmp_path)).study.get_trials()
     states = Counter(t.state.name for t in trials if "spare" not in t.user_attrs)
@@ -101,7 +101,7 @@ def test_two_that_plan_and_work_at_once_share_the_cells(tmp_path):
     assert [process.returncode for process in both] == [0, 0]
     assert sum(done) == 12 and min(done) > 0
     assert sorted(cells.ended(tmp_path)) == list(range(12))
-    found = records(open_sweep(cells.plan(12), cells.url(tmp_path)))
+    found = read_records(open_sweep(cells.plan(12), cells.url(tmp_path)))
     assert [(r.name, r.state, r.value) for r in found] == [(f"a-{i}", "done", i) for i in range(12)]
     assert Counter(r.worker for r in found).total() == 12 and len({r.worker for r in found}) == 2
 
@@ -116,7 +116,7 @@ def test_a_cell_that_kills_its_worker_each_time_is_given_up_and_the_others_are_r
         ("done", None),
     ]
     assert Counter((tmp_path / "tried").read_text().split()) == {"0": RETRIES + 1, "1": 1}
-    assert watch.notes[1:] == ["worker 1 died (signal 9); its cell will be taken up again"] * (RETRIES + 1)
+    assert watch.notes[1:] == ["worker 1 died (signal 9); its cell will be run again"] * (RETRIES + 1)
 
 
 class Stillborn:
@@ -146,16 +146,16 @@ def test_workers_that_only_die_are_not_started_for_ever(tmp_path, monkeypatch):
     # as many as two cells that kill their workers at the same time may use up
     again = 2 * (RETRIES + 1)
     assert str(error.value) == (
-        f"the last worker died, {again} were started anew in vain; 3 of 3 cells are left. "
-        "What the workers said is above; the same call goes on"
+        f"the last worker died after {again} restarts; 3 of 3 cells are left. The output of the workers is above; the "
+        "same command continues the sweep"
     )
     assert Stillborn.started == 2 + again and watch.closed
 
 
 def test_workers_get_cores_of_their_own(monkeypatch):
     monkeypatch.setattr(workers, "_cores", lambda: [0, 1, 4, 5, 6])
-    assert workers._shares(2) == [[0, 4, 6], [1, 5]]
-    assert workers._shares(6) == [None] * 6
+    assert workers._divide_cores(2) == [[0, 4, 6], [1, 5]]
+    assert workers._divide_cores(6) == [None] * 6
     with pytest.raises(ValueError, match="workers must be at least 0, got -1"):
         run_sweep(cells.plan(1), "sqlite://", print, workers=-1)
 
