@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from experiments.suite.intervals import interval, shown
+from experiments.suite.intervals import finite_interval, format_interval
 from experiments.suite.tables import read_interval
 from metalearn.errors import unknown_name
 from metalearn.gradients.estimator import Estimator
@@ -111,7 +111,7 @@ def compare_estimators(
             traces[name] = Trace(updates, np.asarray(thetas, np.float64), score_values, time.monotonic() - start)
             done += contender.updates
             if progress is not None:
-                last = shown(interval(score_values[:, -1], geometric=True))
+                last = format_interval(finite_interval(score_values[:, -1], geometric=True))
                 progress.note(f"{name}: {last} after {updates[-1]} updates")
     finally:
         if progress is not None:
@@ -167,7 +167,7 @@ def draw_traces(ax: Any, traces: Mapping[str, Trace], steps: Mapping[str, int] |
         steps: inner steps per update, by label. The horizontal axis is then inner steps; None: updates.
     """
     for number, (name, trace) in enumerate(traces.items()):
-        color, band = f"C{number % 10}", interval(trace.score, geometric=True)
+        color, band = f"C{number % 10}", finite_interval(trace.score, geometric=True)
         x = trace.updates if steps is None else trace.updates * (steps[name] / 1000)
         alive, diverged = band.diverged == 0, int(band.diverged[-1])
         label = f"{name} ({diverged} of {len(trace.score)} diverged)" if diverged else name
@@ -187,7 +187,7 @@ def summarise_traces(traces: Mapping[str, Trace]) -> dict[str, Any]:
     """Last score, curve and time of each contender, for `result.json`; means are geometric."""
     summary = {}
     for name, trace in traces.items():
-        curve = interval(trace.score, geometric=True)
+        curve = finite_interval(trace.score, geometric=True)
         last = {key: value[-1].item() for key, value in curve._asdict().items()}
         points = {key: value.tolist() for key, value in curve._asdict().items()}
         summary[name] = {
@@ -206,6 +206,6 @@ def format_runs(runs: Mapping[str, Any], measure: str) -> str:
     columns = f"{'estimator':<14} {'updates':>8} {'seeds':>5} {'seconds':>7}"
     lines = [f"{columns}  {measure}, geometric mean [95 % interval over seeds]"]
     for name, run in runs.items():
-        cell = shown(read_interval(run))
+        cell = format_interval(read_interval(run))
         lines.append(f"{name:<14} {run['updates']:>8,} {run['seeds']:>5} {run['seconds']:>7}  {cell}")
     return "\n".join(lines)

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from experiments.gradients._comparison import select_estimators
 from experiments.gradients.variance_picture import Formulas, draw
-from experiments.suite.intervals import interval
+from experiments.suite.intervals import finite_interval
 from experiments.suite.results import write_result
 from metalearn.gradients import dodge, full_es, gpes, nres, nres_a, pes, pes_a, truncated_backprop, truncated_es
 from metalearn.gradients.estimator import Estimator
@@ -185,7 +185,7 @@ def measure_moments(
         estimator = subjects(config)[name].make(loop, config.length // windows)
         means, variances = (np.asarray(a) for a in measure(estimator, config, system, theta, windows, key))
         moments.setdefault(name, {})[windows] = {
-            **{key: value.item() for key, value in interval(variances / size**2)._asdict().items()},
+            **{key: value.item() for key, value in finite_interval(variances / size**2)._asdict().items()},
             "error": float(np.linalg.norm(means.mean(0) - gradient)) / size,
             # Root mean square of the distance due to chance alone.
             "chance": float(np.sqrt(variances.mean() / (config.trajectories * config.seeds))) / size,

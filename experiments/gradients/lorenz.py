@@ -34,7 +34,7 @@ from experiments.gradients._comparison import (
     select_estimators,
     summarise_traces,
 )
-from experiments.suite.intervals import interval
+from experiments.suite.intervals import finite_interval
 from experiments.suite.results import write_result
 from metalearn.gradients import dodge, full_es, nres, nres_a, pes, truncated_backprop, truncated_es
 from metalearn.gradients.estimator import Estimator
@@ -104,7 +104,7 @@ def contenders(config: LorenzExperimentConfig) -> dict[str, tuple[Contender, int
 def theta_error(trace: Trace) -> dict[str, float]:
     """Distance of the last theta from the truth: mean and 95 % interval over seeds."""
     errors = np.linalg.norm(trace.theta[:, -1] - np.asarray(true_theta()), axis=-1)
-    return {key: value.item() for key, value in interval(errors)._asdict().items()}
+    return {key: value.item() for key, value in finite_interval(errors)._asdict().items()}
 
 
 def make_test_loss(config: LorenzExperimentConfig) -> Callable[[Float[Array, "2"]], Float[Array, ""]]:

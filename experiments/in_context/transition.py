@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.in_context.settings import CHANCE, ends, published, small, tasks_in_words
 from experiments.suite.experiment import Experiment, Row, Trained
-from experiments.suite.intervals import bootstrap, crossing, mean_interval
+from experiments.suite.intervals import bootstrap, crossing, list_interval
 from metalearn.pictures import new_figure, save
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.sweeps import Cell
@@ -98,7 +98,7 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     """
     by = {e: [r for r in rows if r["exponent"] == e] for e in sorted({r["exponent"] for r in rows})}
     kinds = ("seen_improvement", "unseen_improvement", "seen_last", "unseen_last", "seen_first")
-    points = {e: {kind: mean_interval([r[kind] for r in group]) for kind in kinds} for e, group in by.items()}
+    points = {e: {kind: list_interval([r[kind] for r in group]) for kind in kinds} for e, group in by.items()}
     exponents, means = list(by), {e: p["unseen_improvement"][0] for e, p in points.items()}
     plateau = float(np.mean([means[e] for e in exponents[-2:]]))
     pairs = [[(r["seen_improvement"], r["unseen_improvement"]) for r in group] for group in by.values()]

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from experiments.suite.intervals import Interval, interval, shown
+from experiments.suite.intervals import SeedInterval, finite_interval, format_interval
 from metalearn.gradients.estimator import Estimator
 from metalearn.outer import local_mesh, outer_loop
 from metalearn.runs.progress import Progress
@@ -116,9 +116,9 @@ def tune_baselines(
     }
 
 
-def final_interval(losses: Float[np.ndarray, "S"]) -> Interval:
+def final_interval(losses: Float[np.ndarray, "S"]) -> SeedInterval:
     """Geometric mean and 95 % interval of final losses; those of diverged runs are counted and left out."""
-    return interval(np.asarray(losses, np.float64), geometric=True)
+    return finite_interval(np.asarray(losses, np.float64), geometric=True)
 
 
 def over_adam(losses: Float[np.ndarray, "S"], adam: Float[np.ndarray, "K"]) -> float:
@@ -126,9 +126,9 @@ def over_adam(losses: Float[np.ndarray, "S"], adam: Float[np.ndarray, "K"]) -> f
     return float(final_interval(losses).mean / final_interval(adam).mean)
 
 
-def format_losses(rows: Mapping[str, tuple[Interval, str]], measure: str = "final loss") -> str:
+def format_losses(rows: Mapping[str, tuple[SeedInterval, str]], measure: str = "final loss") -> str:
     """A table with one line per optimizer: geometric mean and 95 % interval of its final losses, and a remark."""
     lines = [f"{'optimizer':<28} {measure + ', geometric mean [95 % interval]':<44} remark"]
     for name, (found, remark) in rows.items():
-        lines.append(f"{name:<28} {shown(found):<44} {remark}")
+        lines.append(f"{name:<28} {format_interval(found):<44} {remark}")
     return "\n".join(lines)

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.learned_optimizers._training import clipped_adam, final_interval, meta_train_seeds, tune_baselines
-from experiments.suite.intervals import interval
+from experiments.suite.intervals import finite_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import read_number
 from metalearn.gradients import truncated_backprop
@@ -115,7 +115,7 @@ def run(config: DMDAblationConfig, progress: Progress | None = None) -> dict[str
             "Adam": float(final_interval(adam.final[adam.best]).mean),
             "learning_rate": adam.rate,
             "gaps": gaps,
-            "gap": interval(gaps)._asdict(),
+            "gap": finite_interval(gaps)._asdict(),
             "diverged": {n: int((~np.isfinite(x)).sum()) for n, x in finals.items()},
         }
         if progress is not None:

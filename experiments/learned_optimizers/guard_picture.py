@@ -11,7 +11,7 @@ from einops import repeat
 from jaxtyping import Float
 
 from experiments.learned_optimizers._training import final_interval
-from experiments.suite.intervals import interval, shown
+from experiments.suite.intervals import finite_interval, format_interval
 from experiments.suite.tables import read_number, read_numbers
 from metalearn.pictures import draw_loss_curves, new_figure, save
 
@@ -57,9 +57,9 @@ def format_task(task: str, rows: Mapping[str, Any], tolerance: float) -> list[st
         f"{'over the better part (worst)':<30} {f'within {tolerance:.0%}':>10} {'guard chosen':>13}"
     ]
     for name, row in rows.items():
-        line = f"    {name:<30} {shown(final_interval(read_numbers(row['final']))):<42}"
+        line = f"    {name:<30} {format_interval(final_interval(read_numbers(row['final']))):<42}"
         if "ratio" in row:
-            mean = interval(read_numbers(row["ratio"]), geometric=True).mean
+            mean = finite_interval(read_numbers(row["ratio"]), geometric=True).mean
             ratio = f"{mean:.3f} ({read_number(row['worst'], np.inf):.3f})"
             line += f" {ratio:<30} {row['held']:>10.0%} {row['guard_share']:>13.0%}"
         lines.append(line)

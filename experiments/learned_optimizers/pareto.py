@@ -25,7 +25,7 @@ from jaxtyping import Float
 
 from experiments.learned_optimizers._training import final_interval, meta_train_seeds, tune_baselines
 from experiments.learned_optimizers.cost import measure_costs
-from experiments.suite.intervals import interval, shown
+from experiments.suite.intervals import finite_interval, format_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import read_numbers
 from metalearn.errors import unknown_name
@@ -170,7 +170,7 @@ def pareto_front(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _format_row(name: str, row: Mapping[str, Any]) -> str:
-    ratio = shown(interval(read_numbers(row["ratios"]), geometric=True))
+    ratio = format_interval(finite_interval(read_numbers(row["ratios"]), geometric=True))
     return (
         f"{name:<16} {row['meta_parameters']:>8,} {row['state']:>7.2f}x {row['nanoseconds']:>8.2f} "
         f"{row['ratio']:>7.1f}  {float(final_interval(read_numbers(row['final'])).mean):>10.4g}  {ratio}"
@@ -183,7 +183,7 @@ def draw(rows: Mapping[str, Mapping[str, Any]], front: Sequence[str], title: str
     labels = ("state over parameters", "nanoseconds per parameter and update")
     for ax, (measure, label) in zip(axes, zip(("state", "nanoseconds"), labels, strict=True), strict=True):
         for number, (name, row) in enumerate(rows.items()):
-            mean, low, high, _ = interval(row["ratios"], geometric=True)
+            mean, low, high, _ = finite_interval(row["ratios"], geometric=True)
             x, color = row[measure], f"C{number % 10}"
             if np.isfinite(high - low):
                 ax.plot([x, x], [low, high], "-", color=color, linewidth=1)

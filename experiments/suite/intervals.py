@@ -1,8 +1,9 @@
-"""Means over seeds with intervals, and bootstrap intervals of whatever is computed from them.
+"""Intervals over seeds: those of means in the form that results need, and bootstraps of what has no formula.
 
-Where there is a mean, Student's interval is right with few seeds too. A bootstrap is for what has no such formula (a
-crossing, a ratio of medians, a rank correlation), and is called one of resampled seeds (configurations in a rank
-correlation), not of 95 %: it is as narrow as what is at hand lies together, see `coverage`.
+Intervals of means are those of `metalearn.intervals`, by Student's t, which holds with few seeds too. A bootstrap is
+for a crossing, a ratio of medians or a rank correlation. Tables call its ends those of resampled seeds (resampled
+configurations for a rank correlation) and not a 95 % interval: it reflects only the spread of the observed seeds, and
+covers too little with few of them, see `coverage`.
 """
 
 from __future__ import annotations
@@ -15,16 +16,28 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import optimize, stats
 
+from metalearn.intervals import mean_interval
+
+__all__ = [
+    "DRAWS",
+    "SeedInterval",
+    "bootstrap",
+    "coverage",
+    "crossing",
+    "finite_interval",
+    "format_interval",
+    "list_interval",
+    "rank_correlation",
+    "spearman",
+]
+
 DRAWS = 2000
-"""Resamplings of a bootstrap."""
+"""Resamplings per bootstrap."""
 
 
-def mean_interval(values: Sequence[float]) -> list[float]:
-    """Mean and the ends of its 95 % interval by Student's t: [mean, low, high]; infinite ends with a single value."""
-    kept = np.asarray(values, np.float64)
-    mean, n = kept.mean(), len(kept)
-    half = stats.t.ppf(0.975, n - 1) * kept.std(ddof=1) / n**0.5 if n > 1 else np.inf
-    return [float(mean), float(mean - half), float(mean + half)]
+def list_interval(values: Sequence[float]) -> list[float]:
+    """Mean over seeds and the ends of its 95 % interval by Student's t, as [mean, low, high] for a result's JSON."""
+    return [float(part) for part in mean_interval(values)]
 
 
 def bootstrap(
@@ -33,15 +46,16 @@ def bootstrap(
     seed: int = 0,
     draws: int | None = None,
 ) -> list[float]:
-    """A statistic of groups of values and the middle 95 % of what it is of resampled ones: [value, low, high].
+    """A statistic of groups of values, and the middle 95 % of its values on resampled groups: [value, low, high].
 
-    With few values in a group these ends are too close together, see `coverage`; of values that are alike no spread is
-    known. With a single value in every group nothing is known at all, and the ends are infinite.
+    With few values per group these ends are too close together, see `coverage`. If all values of a group are equal, it
+    adds no spread. If every group has a single value, nothing is known about the spread, and the ends are infinite.
 
     Args:
-        groups: one a condition, what was measured with each of its seeds; values are drawn with replacement within it.
-        statistic: `(groups) -> number`; draws for which it is not finite count as beyond every finite one when they are
-            infinite, and are left out when they are NaN.
+        groups: one per condition, what was measured with each of its seeds. Values are drawn with replacement within
+            their group.
+        statistic: `(groups) -> number`. Draws with an infinite value count as beyond every finite one; draws with NaN
+            are left out.
         seed: of the draws.
         draws: how many; None: `DRAWS`.
     """
@@ -60,9 +74,9 @@ def bootstrap(
 
 
 def coverage(values: int, trials: int = 2000, draws: int = 400) -> float:
-    """How often the ends of `bootstrap` hold the mean of a normal sample between them, by simulation.
+    """How often the ends of `bootstrap` enclose the true mean of a normal sample, by simulation.
 
-    .51 with 2 values, .74 with 3, .85 with 6, .89 with 8 (standard error .01), where 95 % is meant.
+    0.51 with 2 values, 0.74 with 3, 0.85 with 6, 0.89 with 8 (standard error 0.01), where 95 % is meant.
     """
     rng = np.random.default_rng(values)
     found = (bootstrap([rng.normal(size=values).tolist()], _mean_of_first, t, draws) for t in range(trials))
@@ -77,10 +91,10 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], groups: Sequence[An
     """Spearman's rank correlation of x and y with the ends of `bootstrap` over groups: [rho, low, high].
 
     Args:
-        x: one value a run.
-        y: one value a run.
-        groups: what is drawn anew as a whole, such as the configuration of a run: its seeds are no independent
-            evidence.
+        x: one value per run.
+        y: one value per run.
+        groups: what is resampled as a whole, one per run, such as the configuration of the run: the seeds of one
+            configuration are not independent evidence.
         seed: of the bootstrap.
     """
     by_group: dict[Any, list[tuple[float, float]]] = {}
@@ -94,7 +108,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], groups: Sequence[An
 def spearman(pairs: Sequence[Sequence[float]]) -> float:
     """Spearman's rank correlation of pairs (x, y); NaN where all x or all y are equal.
 
-    As scipy's, without the test that takes most of its time: bootstraps ask thousands of times.
+    As scipy's, but without the significance test, which takes most of its time: a bootstrap asks thousands of times.
     """
     ranks = stats.rankdata(pairs, axis=0)
     centred = ranks - ranks.mean(0)
@@ -103,14 +117,17 @@ def spearman(pairs: Sequence[Sequence[float]]) -> float:
 
 
 def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
-    """Where a rising curve first reaches a level, linear between its points; -inf, inf where it lies above, below all.
+    """The place at which a rising curve first reaches a level, linear between its points.
 
     The curve is made monotone first (isotonic regression), so that noise on either side does not decide.
 
     Args:
         x: places, each greater than the one before.
         y: the curve there.
-        level: what is to be reached.
+        level: the level to reach.
+
+    Returns:
+        The place; -inf if the whole curve lies above the level, inf if it lies below.
     """
     smooth = optimize.isotonic_regression(np.asarray(y, np.float64)).x
     if smooth[0] >= level:
@@ -122,10 +139,10 @@ def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
     return float(x[i - 1] + share * (x[i] - x[i - 1]))
 
 
-class Interval(NamedTuple):
-    """Mean over the seeds that are finite and its 95 % interval; how many are not finite.
+class SeedInterval(NamedTuple):
+    """Mean over the seeds that ended well, its 95 % interval, and how many seeds did not.
 
-    NaN where nothing is left; the ends are infinite with a single seed.
+    NaN where no seed is left; the ends are infinite with a single seed.
     """
 
     mean: Float[np.ndarray, "..."]
@@ -134,26 +151,21 @@ class Interval(NamedTuple):
     diverged: Int[np.ndarray, "..."]
 
 
-def interval(values: Float[np.ndarray, "S ..."], geometric: bool = False) -> Interval:
-    """Mean and 95 % interval over the leading axis by Student's t, of the finite values.
+def finite_interval(values: Float[np.ndarray, "S ..."], geometric: bool = False) -> SeedInterval:
+    """Mean of the finite values over the leading axis and its 95 % interval by Student's t.
 
     Args:
-        values: one row a seed.
-        geometric: of the logarithms, for values of many orders of magnitude.
+        values: one row per seed.
+        geometric: average the logarithms, for values of many orders of magnitude.
     """
-    kept = np.where(np.isfinite(values), values, np.nan)
+    finite = np.isfinite(values)
+    kept = np.where(finite, values, 1.0)
     kept = np.log(np.maximum(kept, np.finfo(np.float64).tiny)) if geometric else kept
-    n = np.isfinite(kept).sum(0)
-    some = np.maximum(n, 1)
-    mean = np.where(n > 0, np.nansum(kept, 0) / some, np.nan)
-    variance = np.nansum((kept - mean) ** 2, 0) / np.maximum(n - 1, 1)
-    half = np.where(n > 1, stats.t.ppf(0.975, np.maximum(n - 1, 1)) * np.sqrt(variance / some), np.inf)
-    ends = np.stack([mean, mean - half, mean + half])
-    low_to_high = np.exp(ends) if geometric else ends
-    return Interval(*low_to_high, diverged=np.asarray(len(values) - n))
+    ends = mean_interval(kept, where=finite)
+    return SeedInterval(*map(np.exp, ends) if geometric else ends, diverged=np.asarray(len(values) - finite.sum(0)))
 
 
-def shown(found: Interval) -> str:
+def format_interval(found: SeedInterval) -> str:
     """One interval for a table: `1.31e-12 [9.1e-13, 1.8e-12]`, and how many seeds diverged."""
     mean, low, high = (float(x) for x in found[:3])
     text = f"{mean:.4g}"

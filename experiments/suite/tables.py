@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.suite.intervals import Interval
+from experiments.suite.intervals import SeedInterval
 
 __all__ = ["format_columns", "read_interval", "read_number", "read_numbers"]
 
@@ -23,9 +23,9 @@ def read_numbers(values: Iterable[float | None], missing: float = float("inf")) 
     return np.array([read_number(value, missing) for value in values], np.float64)
 
 
-def read_interval(row: Mapping[str, Any]) -> Interval:
+def read_interval(row: Mapping[str, Any]) -> SeedInterval:
     """The interval under the keys "mean", "low", "high" and "diverged" of a result.json; null becomes NaN."""
-    return Interval(*(np.asarray(read_number(row[key])) for key in Interval._fields))
+    return SeedInterval(*(np.asarray(read_number(row[key])) for key in SeedInterval._fields))
 
 
 def format_columns(rows: Sequence[str], columns: Mapping[str, Sequence[str]], corner: str = "") -> str:

@@ -27,7 +27,7 @@ from experiments.in_context.generalisation.picture import NEW, SHOWN, draw, tabl
 from experiments.in_context.settings import published, small
 from experiments.in_context.state_size.experiment import RATES
 from experiments.suite.experiment import Experiment, Row, Trained
-from experiments.suite.intervals import mean_interval
+from experiments.suite.intervals import list_interval
 from metalearn.learner import Signature
 from metalearn.recipes.in_context.build import prepare, read_theta
 from metalearn.recipes.in_context.config import TrainConfig
@@ -186,9 +186,9 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
 
     def lead(name: str, over: str | None) -> dict[str, list[float]]:
         pairs = [(by[name][s], by[str(over)][s]) for s in by.get(name, {}) if s in by.get(str(over), {})]
-        return {k: mean_interval([ours[k] - theirs[k] for ours, theirs in pairs]) for k in (*names, NEW) if pairs}
+        return {k: list_interval([ours[k] - theirs[k] for ours, theirs in pairs]) for k in (*names, NEW) if pairs}
 
-    points = {n: {k: mean_interval([v[k] for v in seeds.values()]) for k in (*names, NEW)} for n, seeds in by.items()}
+    points = {n: {k: list_interval([v[k] for v in seeds.values()]) for k in (*names, NEW)} for n, seeds in by.items()}
     leads = {name: found for name in by if name != SGD and (found := lead(name, SGD))}
     best = max((n for n in by if n not in LEARNERS), key=lambda n: points[n][NEW][0], default=None)
     over_best = lead("transformer", best)

@@ -28,7 +28,7 @@ from experiments.in_context.mechanism.picture import MEASURES, draw, table, text
 from experiments.in_context.mechanism.probe import probe
 from experiments.in_context.settings import published, small
 from experiments.suite.experiment import Experiment, Row, Trained
-from experiments.suite.intervals import mean_interval
+from experiments.suite.intervals import list_interval
 from metalearn.recipes.in_context.build import prepare, read_theta
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.sweeps import Cell
@@ -155,7 +155,7 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
 def _interval(values: Sequence[float | None], least: float | None = None) -> list[float]:
     """Mean and interval, which ends at 1 and at the least that is possible, where there is one."""
     kept = [v for v in values if v is not None and np.isfinite(v)]
-    mean, low, high = mean_interval(kept) if kept else [float("nan")] * 3
+    mean, low, high = list_interval(kept) if kept else [float("nan")] * 3
     return [mean, low, high] if least is None or len(kept) < 2 else [mean, max(low, least), min(high, 1.0)]
 
 

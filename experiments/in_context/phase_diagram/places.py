@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.in_context.settings import CHANCE
 from experiments.suite.experiment import Row
-from experiments.suite.intervals import bootstrap, crossing, mean_interval
+from experiments.suite.intervals import bootstrap, crossing, list_interval
 
 
 def memory_end(rows: list[Row], learner: str, width: int) -> list[float]:
@@ -41,4 +41,4 @@ def moved(more: list[Row], less: list[Row]) -> list[float]:
     places = [[transition([r for r in rows if r["seed"] == s])[0] for rows in (more, less)] for s in sorted(seeds)]
     if not places or not np.isfinite(places).all():
         return [float("nan")] * 3
-    return mean_interval([further - place for further, place in places])
+    return list_interval([further - place for further, place in places])

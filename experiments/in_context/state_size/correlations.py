@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.in_context.state_size.picture import shown
 from experiments.suite.experiment import Row
-from experiments.suite.intervals import bootstrap, mean_interval, rank_correlation, spearman
+from experiments.suite.intervals import bootstrap, list_interval, rank_correlation, spearman
 
 SAME = 1.01
 """A control that keeps a size to within this factor, such as biases, keeps it; their order would be ranked else."""
@@ -52,7 +52,7 @@ def effect(rows: Sequence[Row], points: dict[str, Any]) -> dict[str, Any] | None
     least, most = (pick(names, key=lambda n: points[n][varied]) for pick in (min, max))
     at_least, at_most = ({r["seed"]: r["unseen_last"] for r in rows if r["learner"] == n} for n in (least, most))
     pairs = [at_most[seed] - at_least[seed] for seed in at_least if seed in at_most]
-    moved = mean_interval(pairs) if pairs else [float("nan"), float("-inf"), float("inf")]
+    moved = list_interval(pairs) if pairs else [float("nan"), float("-inf"), float("inf")]
     return {"varied": varied, "least": least, "most": most, "spans": spans, "moved": moved}
 
 

@@ -29,7 +29,7 @@ from experiments.in_context.settings import ends, published, small
 from experiments.in_context.state_size.correlations import correlations, effect, told
 from experiments.in_context.state_size.picture import CONTROLS, FAMILIES, draw, shown, table
 from experiments.suite.experiment import Experiment, Row, Trained
-from experiments.suite.intervals import mean_interval
+from experiments.suite.intervals import list_interval
 from metalearn.recipes.in_context.build import prepare
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.sweeps import Cell
@@ -195,7 +195,7 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     for name in names:
         own = [r for r in rows if r["learner"] == name]
         same = {key: own[0][key] for key in ("family", "groups", "state", "parameters")}
-        points[name] = {**same, "accuracy": mean_interval([r["unseen_last"] for r in own])}
+        points[name] = {**same, "accuracy": list_interval([r["unseen_last"] for r in own])}
     chosen = {group: [r for r in rows if group in r["groups"]] for group in (FAMILIES, *CONTROLS)}
     found = {group: correlations(own) for group, own in {**chosen, "all": rows}.items() if own}
     effects = {group: effect(chosen[group], points) for group in CONTROLS if chosen[group]}

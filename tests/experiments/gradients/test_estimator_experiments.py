@@ -10,7 +10,7 @@ from scipy import stats
 
 from experiments.gradients import estimator_variance, influence_balancing, lorenz, schedule_2d
 from experiments.gradients._comparison import Contender, Trace, compare_estimators, draw_traces, summarise_traces
-from experiments.suite.intervals import interval
+from experiments.suite.intervals import finite_interval
 from metalearn.errors import UnknownNameError
 from metalearn.gradients import rtrl
 from metalearn.pictures import new_figure
@@ -31,15 +31,15 @@ def check_files(out, found, name):
 def test_interval_is_that_of_students_t():
     values = np.array([1.0, 2.0, 4.0, 7.0])
     low, high = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
-    found = interval(values)
+    found = finite_interval(values)
     np.testing.assert_allclose(found[:3], [values.mean(), low, high])
-    np.testing.assert_allclose(interval(np.exp(values), geometric=True)[:3], np.exp([values.mean(), low, high]))
+    np.testing.assert_allclose(finite_interval(np.exp(values), geometric=True)[:3], np.exp([values.mean(), low, high]))
 
 
 def test_seeds_that_diverged_are_counted_and_left_out():
-    found = interval(np.array([[1.0, np.nan], [np.inf, np.nan], [3.0, np.nan]]))
+    found = finite_interval(np.array([[1.0, np.nan], [np.inf, np.nan], [3.0, np.nan]]))
     assert found.diverged.tolist() == [1, 3] and found.mean[0] == 2.0 and np.isnan(found.mean[1])
-    assert not np.isfinite(interval(np.array([1.0])).low)
+    assert not np.isfinite(finite_interval(np.array([1.0])).low)
 
 
 def test_a_diverged_seed_is_named_in_the_picture_and_its_mean_ends_where_it_does():

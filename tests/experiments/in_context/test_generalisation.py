@@ -14,7 +14,7 @@ from experiments.in_context.generalisation.picture import NEW
 from experiments.in_context.settings import small
 from experiments.in_context.state_size.experiment import RATES
 from experiments.suite import run as suite
-from experiments.suite.intervals import mean_interval
+from experiments.suite.intervals import list_interval
 from metalearn.learner import Signature
 from metalearn.recipes.in_context.config import DataConfig
 from metalearn.runs.json_values import as_json, finite_or_null
@@ -121,12 +121,12 @@ def hand_made(transformer=(0.1, 0.12, 0.14), on_b=0.02, lstm=-0.3, best=0.03):
 def test_summary_of_hand_made_rows():
     found = summarise(Settings(), hand_made())
     leads = found["leads"]
-    assert leads["transformer"]["a"] == pytest.approx(mean_interval([0.1, 0.12, 0.14]))
-    assert leads["transformer"][NEW] == pytest.approx(mean_interval([0.06, 0.07, 0.08]))  # without digits
-    assert leads["lstm"][NEW] == pytest.approx(mean_interval([-0.3, -0.305, -0.31]))
-    assert found["points"][SGD]["b"] == pytest.approx(mean_interval([0.6, 0.4, 0.2]))
+    assert leads["transformer"]["a"] == pytest.approx(list_interval([0.1, 0.12, 0.14]))
+    assert leads["transformer"][NEW] == pytest.approx(list_interval([0.06, 0.07, 0.08]))  # without digits
+    assert leads["lstm"][NEW] == pytest.approx(list_interval([-0.3, -0.305, -0.31]))
+    assert found["points"][SGD]["b"] == pytest.approx(list_interval([0.6, 0.4, 0.2]))
     best = found["lead over the best reference"]
-    assert best["reference"] == "1-NN" and best[NEW] == pytest.approx(mean_interval([0.03, 0.035, 0.04]))
+    assert best["reference"] == "1-NN" and best[NEW] == pytest.approx(list_interval([0.03, 0.035, 0.04]))
     assert list(found["points"]) == ["transformer", "vsml", "lstm", SGD, "1-NN", "ridge"]
     assert found["missing"] == {"mnist": "not there"} and found["home"] == "digits"
     assert found["verdict"] == "beyond" and "never met: Transformer +0.070 [" in found["words"]

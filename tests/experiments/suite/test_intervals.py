@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.suite.intervals import bootstrap, coverage, crossing, mean_interval, rank_correlation
+from experiments.suite.intervals import bootstrap, coverage, crossing, list_interval, rank_correlation
 
 
 def test_mean_interval_of_a_textbook_sample():
     # mean 10, standard deviation 2, n = 5: the half width is 2.776 * 2 / sqrt(5)
     values = [10 - 2, 10 - 2, 10 + 2, 10 + 2, 10]
-    mean, low, high = mean_interval(values)
+    mean, low, high = list_interval(values)
     assert (mean, high - mean) == pytest.approx((10, 2.776 * 2 / 5**0.5), abs=1e-3)
     assert mean - low == pytest.approx(high - mean)
     expected = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
@@ -20,7 +20,7 @@ def test_mean_interval_of_a_textbook_sample():
 
 
 def test_a_single_value_has_no_interval():
-    assert mean_interval([3.0]) == [3.0, -math.inf, math.inf]
+    assert list_interval([3.0]) == [3.0, -math.inf, math.inf]
     assert bootstrap([[3.0], [4.0]], lambda groups: groups[1][0] - groups[0][0]) == [1.0, -math.inf, math.inf]
     assert bootstrap([[3.0], [4.0, 6.0]], lambda groups: np.mean(groups[1]) - groups[0][0]) == [2.0, 1.0, 3.0]
 
