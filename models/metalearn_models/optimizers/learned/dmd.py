@@ -22,10 +22,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn_models.optimizers.contract import LearnedOptimizer, check_params, require_params
 from metalearn_models.optimizers.learned.lstm import Preprocess, log_and_sign
+from metalearn_models.optimizers.learned.parts.blocks import map_blocks
 from metalearn_models.optimizers.learned.parts.coordinatewise import (
     LSTMMemory,
     LSTMNetwork,
-    in_blocks,
+    block_sizes,
     lstm_advance,
     lstm_network,
     lstm_start,
@@ -199,7 +200,7 @@ def dmd_lstm(
             # The first update sees no change yet, the one numbered W + 1 the last of the first W + 1.
             features = jnp.where(state.step > window, _features(changes, sizes, rank, horizons), 0.0)
             inputs = jnp.concatenate([raveled(updates)[None], features])
-            memory, new = in_blocks(advance, state.memory, inputs)
+            memory, new = map_blocks(advance, state.memory, inputs, *block_sizes(inputs.shape[-1]))
             return unraveled(new, updates), DMDState(memory, now, changes, state.step + 1)
 
         return optax.GradientTransformationExtraArgs(start, update)

@@ -25,6 +25,7 @@ from metalearn_models.optimizers.contract import (
     require_params,
     time_features,
 )
+from metalearn_models.optimizers.learned.parts.blocks import map_blocks
 
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 """Of the momenta, per step."""
@@ -127,13 +128,7 @@ def _network(layers: Layers, bias: Float[Array, "H"], features: Float[Array, "8 
     if blocks <= 1:
         return _forward(layers, features)
     width = -(-size // (16 * blocks)) * 16
-    padded = jnp.pad(features, ((0, 0), (0, blocks * width - size)))
-
-    def block(start: Int[Array, ""]) -> Float[Array, "2 W"]:
-        return _forward(layers, jax.lax.dynamic_slice_in_dim(padded, start, width, axis=1))
-
-    outputs = jax.lax.map(block, width * jnp.arange(blocks, dtype=jnp.int32))
-    return jnp.moveaxis(outputs, 1, 0).reshape(2, -1)[:, :size]
+    return map_blocks(lambda _, x: (None, _forward(layers, x)), None, features, blocks, width)[1]
 
 
 def _forward(layers: Layers, x: Float[Array, "D N"]) -> Float[Array, "C N"]:

@@ -223,7 +223,7 @@ def test_a_tensor_gone_through_in_parts_has_the_update_of_the_whole(shape, theta
     p, g = (jnp.asarray(_wave(shape, phase, 1.0)) for phase in (1, 2))
 
     def once(size):
-        monkeypatch.setattr(celo_rule, "PART", size)
+        monkeypatch.setattr(celo_rule, "BLOCK", size)
         return jax.jit(lambda: celo_rule.apply_rule(theta.rule, g, p, celo_rule.start_memory(shape)))()
 
     whole, parts = once(10**6), once(40)  # the last part is narrower

@@ -6,8 +6,7 @@ arXiv 2501.12670), after the authors' published code. Accumulators start at 0 an
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from metalearn_models.optimizers.contract import Layers, inverse_rms
+from metalearn_models.optimizers.learned.parts.blocks import Block, fold_blocks
 from metalearn_models.optimizers.learned.parts.factored import factored_axes
 
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
@@ -31,8 +31,8 @@ BY_ROW, BY_COLUMN = (15, 16, 17, 21, 22, 23), (18, 19, 20, 24, 25, 26)
 FEATURES = 30
 ELEMENTWISE = tuple(i for i in range(FEATURES) if i not in BY_ROW + BY_COLUMN)
 
-PART = 2**13
-"""Parameters in a part of a tensor too large for a core's cache; measured on a CPU: twice as many are slower."""
+BLOCK = 2**13
+"""Parameters per block of a tensor too large for a core's cache; measured on a CPU: twice as many are slower."""
 
 
 class TensorMemory(NamedTuple):
@@ -90,9 +90,12 @@ def apply_rule(
         by_row = _safe_rsqrt(along_rows / (along_rows.mean(d1 + 1, keepdims=True) + 1e-9))
         scales, scaled = (by_row, _safe_rsqrt(along_columns)), _scaled_by_factors
     tensors = (g[None], p[None], momenta, second, *scales)
+    axis = min(axes or (0,))
+    sizes = _block_sizes(p.shape, axis)
+    axis += 1  # after that of the features
 
-    def features(part: _Part) -> Float[Array, "18 *S"]:
-        g, p, momenta, second, *scales = (part.of(x) for x in tensors)
+    def features(block: Block) -> Float[Array, "18 *B"]:
+        g, p, momenta, second, *scales = (block.of(x, axis) for x in tensors)
         inverse = jax.lax.rsqrt(second + 1e-6)
         clipped = jnp.clip(g, -CLIPPED_FEATURE, CLIPPED_FEATURE)
         g_scaled, m_scaled = scaled(g, momenta, *scales)
@@ -100,52 +103,29 @@ def apply_rule(
             [g, clipped, p, momenta, second, momenta * inverse, inverse, g_scaled, g * inverse, m_scaled]
         )
 
-    def add_squares(part: _Part, sums: Float[Array, "18"]) -> Float[Array, "18"]:
-        return sums + jnp.square(features(part)).reshape(sums.size, -1).sum(1)
+    def add_squares(block: Block, sums: Float[Array, "18"]) -> Float[Array, "18"]:
+        return sums + jnp.square(features(block)).reshape(sums.size, -1).sum(1)
 
-    means = _over_parts(p.shape, add_squares, jnp.zeros(len(ELEMENTWISE))) / p.size
+    means = fold_blocks(*sizes, add_squares, jnp.zeros(len(ELEMENTWISE))) / p.size
     weight = _normalised(layers[0]["weight"], ELEMENTWISE, means)
     by_rows = _along(layers[0]["weight"], BY_ROW, along_rows)
     by_columns = _along(layers[0]["weight"], BY_COLUMN, along_columns)
 
-    def run_network(part: _Part, outputs: Float[Array, "2 *S"]) -> Float[Array, "2 *S"]:
-        units = jnp.tensordot(weight, features(part), (0, 0)) + part.of(by_rows) + part.of(by_columns)
+    def run_network(block: Block, outputs: Float[Array, "2 *S"]) -> Float[Array, "2 *S"]:
+        units = jnp.tensordot(weight, features(block), (0, 0)) + block.of(by_rows, axis) + block.of(by_columns, axis)
         units = _plus(units, layers[0]["bias"])
         for layer in layers[1:]:
             units = _plus(jnp.tensordot(layer["weight"], jax.nn.relu(units), (0, 0)), layer["bias"])
-        return part.put(outputs, units)
+        return block.put(outputs, units, axis)
 
-    outputs = _over_parts(p.shape, run_network, jnp.zeros((2, *p.shape)))
+    outputs = fold_blocks(*sizes, run_network, jnp.zeros((2, *p.shape)))
     return outputs, TensorMemory(momenta, second, rows, columns)
 
 
-class _Part(NamedTuple):
-    """Some entries of a tensor along an axis, counted with a leading axis of features; None: all of it."""
-
-    axis: int
-    start: Any
-    width: int | None
-
-    def of(self, x: Array) -> Array:
-        if self.width is None or x.shape[self.axis] == 1:
-            return x
-        return jax.lax.dynamic_slice_in_dim(x, self.start, self.width, self.axis)
-
-    def put(self, x: Array, part: Array) -> Array:
-        return part if self.width is None else jax.lax.dynamic_update_slice_in_dim(x, part, self.start, self.axis)
-
-
-def _over_parts(shape: tuple[int, ...], body: Callable[[_Part, Array], Array], carry: Array) -> Array:
-    """Fold `body` over the parts of a tensor, along the first of the axes that are factored; the last is narrower."""
-    size = int(np.prod(shape))
-    if size <= 2 * PART:
-        return body(_Part(0, 0, None), carry)
-    axis = min(factored_axes(shape) or (0,))
-    length = shape[axis]
-    width = max(1, PART * length // size)
-    carry = jax.lax.fori_loop(0, length // width, lambda i, c: body(_Part(1 + axis, i * width, width), c), carry)
-    rest = length % width
-    return body(_Part(1 + axis, length - rest, rest), carry) if rest else carry
+def _block_sizes(shape: tuple[int, ...], axis: int) -> tuple[int, int]:
+    """Rows along an axis, and rows per block: a block has about `BLOCK` entries, a small tensor is one block."""
+    length, size = (shape or (1,))[axis], int(np.prod(shape))
+    return length, max(1, BLOCK * length // size) if size > 2 * BLOCK else length
 
 
 def _scaled_alone(g: Array, m: Array, square: Array) -> tuple[Array, Array]:

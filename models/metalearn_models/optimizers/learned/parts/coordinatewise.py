@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn_models.networks.recurrent import lstm_update
 from metalearn_models.optimizers.contract import check_params, float32
+from metalearn_models.optimizers.learned.parts.blocks import map_blocks
 
 
 class CoordinatewiseState(NamedTuple):
@@ -85,7 +86,10 @@ def coordinatewise(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CoordinatewiseState]:
         del params, extra
-        memory, new = in_blocks(lambda m, g: advance(m, state.step, g), state.memory, raveled(updates))
+        gradients = raveled(updates)
+        memory, new = map_blocks(
+            lambda m, g: advance(m, state.step, g), state.memory, gradients, *block_sizes(gradients.size)
+        )
         return unraveled(new, updates), CoordinatewiseState(memory, state.step + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -107,39 +111,11 @@ def unraveled(vector: Float[Array, "N"], like: Any) -> Any:
 
 def memory_of(start: Callable[[int], Any], size: int) -> Any:
     """The memory of `size` fresh parameters in blocks, as in `CoordinatewiseState`."""
-    blocks, width = _blocks(size)
+    blocks, width = block_sizes(size)
     return jax.tree.map(lambda x: jnp.tile(x, (blocks,) + (1,) * x.ndim), start(width))
 
 
-def in_blocks(
-    advance: Callable[[Any, Float[Array, "*F W"]], tuple[Any, Float[Array, "W"]]],
-    memory: Any,
-    inputs: Float[Array, "*F N"],
-) -> tuple[Any, Float[Array, "N"]]:
-    """`advance(memory, inputs)` of every block: one after the other on a CPU, to save memory traffic, else all at once.
-
-    Args:
-        advance: of any number of parameters; every leaf of its memory [..., W].
-        memory: in blocks, as in `CoordinatewiseState`.
-        inputs: of all parameters.
-    """
-    size = inputs.shape[-1]
-    blocks, width = _blocks(size)
-    padded = jnp.pad(inputs, [(0, 0)] * (inputs.ndim - 1) + [(0, blocks * width - size)])
-    cut = jnp.moveaxis(padded.reshape(*inputs.shape[:-1], blocks, width), -2, 0)
-
-    def together(xs: Any) -> tuple[Any, Array]:
-        return jax.vmap(advance)(*xs)
-
-    def one_by_one(xs: Any) -> tuple[Any, Array]:
-        return jax.lax.map(lambda x: advance(*x), xs)
-
-    xs = (memory, cut)
-    memory, new = together(xs) if blocks == 1 else jax.lax.platform_dependent(xs, cpu=one_by_one, default=together)
-    return memory, new.ravel()[:size]
-
-
-def _blocks(size: int) -> tuple[int, int]:
+def block_sizes(size: int) -> tuple[int, int]:
     """Number of blocks and parameters in each: about 512, whose gates stay in a processor's cache."""
     blocks = max(1, round(size / 512))
     return blocks, -(-size // blocks)

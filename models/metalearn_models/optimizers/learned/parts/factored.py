@@ -28,7 +28,8 @@ from metalearn_models.optimizers.contract import (
     require_params,
     time_features,
 )
-from metalearn_models.optimizers.learned.parts.fused import Block, network, over_blocks, products, scalars
+from metalearn_models.optimizers.learned.parts.blocks import Block
+from metalearn_models.optimizers.learned.parts.fused import network, over_blocks, products, scalars
 
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
 SECOND_MOMENT_DECAY = 0.999
@@ -195,17 +196,14 @@ def _matrix_update(
     along_columns = _number(16, cs) | _number(22, [_rsqrt(c + 1e-8) for c in cs])
     axis = min(axes)
 
-    def at(block: Block, x: Array) -> Array:
-        return block.of(x, axis) if x.shape[axis] > 1 else x
-
     def features_at(block: Block, ms: list[Array], second: Array) -> Features:
-        factors = [at(block, r) * at(block, c) for r, c in zip(by_row, by_column, strict=True)]
-        return _elementwise(at(block, g), at(block, p), ms, second, factors, factors)
+        factors = [block.of(r, axis) * block.of(c, axis) for r, c in zip(by_row, by_column, strict=True)]
+        return _elementwise(block.of(g, axis), block.of(p, axis), ms, second, factors, factors)
 
     def remember(block: Block, memory: tuple[Array, Array, dict[int, Array]]) -> tuple[Array, Array, dict[int, Array]]:
         momenta, second, means = memory
-        ms = _accumulate(mixing.momentum, [block.of(m, axis) for m in momenta], at(block, g))
-        new = _moment(mixing, block.of(second, axis), at(block, g))
+        ms = _accumulate(mixing.momentum, [block.of(m, axis) for m in momenta], block.of(g, axis))
+        new = _moment(mixing, block.of(second, axis), block.of(g, axis))
         share = new.size / p.size
         means = {i: means[i] + share * mean for i, mean in _mean_squares(features_at(block, ms, new)).items()}
         return block.put(momenta, jnp.stack(ms), axis + 1), block.put(second, new, axis), means
@@ -220,7 +218,7 @@ def _matrix_update(
 
     def apply(block: Block, step: Array) -> Array:
         features = features_at(block, [block.of(m, axis) for m in momenta], block.of(second, axis))
-        units = [at(block, r) + at(block, c) for r, c in zip(row_units, column_units, strict=True)]
+        units = [block.of(r, axis) + block.of(c, axis) for r, c in zip(row_units, column_units, strict=True)]
         return block.put(step, rule(network(layers, _added(units, features, weight)), features), axis)
 
     step = over_blocks(p.shape, axis, apply, jnp.zeros(p.shape))

@@ -7,7 +7,7 @@ the tensor; tensors that do not fit a cache are gone through in blocks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from metalearn_models.optimizers.contract import Layers
+from metalearn_models.optimizers.learned.parts.blocks import Block, fold_blocks
 
 BLOCK = 2**14
 """Parameters of a block, of which some twenty arrays fit a core's cache; measured on a CPU: 2^16 is a fifth slower."""
@@ -24,38 +25,14 @@ WIDE = 512
 """A layer of more weights is a matrix product: as so many scalar products it would take minutes to compile."""
 
 
-class Block(NamedTuple):
-    """What a loop over a tensor goes through at a time.
-
-    Attributes:
-        start: first row.
-        width: rows, which may be all.
-    """
-
-    start: Any
-    width: int
-
-    def of(self, x: Array, axis: int) -> Array:
-        """The block of `x`, whose rows lie along `axis`."""
-        whole = self.width == x.shape[axis]
-        return x if whole else jax.lax.dynamic_slice_in_dim(x, self.start, self.width, axis)
-
-    def put(self, x: Array, part: Array, axis: int) -> Array:
-        """`x` with `part` in the place of the block."""
-        whole = self.width == x.shape[axis]
-        return part if whole else jax.lax.dynamic_update_slice_in_dim(x, part, self.start, axis)
-
-
 def over_blocks(shape: tuple[int, ...], axis: int, body: Callable[[Block, Any], Any], carry: Any) -> Any:
-    """Fold `body` over the blocks of a tensor along an axis; a last, narrower one where they do not divide it."""
+    """Fold `body` over the blocks of a tensor along an axis, if possible all of the same width."""
     length, size = shape[axis], int(np.prod(shape))
-    if size <= 2 * BLOCK:
-        return body(Block(0, length), carry)
-    wanted = max(1, BLOCK * length // size)
-    width = max(range(wanted, wanted // 2, -1), key=lambda w: (length % w == 0, w))
-    carry = jax.lax.fori_loop(0, length // width, lambda i, c: body(Block(i * width, width), c), carry)
-    rest = length % width
-    return body(Block(length - rest, rest), carry) if rest else carry
+    width = length
+    if size > 2 * BLOCK:
+        most = max(1, BLOCK * length // size)
+        width = max(range(most, most // 2, -1), key=lambda w: (length % w == 0, w))
+    return fold_blocks(length, width, body, carry)
 
 
 def network(layers: Layers, units: list[Array]) -> list[Array]:
