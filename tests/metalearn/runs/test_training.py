@@ -1,4 +1,7 @@
-"""The training loop on a toy outer step. Run as a script it is the process that the tests below kill."""
+"""The training loop on a toy outer step. Run as a script, this file is the process that the tests below kill.
+
+test_training.py FOLDER MOMENT...   one life per moment: each resumes the run and dies at its moment
+"""
 
 import io
 import json
@@ -8,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +62,7 @@ def one_step(state: State, nan_at: Any) -> tuple[State, dict[str, Any]]:
 
 
 step = jax.jit(lambda state, data: jax.lax.scan(lambda s, _: one_step(s, data), state, length=K), donate_argnums=0)
-NEVER = jnp.int32(2**30)
+NEVER = np.int32(2**30)  # not an array of JAX, which would start JAX before `live` forks
 
 
 def evaluate(theta: Any) -> dict[str, Any]:
@@ -74,11 +79,6 @@ def go(run: Run, state: Any = None, data: Any = NEVER, **options: Any) -> State:
         "progress": Quiet(),
     }
     return train(step, state, data, run, **{"evaluate": evaluate, "evaluate_every": 20, **defaults, **options})
-
-
-def uninterrupted(folder: Path) -> tuple[str, bytes]:
-    run = create_run(folder, CONFIG)
-    return theta_sha256(go(run).theta), run.metrics.read_bytes()
 
 
 # ---- the process that dies
@@ -141,26 +141,52 @@ class Slow(Quiet):
         time.sleep(0.05)
 
 
-def main(folder: str, moment: str) -> None:
+def live(folder: str, moment: str) -> None:
     run = resume_run(folder, CONFIG) if (Path(folder) / "config.json").exists() else create_run(folder, CONFIG)
     die_when(moment)
     progress = Slow() if moment == "slowly" else Dying(25 if moment == "amid training" else -1)
     go(run, progress=progress)
 
 
-def child(folder: Path, moment: str) -> subprocess.Popen:
+def live_forked(folder: str, moment: str) -> int:
+    """A life in a process that is forked before JAX has started, so that nothing is imported again; its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            warnings.simplefilter("error")
+            live(folder, moment)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main(folder: str, *moments: str) -> None:
+    if len(moments) == 1:
+        live(folder, *moments)
+    else:
+        import orbax.checkpoint  # noqa: F401  # once for all lives
+        import tensorboardX  # noqa: F401
+
+        print(json.dumps({moment: live_forked(folder, moment) for moment in moments}))
+
+
+def child(folder: Path, *moments: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, "-W", "error", __file__, str(folder), moment]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, *(["-W", "error"] if len(moments) == 1 else []), __file__, str(folder), *moments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def live(folder: Path, moment: str) -> tuple[int, str]:
-    with child(folder, moment) as process:
-        _, error = process.communicate(timeout=60)
-    return process.returncode, error
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
+    """Hash of theta and metrics of a run that was never interrupted."""
+    run = create_run(tmp_path_factory.mktemp("uninterrupted") / "run", CONFIG)
+    return theta_sha256(go(run).theta), run.metrics.read_bytes()
 
 
-def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the lives are forked")
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path, uninterrupted: tuple[str, bytes]):
     folder = tmp_path / "run"
     moments = [
         "amid orbax",
@@ -170,18 +196,17 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path):
         "amid the deletion",
         "amid a line",
     ]
-    for moment in moments:
-        code, error = live(folder, moment)
-        assert code == -signal.SIGKILL, (moment, error)
-    assert live(folder, "never")[0] == 0
+    with child(folder, *moments, "never") as process:
+        out, error = process.communicate(timeout=120)
+    assert json.loads(out) == {**dict.fromkeys(moments, -signal.SIGKILL), "never": 0}, error
     run = open_run(folder)
     theta = restore_checkpoint(run, start()).theta
-    assert (theta_sha256(theta), run.metrics.read_bytes()) == uninterrupted(tmp_path / "whole")
+    assert (theta_sha256(theta), run.metrics.read_bytes()) == uninterrupted
     assert not [p.name for p in run.checkpoints.iterdir() if not p.name.isdigit()]
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_resumes_to_the_same_bits(tmp_path: Path):
+def test_a_run_killed_at_random_resumes_to_the_same_bits(tmp_path: Path, uninterrupted: tuple[str, bytes]):
     folder, random = tmp_path / "run", np.random.default_rng(0)
     kills = 0
     for _ in range(60):
@@ -192,14 +217,15 @@ def test_a_run_killed_at_random_resumes_to_the_same_bits(tmp_path: Path):
             except subprocess.TimeoutExpired:
                 process.kill()
                 kills += 1
-    live(folder, "never")
+    with child(folder, "never") as process:
+        process.communicate(timeout=60)
     run = open_run(folder)
     assert kills >= 1
     theta = restore_checkpoint(run, start()).theta
-    assert (theta_sha256(theta), run.metrics.read_bytes()) == uninterrupted(tmp_path / "whole")
+    assert (theta_sha256(theta), run.metrics.read_bytes()) == uninterrupted
 
 
-def test_ctrl_c_saves_and_the_run_resumes_to_the_same_bits(tmp_path: Path):
+def test_ctrl_c_saves_and_the_run_resumes_to_the_same_bits(tmp_path: Path, uninterrupted: tuple[str, bytes]):
     folder = tmp_path / "run"
     with child(folder, "slowly") as process:
         while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").stat().st_size:
@@ -211,7 +237,7 @@ def test_ctrl_c_saves_and_the_run_resumes_to_the_same_bits(tmp_path: Path):
     run = open_run(folder)
     stopped = int(re.findall(r"stopped at step (\d+) of 60, saved in .*; resume it", error)[0])
     assert 0 < stopped < STEPS and checkpoint_steps(run)[-1] == stopped
-    assert theta_sha256(go(run).theta) == uninterrupted(tmp_path / "whole")[0]
+    assert theta_sha256(go(run).theta) == uninterrupted[0]
 
 
 def test_sigterm_saves_and_exits_with_143(tmp_path: Path):
@@ -258,14 +284,16 @@ def test_the_next_call_is_dispatched_before_the_last_is_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize("bad", [23, 25, 26])
-def test_a_nan_is_named_with_its_step_and_the_last_good_checkpoint_stays(tmp_path: Path, bad: int):
+def test_a_nan_is_named_with_its_step_and_the_last_good_checkpoint_stays(
+    tmp_path: Path, bad: int, uninterrupted: tuple[str, bytes]
+):
     run = create_run(tmp_path / "run", CONFIG)
     with pytest.raises(FloatingPointError, match=rf"loss is nan at outer step {bad}\. .*checkpoint is step 20 in"):
         go(run, data=jnp.int32(bad))
     assert checkpoint_steps(run) == [10, 20]
     last = read_metrics(run)[-1]
     assert last["step"] == bad and np.isnan(last["loss"])
-    assert theta_sha256(go(run).theta) == uninterrupted(tmp_path / "whole")[0]  # without the NaN it goes on as if never
+    assert theta_sha256(go(run).theta) == uninterrupted[0]  # without the NaN it goes on as if never
 
 
 def test_a_theta_that_overflows_after_a_finite_loss_is_not_saved(tmp_path: Path):
@@ -306,14 +334,14 @@ def test_a_weakly_typed_state_is_resumed_as_it_would_have_gone_on(tmp_path: Path
     assert theta_sha256(resumed.theta) == theta_sha256(whole.theta)
 
 
-def test_a_callback_sees_every_step_once_and_in_order(tmp_path: Path):
+def test_a_callback_sees_every_step_once_and_in_order(tmp_path: Path, uninterrupted: tuple[str, bytes]):
     seen: list[tuple[int, dict[str, np.ndarray]]] = []
     run = create_run(tmp_path / "run", CONFIG)
     state = go(run, callback=lambda done, metrics: seen.append((done, metrics)), log_every=1)
     assert [done for done, _ in seen] == list(range(K, STEPS + 1, K))
     losses = np.concatenate([metrics["loss"] for _, metrics in seen])
     np.testing.assert_array_equal(losses, [line["loss"] for line in read_metrics(run) if "loss" in line])
-    assert theta_sha256(state.theta) == uninterrupted(tmp_path / "other")[0]
+    assert theta_sha256(state.theta) == uninterrupted[0]
 
 
 def test_saved_is_called_with_each_state_once_it_can_be_restored(tmp_path: Path):
@@ -345,11 +373,11 @@ def test_lines_hold_the_steps_own_numbers_and_evaluations(tmp_path: Path):
     assert lines[-1]["eval/norm"] == float(jnp.linalg.norm(final.theta["w"]))
 
 
-def test_a_longer_run_goes_on_from_a_finished_one(tmp_path: Path):
+def test_a_longer_run_goes_on_from_a_finished_one(tmp_path: Path, uninterrupted: tuple[str, bytes]):
     run = create_run(tmp_path / "run", CONFIG)
     go(run, steps=30)
     run = resume_run(run.folder, {**CONFIG, "steps": 61})
-    assert theta_sha256(go(run).theta) == uninterrupted(tmp_path / "whole")[0]
+    assert theta_sha256(go(run).theta) == uninterrupted[0]
 
 
 def test_a_finished_run_is_left_alone_and_says_so(tmp_path: Path):
@@ -371,7 +399,9 @@ def test_metrics_of_another_number_of_steps_are_refused(tmp_path: Path):
         go(create_run(tmp_path / "run", CONFIG), steps_per_call=10)
 
 
-def test_a_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_while_saving_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: tuple[str, bytes]
+):
     resource = pytest.importorskip("resource")
     run, real = create_run(tmp_path / "run", CONFIG), checkpoints_module._write
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -389,11 +419,12 @@ def test_a_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path: Path, monk
         go(run)
     assert sorted(p.name for p in run.checkpoints.iterdir()) == ["00000010", "00000020"]
     monkeypatch.undo()
-    whole = uninterrupted(tmp_path / "whole")
-    assert (theta_sha256(go(run).theta), run.metrics.read_bytes()) == whole
+    assert (theta_sha256(go(run).theta), run.metrics.read_bytes()) == uninterrupted
 
 
-def test_a_full_disk_while_logging_leaves_whole_lines_and_the_checkpoints(tmp_path: Path):
+def test_a_full_disk_while_logging_leaves_whole_lines_and_the_checkpoints(
+    tmp_path: Path, uninterrupted: tuple[str, bytes]
+):
     resource = pytest.importorskip("resource")
     run, limits = create_run(tmp_path / "run", CONFIG), resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -410,7 +441,7 @@ def test_a_full_disk_while_logging_leaves_whole_lines_and_the_checkpoints(tmp_pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert run.metrics.read_bytes().endswith(b"\n") and read_metrics(run)[-1]["step"] == 24
-    assert theta_sha256(go(run).theta) == uninterrupted(tmp_path / "whole")[0]
+    assert theta_sha256(go(run).theta) == uninterrupted[0]
 
 
 # ---- what a person sees

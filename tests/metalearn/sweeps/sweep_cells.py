@@ -12,11 +12,11 @@ from pathlib import Path
 
 from metalearn.sweeps import Plan, grid, open_sweep, run_sweep, work
 
-BLOCKING = 2
+BLOCKING = (2, 4)
 
 
 class Recorded:
-    """A watch that shows nothing and remembers what it was told."""
+    """A watch that shows nothing and remembers its notes."""
 
     def __init__(self, updated=lambda found: None):
         self.notes, self.closed, self._updated = [], False, updated
@@ -43,9 +43,9 @@ def url(folder):
 
 
 def run(folder, blocking, cell, report):
-    """A line in `ended` for each run that comes to its end; the first try of the blocking cell never does."""
-    blocked = folder / "blocked"
-    if cell["a"] == blocking and not blocked.exists():
+    """A line in `ended` per run that comes to its end. The first try of a blocking cell never does."""
+    blocked = folder / f"blocked-{cell['a']}"
+    if cell["a"] in blocking and not blocked.exists():
         blocked.with_suffix(".tmp").write_text(str(os.getpid()))
         blocked.with_suffix(".tmp").rename(blocked)
         time.sleep(120)
@@ -64,9 +64,10 @@ def fatal(folder, cell, report):
     return {"value": 1.0}
 
 
-def blocked_pid(folder):
-    """The process that is in the blocking cell; None before."""
-    return int((folder / "blocked").read_text()) if (folder / "blocked").exists() else None
+def blocked_pid(folder, cell):
+    """The process in the first try of a blocking cell; None before."""
+    path = folder / f"blocked-{cell}"
+    return int(path.read_text()) if path.exists() else None
 
 
 def ended(folder):
@@ -75,15 +76,15 @@ def ended(folder):
 
 
 def together(folder, partner_count=2):
-    """Plan and work at the same moment as another process does; prints how many cells this one ran."""
+    """Plan and work at the same moment as another process; prints how many cells this one ran."""
     (folder / f"ready-{os.getpid()}").touch()
     while len(list(folder.glob("ready-*"))) < partner_count:
         time.sleep(0.001)
-    print(work(open_sweep(plan(12), url(folder), heartbeat=1, grace=30), partial(run, folder, None), poll=0.05))
+    print(work(open_sweep(plan(8), url(folder), heartbeat=1, grace=30), partial(run, folder, ()), poll=0.05))
 
 
 def alone(folder):
-    """A sweep with a worker that comes to the blocking cell and stays there."""
+    """A sweep with one worker, which stays in each blocking cell until it is stopped."""
     run_sweep(plan(5), url(folder), partial(run, folder, BLOCKING), workers=1, watch=Recorded())
 
 

@@ -167,7 +167,7 @@ def test_no_connection_to_the_file_stays_open(tmp_path):
 
     sweep = open_sweep(cells.plan(2), cells.url(tmp_path))
     assert opened() == []
-    assert [r.state for r in swept(tmp_path, partial(cells.run, tmp_path, None), cells.plan(2))] == ["done"] * 2
+    assert [r.state for r in swept(tmp_path, partial(cells.run, tmp_path, ()), cells.plan(2))] == ["done"] * 2
     assert len(read_records(sweep)) == 2 and opened() == []
 
 
@@ -176,7 +176,7 @@ def test_of_two_plans_of_one_cell_the_first_counts(tmp_path):
     sweep = open_sweep(cells.plan(2), cells.url(tmp_path))
     for name, cell in sweep.cells.items():
         sweep.study.enqueue_trial(cell, user_attrs={"cell": name})
-    assert [r.state for r in swept(tmp_path, partial(cells.run, tmp_path, None), cells.plan(2))] == ["done"] * 2
+    assert [r.state for r in swept(tmp_path, partial(cells.run, tmp_path, ()), cells.plan(2))] == ["done"] * 2
     assert cells.ended(tmp_path) == [0, 1]
     assert [t.state.name for t in sweep.study.get_trials()] == ["COMPLETE"] * 2 + ["PRUNED"] * 2
 
@@ -252,7 +252,7 @@ def test_ctrl_c_gives_the_cell_back(tmp_path):
 
 
 def test_two_sweeps_of_one_name_with_different_configurations_or_cells(tmp_path):
-    run = partial(cells.run, tmp_path, None)
+    run = partial(cells.run, tmp_path, ())
     swept(tmp_path, run)
     other = cells.plan(3)._replace(config={"of": "others"})
     with pytest.raises(RunError) as error:
@@ -272,7 +272,7 @@ def test_two_sweeps_of_one_name_with_different_configurations_or_cells(tmp_path)
 
 
 def test_another_version_and_a_study_that_is_no_sweep(tmp_path):
-    swept(tmp_path, partial(cells.run, tmp_path, None))
+    swept(tmp_path, partial(cells.run, tmp_path, ()))
     study_without_plan(tmp_path, "plain").optimize(lambda trial: 0.0, n_trials=1)
     with pytest.raises(RunError, match="holds a study 'plain' that is not a sweep of metalearn: choose another name"):
         open_sweep(cells.plan(1, "plain"), cells.url(tmp_path))
