@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 from experiments.in_context.mechanism.agreement import SIMILARITIES, TEMPERATURES, similarity
 from metalearn.learner import Labels, Signature
 from metalearn_models.learners._attention import attention_mask
-from metalearn_models.learners._dense import functional
+from metalearn_models.learners._dense import make_functional
 from metalearn_models.learners.transformer import Transformer, TransformerConfig, sequence_tokens
 
 TRIED = (*(-t for t in TEMPERATURES), float("inf"), *TEMPERATURES[::-1])
@@ -125,5 +125,5 @@ def predictions_with(
         reached.append(layer)
         return jnp.einsum("bhts,bshk->bthk", weights.astype(v.dtype), v)
 
-    _, bind = functional(lambda rngs: Transformer(signature, config, rngs))
+    _, bind = make_functional(lambda rngs: Transformer(signature, config, rngs))
     return bind(theta).sequence(sequence_tokens(config, signature.outputs, xs, ys), attend)

@@ -1,10 +1,10 @@
 """Causal softmax attention over whole sequences: written for the CPU, or the fused kernel of the accelerator.
 
 Both compute the same function. The fused one never stores the [T, T] weights (FlashAttention, Dao et al. 2022, arXiv
-2205.14135), which is what a GPU's memory is short of; the written one is the faster on a CPU.
+2205.14135), which saves memory on a GPU. The written one is faster on a CPU.
 
-A window (Beltagy et al. 2020, arXiv 2004.05150) lets a token see the last few tokens only, itself included. Layers
-stack: what reaches the top of L layers is at most L (window - 1) tokens old.
+A window (Beltagy et al. 2020, arXiv 2004.05150) lets a token see only the last few tokens, itself included. Layers
+stack: the top of L layers sees tokens that are at most L (window - 1) steps old.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float
 
 Attend = Callable[[Array, Array, Array], Array]
-"""`(q, k, v) -> read`, each [B, T, H, K]; q comes already scaled."""
+"""`(q, k, v) -> read`, each [B, T, H, K]; q is already scaled."""
 
 
-def attention(kind: Literal["written", "fused"], length: int, window: int | None) -> Attend:
-    """What a layer attends with.
+def make_attention(kind: Literal["written", "fused"], length: int, window: int | None) -> Attend:
+    """The attention of a layer.
 
     Args:
-        kind: `causal_attention` or `fused_attention`.
-        length: T, of the sequences.
-        window: how many tokens a query sees, its own the last of them; none: all up to its own.
+        kind: `"written"` for `causal_attention`, `"fused"` for `fused_attention`.
+        length: T, the length of the sequences.
+        window: how many tokens a query sees, its own the last of them. None: all up to its own.
     """
     if kind == "fused":
         return partial(fused_attention, window=window)
@@ -46,49 +47,49 @@ def causal_attention(
 ) -> Float[Array, "B T H K"]:
     """Softmax attention, written for its gradient.
 
-    The softmax is divided by its sum after the weights have met the values, [T, K] numbers instead of [T, T], so that
-    its gradient reduces over K and not over T. On XLA's CPU backend the attention of a training step takes two thirds
-    of the time of `jax.nn.softmax`.
+    The weights are divided by their sum only after they have multiplied the values, so [T, K] numbers are divided
+    instead of [T, T], and the gradient reduces over K and not over T. On XLA's CPU backend, the attention of a training
+    step takes two thirds of the time of `jax.nn.softmax`.
 
     Args:
         q: queries, already scaled.
         k: keys.
         v: values.
-        hidden: `attention_mask`. Adding it has no gradient to compute, selecting by it has.
+        hidden: `attention_mask`. It is added because an addition adds nothing to the gradient; a selection would.
 
     Returns:
         What each query reads.
     """
-    q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))
+    q, k, v = (rearrange(a, "b t h k -> b h t k") for a in (q, k, v))
     scores = jnp.einsum("bhqk,bhsk->bhqs", q, k).astype(jnp.float32)
     scores = scores + jnp.broadcast_to(hidden, scores.shape)
     # Any shift of the scores gives the same result, so the maximum is a constant to the gradient.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     read = jnp.einsum("bhqs,bhsk->bhqk", weights.astype(v.dtype), v).astype(jnp.float32)
-    return jnp.swapaxes(read / weights.sum(-1, keepdims=True), 1, 2).astype(v.dtype)
+    return rearrange(read / weights.sum(-1, keepdims=True), "b h t k -> b t h k").astype(v.dtype)
 
 
 def fused_attention(
     q: Float[Array, "B T H K"], k: Float[Array, "B T H K"], v: Float[Array, "B T H K"], window: int | None = None
 ) -> Float[Array, "B T H K"]:
-    """`jax.nn.dot_product_attention`: cuDNN's kernel for bfloat16 on a GPU, which knows no other case, else XLA's.
+    """`jax.nn.dot_product_attention`: cuDNN's kernel for bfloat16 on a GPU, XLA's in all other cases.
 
-    cuDNN's kernel has a reverse-mode gradient only, no forward mode, and takes keys whose size is a multiple of 8.
+    cuDNN's kernel has a reverse-mode gradient but no forward mode, and needs a key size that is a multiple of 8.
 
     Args:
         q: queries, already scaled.
         k: keys.
         v: values.
-        window: how many tokens a query sees, its own the last of them; none: all up to its own.
+        window: how many tokens a query sees, its own the last of them. None: all up to its own.
 
     Returns:
         What each query reads.
     """
     cudnn = jax.default_backend() == "gpu" and q.dtype == jnp.bfloat16
-    # The tokens to the left and to the right of a query's own. A window that leaves nothing out is no window, so that
-    # both run the same kernel.
+    # The numbers of tokens to the left and right of a query's own. A window that hides nothing is passed as no window,
+    # so that both run the same kernel.
     local = None if window is None or window >= q.shape[1] else (window - 1, 0)
-    with jax.numpy_dtype_promotion("standard"):  # JAX's own function does not hold to its strict mode
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own function breaks JAX's strict mode
         return jax.nn.dot_product_attention(
             q, k, v, scale=1.0, is_causal=True, local_window_size=local, implementation="cudnn" if cudnn else None
         )

@@ -1,9 +1,9 @@
 """The layers of the black-box learners: affine maps and LayerNorm over any number of leading axes.
 
 XLA's CPU backend runs `x[B, T, D] @ w[D, E]`, and above all its gradient, a third slower than the same product with
-`x` reshaped to `[B*T, D]`, and a reduction over the last axis of `[B, 1, T, D]` ten times slower than over that of
-`[B*T, D]`. So the layers flatten, and the learners' `run` takes its batch as leading axes: a `vmap` would hide the
-batch from the reshape.
+`x` reshaped to `[B*T, D]`. A reduction over the last axis of `[B, 1, T, D]` is ten times slower than one over that of
+`[B*T, D]`. Therefore the layers flatten their leading axes, and the learners' `run` takes its batch as leading axes: a
+`vmap` would hide the batch from the reshape.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def dense(x: Float[Array, "*N D"], w: Float[Array, "D E"]) -> Float[Array, "*N E"]:
-    """`x @ w`, with the leading axes of `x` flattened into one for the product."""
-    flat, (width, outputs) = x.reshape(-1, x.shape[-1]), w.shape
+    """`x @ w`, computed with the leading axes of `x` flattened into one."""
+    flat, (width, outputs) = rearrange(x, "... d -> (...) d"), w.shape
     if flat.shape[0] > width > outputs:
-        # The gradient of w is x^T g, which XLA's CPU backend computes at half the speed of g^T x when x is wider than
-        # g. Multiplying by an explicit transpose of w makes it g^T x; without the barrier it is simplified away.
+        # The gradient of w is x^T g. XLA's CPU backend computes it at half the speed of g^T x if x is wider than g.
+        # A product with an explicit transpose of w makes it g^T x. Without the barrier, XLA simplifies that away.
         y = jax.lax.dot_general(flat, jax.lax.optimization_barrier(w.T), (((1,), (1,)), ((), ())))
     else:
         y = flat @ w
@@ -30,7 +31,7 @@ def dense(x: Float[Array, "*N D"], w: Float[Array, "D E"]) -> Float[Array, "*N E
 
 
 class Dense(nnx.Module):
-    """An affine map computed in `dtype`, its weights kept in float32."""
+    """An affine map computed in `dtype`; its weights are kept in float32."""
 
     def __init__(
         self,
@@ -42,14 +43,14 @@ class Dense(nnx.Module):
         bias: bool = True,
         dtype: Any = jnp.float32,
     ):
-        """Draw the kernel with variance `scale / inputs` (truncated normal); the bias starts at zero."""
+        """Draw the kernel, truncated normal with variance `scale / inputs`; the bias starts at zero."""
         init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N E"]:
-        """Apply to the last axis."""
+        """Map the last axis."""
         y = dense(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
         if self.bias is None:
             return y
@@ -60,13 +61,13 @@ class LayerNorm(nnx.Module):
     """Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over the last axis, with scale and offset, in float32."""
 
     def __init__(self, width: int):
-        """Start as plain normalisation."""
+        """Start with scale 1 and offset 0."""
         self.scale = nnx.Param(jnp.ones(width))
         self.offset = nnx.Param(jnp.zeros(width))
 
     def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
         """Normalise; the result is float32."""
-        flat = x.astype(jnp.float32).reshape(-1, x.shape[-1])
+        flat = rearrange(x.astype(jnp.float32), "... d -> (...) d")
         mean = flat.mean(-1, keepdims=True)
         var = jnp.square(flat - mean).mean(-1, keepdims=True)
         y = (flat - mean) * jax.lax.rsqrt(var + 1e-5)
@@ -74,8 +75,8 @@ class LayerNorm(nnx.Module):
         return y.reshape(x.shape)
 
 
-def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
-    """Split a module once into pure functions.
+def make_functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+    """Split a flax module once into pure functions.
 
     Args:
         build: makes the module from its random streams.

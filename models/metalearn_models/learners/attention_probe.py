@@ -10,8 +10,10 @@ from jaxtyping import Array, Float
 
 from metalearn.learner import Labels, Signature
 from metalearn_models.learners._attention import attention_mask
-from metalearn_models.learners._dense import functional
+from metalearn_models.learners._dense import make_functional
 from metalearn_models.learners.transformer import Transformer, TransformerConfig, sequence_tokens
+
+__all__ = ["attention_weights"]
 
 
 def attention_weights(
@@ -19,27 +21,29 @@ def attention_weights(
 ) -> Float[Array, "L B H T T"]:
     """The softmax weights of every layer and head.
 
-    The model itself walks through its layers: it only attends by an attention that keeps its weights.
+    The model itself runs; only its attention is replaced by one that keeps its weights.
 
     Args:
-        signature: what the learner was built for.
-        config: of the learner.
+        signature: the shapes that the learner was built for.
+        config: configuration of the learner.
         theta: its meta-parameters.
         xs: inputs.
         ys: labels [B, T].
 
     Returns:
-        The weight with which the token of example t reads that of example s at [..., t, s]: rows sum to 1, 0 for
-        s > t. The token of example s holds the label of example s - 1.
+        At [..., t, s], the weight with which the token of example t reads the token of example s. Rows sum to 1, and
+        weights with s > t are 0. The token of example s holds the label of example s - 1.
     """
     kept = []
     mask = attention_mask(xs.shape[-2], config.window)
 
-    def attend(q: Float[Array, "B T H K"], k: Float[Array, "B T H K"], v: Float[Array, "B T H K"]) -> Array:
+    def attend(
+        q: Float[Array, "B T H K"], k: Float[Array, "B T H K"], v: Float[Array, "B T H K"]
+    ) -> Float[Array, "B T H K"]:
         scores = jnp.einsum("bqhk,bshk->bhqs", q, k).astype(jnp.float32)
         kept.append(jax.nn.softmax(scores + jnp.broadcast_to(mask, scores.shape), axis=-1))
         return jnp.einsum("bhqs,bshk->bqhk", kept[-1].astype(v.dtype), v)
 
-    _, bind = functional(lambda rngs: Transformer(signature, config, rngs))
+    _, bind = make_functional(lambda rngs: Transformer(signature, config, rngs))
     bind(theta).sequence(sequence_tokens(config, signature.outputs, xs, ys), attend)
     return jnp.stack(kept)

@@ -1,9 +1,9 @@
 """A learner averaged over the symmetries of its tasks: rotated inputs and permuted labels.
 
-On randomly projected tasks nothing depends on the basis of the inputs or on the names of the classes, yet a
+In randomly projected tasks nothing depends on the basis of the inputs or on the names of the classes, but a
 meta-trained black box is only nearly invariant to them. Averaging its predictions over random rotations and
-permutations removes that variance at the cost of one more pass a member, with nothing to train. Test-time averaging
-over transformed inputs is old (Krizhevsky et al. 2012); TabPFN (Hollmann et al. 2022, arXiv 2207.01848) does it for
+permutations removes that variance. It needs no training and costs one more pass per member. Test-time averaging over
+transformed inputs is old (Krizhevsky et al. 2012); TabPFN (Hollmann et al. 2022, arXiv 2207.01848) does it for
 in-context learners.
 """
 
@@ -18,15 +18,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner
 
+__all__ = ["averaged"]
+
 
 def averaged(learner: Learner, members: int, seed: int = 0) -> Learner:
-    """Average a classifying learner over `members` random rotations of its inputs and permutations of its labels.
+    """Average a learner of classes over `members` random rotations of its inputs and permutations of its labels.
 
-    The first member sees inputs and labels as they are. Predictions are averaged as probabilities.
+    The first member sees inputs and labels unchanged. The members' probabilities are averaged.
 
     Args:
-        learner: a learner of classes; its theta is used as it is.
-        members: how many passes are averaged.
+        learner: a learner of classes; its theta is used unchanged.
+        members: number of passes to average.
         seed: draws rotations and permutations.
 
     Returns:
@@ -41,7 +43,8 @@ def averaged(learner: Learner, members: int, seed: int = 0) -> Learner:
         raise ValueError("averaging permutes class labels: it needs a learner of classes, not of real labels")
     inputs, outputs = learner.signature.inputs, learner.signature.outputs
     rng = np.random.default_rng(seed)
-    # QR of a Gaussian matrix with the signs of R's diagonal taken out is uniform over rotations (Mezzadri 2007).
+    # Q of the QR decomposition of a Gaussian matrix, with the signs of R's diagonal removed, is uniform over rotations
+    # (Mezzadri 2007).
     drawn = [np.linalg.qr(rng.normal(size=(inputs, inputs))) for _ in range(members - 1)]
     rotations = jnp.asarray(np.stack([np.eye(inputs), *(q * np.sign(np.diag(r)) for q, r in drawn)]), jnp.float32)
     permutations = jnp.asarray(
@@ -50,8 +53,8 @@ def averaged(learner: Learner, members: int, seed: int = 0) -> Learner:
 
     def average(logits: Float[Array, "M *T C"]) -> Float[Array, "*T C"]:
         log_probs = jax.nn.log_softmax(logits, axis=-1)
-        named = jax.vmap(lambda row, permutation: jnp.take(row, permutation, axis=-1))(log_probs, permutations)
-        return jax.nn.logsumexp(named, axis=0) - np.log(members).astype(np.float32)
+        renamed = jax.vmap(lambda row, permutation: jnp.take(row, permutation, axis=-1))(log_probs, permutations)
+        return jax.nn.logsumexp(renamed, axis=0) - np.log(members).astype(np.float32)
 
     def start(theta: Any, key: PRNGKeyArray) -> Any:
         return jax.vmap(lambda k: learner.start(theta, k))(jax.random.split(key, members))

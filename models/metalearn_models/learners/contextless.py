@@ -1,8 +1,7 @@
-"""The contextless network: predicts from x alone and learns nothing within a sequence.
+"""The contextless network: it predicts from x alone and learns nothing within a sequence.
 
-The control of Kirsch, Harrison, Sohl-Dickstein & Metz 2022 (arXiv 2212.04458, figure 2): it can store tasks
-in its weights and nothing else. What it scores on the tasks of meta-training is memorised; on others it
-must score chance.
+The control of Kirsch, Harrison, Sohl-Dickstein & Metz 2022 (arXiv 2212.04458, figure 2). It can store tasks only in its
+weights. What it scores on the tasks of meta-training is memorised; on other tasks it must score chance.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature
-from metalearn_models.learners._dense import Dense, functional
+from metalearn_models.learners._dense import Dense, make_functional
+
+__all__ = ["MLPConfig", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -26,32 +27,32 @@ class MLPConfig:
     """Units of each of the two hidden layers."""
 
 
-def mlp(signature: Signature, config: MLPConfig) -> Learner:
-    """A network of two ReLU layers that sees x and nothing else.
+def mlp(signature: Signature, config: MLPConfig = MLPConfig()) -> Learner:
+    """A network of two ReLU layers that sees only x.
 
     Args:
         signature: shapes of the sequences.
         config: see `MLPConfig`.
 
     Returns:
-        The learner; its state is empty, `state_size` 0. Its theta is a nested dict of float32 arrays.
+        The learner. Its state is empty, so `state_size` is 0. Its theta is a nested dict of float32 arrays.
 
     Raises:
-        ValueError: when `hidden` is less than 1.
+        ValueError: `hidden` is less than 1.
     """
     if config.hidden < 1:
         raise ValueError(f"an MLP needs hidden >= 1, got {config.hidden}")
-    init, bind = functional(lambda rngs: MLP(signature.inputs, config.hidden, signature.outputs, rngs))
+    init, bind = make_functional(lambda rngs: _MLP(signature.inputs, config.hidden, signature.outputs, rngs))
 
     def start(theta: Any, key: PRNGKeyArray) -> tuple[()]:
         del theta, key
         return ()
 
-    def predict(theta: Any, state: tuple[()], x: Float[Array, " D"]) -> Float[Array, " C"]:
+    def predict(theta: Any, state: tuple[()], x: Float[Array, "D"]) -> Float[Array, "C"]:
         del state
         return bind(theta)(x)
 
-    def observe(theta: Any, state: tuple[()], x: Float[Array, " D"], y: Labels) -> tuple[()]:
+    def observe(theta: Any, state: tuple[()], x: Float[Array, "D"], y: Labels) -> tuple[()]:
         del theta, x, y
         return state
 
@@ -62,7 +63,7 @@ def mlp(signature: Signature, config: MLPConfig) -> Learner:
     return Learner(init, start, predict, observe, run, 0, signature)
 
 
-class MLP(nnx.Module):
+class _MLP(nnx.Module):
     """Two ReLU layers and a linear head."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs):
@@ -72,5 +73,5 @@ class MLP(nnx.Module):
         self.head = Dense(hidden, outputs, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B C"]:
-        """Logits, or predicted values."""
+        """Logits, or predicted values in regression."""
         return self.head(jax.nn.relu(self.hidden_2(jax.nn.relu(self.hidden_1(x)))))

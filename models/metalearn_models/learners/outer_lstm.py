@@ -1,9 +1,9 @@
 """The outer-product LSTM: a cell whose memory is a matrix, gated by outer products of keys.
 
 Kirsch, Harrison, Sohl-Dickstein & Metz 2022 (arXiv 2212.04458), after the fast weights of Schmidhuber 1992.
-Where an LSTM of H units remembers 2 H floats, this one remembers H x H with a like number of parameters: the
-paper finds that the size of the state, and not the number of parameters, decides how well a black box learns.
-Shapes: B leading axes, T examples, N heads, H units a head.
+An LSTM of H units remembers 2 H floats; this one remembers H x H with a similar number of parameters. The paper finds
+that the size of the state, and not the number of parameters, decides how well a black box learns.
+Shapes: B leading axes, E inputs of the cell, N heads, H units per head.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
 from metalearn.learner import Learner, Signature
 from metalearn_models.learners._dense import Dense
-from metalearn_models.learners.lstm import Recurrent, Token, recurrent_learner
+from metalearn_models.learners._recurrent import Recurrent, Token, recurrent_learner
 
-State = tuple[Float[Array, "*B NH"], Float[Array, "*B N H H"]]
+__all__ = ["OuterLSTMConfig", "outer_lstm"]
+
+_State = tuple[Float[Array, "*B {self.width}"], Float[Array, "*B N H H"]]
 
 
 @dataclass(frozen=True)
 class OuterLSTMConfig:
-    """Size and input of the outer-product LSTM learner. One head is the paper's default, the size 64 is ours."""
+    """Size and input of the outer-product LSTM learner. One head is the paper's default; the size 64 is ours."""
 
     hidden: int = 64
     """Side of a head's square memory, and units of the two layers before the cell."""
@@ -34,21 +37,21 @@ class OuterLSTMConfig:
     """What is read at an example: "paper" [x_j, y_{j-1}]; "pair" adds x_{j-1}, so that it meets its label."""
 
 
-def outer_lstm(signature: Signature, config: OuterLSTMConfig) -> Learner:
+def outer_lstm(signature: Signature, config: OuterLSTMConfig = OuterLSTMConfig()) -> Learner:
     """An outer-product LSTM that learns in context.
 
-    `state_size` is N H (H + 1): the matrices, and the output that the next step reads, counted here as it is
-    for the LSTM. Kirsch et al. give the order, O(H^2), which is that of the matrices.
+    `state_size` is N H (H + 1): the matrices, and the output, which the next step reads and which is counted as in the
+    LSTM. Kirsch et al. give the order, O(H^2), which is that of the matrices.
 
     Args:
-        signature: shapes of the sequences; real labels are read as they are.
+        signature: shapes of the sequences; real labels are read unchanged.
         config: see `OuterLSTMConfig`.
 
     Returns:
         The learner. Its theta is a nested dict of float32 arrays, whose shapes do not depend on T.
 
     Raises:
-        ValueError: when `hidden` or `heads` is less than 1 or the token is unknown.
+        ValueError: `hidden` or `heads` is less than 1, or the token is unknown.
     """
     if config.hidden < 1 or config.heads < 1:
         raise ValueError(
@@ -56,16 +59,16 @@ def outer_lstm(signature: Signature, config: OuterLSTMConfig) -> Learner:
         )
 
     def build(token_width: int, rngs: nnx.Rngs) -> Recurrent:
-        cell = OuterLSTMCell(config.hidden, config.hidden, config.heads, rngs)
+        cell = _OuterLSTMCell(config.hidden, config.hidden, config.heads, rngs)
         return Recurrent(token_width, config.hidden, cell, signature.outputs, rngs)
 
     return recurrent_learner(signature, config.token, build, config.heads * config.hidden * (config.hidden + 1))
 
 
-class OuterLSTMCell(nnx.Module):
+class _OuterLSTMCell(nnx.Module):
     """A cell with state (h, c), the memory c[N, H, H] and the output h[N H].
 
-    One linear layer of [input, h] gives each head three pairs of keys a_m, b_m, a query q, an output gate o:
+    One linear layer of [input, h] gives each head three pairs of keys a_m, b_m, a query q and an output gate o:
 
         i, g, f = scale tanh(a_m) outer tanh(b_m)          m = 1, 2, 3; scale = softplus(a learned scalar)
         c = sigmoid(f + 1) c + sigmoid(i) g
@@ -73,37 +76,40 @@ class OuterLSTMCell(nnx.Module):
     """
 
     def __init__(self, inputs: int, hidden: int, heads: int, rngs: nnx.Rngs):
-        """Draw one matrix over [input, h], cut in two."""
+        """Draw one matrix over [input, h], in two parts."""
         self.hidden, self.heads, self.width = hidden, heads, heads * hidden
         fan_in = inputs + self.width
         self.gates_input = Dense(inputs, 8 * self.width, rngs=rngs, scale=inputs / fan_in)
         self.gates_state = Dense(self.width, 8 * self.width, rngs=rngs, scale=self.width / fan_in, bias=False)
         self.key_scale = nnx.Param(jnp.zeros(()))
 
-    def start(self, batch: tuple[int, ...]) -> State:
+    def start(self, batch: tuple[int, ...]) -> _State:
         """Zeros."""
         return jnp.zeros((*batch, self.width)), jnp.zeros((*batch, self.heads, self.hidden, self.hidden))
 
-    def read(self, inputs: Float[Array, "*B E"]) -> Float[Array, "*B 8NH"]:
+    def read(self, inputs: Float[Array, "*B E"]) -> Float[Array, "*B 8*{self.width}"]:
         """The inputs' share in keys, queries and gates."""
         return self.gates_input(inputs)
 
-    def step(self, state: State, share: Float[Array, "*B 8NH"]) -> tuple[State, Float[Array, "*B NH"]]:
+    def step(
+        self, state: _State, share: Float[Array, "*B 8*{self.width}"]
+    ) -> tuple[_State, Float[Array, "*B {self.width}"]]:
         """One step; the output is h."""
         h, c = state
-        gates = (share + self.gates_state(h)).reshape(-1, 8, self.hidden)
-        new_h, new_c = outer_update(gates, c.reshape(-1, *c.shape[-2:]), jax.nn.softplus(self.key_scale[...]))
+        gates = rearrange(share + self.gates_state(h), "... (n m h) -> (... n) m h", n=self.heads, m=8)
+        scale = jax.nn.softplus(self.key_scale[...])
+        new_h, new_c = _outer_update(gates, rearrange(c, "... n i j -> (... n) i j"), scale)
         h, c = new_h.reshape(h.shape), new_c.reshape(c.shape)
         return (h, c), h
 
 
-@jax.checkpoint  # keeping the outer products for the backward pass takes longer, and 4 x the memory
-def outer_update(
+@jax.checkpoint  # to keep the outer products for the backward pass takes longer, and four times the memory
+def _outer_update(
     gates: Float[Array, "N 8 H"], c: Float[Array, "N H H"], scale: Float[Array, ""]
 ) -> tuple[Float[Array, "N H"], Float[Array, "N H H"]]:
     """The new (h, c) of N heads from the rows a_1, a_2, a_3, b_1, b_2, b_3, q, o of `gates`."""
     keys = jnp.tanh(gates[:, :6])
-    # einsum, for its derivative is one too: that of a broadcast product takes XLA three times as long on a CPU.
+    # einsum, because its derivative is one too: XLA needs three times as long for that of a broadcast product on a CPU.
     i, g, f = (jnp.einsum("ni,nj->nij", scale * keys[:, m], keys[:, m + 3]) for m in range(3))
     c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * g
     read = jnp.einsum("nij,ni->nj", c, gates[:, 6])

@@ -1,17 +1,19 @@
 """The Transformer in-context learner of GPICL (Kirsch, Harrison, Sohl-Dickstein, Metz 2022, arXiv 2212.04458).
 
-A pre-LayerNorm causal Transformer reads one token an example and predicts every label from the examples before
-it. Two tokens: the paper's `[x_j, y_{j-1}]`, in which a first attention layer has to learn to join an input with
-the label that arrives one token later, and the pair token `[x_j, y_{j-1}, x_{j-1}]`, our own, which hands that
-join over and so removes most of the plateau at the start of meta-training. State size and causality are the same.
+A pre-LayerNorm causal Transformer reads one token per example and predicts every label from the examples before it.
+There are two tokens. With the paper's, `[x_j, y_{j-1}]`, a first attention layer has to learn to join an input with the
+label that arrives one token later. The pair token, `[x_j, y_{j-1}, x_{j-1}]`, is our own: it joins them itself, which
+removes most of the plateau at the start of meta-training. State size and causality are the same.
 
-Two initialisations: the paper's, and "matching", our own. With the paper's, attention starts unrelated to similarity,
-and a one-hot label enters a token of F numbers with variance 1/F beside inputs of variance near 1: on wide inputs (196
-numbers) the plateau lasts for thousands of steps. "matching" gives the label unit variance, embeds the two inputs of a
-pair token by the same matrix into the two halves of the width, and lets queries read the first half and keys the
-second through the same projection: attention starts out comparing x_j with x_{i-1}, whose label is in token i.
+There are two initialisations. With the paper's, attention is unrelated to similarity at first, and a one-hot label
+enters a token of F numbers with variance 1/F beside inputs of variance near 1; on wide inputs (196 numbers) the plateau
+lasts for thousands of steps. "matching" is our own. It gives the label unit variance, embeds the two inputs of a pair
+token by the same matrix into the two halves of the width, and lets queries read the first half and keys the second
+through the same projection. So attention starts by comparing x_j with x_{i-1}, whose label is in token i.
 
 Defaults are the paper's: width N_M = 256, 4 layers, 8 heads of key size 32, MLP 4 N_M, learned positions.
+Shapes: B leading axes, T examples, D inputs, C outputs, F numbers in a token, M the width, H heads, K the key size, L
+layers, S examples in the state.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature, encode_label
-from metalearn_models.learners._attention import Attend, attention
-from metalearn_models.learners._dense import Dense, LayerNorm, functional
+from metalearn_models.learners._attention import Attend, make_attention
+from metalearn_models.learners._dense import Dense, LayerNorm, make_functional
+
+__all__ = ["Block", "Transformer", "TransformerConfig", "TransformerState", "sequence_tokens", "transformer"]
 
 
 @dataclass(frozen=True)
@@ -42,23 +47,30 @@ class TransformerConfig:
     key_size: int = 32
     """Width of a key, query and value of one head; independent of the width of the model."""
     mlp_ratio: int = 4
-    """Hidden width of a block's MLP, in units of the model's width."""
+    """Hidden width of a block's MLP, as a multiple of the model's width."""
     token: Literal["pair", "paper"] = "paper"
-    """What one token holds: "paper" [x_j, y_{j-1}]; "pair" adds x_{j-1}, which shortens the plateau by far."""
+    """What one token holds: "paper" [x_j, y_{j-1}]; "pair" adds x_{j-1}, which shortens the plateau a lot."""
     initial: Literal["matching", "paper"] = "paper"
-    """Initial weights: "paper" variance scaling; "matching", our own, starts attention as a comparison of inputs."""
+    """Initial weights: "paper" variance scaling; "matching", our own, makes attention compare inputs from the start."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix products; weights, LayerNorm, softmax and the head stay in float32."""
     window: int | None = None
-    """Attend to the last `window` tokens only; none: to all. Same parameters, less state."""
+    """Attend only to the last `window` tokens, with the same parameters and less state. None: to all."""
     attention: Literal["written", "fused"] = "written"
-    """Attention of whole sequences: "written" for a CPU; "fused": cuDNN's for bfloat16 on a GPU, else XLA's."""
+    """Attention of whole sequences: "written" for a CPU; "fused" for cuDNN's in bfloat16 on a GPU, else XLA's."""
 
 
 class TransformerState(NamedTuple):
-    """Keys and values of the last S = min(window, T) examples, and the last example, which the next token carries.
+    """Keys and values of the last S = min(window, T) examples, and the last example, which is part of the next token.
 
-    Those of token t are at t % S, so that each takes the place of the one that leaves the window.
+    Those of token t are at t % S: each replaces the one that leaves the window.
+
+    Attributes:
+        keys: of every layer.
+        values: of every layer.
+        t: examples observed so far.
+        last_x: input of the last example; zeros at first.
+        last_y: its label, as `encode_label` encodes it; zeros at first.
     """
 
     keys: Float[Array, "L S H K"]
@@ -72,7 +84,7 @@ class Block(nnx.Module):
     """One pre-LayerNorm block: attention over the past, then an MLP, each added to its input."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        """Initialise with variance scaling 2 / layers, as the paper's code does."""
+        """Draw with variance scaling 2 / layers, as the paper's code does."""
         scale, dtype = 2.0 / config.layers, jnp.dtype(config.compute)
         inner = config.heads * config.key_size
         self.heads, self.key_size = config.heads, config.key_size
@@ -85,19 +97,21 @@ class Block(nnx.Module):
         self.up = Dense(config.width, config.mlp_ratio * config.width, rngs=rngs, scale=scale, dtype=dtype)
         self.down = Dense(config.mlp_ratio * config.width, config.width, rngs=rngs, scale=scale, dtype=dtype)
 
-    def project(self, h: Float[Array, "*T M"]) -> tuple[Array, Array, Array]:
-        """Queries, keys and values, each [*T, H, K]."""
-        qkv = self.qkv(self.norm_attention(h)).reshape(*h.shape[:-1], 3, self.heads, self.key_size)
+    def project(
+        self, h: Float[Array, "*T M"]
+    ) -> tuple[Float[Array, "*T H K"], Float[Array, "*T H K"], Float[Array, "*T H K"]]:
+        """Queries, already scaled, keys and values."""
+        qkv = rearrange(self.qkv(self.norm_attention(h)), "... (part h k) -> ... part h k", part=3, h=self.heads)
         return qkv[..., 0, :, :] * self.key_size**-0.5, qkv[..., 1, :, :], qkv[..., 2, :, :]
 
     def finish(self, h: Float[Array, "*T M"], read: Float[Array, "*T H K"]) -> Float[Array, "*T M"]:
-        """Add what attention read, then the MLP."""
-        h = h + self.out(read.reshape(*h.shape[:-1], self.heads * self.key_size)).astype(h.dtype)
+        """Add what attention read, then what the MLP makes of it."""
+        h = h + self.out(rearrange(read, "... h k -> ... (h k)")).astype(h.dtype)
         return h + self.down(jax.nn.gelu(self.up(self.norm_mlp(h)))).astype(h.dtype)
 
 
 class Transformer(nnx.Module):
-    """Tokens in, logits out; once for a whole sequence and once for a single token beside a cache."""
+    """Logits of tokens: of whole sequences at once, or of one token and the cache of those before it."""
 
     def __init__(self, signature: Signature, config: TransformerConfig, rngs: nnx.Rngs):
         """Build for the shapes of `signature`."""
@@ -115,17 +129,19 @@ class Transformer(nnx.Module):
         self.head = Dense(config.width, signature.outputs, rngs=rngs)
 
     def sequence(self, tokens: Float[Array, "*B T F"], attend: Attend | None = None) -> Float[Array, "*B T C"]:
-        """Logits of whole sequences at once; each layer attends by `attend`, if not by what was configured."""
-        *batch, length, width = tokens.shape
-        h = self.embed(tokens.reshape(-1, length, width)).astype(jnp.float32)
+        """Logits of whole sequences at once; each layer attends by `attend`, by default as configured."""
+        *batch, length, _ = tokens.shape
+        h = self.embed(rearrange(tokens, "... t f -> (...) t f")).astype(jnp.float32)
         h = h + jnp.broadcast_to(self.positions[:length], h.shape)
-        attend = attend or attention(self.attention, length, self.window)
+        attend = attend or make_attention(self.attention, length, self.window)
         for block in self.blocks:
             h = block.finish(h, attend(*block.project(h)))
         return self.head(self.norm(h)).astype(jnp.float32).reshape(*batch, length, -1)
 
-    def one(self, token: Float[Array, "F"], state: TransformerState) -> tuple[Array, list[Array], list[Array]]:
-        """Logits of the token at position `state.t`, and its key and value in each layer."""
+    def one(
+        self, token: Float[Array, "F"], state: TransformerState
+    ) -> tuple[Float[Array, "C"], list[Array], list[Array]]:
+        """Logits of the token at position `state.t`, and its key and value, [H, K], in each layer."""
         h = self.embed(token).astype(jnp.float32) + self.positions[state.t]
         slots = state.keys.shape[1]
         slot, visible = state.t % slots, jnp.arange(slots) <= state.t
@@ -179,32 +195,31 @@ def sequence_tokens(
     return _token(config, xs, delayed(xs), delayed(encode_label(ys, outputs)))
 
 
-def transformer(signature: Signature, config: TransformerConfig) -> Learner:
+def transformer(signature: Signature, config: TransformerConfig = TransformerConfig()) -> Learner:
     """The Transformer as a learner.
 
     Args:
-        signature: shapes of the tasks. The context holds `signature.length` examples: the state after more
-            observations than that is undefined.
-        config: sizes.
+        signature: shapes of the tasks. The context holds `signature.length` examples; after more observations the
+            state is undefined.
+        config: see `TransformerConfig`.
 
     Returns:
-        A learner with a parallel `run` and, for one example at a time, a cache of keys and values. Its state size is
-        the paper's, 2 * layers * heads * key_size * length, with the window in place of a longer length.
+        A learner with a parallel `run`, and a cache of keys and values for one example at a time. Its state size is
+        the paper's, 2 * layers * heads * key_size * length, where a shorter window replaces the length.
 
     Raises:
-        ValueError: the matching initialisation is asked for a token or width it cannot be made for, or the window
-            is empty.
+        ValueError: `initial="matching"` without a pair token or with an odd width, or a window of less than 1.
     """
     inputs, outputs, length, _ = signature
     if config.initial == "matching" and (config.token != "pair" or config.width % 2):
         raise ValueError(
-            f'initial="matching" compares the two inputs of a pair token in two halves of the width: '
+            f'initial="matching" puts the two inputs of a pair token into two halves of the width: '
             f'it needs token="pair" and an even width, got {config.token!r} and {config.width}'
         )
     if config.window is not None and config.window < 1:
-        raise ValueError(f"window must be at least 1, a token sees itself, or None to see all; got {config.window}")
+        raise ValueError(f"window must be at least 1 (a token sees itself), or None to see all; got {config.window}")
     slots = length if config.window is None else min(config.window, length)
-    init, bind = functional(lambda rngs: Transformer(signature, config, rngs))
+    init, bind = make_functional(lambda rngs: Transformer(signature, config, rngs))
 
     def start(theta: Any, key: PRNGKeyArray) -> TransformerState:
         del theta, key

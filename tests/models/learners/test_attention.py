@@ -10,8 +10,8 @@ import pytest
 
 from metalearn.learner import Learner, Signature, prediction_loss
 from metalearn.recipes.in_context.presets import PRESETS
-from metalearn_models.learners._attention import attention, fused_attention
-from metalearn_models.learners._dense import functional
+from metalearn_models.learners._attention import fused_attention, make_attention
+from metalearn_models.learners._dense import make_functional
 from metalearn_models.learners.attention_probe import attention_weights
 from metalearn_models.learners.transformer import Transformer, TransformerConfig, sequence_tokens, transformer
 
@@ -42,7 +42,7 @@ def test_fused_equals_written_with_its_gradients(window: int | None) -> None:
         read, pullback = jax.vjp(attend, *arguments)
         return read, *pullback(by_read)
 
-    written, fused = (jax.jit(read_and_gradients, static_argnums=0)(attention(k, 9, window)) for k in KINDS)
+    written, fused = (jax.jit(read_and_gradients, static_argnums=0)(make_attention(k, 9, window)) for k in KINDS)
     for a, b in zip(written, fused, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
 
@@ -64,9 +64,9 @@ def test_a_model_with_fused_attention_has_the_same_logits_and_meta_gradient(wind
 
 
 def test_fused_attention_in_bfloat16_is_as_close_to_float32_as_the_written_one() -> None:
-    exact = attention("written", SIGNATURE.length, None)(*queries_keys_values())
+    exact = make_attention("written", SIGNATURE.length, None)(*queries_keys_values())
     for kind in KINDS:
-        read = jax.jit(attention(kind, SIGNATURE.length, None))(*queries_keys_values(jnp.bfloat16))
+        read = jax.jit(make_attention(kind, SIGNATURE.length, None))(*queries_keys_values(jnp.bfloat16))
         assert read.dtype == jnp.bfloat16
         assert 1e-4 < float(jnp.abs(read.astype(jnp.float32) - exact).max() / exact.std()) < 3e-2
 
@@ -81,7 +81,7 @@ def test_cudnn_is_asked_for_bfloat16_on_a_gpu_only(
 ) -> None:
     asked = {}
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, **options: asked.update(options))
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, **options: (asked.update(options), v)[1])
     fused_attention(*queries_keys_values(dtype), window=window)
     assert asked == {"scale": 1.0, "is_causal": True, "local_window_size": local, "implementation": kernel}
 
@@ -105,7 +105,7 @@ def test_probed_weights_are_the_models_own(config: TransformerConfig) -> None:
         weights > 0, np.broadcast_to((age >= 0) & (age < (config.window or 9)), weights.shape)
     )
     # A loop over the layers of its own, which reads by the probed weights and never looks at queries or keys.
-    _, bind = functional(lambda rngs: Transformer(SIGNATURE, config, rngs))
+    _, bind = make_functional(lambda rngs: Transformer(SIGNATURE, config, rngs))
     model = bind(theta)
     h = model.embed(sequence_tokens(config, SIGNATURE.outputs, xs, ys)) + model.positions[...][None]
     for block, layer in zip(model.blocks, weights, strict=True):

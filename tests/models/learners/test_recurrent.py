@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxtyping import TypeCheckError
 
 from metalearn.learner import Learner, Signature, prediction_loss, predictions_in_order
 from metalearn_models.learners.contextless import MLPConfig, mlp
@@ -268,13 +269,13 @@ def test_gradient_descent_makes_it_learn_a_one_bit_task_in_context(name):
     ("build", "said"),
     [
         (lambda: lstm(CLASSES, LSTMConfig(hidden=0)), "hidden >= 1, got 0"),
-        (lambda: lstm(CLASSES, LSTMConfig(token="pairs")), "unknown token 'pairs'.*'pair'"),  # pyright: ignore
+        (lambda: lstm(CLASSES, LSTMConfig(token="pairs")), "'pairs'"),  # pyright: ignore
         (lambda: outer_lstm(CLASSES, OuterLSTMConfig(heads=0)), "heads >= 1, got 64 and 0"),
-        (lambda: outer_lstm(CLASSES, OuterLSTMConfig(token="x")), "unknown token 'x'"),  # pyright: ignore
+        (lambda: outer_lstm(CLASSES, OuterLSTMConfig(token="x")), "'x'"),  # pyright: ignore
         (lambda: vsml(CLASSES, VSMLConfig(ticks=0)), "ticks=0"),
         (lambda: mlp(CLASSES, MLPConfig(hidden=-1)), "hidden >= 1, got -1"),
     ],
 )
 def test_a_config_that_cannot_be_built_says_what_it_got(build, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((ValueError, TypeCheckError), match=said):  # the latter where annotations are checked
         build()
