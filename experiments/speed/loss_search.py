@@ -26,7 +26,7 @@ import optax
 from jaxtyping import Array
 
 from metalearn.runs.progress import Progress
-from metalearn_models.losses.formulas.expression import Expr, evaluate, number_of_coefficients
+from metalearn_models.losses.formulas import Expr, evaluate, number_of_coefficients
 from metalearn_models.losses.search.evolution import EvolutionConfig, initial_population
 from metalearn_models.losses.search.population import LossTask, TrainingConfig, trainer
 from metalearn_models.losses.search.screening import fingerprint, reject

@@ -4,24 +4,49 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from metalearn.recipes.learned_loss.run import SearchLossCommand, find, table
+from metalearn.recipes.learned_loss.config import SearchLossConfig
+from metalearn.recipes.learned_loss.run import format_table, search_loss
 from metalearn.runs.progress import Quiet, default_progress
+
+__all__ = ["SearchLossCommand", "main"]
+
+
+@dataclass(frozen=True)
+class SearchLossCommand:
+    """Search for the loss with which networks do best on clean validation examples.
+
+    Evolution breeds formulas. Formulas with zero gradient, with the wrong sign, or equal to one already tried are
+    rejected from their table, before any training; the others train a whole population at a time. Meta-gradients refine
+    the coefficients of the best formula, which are kept only if networks train better with them. If the folder holds a
+    search already, it continues.
+    """
+
+    config: Annotated[SearchLossConfig, tyro.conf.arg(name="")] = field(default_factory=SearchLossConfig)
+    out: Path = Path("runs/search-loss")
+    """Folder of the search, its loss.json, picture and result.json."""
+    quiet: bool = False
+    """No progress, only the result."""
+    json: bool = False
+    """Print one JSON object as the last line."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command: search, refine, say what was found."""
+    """The command: search, refine, print what was found."""
     command = tyro.cli(SearchLossCommand, args=list(argv), prog="metalearn search-loss")
-    loss, result = find(command, Quiet() if command.quiet else default_progress("error"))
-    print(table(result))
+    progress = Quiet() if command.quiet else default_progress("error")
+    _, result = search_loss(command.config, command.out, progress)
+    print(format_table(result))
     print(f"\nformula: {result['formula']}")
     if result["refined"] is not None:
         before, after = result["refined"]["before"], result["refined"]["after"]
-        verdict = "kept" if result["refined"]["accepted"] else "not kept: no better where it will be used"
+        verdict = "kept" if result["refined"]["accepted"] else "not kept: no better at the length of training it is for"
         print(f"refined: {before:.4f} -> {after:.4f}, {verdict}")
-    del loss
     print(f"loss:    {command.out / 'loss.json'}    (metalearn loss show {command.out / 'loss.json'})")
     print(f"picture: {command.out / 'loss.png'} ({result['seconds']} s)")
     if command.json:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from metalearn.recipes.in_context.presets import PRESETS
+from metalearn.recipes.learned_loss.describe import list_losses
 from metalearn_models.learners import library as learners
 from metalearn_models.learners.registry import LEARNERS
-from metalearn_models.losses import library as losses
-from metalearn_models.losses.handmade import HANDMADE
 from metalearn_models.optimizers import library as optimizers
 from metalearn_models.optimizers.registry import OPTIMIZERS
 from metalearn_tasks import datasets, objectives
 from metalearn_tasks.families.registry import FAMILIES
-
-
-def _learned_losses() -> set[str]:
-    return set(losses.names()) - set(HANDMADE)
 
 
 def catalogue() -> dict[str, dict[str, str]]:
@@ -30,8 +25,6 @@ def catalogue() -> dict[str, dict[str, str]]:
         "objectives (train-optimizer's --objective NAME)": objectives.names(),
         "meta-trained optimizers (metalearn_models.optimizers.load(NAME))": dict.fromkeys(optimizers.shipped(), ""),
         "meta-trained learners (InContextClassifier(weights=NAME))": dict.fromkeys(learners.shipped(), ""),
-        "losses (metalearn_models.losses.load(NAME); metalearn loss show NAME)": {
-            n: "learned" if n in _learned_losses() else "made by hand" for n in losses.names()
-        },
+        "losses (metalearn_models.losses.load(NAME); metalearn loss show NAME)": list_losses(),
         "data sets (--data.source NAME, or any tensorflow-datasets name or prepared folder)": datasets.names(),
     }

@@ -16,8 +16,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from metalearn_models.losses.formulas import expression
-from metalearn_models.losses.formulas.expression import LIMIT
+from metalearn_models.losses.formulas import LIMIT
+from metalearn_models.losses.formulas.values import at_least_single
 
 Link = Literal["softmax", "sigmoid", "identity"]
 LINKS: tuple[str, ...] = get_args(Link)
@@ -89,7 +89,7 @@ def per_example(terms: Terms, link: Link, logits: ArrayLike, labels: ArrayLike) 
     """
     logits = jnp.asarray(logits)
     y, valid = _targets(logits, jnp.asarray(labels), link)
-    logits = logits.astype(expression.at_least_single(logits.dtype))
+    logits = logits.astype(at_least_single(logits.dtype))
     values = terms(y.astype(logits.dtype), predict(logits, link))
     total = values.mean(-1) if link == "identity" else values.sum(-1)
     return total if valid is None else jnp.where(valid, total, jnp.nan)

@@ -1,42 +1,57 @@
-"""Losses by name: those made by hand, and those learned and shipped as JSON with their provenance."""
+"""Losses by name: hand-made losses, and learned ones that are shipped as JSON with their provenance."""
 
 from __future__ import annotations
 
-import importlib.resources
-from importlib.resources.abc import Traversable
+import os
+from pathlib import Path
 
 from metalearn.errors import unknown_name
 from metalearn_models.losses.handmade import HANDMADE, HandmadeLoss
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
+__all__ = ["load", "names", "shipped"]
 
-def names() -> list[str]:
-    """Names that `load` knows, in alphabetical order."""
-    return sorted([*HANDMADE, *_shipped()])
+SHIPPED = Path(__file__).parent / "shipped"
 
 
-def load(name: str, **parameters: float) -> SymbolicLoss | HandmadeLoss:
-    """A loss by its name: `load("focal", gamma=1.0)(logits, labels)`, one value for each example.
+def names() -> tuple[str, ...]:
+    """All names that `load` knows, in alphabetical order."""
+    return tuple(sorted((*HANDMADE, *shipped())))
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the learned losses in the package, in alphabetical order."""
+    return tuple(sorted(path.stem for path in SHIPPED.glob("*.json")))
+
+
+def load(source: str | os.PathLike[str], **parameters: float) -> SymbolicLoss | HandmadeLoss:
+    """Load a loss: `load("focal", gamma=1.0)(logits, labels)` gives one value per example.
 
     Args:
-        name: one of `names()`.
-        parameters: of the factory in `handmade`; learned losses have none.
+        source: one of `names()`; or a `.json` file that `SymbolicLoss.save` or `metalearn search-loss` wrote; or the
+            folder of such a search.
+        parameters: arguments of the loss's factory in `handmade`. Learned losses have none.
+
+    Returns:
+        A `HandmadeLoss` for the name of a hand-made loss, otherwise a `SymbolicLoss`.
 
     Raises:
-        UnknownNameError: no such loss; the message lists all.
-        TypeError: parameters that this loss does not have.
-        ValueError: parameters out of range.
+        UnknownNameError: no such name, and no such path; lists all names.
+        FileNotFoundError: a path that ends in `.json` and does not exist, or a folder without a loss.
+        TypeError: parameters that the loss does not have.
+        ValueError: a parameter out of range, or a file that does not hold a loss.
     """
+    name = str(source)
     if name in HANDMADE:
         return HANDMADE[name](**parameters)
-    shipped = _shipped()
-    if name not in shipped:
-        raise unknown_name("loss", name, names())
+    if name in shipped():
+        file = SHIPPED / f"{name}.json"
+    elif name.endswith(".json") or Path(name).exists():
+        file = Path(name) / "loss.json" if Path(name).is_dir() else Path(name)
+    else:
+        raise unknown_name("loss (and no such path exists)", name, names())
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}: metalearn search-loss writes loss.json when it has finished")
     if parameters:
         raise TypeError(f"{name} is a learned loss and has no parameters, got {', '.join(parameters)}")
-    return SymbolicLoss.from_json(shipped[name].read_text(encoding="utf-8"))
-
-
-def _shipped() -> dict[str, Traversable]:
-    folder = importlib.resources.files("metalearn_models.losses") / "shipped"
-    return {file.name.removesuffix(".json"): file for file in folder.iterdir() if file.name.endswith(".json")}
+    return SymbolicLoss.read(file)

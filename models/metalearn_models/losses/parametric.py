@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from metalearn_models.losses.formulas.expression import number_of_coefficients
+from metalearn_models.losses.formulas import number_of_coefficients
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
 SPREAD = 1e-3

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metalearn_models.losses.formulas.expression import Const, Expr, Op, Var, number_of_coefficients
+from metalearn_models.losses.formulas import Const, Expr, Op, Var, number_of_coefficients
 from metalearn_models.losses.handmade import HandmadeLoss
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
 

@@ -16,9 +16,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from metalearn.errors import unknown_name
 from metalearn.runs.files import write_atomically
+from metalearn_models.losses import formulas
 from metalearn_models.losses.elementwise import LINKS, Link, Prediction, cotangent, per_example
-from metalearn_models.losses.formulas import expression
-from metalearn_models.losses.formulas.expression import Expr
+from metalearn_models.losses.formulas import Expr
+from metalearn_models.losses.formulas.notation import from_record, read_json, to_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +47,10 @@ class SymbolicLoss:
     provenance: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        expression.check_loss(self.expr)
+        formulas.check_loss(self.expr)
         if self.link not in LINKS:
             raise unknown_name("link", self.link, LINKS)
-        expected = expression.number_of_coefficients(self.expr)
+        expected = formulas.number_of_coefficients(self.expr)
         if self.coefficients is None:
             object.__setattr__(self, "coefficients", (1.0,) * expected)
         elif not isinstance(self.coefficients, jax.Array):  # hashable, and numbers rather than leaves of any kind
@@ -64,7 +65,7 @@ class SymbolicLoss:
 
     def terms(self, y: Float[Array, "... C"], prediction: Prediction) -> Float[Array, "... C"]:
         """The formula itself, element by element."""
-        return expression.evaluate(self.expr, self._vector(), y, prediction.f, prediction.log_f)
+        return formulas.evaluate(self.expr, self._vector(), y, prediction.f, prediction.log_f)
 
     def _vector(self) -> Array | np.ndarray | None:
         c = self.coefficients
@@ -96,7 +97,7 @@ class SymbolicLoss:
     def to_json(self) -> str:
         """Formula, coefficients, link and provenance as versioned JSON."""
         values = [float(c) for c in self.coefficients]  # type: ignore[union-attr]
-        record = expression.to_record(self.expr, values) | {"link": self.link}
+        record = to_record(self.expr, values) | {"link": self.link}
         if self.provenance is not None:
             record["provenance"] = dict(self.provenance)
         return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -106,10 +107,10 @@ class SymbolicLoss:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: see `expression.from_json`; also an unknown link, or a formula without y or f.
+            ValueError: see `formulas.from_json`; also an unknown link, or a formula without y or f.
         """
-        record = expression.read_json(text)
-        expr, coefficients = expression.from_record(record)
+        record = read_json(text)
+        expr, coefficients = from_record(record)
         link, provenance = record.get("link"), record.get("provenance")
         if not isinstance(link, str) or link not in LINKS:
             raise unknown_name("link", str(link)[:40], LINKS)

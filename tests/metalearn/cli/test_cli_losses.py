@@ -11,7 +11,7 @@ from metalearn.cli.main import main
 from metalearn_models.losses import SymbolicLoss
 
 TINY = [
-    *("--tasks", "iris", "--noise", "0.3", "--hidden", "4", "--population", "4", "--generations", "2"),
+    *("--data", "iris", "--noise", "0.3", "--hidden", "4", "--population", "4", "--generations", "2"),
     *("--training.steps", "10", "--training.seeds", "1", "--training.learning-rates", "0.01", "--quiet", "--json"),
     *("--refinement.meta-steps", "2", "--refinement.candidates", "1", "--refinement.inner-steps", "1"),
     *("--refinement.judge-seeds", "2", "--refinement.judge-learning-rates", "0.01"),
@@ -56,9 +56,9 @@ def test_a_finished_search_is_not_made_again_and_another_one_is_refused(searched
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["search-loss", "--tasks", "wein"], "Did you mean 'wine'"),
-        (["search-loss", "--tasks", "wine", "diabetes"], "kind"),
-        (["search-loss", "--tasks", "wine", "--noise", "1.5"], "noise"),
+        (["search-loss", "--data", "wein"], "Did you mean 'wine'"),
+        (["search-loss", "--data", "wine", "diabetes"], "kind"),
+        (["search-loss", "--data", "wine", "--noise", "1.5"], "noise"),
         (["loss", "show", "fokal"], "Did you mean 'focal'"),
         (["loss", "show"], "say which loss to show"),
         (["loss", "show", "nowhere.json"], "there is no file nowhere.json"),
@@ -79,7 +79,7 @@ def test_show_prints_formula_and_provenance_of_a_file_and_of_a_name(searched, ca
     status, out, _ = run(capsys, "loss", "show", "focal")
     assert status == 0 and "by hand" in out
     status, out, _ = run(capsys, "loss", "list", "--json")
-    assert status == 0 and json.loads(out.splitlines()[-1])["cross-entropy"] == "by hand"
+    assert status == 0 and json.loads(out.splitlines()[-1])["cross-entropy"] == "made by hand"
 
 
 def test_a_strangers_flax_loop_trains_by_a_loss_of_the_library():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn_models.losses.formulas.expression import parse
+from metalearn_models.losses.formulas import parse
 from metalearn_models.losses.ml3 import ml3
 from metalearn_models.losses.parametric import LearnableLoss, free_coefficients, fresh_coefficients
 from metalearn_models.losses.symbolic_loss import SymbolicLoss

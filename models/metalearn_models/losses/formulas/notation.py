@@ -1,4 +1,4 @@
-"""Formulas as text and as JSON; both are read without `eval`, and with limits on length and depth."""
+"""Formulas as text and as JSON. Both are read without `eval` and with limits on length and depth."""
 
 from __future__ import annotations
 
@@ -18,27 +18,36 @@ from metalearn_models.losses.formulas.tree import (
     Op,
     Var,
     arity_message,
-    checked_number,
+    check_number,
     number_of_coefficients,
 )
 
-MAX_TEXT = 65_536  # characters
+__all__ = ["MAX_TEXT", "VERSION", "from_json", "parse", "to_json", "to_text"]
+
+MAX_TEXT = 65_536
+"""Largest number of characters of a formula."""
 VERSION = 1
+"""Version of the JSON format that is written."""
 
 
 def to_text(expr: Expr) -> str:
-    """Prefix calls, `mul(y, log(f))`; `parse` reads them back to an equal tree."""
+    """Write a formula as nested calls, `mul(y, log(f))`; `parse` reads an equal tree back."""
     return str(expr)
 
 
 def parse(text: str) -> Expr:
-    """Read a formula: calls `mul(y, log(f))`, numbers, and as a convenience `a + b`, `a - b`, `a * b`, `-a`, `a^2`.
+    """Read a formula: calls `mul(y, log(f))`, numbers, and for convenience `a + b`, `a - b`, `a * b`, `-a`, `a^2`.
 
-    There is no `/`: division here is `div(a, b)`, the analytic quotient a / sqrt(1 + b^2).
+    There is no `/`. Division is `div(a, b)`, the analytic quotient a / sqrt(1 + b^2).
+
+    Args:
+        text: the formula.
 
     Raises:
-        ValueError: what was expected at which character (counted from 1); unknown functions and variables by name;
-            text longer than `MAX_TEXT`, deeper than `MAX_HEIGHT` or of more nodes than `MAX_SIZE`.
+        TypeError: not text.
+        ValueError: text that is not a formula; says what was expected at which character, counted from 1. Also a
+            formula longer than `MAX_TEXT`, higher than `MAX_HEIGHT` or larger than `MAX_SIZE`.
+        UnknownNameError: an unknown function or variable.
     """
     if not isinstance(text, str):
         raise TypeError(f"a formula must be text, got {type(text).__name__}")
@@ -48,7 +57,7 @@ def parse(text: str) -> Expr:
 
 
 class _Parser:
-    """Recursive descent: sum, product, sign, power, atom."""
+    """A recursive-descent parser with one method per level: sum, product, signed, power, atom."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -80,7 +89,7 @@ class _Parser:
         expr = self.sum()
         if self.peek():
             is_slash = self.peek() == "/"
-            self.fail("div(a, b), that is a / sqrt(1 + b^2), not /" if is_slash else "an operator or the end")
+            self.fail("div(a, b), which is a / sqrt(1 + b^2), instead of /" if is_slash else "an operator or the end")
         return expr
 
     def sum(self) -> Expr:
@@ -168,31 +177,39 @@ class _Parser:
 
 
 def to_json(expr: Expr, coefficients: Sequence[float] | Float[Array, "E"] | None) -> str:
-    """The formula and its coefficients (None: all 1) as versioned JSON."""
+    """Write a formula and its coefficients as versioned JSON; `from_json` reads it back.
+
+    Args:
+        expr: the formula.
+        coefficients: one per edge in prefix order; None: all 1.
+
+    Raises:
+        ValueError: a wrong number of coefficients, or one that is not finite.
+    """
     values = [1.0] * number_of_coefficients(expr) if coefficients is None else [float(c) for c in coefficients]
     return json.dumps(to_record(expr, values), allow_nan=False)
 
 
 def to_record(expr: Expr, coefficients: Sequence[float]) -> dict[str, Any]:
-    """What `to_json` writes, as a dictionary."""
-    values = [checked_number(float(c), "a coefficient") for c in coefficients]
+    """The content of `to_json` as a dictionary."""
+    values = [check_number(float(c), "a coefficient") for c in coefficients]
     if len(values) != number_of_coefficients(expr):
         raise ValueError(f"{expr!s:.200} has {number_of_coefficients(expr)} coefficients, got {len(values)}")
     return {"format": "metalearn-loss", "version": VERSION, "expression": to_text(expr), "coefficients": values}
 
 
 def from_json(text: str | bytes) -> tuple[Expr, tuple[float, ...]]:
-    """Read what `to_json` wrote: the formula and its coefficients.
+    """Read a formula and its coefficients from the JSON that `to_json` wrote.
 
     Raises:
-        ValueError: no JSON, truncated, nested too deeply, of a newer version, or with entries that are missing or
-            wrong; the message says which.
+        ValueError: text that is not such JSON, or truncated, too long, nested too deeply, of a newer version, or with
+            missing or wrong entries; the message says which.
     """
     return from_record(read_json(text))
 
 
 def read_json(text: str | bytes) -> Any:
-    """JSON without NaN, infinities and integers or nesting beyond what Python reads.
+    """Read JSON text and refuse NaN, infinities, and numbers or nesting too large for Python.
 
     Raises:
         ValueError: not such JSON, or longer than 16 times `MAX_TEXT`.
@@ -201,7 +218,7 @@ def read_json(text: str | bytes) -> Any:
         raise ValueError(f"the JSON of a loss may have at most {16 * MAX_TEXT} characters, this has {len(text)}")
 
     def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no number a loss may hold")
+        raise ValueError(f"{name} is not allowed in a loss, numbers must be finite")
 
     try:
         return json.loads(text, parse_constant=refuse)
@@ -212,7 +229,7 @@ def read_json(text: str | bytes) -> Any:
 
 
 def from_record(record: Any) -> tuple[Expr, tuple[float, ...]]:
-    """What `from_json` does with the dictionary it has read."""
+    """Read a formula and its coefficients from the dictionary that `to_record` made; errors as in `from_json`."""
     if not isinstance(record, dict) or record.get("format") != "metalearn-loss":
         raise ValueError('not a loss: expected a JSON object with "format": "metalearn-loss"')
     version = record.get("version")
@@ -229,8 +246,8 @@ def from_record(record: Any) -> tuple[Expr, tuple[float, ...]]:
     expected = number_of_coefficients(expr)
     if not isinstance(values, list) or len(values) != expected:
         got = f"{len(values)} of them" if isinstance(values, list) else f"{values!r:.80}"
-        raise ValueError(f'"coefficients" must be a list of {expected} numbers, one an edge; got {got}')
+        raise ValueError(f'"coefficients" must be a list of {expected} numbers, one per edge; got {got}')
     try:
-        return expr, tuple(checked_number(value, f"coefficient {i}") for i, value in enumerate(values))
+        return expr, tuple(check_number(value, f"coefficient {i}") for i, value in enumerate(values))
     except TypeError as error:
         raise ValueError(str(error)) from None

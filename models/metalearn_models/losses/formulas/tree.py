@@ -1,4 +1,7 @@
-"""The trees of formulas: nodes, the functions they may hold, and what can be asked of their structure."""
+"""Formula trees: node types, operators, and functions on the structure of a tree.
+
+Operators and limits follow EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907).
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,41 @@ from jaxtyping import Array
 
 from metalearn.errors import unknown_name
 
-LIMIT = 1e12  # bound on every intermediate value and slope: products of two stay far from the overflow of float32
-FLOOR = 1e-7  # log and sqrt are flat below
-MAX_HEIGHT = 64  # EvoMAL's own limit is 10
+__all__ = [
+    "FLOOR",
+    "LIMIT",
+    "MAX_HEIGHT",
+    "MAX_SIZE",
+    "OPERATORS",
+    "TERMINALS",
+    "Const",
+    "Expr",
+    "Op",
+    "Operator",
+    "Var",
+    "check_loss",
+    "height",
+    "nodes",
+    "number_of_coefficients",
+    "replace",
+    "size",
+    "variables",
+]
+
+LIMIT = 1e12
+"""Bound on every intermediate value and slope: the product of two stays far below the overflow of float32."""
+FLOOR = 1e-7
+"""log and sqrt of a smaller magnitude are constant."""
+MAX_HEIGHT = 64
+"""Largest height of a tree. EvoMAL's limit is 10."""
 MAX_SIZE = 4096
+"""Largest number of nodes of a tree."""
 TERMINALS = ("y", "f")
+"""The variables of a formula: target and prediction."""
 
 
 class Operator(NamedTuple):
-    """A function of the formula language.
+    """An operator of the formula language.
 
     Attributes:
         arity: number of arguments, 1 or 2.
@@ -32,8 +61,8 @@ class Operator(NamedTuple):
     function: Callable[..., Array]
 
 
-def _floored(x: Array) -> Array:
-    # The clamp, not |x| + FLOOR: the slope of log(|x| + FLOOR) at 0 is 1e7, that of the clamp 0.
+def _floor_magnitude(x: Array) -> Array:
+    # A clamp instead of |x| + FLOOR: at 0 the slope of log(|x| + FLOOR) is 1e7, that of the clamped log is 0.
     return jnp.maximum(jnp.abs(x), FLOOR)
 
 
@@ -48,16 +77,24 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
         "sign": Operator(1, jnp.sign),
         "square": Operator(1, jnp.square),
         "abs": Operator(1, jnp.abs),
-        "log": Operator(1, lambda x: jnp.log(_floored(x))),
-        "sqrt": Operator(1, lambda x: jnp.sqrt(_floored(x))),
+        "log": Operator(1, lambda x: jnp.log(_floor_magnitude(x))),
+        "sqrt": Operator(1, lambda x: jnp.sqrt(_floor_magnitude(x))),
         "tanh": Operator(1, jnp.tanh),
     }
 )
+"""The operators by name."""
 
 
 @dataclass(frozen=True)
 class Var:
-    """An input of the formula: `y`, the target, or `f`, the prediction."""
+    """A variable of the formula.
+
+    Attributes:
+        name: "y", the target, or "f", the prediction.
+
+    Raises:
+        UnknownNameError: another name.
+    """
 
     name: str
 
@@ -71,12 +108,20 @@ class Var:
 
 @dataclass(frozen=True)
 class Const:
-    """A fixed number. EvoMAL's own are 1 and -1; real coefficients belong on the edges."""
+    """A fixed number. EvoMAL uses 1 and -1 only; real-valued coefficients belong on the edges.
+
+    Attributes:
+        value: the number.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: NaN, or larger in magnitude than `LIMIT`.
+    """
 
     value: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "value", checked_number(self.value, "a constant") + 0.0)  # no negative zero
+        object.__setattr__(self, "value", check_number(self.value, "a constant") + 0.0)  # no negative zero
 
     def __str__(self) -> str:
         return str(int(self.value)) if self.value.is_integer() and abs(self.value) < 1e6 else repr(self.value)
@@ -84,9 +129,14 @@ class Const:
 
 @dataclass(frozen=True)
 class Op:
-    """An operator of `OPERATORS` applied to its arguments.
+    """An operator applied to its arguments.
+
+    Attributes:
+        name: one of `OPERATORS`.
+        args: the subtrees it is applied to.
 
     Raises:
+        TypeError: an argument is not a node.
         ValueError: unknown operator, wrong number of arguments, or a tree beyond `MAX_HEIGHT` or `MAX_SIZE`.
     """
 
@@ -116,10 +166,16 @@ class Op:
 
 
 Expr = Var | Const | Op
+"""A formula: its root node."""
 
 
-def checked_number(value: Any, what: str) -> float:
-    """The number as a float; TypeError where it is none, ValueError where it is not within `LIMIT`."""
+def check_number(value: Any, what: str) -> float:
+    """Convert a number to float.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: NaN, or larger in magnitude than `LIMIT`.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{what} must be a number, got {value!r:.80}")
     if not abs(value) <= LIMIT:  # NaN too; compared before the conversion, which huge integers would overflow
@@ -129,7 +185,7 @@ def checked_number(value: Any, what: str) -> float:
 
 
 def arity_message(name: str, got: int) -> str:
-    """What to say of a call with a wrong number of arguments."""
+    """The error text for a call with a wrong number of arguments."""
     arity = OPERATORS[name].arity
     return f"{name} takes {arity} argument{'s' * (arity > 1)}, got {got}"
 
@@ -140,12 +196,12 @@ def size(expr: Expr) -> int:
 
 
 def height(expr: Expr) -> int:
-    """Edges on the longest way from the root to a terminal: 0 for a terminal."""
+    """Number of edges on the longest path from the root to a leaf; 0 for a leaf."""
     return expr._height if isinstance(expr, Op) else 0
 
 
 def nodes(expr: Expr) -> list[Expr]:
-    """All subtrees in prefix order, the whole first."""
+    """All subtrees in prefix order; the first is the whole tree."""
     found: list[Expr] = []
     stack = [expr]
     while stack:
@@ -157,12 +213,17 @@ def nodes(expr: Expr) -> list[Expr]:
 
 
 def variables(expr: Expr) -> frozenset[str]:
-    """Names of the variables that occur, a subset of {"y", "f"}."""
+    """Names of the variables that occur: a subset of {"y", "f"}."""
     return frozenset(node.name for node in nodes(expr) if isinstance(node, Var))
 
 
 def replace(expr: Expr, index: int, new: Expr) -> Expr:
-    """The tree with the subtree at `index` (in prefix order, 0 the root) exchanged for `new`.
+    """Replace one subtree.
+
+    Args:
+        expr: the tree.
+        index: place of the subtree in prefix order; 0 is the root.
+        new: what stands there afterwards.
 
     Raises:
         IndexError: no such node.
@@ -184,15 +245,15 @@ def replace(expr: Expr, index: int, new: Expr) -> Expr:
 
 
 def number_of_coefficients(expr: Expr) -> int:
-    """One for each edge, that is for each node but the root."""
+    """Number of coefficients: one per edge, that is one per node except the root."""
     return size(expr) - 1
 
 
 def check_loss(expr: Expr) -> None:
-    """Refuse a formula that cannot be a loss: it must contain y and f.
+    """Check that a formula contains both y and f, as a loss must.
 
     Raises:
-        ValueError: a variable is missing.
+        ValueError: a variable is missing; names it.
     """
     missing = [name for name in TERMINALS if name not in variables(expr)]
     if missing:

@@ -1,7 +1,8 @@
 """Values and gradients of formulas, finite everywhere.
 
-Plain autodiff through a formula does not stay finite: towers of `square` overflow, and a slope of 0 behind one of
-infinity is NaN. Here every value and every slope that comes down from the root is clipped, node by node.
+Plain automatic differentiation of a formula does not stay finite: nested squares overflow, and the product of a slope
+of 0 and an infinite one is NaN. Here every value, and every slope on its way down from the root, is clipped at every
+node. The formulas are those of EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907).
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from jaxtyping import Array, ArrayLike, Float
 
 from metalearn_models.losses.formulas.tree import LIMIT, OPERATORS, Const, Expr, Op, Var, number_of_coefficients, size
 
+__all__ = ["evaluate"]
 
-def bounded(x: Array) -> Array:
+
+def _clip(x: Array) -> Array:
     """Clip to [-LIMIT, LIMIT]; NaN stays NaN."""
     return jnp.clip(x, -LIMIT, LIMIT)
 
 
 def at_least_single(dtype: Any) -> Any:
-    """The dtype itself if it is a float of 32 bits or more, else float32."""
+    """`dtype` if it is a float type of at least 32 bits, else float32."""
     return dtype if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
@@ -33,26 +36,27 @@ def evaluate(
     f: ArrayLike,
     log_f: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    """The formula, element by element, differentiable in coefficients, y and f to any order and in both modes.
+    """Evaluate a formula elementwise.
 
-    A node's value is `bounded(op(bounded(c1 * value1), bounded(c2 * value2)))`. In the first derivative the slopes
-    that come down from the root are bounded by `LIMIT` at every node in the same way, so value and gradient are
-    finite for all finite inputs; where no bound is active both are those of the formula itself.
+    The result is differentiable in the coefficients, y, f and log_f, to any order, in forward and reverse mode. A
+    node's value is `clip(op(clip(c1 * value1), clip(c2 * value2)))`, where `clip` bounds the magnitude by `LIMIT`. The
+    first derivative clips the slopes of every node in the same way, so value and gradient are finite for all finite
+    inputs. Where nothing is clipped, both are those of the formula.
 
     Args:
         expr: the formula.
-        coefficients: one for each edge in prefix order; None: all 1.
+        coefficients: one per edge in prefix order; None: all 1.
         y: targets.
-        f: predictions, of a shape that broadcasts with that of y.
-        log_f: log of f, where it is known better than f itself (`log_softmax`). Every `log(f)` in the tree is then
-            `log|c| + log_f` instead of `log(max(|c f|, 1e-7))`: the same value where |c f| > 1e-7, and a slope that
-            does not vanish below.
+        f: predictions, in a shape that broadcasts with that of y.
+        log_f: the logarithm of f if it is known more accurately than f (from `log_softmax`). It replaces every
+            `log(f)` in the tree: `log|c| + log_f` instead of `log(max(|c f|, 1e-7))`. The values are equal where
+            |c f| > 1e-7; below, the slope does not vanish.
 
     Returns:
         Values in the broadcast shape, in float32 or wider.
 
     Raises:
-        ValueError: wrong number of coefficients, or shapes that do not broadcast.
+        ValueError: a wrong number of coefficients, or shapes that do not broadcast.
     """
     f = jnp.asarray(f)
     dtype = at_least_single(f.dtype)
@@ -64,14 +68,14 @@ def evaluate(
     else:
         c = jnp.asarray(coefficients, dtype)
         if c.shape != (expected,):
-            raise ValueError(f"{expr!s:.200} has {expected} coefficients, one an edge; got shape {c.shape}")
+            raise ValueError(f"{expr!s:.200} has {expected} coefficients, one per edge; got shape {c.shape}")
     y, f = (jnp.broadcast_to(x.astype(dtype), shape) for x in (y, f))
     log_f = None if log_f is None else jnp.broadcast_to(jnp.asarray(log_f).astype(dtype), shape)
     return _evaluate(expr, c, y, f, log_f)
 
 
 class _Step(NamedTuple):
-    """A node met by the forward sweep: its children's prefix indices, what entered it, and what came out unclipped."""
+    """One node of the forward sweep: its children's prefix indices, its clipped inputs, and its unclipped value."""
 
     node: Expr
     children: tuple[int, ...]
@@ -84,7 +88,7 @@ def _is_log_of_f(node: Expr) -> bool:
 
 
 def _sweep(expr: Expr, c: Array, y: Array, f: Array, log_f: Array | None) -> dict[int, _Step]:
-    """Every node's value by prefix index, children before their parents."""
+    """The value of every node by prefix index, children before their parents."""
     steps: dict[int, _Step] = {}
 
     def visit(node: Expr, index: int) -> None:
@@ -93,8 +97,8 @@ def _sweep(expr: Expr, c: Array, y: Array, f: Array, log_f: Array | None) -> dic
         elif isinstance(node, Const):
             steps[index] = _Step(node, (), (), jnp.full_like(f, node.value))
         elif log_f is not None and _is_log_of_f(node):
-            # bounded first: log_f may be -inf, whose slopes would be finite but whose products would not
-            raw = OPERATORS["log"].function(c[index]) + bounded(log_f)
+            # Clipped first: log_f may be -inf, and its product with a zero slope would be NaN.
+            raw = OPERATORS["log"].function(c[index]) + _clip(log_f)
             steps[index] = _Step(node, (), (), raw)
         else:
             children, at = [], index + 1
@@ -102,7 +106,7 @@ def _sweep(expr: Expr, c: Array, y: Array, f: Array, log_f: Array | None) -> dic
                 visit(arg, at)
                 children.append(at)
                 at += size(arg)
-            inputs = tuple(bounded(c[child - 1] * bounded(steps[child].raw)) for child in children)
+            inputs = tuple(_clip(c[child - 1] * _clip(steps[child].raw)) for child in children)
             steps[index] = _Step(node, tuple(children), inputs, OPERATORS[node.name].function(*inputs))
 
     visit(expr, 0)
@@ -111,14 +115,14 @@ def _sweep(expr: Expr, c: Array, y: Array, f: Array, log_f: Array | None) -> dic
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _evaluate(expr: Expr, c: Array, y: Array, f: Array, log_f: Array | None) -> Array:
-    return bounded(_sweep(expr, c, y, f, log_f)[0].raw)
+    return _clip(_sweep(expr, c, y, f, log_f)[0].raw)
 
 
 def _slopes(expr: Expr, c: Array, y: Array, f: Array, log_f: Array | None) -> tuple[Array, Any]:
-    """The value, and the partial derivatives for c (a list), y, f and log_f (None: none).
+    """The value, and the partial derivatives by c (a list), y, f and log_f; None for an input that does not occur.
 
-    A reverse sweep of its own, because bounding what comes down is no linear map and so no rule that autodiff could
-    apply in each node; the sum of partial derivative times tangent in `_jvp` is one.
+    Clipping the slopes is not linear, so it cannot be a differentiation rule of the single nodes. Hence this reverse
+    sweep; the sum of partial derivatives times tangents in `_jvp` is linear.
     """
     steps = _sweep(expr, c, y, f, log_f)
     down: dict[int, Array] = {0: jnp.ones_like(f)}
@@ -132,18 +136,18 @@ def _slopes(expr: Expr, c: Array, y: Array, f: Array, log_f: Array | None) -> tu
         step = steps[index]
         slope = within(step.raw, down[index])
         if isinstance(step.node, Var):
-            total[step.node.name] = bounded(total[step.node.name] + slope) if step.node.name in total else slope
-        elif isinstance(step.node, Op) and not step.children:  # the fused log(f)
-            total["log_f"] = bounded(total["log_f"] + slope) if "log_f" in total else slope
+            total[step.node.name] = _clip(total[step.node.name] + slope) if step.node.name in total else slope
+        elif isinstance(step.node, Op) and not step.children:  # log(f), which log_f has replaced
+            total["log_f"] = _clip(total["log_f"] + slope) if "log_f" in total else slope
             of_c[index] = slope * jax.grad(OPERATORS["log"].function)(c[index])
         elif isinstance(step.node, Op):
             _, pull = jax.vjp(OPERATORS[step.node.name].function, *step.inputs)
             for child, slope_in in zip(step.children, pull(slope), strict=True):
-                value = bounded(steps[child].raw)
-                slope_in = within(c[child - 1] * value, bounded(slope_in))
-                of_c[child - 1] = bounded(slope_in * value)
-                down[child] = bounded(slope_in * c[child - 1])
-    return bounded(steps[0].raw), (of_c, total.get("y"), total.get("f"), total.get("log_f"))
+                value = _clip(steps[child].raw)
+                slope_in = within(c[child - 1] * value, _clip(slope_in))
+                of_c[child - 1] = _clip(slope_in * value)
+                down[child] = _clip(slope_in * c[child - 1])
+    return _clip(steps[0].raw), (of_c, total.get("y"), total.get("f"), total.get("log_f"))
 
 
 @functools.partial(_evaluate.defjvp, symbolic_zeros=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metalearn_models.losses.formulas.expression import (
+from metalearn_models.losses.formulas import (
     OPERATORS,
     Const,
     Expr,

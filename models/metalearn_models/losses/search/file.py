@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from metalearn.errors import RunError
-from metalearn_models.losses.formulas.expression import Expr, parse, to_text
+from metalearn_models.losses.formulas import Expr, parse, to_text
 from metalearn_models.losses.search.population import LossTask
 
 FORMAT = 1

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metalearn_models.losses.formulas.expression import FLOOR, LIMIT, Const, Expr, Var, number_of_coefficients, size
+from metalearn_models.losses.formulas import FLOOR, LIMIT, Const, Expr, Var, number_of_coefficients, size
 
 
 class Jet(NamedTuple):

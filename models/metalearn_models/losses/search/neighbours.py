@@ -6,7 +6,7 @@ here in all its possibilities, does.
 
 from __future__ import annotations
 
-from metalearn_models.losses.formulas.expression import OPERATORS, Expr, Op, nodes, replace, variables
+from metalearn_models.losses.formulas import OPERATORS, Expr, Op, nodes, replace, variables
 from metalearn_models.losses.search.evolution import TERMINALS
 
 

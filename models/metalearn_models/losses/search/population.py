@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.errors import unknown_name
-from metalearn_models.losses.formulas.expression import Expr
+from metalearn_models.losses.formulas import Expr
 from metalearn_models.losses.search import table
 from metalearn_models.losses.search.screening import scale
 from metalearn_models.losses.search.table import KINDS, Kind, Targets

@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-from metalearn_models.losses.formulas.expression import LIMIT
+from metalearn_models.losses.formulas import LIMIT
 from metalearn_models.losses.search.table import LOGITS, PROBABILITIES, RESIDUALS, Kind, Table
 
 

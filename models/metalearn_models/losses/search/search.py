@@ -28,7 +28,7 @@ from jaxtyping import PRNGKeyArray
 from metalearn.runs.files import write_atomically
 from metalearn.runs.lock import only_writer
 from metalearn.runs.progress import Progress
-from metalearn_models.losses.formulas.expression import Expr, size, to_text
+from metalearn_models.losses.formulas import Expr, size, to_text
 from metalearn_models.losses.search.config import SearchConfig
 from metalearn_models.losses.search.evolution import initial_population, next_generation
 from metalearn_models.losses.search.file import Generation, State, Trained, dump, identity_of, load

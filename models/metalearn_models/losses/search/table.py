@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from metalearn_models.losses.formulas.expression import Expr
+from metalearn_models.losses.formulas import Expr
 from metalearn_models.losses.search.jets import Jet, evaluate_jet
 
 Kind = Literal["classification", "regression"]

@@ -9,7 +9,7 @@ from metalearn.inner import scan_steps, start
 from metalearn.learner import Family, Signature, inner_loop, predictions_in_order
 from metalearn_models.learners.online.loss import online_by, online_by_learnable
 from metalearn_models.learners.online.online import online_with
-from metalearn_models.losses.formulas.expression import parse
+from metalearn_models.losses.formulas import parse
 from metalearn_models.losses.handmade import cross_entropy, huber, mse
 from metalearn_models.losses.ml3 import ml3
 from metalearn_models.losses.parametric import free_coefficients

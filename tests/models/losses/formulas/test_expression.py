@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from metalearn.errors import UnknownNameError
-from metalearn_models.losses.formulas import expression as ex
-from metalearn_models.losses.formulas.expression import Const, Op, Var, evaluate, parse
+from metalearn_models.losses import formulas as ex
+from metalearn_models.losses.formulas import Const, Op, Var, evaluate, parse
 
 Y, F = Var("y"), Var("f")
 UNARY = [name for name, op in ex.OPERATORS.items() if op.arity == 1]
@@ -207,7 +207,7 @@ def test_one_coefficient_an_edge_in_prefix_order():
     c = np.array([2.0, 3.0, 5.0, 7.0, 11.0])  # mul, y, f, square, f
     got = evaluate(expr, c, jnp.float32(0.3), jnp.float32(0.9))
     np.testing.assert_allclose(got, 2 * (3 * 0.3) * (5 * 0.9) - 7 * (11 * 0.9) ** 2, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"has 5 coefficients, one an edge; got shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"has 5 coefficients, one per edge; got shape \(4,\)"):
         evaluate(expr, c[:4], 1.0, 1.0)
 
 
@@ -324,13 +324,13 @@ def record(**changes):
         (record(expression=["mul"]), '"expression" must be text'),
         (record(expression="mul(y)"), "mul takes 2 arguments, got 1"),
         (record(expression="sqrt(" * 1000 + "f" + ")" * 1000), "nested deeper"),
-        (record(coefficients=[1.0]), "list of 2 numbers, one an edge; got 1 of them"),
+        (record(coefficients=[1.0]), "list of 2 numbers, one per edge; got 1 of them"),
         (record(coefficients={"a": 1}), "list of 2 numbers"),
         (record(coefficients=[1.0, "2"]), "coefficient 1 must be a number"),
         (record(coefficients=[1.0, True]), "coefficient 1 must be a number"),
         (record(coefficients=[[], 1.0]), "coefficient 0 must be a number"),
-        (record(coefficients=[1.0, float("nan")]), "NaN is no number"),
-        (record(coefficients=[1.0, float("-inf")]), "-Infinity is no number"),
+        (record(coefficients=[1.0, float("nan")]), "NaN is not allowed in a loss"),
+        (record(coefficients=[1.0, float("-inf")]), "-Infinity is not allowed in a loss"),
         (record(coefficients=[1.0, 1e300]), "coefficient 1 must be finite and at most 1e"),
         (record(coefficients=[1.0, 10**400]), "coefficient 1 must be finite"),
         (record().replace("1.0", "1" + "0" * 6000), "not the JSON of a loss"),

@@ -10,7 +10,7 @@ from metalearn.gradients import backprop, full_es
 from metalearn.inner import unroll
 from metalearn.outer import outer_loop
 from metalearn.runs.progress import Quiet
-from metalearn_models.losses.formulas.expression import parse
+from metalearn_models.losses.formulas import parse
 from metalearn_models.losses.parametric import LearnableLoss, free_coefficients
 from metalearn_models.losses.refinement.judging import is_better, judge_at_horizon, ratio, split_validation
 from metalearn_models.losses.refinement.loop import Judge, joint_loop, loss_loop, task_data, task_loss

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from metalearn_models.losses.formulas.expression import Op, height, nodes, parse, size, variables
+from metalearn_models.losses.formulas import Op, height, nodes, parse, size, variables
 from metalearn_models.losses.search import evolution
 from metalearn_models.losses.search.evolution import (
     SEEDS,

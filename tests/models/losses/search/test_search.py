@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from metalearn.errors import RunError
-from metalearn_models.losses.formulas.expression import Const, Op, evaluate, parse, size
+from metalearn_models.losses.formulas import Const, Op, evaluate, parse, size
 from metalearn_models.losses.search import file as search_file
 from metalearn_models.losses.search import search as search_module
 from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn_models.losses.formulas.expression import OPERATORS, Op, Var, evaluate, number_of_coefficients, parse
+from metalearn_models.losses.formulas import OPERATORS, Op, Var, evaluate, number_of_coefficients, parse
 from metalearn_models.losses.search.evolution import EvolutionConfig, initial_population
 from metalearn_models.losses.search.jets import evaluate_jet
 from metalearn_models.losses.search.screening import fingerprint, reject, scale

@@ -1,0 +1,37 @@
+"""The configuration of a search for a loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from metalearn_models.losses.refinement.refine import RefineConfig
+from metalearn_models.losses.search.population import TrainingConfig
+
+__all__ = ["SearchLossConfig"]
+
+
+@dataclass(frozen=True)
+class SearchLossConfig:
+    """Everything that decides the numbers of a search and of the refinement after it."""
+
+    data: tuple[str, ...] = ("digits-low", "wine")
+    """Data sets to train on, all of one kind. Classification: digits, digits-low (classes 0 to 4), digits-high, wine,
+    breast_cancer, iris. Regression: diabetes, friedman1, friedman2, friedman3."""
+    noise: float = 0.0
+    """Share of training labels that are wrong, or of training targets that are shifted; validation stays clean."""
+    hidden: tuple[int, ...] = (32,)
+    """Widths of the hidden layers of the networks."""
+    population: int = 25
+    """Formulas per generation."""
+    generations: int = 50
+    """Generations."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How networks are trained with a candidate."""
+    refine: bool = True
+    """Refine the coefficients of the best formula."""
+    refinement: RefineConfig = field(default_factory=RefineConfig)
+    """How coefficients are refined."""
+    control: bool = False
+    """Also run a random search that trains as many distinct losses."""
+    seed: int = 0
+    """The seed of everything random."""
