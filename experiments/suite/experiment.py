@@ -1,7 +1,7 @@
 """What an experiment on in-context learners is: cells, configurations, what is measured, a rule for the verdict.
 
-An experiment is a list of cells (a seed and whatever it varies), the configuration of the meta-training of each, and
-what is measured of its outcome. `experiments.suite.run` runs them.
+An experiment is a list of cells (a seed and whatever it varies), the configuration of the meta-training of each cell,
+and what is measured of its outcome. `experiments.suite.run` runs experiments.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import numpy as np
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.sweeps import Cell
 
+__all__ = ["Experiment", "Row", "Trained", "load", "read_evaluations"]
+
 Row = dict[str, Any]
-"""A cell with what was measured of it, side by side."""
+"""A cell and what was measured of it, in one dict."""
 
 
 class Trained(NamedTuple):
-    """A meta-training that has ended, as `Experiment.measure` gets it.
+    """A meta-training that has ended, as `Experiment.measure` receives it.
 
     Attributes:
-        config: what was run.
-        scores: [tasks, T] of each kind of task, "seen" (or "training") and "unseen"; empty when it was ended early.
+        config: its configuration.
+        scores: [tasks, T] for each kind of task, "seen" (or "training") and "unseen"; empty if it was ended early.
         lines: what was logged, see `metalearn.runs.metrics.read_metrics`.
         folder: of the run, with its checkpoints.
     """
@@ -40,17 +42,18 @@ class Experiment(NamedTuple):
     """An experiment as data; its settings are a frozen dataclass.
 
     Attributes:
-        name: of its file, folder and picture.
-        claim: what the paper says, in a sentence.
+        name: of the experiment in the catalogue, of its folder and of its picture.
+        claim: what the paper says, in one sentence.
         presets: settings by name; the first is the default.
         cells: `(settings) -> cells`.
         config: `(settings, cell) -> TrainConfig`.
-        measure: `(settings, cell, trained) -> JSON values`, `"value"` among them, which is shown while the sweep goes.
+        measure: `(settings, cell, trained) -> JSON values`. `"value"` among them is shown during the sweep.
         summarise: `(settings, rows) -> JSON values`, with `"verdict"` (reproduced, not reproduced, beyond, open) and
-            `"words"` that say why; rows of cells that failed are missing.
-        draw: `(result, path)`, from what is in result.json alone.
+            `"words"` that give the reasons. Cells that failed have no row.
+        draw: `(result, path)`, draws the picture from result.json alone.
         table: `(result) -> text`.
-        finished: `(settings, cell, step, numbers) -> bool`, whether a run may end at this evaluation; None: never.
+        is_finished: `(settings, cell, step, numbers) -> bool`, whether a run may end at this evaluation. None: no run
+            ends early.
     """
 
     name: str
@@ -62,19 +65,19 @@ class Experiment(NamedTuple):
     summarise: Callable[[Any, list[Row]], Mapping[str, Any]]
     draw: Callable[[dict[str, Any], Path], None]
     table: Callable[[dict[str, Any]], str]
-    finished: Callable[[Any, Cell, int, Mapping[str, float]], bool] | None = None
+    is_finished: Callable[[Any, Cell, int, Mapping[str, float]], bool] | None = None
 
 
 def load(module: str) -> Experiment:
-    """The experiment of a module, `EXPERIMENT` in it."""
+    """The `EXPERIMENT` of a module."""
     return importlib.import_module(module).EXPERIMENT
 
 
-def evaluations(lines: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, float]]]:
-    """Steps and numbers of the evaluations in a run's lines, in order."""
-    found = []
+def read_evaluations(lines: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, float]]]:
+    """The steps and the numbers of the evaluations in a run's lines, in order."""
+    evaluations = []
     for line in lines:
         numbers = {key.removeprefix("eval/"): value for key, value in line.items() if key.startswith("eval/")}
         if numbers:
-            found.append((line["step"], numbers))
-    return found
+            evaluations.append((line["step"], numbers))
+    return evaluations

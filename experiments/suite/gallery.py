@@ -1,15 +1,15 @@
 """The gallery: every figure beside its command, its run time, the paper's claim and a verdict in words.
 
-    python -m experiments gallery           # docs/gallery.md from docs/results and from what is newer in runs/
+    python -m experiments gallery           # docs/gallery.md from docs/results and from newer results in runs/
 
-Takes the results of each experiment on in-context learners from `runs/NAME-PRESET/result.json` and from the copies of
-earlier ones in docs/results, the newest of each preset; of those with settings of their own only where it has no other.
-Summarises its rows anew, keeps a copy, draws the picture from it, and writes the page.
+Of each preset of each experiment on in-context learners the page shows the newest result, from
+`runs/NAME-PRESET/result.json` or from the copies of earlier results in docs/results. A result with changed settings is
+shown only if the preset has no other. Each result is summarised again by today's code, its copy is kept, and its
+picture is drawn.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
 from collections.abc import Callable
@@ -17,28 +17,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.catalogue import find_module
+from experiments.catalogue import find_module, summary_line
 from experiments.suite.compute import format_compute
 from experiments.suite.experiment import Experiment, load
-from experiments.suite.results import read_result, settings_of
+from experiments.suite.results import read_result, read_settings
 from metalearn.errors import RunError
 from metalearn.runs.files import write_atomically
 from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.runs.progress import Progress, duration
 
+__all__ = ["EXPERIMENTS", "Options", "changed_options", "format_result", "run", "select_results", "write_page"]
+
 EXPERIMENTS = ("phase_diagram", "transition", "state_size", "plateau", "generalisation", "mechanism")
+"""The experiments on the page, in its order."""
 HEADING = """# Gallery
 
-What the experiments on in-context learners show, each with the command that makes it, the time that took, what
-Kirsch, Harrison, Sohl-Dickstein, Metz 2022 ([2212.04458](https://arxiv.org/abs/2212.04458)) claim, and a verdict by a
+What the experiments on in-context learners show, each with the command that makes it, the time that took, the claim of
+Kirsch, Harrison, Sohl-Dickstein, Metz 2022 ([2212.04458](https://arxiv.org/abs/2212.04458)), and a verdict by a
 written rule: *reproduced*, *not reproduced*, *beyond* what the paper shows, or *open*. The rule is in the docstring of
-`summarise` of each experiment, which says so where it was changed after a run had been seen.
+`summarise` of each experiment, which also says where the rule was changed after a run had been seen.
 `python -m experiments gallery` writes this page from `docs/results/`.
 
-Brackets around means and differences are 95 % intervals by Student's t. Those of numbers of tasks, of ratios of steps
-and of exponents are the middle 95 % over resampled seeds: they show how far the seeds at hand lie apart, and of two or
-three they hold the true value less often, that of a mean of normal ones in half or three quarters of all cases
-(`coverage` in `experiments/suite/intervals.py`). Those of rank correlations are over resampled configurations.
+Brackets around means and differences are 95 % intervals by Student's t. Brackets around numbers of tasks, ratios of
+steps and exponents are the middle 95 % over resampled seeds. They reflect only the spread of the observed seeds: with
+two or three seeds they are too narrow, and for a normal mean they cover the truth 51 % or 74 % of the time (`coverage`
+in `experiments/suite/intervals.py`). Those of rank correlations are over resampled configurations.
 """
 
 
@@ -47,51 +50,51 @@ class Options:
     """Write the gallery."""
 
     runs: Path = Path("runs")
-    """Folder in which experiments have left their folders."""
+    """Folder with the folders of experiments."""
     docs: Path = Path("docs")
     """Folder of the page, the pictures and the copies of results."""
 
 
-def to_show(name: str, options: Options) -> list[dict[str, Any]]:
-    """The results of an experiment to show, the newest of each preset; see above.
+def select_results(name: str, options: Options) -> list[dict[str, Any]]:
+    """The results of an experiment that the page shows: the newest one per preset, in the order of its presets.
 
     Raises:
-        RunError: a result cannot be read, or is another version's.
+        RunError: a result cannot be read, or was written by another version.
     """
     paths = [*options.runs.glob(f"{name}-*/result.json"), *(options.docs / "results").glob(f"{name}-*.json")]
-    found = [result for result in map(read_result, paths) if result["experiment"] == name]
+    results = [result for result in map(read_result, paths) if result["experiment"] == name]
     presets = load(find_module(name)).presets
-    by_preset = [[result for result in found if result["preset"] == preset] for preset in presets]
+    by_preset = [[result for result in results if result["preset"] == preset] for preset in presets]
     return [max(own, key=_rank) for own in by_preset if own]
 
 
 def _rank(result: dict[str, Any]) -> tuple[Any, ...]:
-    """Of two results of a preset the one with its own settings is shown, then the newer, then the later measured."""
-    return not changed(result), result["environment"]["time"], result.get("compute", {}).get("time", "")
+    """Unchanged settings come before changed ones, then the newer run, then the later measurement of its compute."""
+    return not changed_options(result), result["environment"]["time"], result.get("compute", {}).get("time", "")
 
 
-def changed(result: dict[str, Any]) -> str:
-    """The options that make of a result's preset its settings: ` --steps 100 --seeds 1`; empty when nothing does."""
+def changed_options(result: dict[str, Any]) -> str:
+    """The options that turn a result's preset into its settings: ` --steps 100 --seeds 1`; empty if there are none."""
     preset = as_json({"": load(find_module(result["experiment"])).presets[result["preset"]]})[""]
     differing = {k: v for k, v in result["settings"].items() if preset.get(k) != v}
     words = {k: shlex.join(map(str, v if isinstance(v, list) else [v])) for k, v in differing.items()}
     return "".join(f" --{k.replace('_', '-')} {v}".rstrip() for k, v in words.items())
 
 
-def summarised(result: dict[str, Any]) -> dict[str, Any]:
+def _summarise_again(result: dict[str, Any]) -> dict[str, Any]:
     """A result with the summary that today's code makes of its rows."""
-    made = load(find_module(result["experiment"])).summarise(settings_of(result), result["rows"])
-    return {**result, "summary": finite_or_null(as_json(made))}
+    summary = load(find_module(result["experiment"])).summarise(read_settings(result), result["rows"])
+    return {**result, "summary": finite_or_null(as_json(summary))}
 
 
-def shared_copy(result: dict[str, Any]) -> dict[str, Any]:
-    """A result without what is only of interest on the machine where it was made."""
+def _without_machine(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without what matters only on the machine where it was made."""
     kept = ("metalearn", "jax", "python", "devices", "time")
     return {**result, "environment": {k: v for k, v in result["environment"].items() if k in kept}}
 
 
-def section(experiment: Experiment, result: dict[str, Any]) -> str:
-    """The part of the page that one result has."""
+def _format_section(experiment: Experiment, result: dict[str, Any]) -> str:
+    """The part of the page about one result."""
     name, preset, summary = experiment.name, result["preset"], result["summary"]
     failed = f", {len(result['failed'])} of them failed" if result["failed"] else ""
     time = f"{duration(result['cell_seconds'])} of single workers in all, {result['environment']['devices']}"
@@ -103,7 +106,8 @@ def section(experiment: Experiment, result: dict[str, Any]) -> str:
             "",
             f"**{summary['verdict'].capitalize()}.** {summary['words'][0].upper()}{summary['words'][1:]}.",
             "",
-            f"- Command: `python -m experiments {name} {preset}{changed(result)}`; {result['cells']} runs{failed}.",
+            f"- Command: `python -m experiments {name} {preset}{changed_options(result)}`; "
+            f"{result['cells']} runs{failed}.",
             f"- Time: {time}.",
             *([f"- Compute: {format_compute(result['compute'])}."] if "compute" in result else []),
             "",
@@ -115,31 +119,33 @@ def section(experiment: Experiment, result: dict[str, Any]) -> str:
     )
 
 
-def write(options: Options, note: Callable[[str], None] = lambda text: None) -> Path:
-    """Write copies, pictures and the page; returns its path.
+def write_page(options: Options, note: Callable[[str], None] = lambda text: None) -> Path:
+    """Write the copies of results, the pictures and the page.
 
     Args:
         options: what to read and where to write.
-        note: called with a line per result.
+        note: called with one line per result.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        RunError: a result cannot be read, or there is not one.
+        RunError: a result cannot be read, or there is none.
     """
     sections, missing = [], []
     for name in EXPERIMENTS:
-        experiment, results = load(find_module(name)), to_show(name, options)
+        experiment, results = load(find_module(name)), select_results(name, options)
         if not results:
             missing.append(name)
             continue
-        title = str(importlib.import_module(find_module(name)).__doc__).splitlines()[0].rstrip(".")
-        sections.append(f"## {title}\n\nClaim: {experiment.claim}.\n")
-        for result in map(shared_copy, map(summarised, results)):
+        sections.append(f"## {summary_line(find_module(name))}\n\nClaim: {experiment.claim}.\n")
+        for result in map(_without_machine, map(_summarise_again, results)):
             file = f"{name}-{result['preset']}"
             copy = options.docs / "results" / f"{file}.json"
             copy.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(copy, (json.dumps(result, separators=(",", ":")) + "\n").encode())
             experiment.draw(result, options.docs / f"{file}.png")
-            sections.append(section(experiment, result))
+            sections.append(_format_section(experiment, result))
             note(f"{name}: {result['preset']}, {result['summary']['verdict']}")
     if not sections:
         raise RunError(
@@ -155,7 +161,7 @@ def write(options: Options, note: Callable[[str], None] = lambda text: None) -> 
 
 def run(options: Options, progress: Progress | None = None) -> dict[str, Any]:
     """Write the gallery; returns the path of the page."""
-    return {"page": str(write(options, progress.note if progress else lambda text: None))}
+    return {"page": str(write_page(options, progress.note if progress is not None else lambda text: None))}
 
 
 def format_result(result: dict[str, Any]) -> str:

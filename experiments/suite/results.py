@@ -1,15 +1,12 @@
-"""The result of an experiment: what is in its result.json, and what its records come to."""
+"""Results of experiments: the content of result.json, made of the records of a sweep, written and read."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from experiments.catalogue import find_module
 from experiments.suite.experiment import Experiment, load
@@ -18,22 +15,23 @@ from metalearn.runs.environment import environment
 from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.sweeps import Record
 
+__all__ = ["FORMAT", "make_result", "read_result", "read_settings", "write_result"]
+
 FORMAT = 1
+"""The version of result.json that this code writes and reads."""
 
 
-def summary(experiment: Experiment, settings: Any, preset: str, found: Sequence[Record]) -> dict[str, Any]:
-    """What the records of a sweep come to.
+def make_result(experiment: Experiment, settings: Any, preset: str, records: Sequence[Record]) -> dict[str, Any]:
+    """The result of an experiment from the records of its cells, without the time that it took.
 
     Raises:
-        RunError: not one cell was run to its end.
+        RunError: no cell was run to its end.
     """
-    rows = [{**r.cell, **(r.result or {})} for r in found if r.state == "done"]
-    failed = {r.name: r.error for r in found if r.state == "failed"}
+    rows = [{**r.cell, **(r.result or {})} for r in records if r.state == "done"]
+    failed = {r.name: r.error for r in records if r.state == "failed"}
     if not rows:
-        reasons = list(failed.values())
-        raise RunError(
-            f"no cell of {experiment.name} was run to its end: {reasons[0] if reasons else 'nothing was run'}"
-        )
+        reason = next(iter(failed.values()), "nothing was run")
+        raise RunError(f"no cell of {experiment.name} was run to its end: {reason}")
     result = {
         "format": FORMAT,
         "experiment": experiment.name,
@@ -41,9 +39,9 @@ def summary(experiment: Experiment, settings: Any, preset: str, found: Sequence[
         "preset": preset,
         "settings": settings,
         "environment": environment(),
-        "cells": len(found),
+        "cells": len(records),
         "failed": failed,
-        "cell_seconds": round(sum(r.seconds or 0.0 for r in found), 1),
+        "cell_seconds": round(sum(r.seconds or 0.0 for r in records), 1),
         "summary": experiment.summarise(settings, rows),
         "rows": rows,
     }
@@ -51,10 +49,10 @@ def summary(experiment: Experiment, settings: Any, preset: str, found: Sequence[
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result.json of this version.
+    """The content of a result.json of this version.
 
     Raises:
-        RunError: it cannot be read, or is another version's.
+        RunError: it cannot be read, is no result, or was written by another version.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -63,39 +61,29 @@ def read_result(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         got = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise RunError(
-            f"{path} is of another version (format {got}, this one reads {FORMAT}): choose another folder with "
-            "--out, or remove that one"
+            f"{path} was written by another version (format {got}, this one reads {FORMAT}): choose another folder "
+            "with --out, or remove this one"
         )
     missing = [key for key in ("experiment", "settings", "summary", "rows", "failed", "seconds") if key not in content]
     if missing:
-        raise RunError(f"{path} is no result of an experiment: it has no {', '.join(missing)}")
+        raise RunError(f"{path} is no result of an experiment: it lacks {', '.join(missing)}")
     return content
 
 
-def settings_of(result: Mapping[str, Any]) -> Any:
-    """The settings of a result as its experiment has them; fields that it lacks have their defaults."""
+def read_settings(result: Mapping[str, Any]) -> Any:
+    """The settings of a result, as the dataclass of its experiment; fields that it lacks have their defaults."""
     kind = type(next(iter(load(find_module(result["experiment"])).presets.values())))
 
-    def tuples(value: Any) -> Any:
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
+    def with_tuples(value: Any) -> Any:
+        return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
     known = {f.name for f in dataclasses.fields(kind)}
-    return kind(**{k: tuples(v) for k, v in result["settings"].items() if k in known})
+    return kind(**{k: with_tuples(v) for k, v in result["settings"].items() if k in known})
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `result.json`; returns what it holds: numbers that are not finite are null in JSON."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return plain(value.tolist())
-        if isinstance(value, Mapping):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
+    """Write `result.json`; returns its content, in which numbers that are not finite are None (null in JSON)."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = plain(result)
-    (folder / "result.json").write_text(json.dumps(written, indent=2, allow_nan=False))
-    return written
+    content = finite_or_null(as_json(result))
+    (folder / "result.json").write_text(json.dumps(content, indent=2, allow_nan=False))
+    return content

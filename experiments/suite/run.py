@@ -1,7 +1,7 @@
-"""Running an experiment: its cells are swept, what came of them is kept, summarised and drawn.
+"""Runs an experiment: sweeps its cells, then keeps, summarises and draws their results.
 
-The cells are swept by `metalearn.sweeps`: over all cores by default, over other machines that are started with the same
-`--storage`, and over kills of any of them.
+The sweep is that of `metalearn.sweeps`. It uses all cores by default, shares the work with other machines that are
+started with the same `--storage`, and survives kills of any of them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.suite.experiment import Experiment, Trained, evaluations, load
-from experiments.suite.results import read_result, summary
+from experiments.suite.experiment import Experiment, Trained, load, read_evaluations
+from experiments.suite.results import make_result, read_result
 from metalearn.errors import RunError
 from metalearn.recipes.in_context.config import TrainConfig, free_fields, rename_old_fields, to_json
 from metalearn.recipes.in_context.fits import check_largest
@@ -29,18 +29,20 @@ from metalearn.sweeps.storage import storage_url
 from metalearn.sweeps.watch import Watch
 from metalearn.sweeps.workers import worker_count
 
+__all__ = ["run", "run_cell"]
+
 
 class _Finished(Exception):
-    """A run has shown what it was for."""
+    """A run may end: it has shown what the experiment asks of it."""
 
 
 def run_cell(module: str, settings: Any, out: Path, cell: Cell, report: Report) -> dict[str, Any]:
-    """Meta-train a cell in a folder of its own, or go on with what is there, and measure it."""
+    """Meta-train a cell in a folder of its own, or continue what is there, and measure it."""
     experiment = load(module)
     config, folder = experiment.config(settings, cell), out / "cells" / cell_name(cell)
 
     def is_finished(step: int, numbers: Mapping[str, float]) -> bool:
-        return experiment.finished is not None and experiment.finished(settings, cell, step, numbers)
+        return experiment.is_finished is not None and experiment.is_finished(settings, cell, step, numbers)
 
     def evaluated(step: int, numbers: dict[str, float]) -> None:
         report(step, numbers["unseen_score"], numbers)
@@ -48,8 +50,9 @@ def run_cell(module: str, settings: Any, out: Path, cell: Cell, report: Report) 
             raise _Finished
 
     resume, scores, done = (folder / "config.json").exists(), {}, False
-    if resume:  # a killed try may have seen all there is to see
-        done = any(is_finished(step, numbers) for step, numbers in evaluations(read_metrics(open_run(folder))))
+    if resume:  # a try that was killed may have finished already
+        lines = read_metrics(open_run(folder))
+        done = any(is_finished(step, numbers) for step, numbers in read_evaluations(lines))
     try:
         if not done:
             _, scores = meta_train(config, folder, resume=resume, progress=Silent(), evaluated=evaluated)
@@ -69,46 +72,46 @@ def run(
     storage: str | None = None,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Run an experiment, or what is left of it.
+    """Run an experiment, or those of its cells that have not been run yet.
 
     Args:
-        module: its file, `experiments NAME`.
+        module: full name of its module, such as `experiments.in_context.transition`.
         settings: its settings.
         out: folder of the runs, of result.json and of the picture.
-        preset: name of the settings, for the record.
+        preset: name of the settings, kept in the result.
         workers: see `metalearn.sweeps.run_sweep`.
-        storage: see `Command`.
+        storage: see `experiments.suite.command_line.Suite`.
         watch: what a person sees.
 
     Returns:
-        What is in result.json.
+        The content of result.json.
 
     Raises:
-        RunError: the folder or the storage holds something else, of another version or with other settings, or runs
-            that the code of today would configure in another way; or every cell failed, with the first reason. What
-            was computed stays.
-        NotEnoughMemoryError: the largest cell would not fit; nothing was run.
+        RunError: the folder or the storage holds another experiment, other settings, the results of another version, or
+            runs that today's code would configure in another way; or every cell failed, with the first reason. What was
+            computed is kept.
+        NotEnoughMemoryError: the largest cell does not fit; nothing was run.
         ValueError: no cell can be configured with these settings; nothing was run.
     """
     began, experiment, workers = time.monotonic(), load(module), worker_count(workers)
-    old = _earlier(experiment, settings, out)
+    old = _read_earlier(experiment, settings, out)
     cells = experiment.cells(settings)
-    configs = _configs(experiment, settings, cells)
+    configs = _make_configs(experiment, settings, cells)
     _check_runs(configs, out)
     done = set() if old is None else {cell_name({k: row[k] for k in cells[0]}) for row in old["rows"]}
-    if left := {name: config for name, config in configs.items() if name not in done}:
-        check_largest(left, workers)
+    if remaining := {name: config for name, config in configs.items() if name not in done}:
+        check_largest(remaining, workers)
     plan = Plan(
         out.name if out.name.startswith(experiment.name) else f"{experiment.name}-{out.name}",
         {"experiment": experiment.name, "settings": settings},
         cells,
     )
     work = partial(run_cell, module, settings, out)
-    found = run_sweep(plan, storage_url(storage, out), work, workers=workers, compiled=out / "compiled", watch=watch)
-    result = summary(experiment, settings, preset, found)
+    records = run_sweep(plan, storage_url(storage, out), work, workers=workers, compiled=out / "compiled", watch=watch)
+    result = make_result(experiment, settings, preset, records)
     result["seconds"] = round(time.monotonic() - began, 1)
     result["workers"] = max(1, min(workers, len(cells)))
-    if old is not None and result["rows"] == old["rows"]:  # the time of a call that ran nothing says nothing
+    if old is not None and result["rows"] == old["rows"]:  # nothing was run, so this call's time means nothing
         result |= {key: old[key] for key in ("seconds", "cell_seconds", "workers", "compute") if key in old}
     elif old is not None:
         result["seconds"] = round(old["seconds"] + result["seconds"], 1)
@@ -117,11 +120,11 @@ def run(
     return result
 
 
-def _earlier(experiment: Experiment, settings: Any, out: Path) -> dict[str, Any] | None:
-    """The result of an earlier call in this folder, None where there is none.
+def _read_earlier(experiment: Experiment, settings: Any, out: Path) -> dict[str, Any] | None:
+    """The result of an earlier call in this folder, or None.
 
     Raises:
-        RunError: it is one of something else, said before anything is done.
+        RunError: it is the result of another experiment or of other settings.
     """
     path = out / "result.json"
     if not path.exists():
@@ -136,28 +139,30 @@ def _earlier(experiment: Experiment, settings: Any, out: Path) -> dict[str, Any]
     return old
 
 
-def _configs(experiment: Experiment, settings: Any, cells: Sequence[Cell]) -> dict[str, TrainConfig]:
-    """The configuration of each cell by name, without cells that have none: those fail by themselves, and say why.
+def _make_configs(experiment: Experiment, settings: Any, cells: Sequence[Cell]) -> dict[str, TrainConfig]:
+    """The configuration of each cell, by name.
+
+    A cell that cannot be configured is left out: it fails in the sweep, where its reason is recorded.
 
     Raises:
-        ValueError: no cell has one; the first reason.
+        ValueError: no cell can be configured; the first reason.
     """
-    found, reasons = {}, []
+    configs, reasons = {}, []
     for cell in cells:
         try:
-            found[cell_name(cell)] = experiment.config(settings, cell)
+            configs[cell_name(cell)] = experiment.config(settings, cell)
         except ValueError as error:
             reasons.append(error)
-    if reasons and not found:
+    if reasons and not configs:
         raise reasons[0]
-    return found
+    return configs
 
 
 def _check_runs(configs: Mapping[str, TrainConfig], out: Path) -> None:
-    """Refuse a folder with runs of another version of the experiment, which would be shown beside new ones.
+    """Refuse a folder with runs of another version of the experiment: their results would be mixed with new ones.
 
     Raises:
-        RunError: one was configured in another way, with what differs.
+        RunError: a run has another configuration; with what differs.
     """
     for name, config in configs.items():
         folder = out / "cells" / name

@@ -25,7 +25,7 @@ import numpy as np
 from experiments.in_context.plateau.lengths import LEVEL, drawn_lengths, interval, lengths, median, power_law, shown
 from experiments.in_context.plateau.picture import CONDITIONS, draw, table
 from experiments.in_context.settings import published, small
-from experiments.suite.experiment import Experiment, Row, Trained, evaluations
+from experiments.suite.experiment import Experiment, Row, Trained, read_evaluations
 from metalearn.errors import unknown_name
 from metalearn.recipes.in_context.config import CurriculumConfig, TrainConfig
 from metalearn.recipes.outer_optimizer import OptimizerConfig
@@ -139,7 +139,7 @@ def _intervened(made: TrainConfig, settings: Settings, condition: str) -> TrainC
     return made
 
 
-def finished(settings: Settings, cell: Cell, step: int, numbers: Mapping[str, float]) -> bool:
+def is_finished(settings: Settings, cell: Cell, step: int, numbers: Mapping[str, float]) -> bool:
     """Whether the run has left chance; where a bias is annealed away, also that nothing is left of the bias."""
     unbiased_from = settings.anneal_steps / BIASED if cell["condition"] == "annealed" else 0
     return numbers["unseen_score"] > LEVEL and step >= unbiased_from
@@ -147,7 +147,7 @@ def finished(settings: Settings, cell: Cell, step: int, numbers: Mapping[str, fl
 
 def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
     """When the run left chance (null: it had not by its last step), and accuracy as it went."""
-    curve = [(step, numbers["unseen_score"]) for step, numbers in evaluations(trained.lines)]
+    curve = [(step, numbers["unseen_score"]) for step, numbers in read_evaluations(trained.lines)]
     left = next((step for step, accuracy in curve if accuracy > LEVEL), None)
     kept = sorted({*range(0, len(curve), max(1, len(curve) // 200)), len(curve) - 1})
     return {
@@ -233,5 +233,5 @@ EXPERIMENT = Experiment(
     summarise=summarise,
     draw=draw,
     table=table,
-    finished=finished,
+    is_finished=is_finished,
 )

@@ -15,7 +15,7 @@ from experiments.in_context.plateau.experiment import CONDITIONS, PRESETS, Setti
 from experiments.in_context.plateau.lengths import drawn_lengths, interval, lengths, median, power_law, shown
 from experiments.in_context.settings import published, small
 from experiments.suite import run as suite
-from experiments.suite.experiment import Trained, evaluations
+from experiments.suite.experiment import Trained, read_evaluations
 from metalearn.recipes.in_context.config import CurriculumConfig
 from metalearn.runs.folder import open_run
 from metalearn.runs.json_values import as_json, finite_or_null
@@ -92,7 +92,7 @@ def test_batches_have_their_own_number_of_steps():
 
 def test_a_run_ends_above_the_level_and_without_a_bias_that_is_annealed_away():
     def finished(condition, step, score):
-        return plateau.finished(Settings(), {"condition": condition}, step, {"unseen_score": score})
+        return plateau.is_finished(Settings(), {"condition": condition}, step, {"unseen_score": score})
 
     assert finished("biased", 50, 0.26) and not finished("biased", 50, 0.25)
     assert finished("annealed", 4000, 0.26) and not finished("annealed", 3999, 0.9)
@@ -292,7 +292,7 @@ def test_runs_end_where_they_leave_chance_and_are_not_run_again(tmp_path, monkey
         out = tmp_path / condition
         result = suite.run("experiments.in_context.plateau.experiment", settings, out, workers=0, watch=Recorded())
         lines = read_metrics(open_run(out / "cells" / f"condition-{condition},batch-2,seed-0"))
-        found = evaluations(lines)
+        found = read_evaluations(lines)
         (row,) = result["rows"]
         assert (row["condition"], row["left"], row["value"]) == (condition, left, steps[-1])
         assert [step for step, _ in found] == row["curve_steps"] == steps

@@ -2,14 +2,16 @@
 
 import functools
 import json
+import shlex
 
 import numpy as np
 import pytest
 
+from experiments.catalogue import ROOT
 from experiments.in_context.settings import small
 from experiments.in_context.transition import EXPERIMENT, PRESETS, Settings
 from experiments.suite import compute, gallery, results
-from experiments.suite.command_line import run_command
+from experiments.suite.command_line import parse, run_command
 from metalearn.errors import RunError
 from metalearn.recipes.in_context.config import to_json
 from metalearn.runs.folder import create_run
@@ -45,7 +47,7 @@ def summary(settings, preset, failed):
         )
         for i, (c, r) in enumerate(rows(settings))
     ]
-    return json.dumps(results.summary(EXPERIMENT, settings, preset, records))
+    return json.dumps(results.make_result(EXPERIMENT, settings, preset, records))
 
 
 def keep(folder, made):
@@ -59,7 +61,7 @@ def test_page_shows_each_preset_with_its_words_and_survives_the_runs(tmp_path):
     keep(tmp_path / "runs/transition-standard", result(Settings(), "standard", failed=[3]))
     keep(tmp_path / "runs/transition-mine", result(Settings(seeds=1), "standard", "2026-03-03T00:00:00+0000"))
     notes = []
-    page = gallery.write(options, notes.append).read_text()
+    page = gallery.write_page(options, notes.append).read_text()
     assert notes == ["transition: quick, reproduced", "transition: standard, reproduced"]
     words = result(Settings(), "standard", failed=[3])["summary"]["words"]
     assert f"**Reproduced.** {words[0].upper()}{words[1:]}." in page
@@ -72,7 +74,7 @@ def test_page_shows_each_preset_with_its_words_and_survives_the_runs(tmp_path):
         assert (tmp_path / f"docs/transition-{preset}.png").read_bytes()[:4] == b"\x89PNG"
         assert "somebody" not in (tmp_path / f"docs/results/transition-{preset}.json").read_text()
     (tmp_path / "runs").rename(tmp_path / "gone")  # from the copies alone, the same page
-    assert gallery.write(options).read_text() == page
+    assert gallery.write_page(options).read_text() == page
 
 
 def test_of_two_results_the_newer_is_shown(tmp_path):
@@ -81,7 +83,7 @@ def test_of_two_results_the_newer_is_shown(tmp_path):
     for day, cells in ((3, 63), (2, 62)):
         time = {**made["environment"], "time": f"2026-02-0{day}T00:00:00+0000"}
         keep(tmp_path / f"runs/transition-{day}", {**made, "environment": time, "cells": cells})
-    page = gallery.write(options).read_text()
+    page = gallery.write_page(options).read_text()
     assert "; 63 runs" in page and "62 runs" not in page
 
 
@@ -89,13 +91,22 @@ def test_settings_of_ones_own_are_said(tmp_path):
     options = gallery.Options(tmp_path / "runs", tmp_path / "docs")
     keep(tmp_path / "runs/transition-mine", result(Settings(seeds=1), "standard"))
     keep(tmp_path / "runs/transition-quick", result(PRESETS["quick"], "quick"))
-    page = gallery.write(options).read_text()
+    page = gallery.write_page(options).read_text()
     assert "`python -m experiments transition standard --seeds 1`; 47 runs." in page and "transition quick`; " in page
     made = result(PRESETS["quick"], "quick")
-    assert gallery.changed({**made, "settings": {**made["settings"], "first_seed": 7, "exponents": [0, 8]}}) == (
-        " --exponents 0 8 --first-seed 7"
-    )
-    assert gallery.changed({**made, "settings": {**made["settings"], "exponents": []}}) == " --exponents"
+    assert gallery.changed_options(
+        {**made, "settings": {**made["settings"], "first_seed": 7, "exponents": [0, 8]}}
+    ) == (" --exponents 0 8 --first-seed 7")
+    assert gallery.changed_options({**made, "settings": {**made["settings"], "exponents": []}}) == " --exponents"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/results").glob("*.json")), ids=lambda path: path.stem)
+def test_results_in_the_documentation_are_read_and_their_command_gives_their_settings(path):
+    made = results.read_result(path)
+    name, preset = made["experiment"], made["preset"]
+    command = f"python -m experiments {name} {preset}{gallery.changed_options(made)}"
+    assert path.stem == f"{name}-{preset}" and f"`{command}`; " in (ROOT / "docs/gallery.md").read_text()
+    assert parse(name, shlex.split(command)[4:]).options.settings == results.read_settings(made)
 
 
 def test_the_page_says_what_todays_code_makes_of_the_rows(tmp_path):
@@ -103,7 +114,7 @@ def test_the_page_says_what_todays_code_makes_of_the_rows(tmp_path):
     made = result(PRESETS["quick"], "quick")
     old = {**made["summary"], "verdict": "beyond", "words": "as an older version said it"}
     keep(tmp_path / "runs/transition-quick", {**made, "summary": old})
-    page = gallery.write(options).read_text()
+    page = gallery.write_page(options).read_text()
     assert "older version" not in page and "**Reproduced.**" in page
     assert json.loads((tmp_path / "docs/results/transition-quick.json").read_text())["summary"] == made["summary"]
 
@@ -111,10 +122,10 @@ def test_the_page_says_what_todays_code_makes_of_the_rows(tmp_path):
 def test_nothing_to_show_and_another_version(tmp_path):
     options = gallery.Options(tmp_path / "runs", tmp_path / "docs")
     with pytest.raises(RunError, match=r"run one first, such as python -m experiments transition quick"):
-        gallery.write(options)
+        gallery.write_page(options)
     keep(tmp_path / "runs/transition-quick", {**result(PRESETS["quick"], "quick"), "format": 0})
     with pytest.raises(RunError, match="another version \\(format 0, this one reads 1\\)"):
-        gallery.write(options)
+        gallery.write_page(options)
     assert not (tmp_path / "docs").exists()
 
 
@@ -166,7 +177,7 @@ def test_a_share_above_one_is_refused_and_nothing_is_kept(tmp_path, monkeypatch,
     monkeypatch.setattr(compute, "peak_flops", lambda dtype: 1e3)
     words = [str(tmp_path / "x")]
     assert run_command("compute", words) == 1
-    assert "cannot be 600 % of this machine's peak: the peak was measured too low" in capsys.readouterr().err
+    assert "would be 600 % of this machine's peak, so the peak was measured too low" in capsys.readouterr().err
     assert (tmp_path / "x/result.json").read_bytes() == before
 
 

@@ -14,7 +14,7 @@ from experiments.in_context.settings import small
 from experiments.in_context.transition import Settings
 from experiments.suite import command_line, results
 from experiments.suite import run as suite
-from experiments.suite.experiment import evaluations
+from experiments.suite.experiment import read_evaluations
 from metalearn.errors import NotEnoughMemoryError, RunError
 from metalearn.recipes.in_context import fits
 from metalearn.recipes.in_context.fits import check_largest, largest
@@ -105,8 +105,8 @@ def test_an_experiment_ends_with_rows_runs_and_a_picture(finished_folder):
     for row in result["rows"]:
         folder = out / "cells" / f"exponent-{row['exponent']},seed-0"
         lines = read_metrics(open_run(folder))
-        assert [step for step, _ in evaluations(lines)] == [1, 2, 3, 4]
-        unseen = evaluations(lines)[-1][1]["unseen_score"]
+        assert [step for step, _ in read_evaluations(lines)] == [1, 2, 3, 4]
+        unseen = read_evaluations(lines)[-1][1]["unseen_score"]
         assert row["unseen_last"] == pytest.approx(unseen) and row["value"] == row["unseen_improvement"]
         assert len(row["unseen_curve"]) == 6
     assert (out / "transition.png").read_bytes()[:4] == b"\x89PNG"
@@ -147,22 +147,22 @@ def test_a_killed_cell_goes_on_to_the_same_numbers(finished_folder, tmp_path, to
             raise KeyboardInterrupt
         return False
 
-    toy(finished=kill)
+    toy(is_finished=kill)
     with pytest.raises(KeyboardInterrupt):
         run(ONE, tmp_path / "out")
     assert not (tmp_path / "out" / "result.json").exists()
     folder = tmp_path / "out" / "cells" / "exponent-2,seed-0"
-    assert [step for step, _ in evaluations(read_metrics(open_run(folder)))] == [1, 2, 3]
+    assert [step for step, _ in read_evaluations(read_metrics(open_run(folder)))] == [1, 2, 3]
     assert [path.name for path in open_run(folder).checkpoints.iterdir() if path.is_dir()] != []
     toy()
     assert run(ONE, tmp_path / "out")["rows"] == [r for r in finished_folder[1]["rows"] if r["exponent"] == 2]
-    assert [step for step, _ in evaluations(read_metrics(open_run(folder)))] == [1, 2, 3, 4]
+    assert [step for step, _ in read_evaluations(read_metrics(open_run(folder)))] == [1, 2, 3, 4]
     assert len(json.loads((folder / "config.json").read_text())["environments"]) == 2
 
 
 def test_a_run_that_has_shown_what_it_was_for_ends_and_stays_ended(tmp_path, toy, monkeypatch):
     def measure(settings, cell, trained):
-        steps = [step for step, _ in evaluations(trained.lines)]
+        steps = [step for step, _ in read_evaluations(trained.lines)]
         return {"value": len(steps), "steps": steps, "scored": sorted(trained.scores)}
 
     def summarise(settings, rows):
@@ -174,7 +174,7 @@ def test_a_run_that_has_shown_what_it_was_for_ends_and_stays_ended(tmp_path, toy
         seen.append(sorted(numbers))
         return step == 2
 
-    changes = {"measure": measure, "summarise": summarise, "draw": lambda result, path: None, "finished": finished}
+    changes = {"measure": measure, "summarise": summarise, "draw": lambda result, path: None, "is_finished": finished}
     toy(**changes)
     row = {"exponent": 2, "seed": 0, "value": 2, "steps": [1, 2], "scored": []}
     assert run(ONE, tmp_path)["rows"] == [row]
@@ -193,7 +193,7 @@ SPOILED = {
     "settings": (lambda r: r["settings"].update(steps=7), "results of other settings.*steps: 7 -> 4"),
     "experiment": (lambda r: r.update(experiment="plateau"), "results of plateau, not of transition"),
     "version": (lambda r: r.update(format=0), r"another version \(format 0, this one reads 1\)"),
-    "no result": (lambda r: r.pop("rows"), "no result of an experiment: it has no rows"),
+    "no result": (lambda r: r.pop("rows"), "no result of an experiment: it lacks rows"),
     "corrupt": (None, "cannot read .*result.json"),
     "a list": ([1], "another version .format list"),
 }
