@@ -67,6 +67,7 @@ def stable_bounds(hessian: Matrix, alpha: float) -> Bounds:
     """Theorem 1: -alpha <= lambda_min(P) and lambda_max(P) <= 2 / lambda_max(H) - alpha.
 
     For symmetric P:
+
     - Both bounds together suffice for a spectral radius of A of at most 1, whatever the eigenvectors of P.
     - The lower bound is necessary. The eigenvalues of A are those of I - H^1/2 (alpha I + P) H^1/2, where the second
       term is a congruence of alpha I + P and keeps its signs. An eigenvalue of P below -alpha therefore gives A an

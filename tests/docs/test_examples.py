@@ -1,0 +1,52 @@
+"""The tutorials run, and end where their pages say."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+@pytest.fixture(autouse=True)
+def promotion_as_users_have_it():
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_tutorial_has_a_page_and_a_test():
+    pages = {path.stem for path in (EXAMPLES.parent / "tutorials").glob("*.md")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == pages
+    assert all(f"def test_{name}" in Path(__file__).read_text() for name in pages)
+
+
+def test_in_context_learner():
+    curves = example("in_context_learner").main(steps=2, batch=2, width=16, length=6, tasks=2)
+    assert curves.shape == (1, 6) and ((curves >= 0) & (curves <= 1)).all()
+
+
+def test_meta_gradients():
+    losses = example("meta_gradients").main(steps=100)
+    timid = example("meta_gradients").main(steps=1)
+    assert all(losses[name] < 0.7 * timid[name] for name in ("backprop", "nres"))
+
+
+def test_learned_optimizer():
+    final = example("learned_optimizer").main(steps=60)
+    assert len(final) == 4 and final["small-fc, learned"] < 2.0 < final["adam 0.001"] * 1.5
+    assert np.isfinite(list(final.values())).all()
+
+
+def test_learned_loss():
+    found = example("learned_loss").main(steps=200)
+    assert min(found["gce"], found["label-noise"]) > found["cross-entropy"] > 0.5
