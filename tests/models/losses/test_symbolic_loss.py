@@ -259,7 +259,9 @@ def test_shipped_losses_have_the_formulas_that_were_found():
 
 
 def test_unknown_losses_and_parameters():
-    with pytest.raises(UnknownNameError, match=r"unknown loss \(and no such path exists\) 'focl'. Did you mean 'focal'"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown loss \(and no such path exists\) 'focl'. Did you mean 'focal'"
+    ):
         metalearn_models.losses.load("focl")
     with pytest.raises(TypeError, match="robust-regression is a learned loss and has no parameters, got gamma"):
         metalearn_models.losses.load("robust-regression", gamma=1.0)
