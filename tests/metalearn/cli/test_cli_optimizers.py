@@ -100,7 +100,7 @@ def test_the_same_command_gives_the_same_theta(trained, capsys, tmp_path):
         (["star", "--steps", "0"], "at least 1"),
         (["star", "--objective", "conv-wine"], "images"),
         (["star", "--ceiling", "nan"], "ceiling must be a finite number, got nan"),
-        (["--resume", "nowhere"], "no run folder"),
+        (["--resume", "nowhere"], "not a run folder"),
     ],
 )
 def test_bad_input_is_one_clear_line(capsys, tmp_path, words, message):
