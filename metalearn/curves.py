@@ -1,9 +1,9 @@
-"""Learning curves: how well a learner predicts after n examples, on tasks it has or has not met.
+"""Learning curves: how well a learner predicts after n examples, on tasks that it has or has not met.
 
-The protocol of GPICL (Kirsch et al. 2022, arXiv 2212.04458, and its official code): sequences of held-out examples on
-seen and on unseen tasks; the score at every position, not only the last. Every learner given the same key meets
-the same tasks and the same examples, so curves can be compared pairwise; intervals are over tasks, the unit that
-is drawn independently.
+The protocol of GPICL (Kirsch et al. 2022, arXiv 2212.04458, and its official code): sequences of held-out examples of
+seen and of unseen tasks, and the score at every position instead of the last one only. Learners that are given the same
+key meet the same tasks and the same examples, so that their curves can be compared pairwise. Intervals are over tasks,
+since these are what is drawn independently.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -25,7 +26,7 @@ __all__ = ["Curve", "curve_scorer", "last_positions", "summarise"]
 
 
 class Curve(NamedTuple):
-    """Mean score after n = 0 .. T-1 examples with a 95 % interval; numpy arrays."""
+    """The mean score after n = 0 .. T-1 examples, and the ends of its 95 % interval over tasks; numpy arrays."""
 
     mean: Float[np.ndarray, "T"]
     low: Float[np.ndarray, "T"]
@@ -44,19 +45,19 @@ def curve_scorer(
 
     Args:
         learner: any learner.
-        family: where episodes come from.
-        task: `(data, index) -> task`, such as `family.seen` or `family.unseen`. The arrays that a
-            `jax.tree_util.Partial` binds are inputs of the compiled program; those of a closure are constants in it.
-        tasks: how many tasks, numbered from 0.
-        sequences: sequences a task.
-        chunk: tasks scored at the same time; bounds memory, does not change results.
+        family: the source of episodes.
+        task: `(data, index) -> task`, such as `family.seen` or `family.unseen`. Arrays bound by a
+            `jax.tree_util.Partial` are inputs of the compiled program, those of a closure are constants in it.
+        tasks: number of tasks; they are numbered from 0.
+        sequences: sequences per task.
+        chunk: tasks scored at the same time. It limits the memory, and does not change the results.
 
     Returns:
-        A compiled `(theta, data, key) -> scores[tasks, T]`, each the mean over the task's sequences of 1 for a right
-        class (or of the squared error in regression) at each position.
+        A compiled function `(theta, data, key) -> scores[tasks, T]`. A score is the mean of `prediction_score` over the
+        sequences of a task: the accuracy, or the squared error in regression.
 
     Raises:
-        ValueError: when learner and family do not fit, or a number is not positive.
+        ValueError: learner and family do not fit, or a number is not positive.
     """
     check_signatures(learner, family)
     if min(tasks, sequences, chunk) < 1:
@@ -74,15 +75,15 @@ def curve_scorer(
             xs, ys = jax.vmap(episodes)(indices)
             if learner.run is not None:
                 logits = learner.run(theta, xs, ys)
-            else:  # a key of its own for the learner of each task, whatever the chunk
+            else:  # the learner of each task has its own key, which does not depend on the chunk
                 keys = jax.vmap(lambda i: jax.random.fold_in(key_learner, i))(indices)
                 logits = jax.vmap(lambda x, y, k: predictions(learner, theta, x, y, k))(xs, ys, keys)
             return prediction_score(logits, ys).mean(1)
 
         # Padded to whole chunks; the tasks beyond the last are scored and dropped.
-        count = -(-tasks // chunk)
-        indices = jnp.arange(count * chunk, dtype=jnp.int32).reshape(count, chunk)
-        return jax.lax.map(score_chunk, indices).reshape(count * chunk, -1)[:tasks]
+        padded = jnp.arange(-(-tasks // chunk) * chunk, dtype=jnp.int32)
+        scores = jax.lax.map(score_chunk, rearrange(padded, "(chunks chunk) -> chunks chunk", chunk=chunk))
+        return rearrange(scores, "chunks chunk t -> (chunks chunk) t")[:tasks]
 
     return functools.partial(score, task if isinstance(task, Partial) else Partial(task))
 

@@ -1,4 +1,4 @@
-"""Errors a caller may want to catch, and the one sentence every unknown name gets."""
+"""Errors that a caller may want to catch, and the one message for all unknown names."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ __all__ = [
 
 
 class MetalearnError(Exception):
-    """Base of the errors below; each is also the built-in error it specialises."""
+    """Base of all errors below; each is also the built-in error that it specialises."""
 
 
 class UnknownNameError(MetalearnError, ValueError):
-    """A name that no table of the library holds."""
+    """A name that the library does not know."""
 
 
 class DataNotPreparedError(MetalearnError, FileNotFoundError):
-    """A data set that is not on this machine; the message says which command prepares it."""
+    """A data set that is not on this machine; the message names the command that prepares it."""
 
 
 class RunError(MetalearnError, RuntimeError):
-    """A run folder that cannot be used as asked: it exists, holds another config, or no readable checkpoint."""
+    """A run folder that cannot be used as asked: it exists already, has another configuration or no checkpoint."""
 
 
 class RunLockedError(RunError):
-    """A run folder that another process is writing."""
+    """A run folder that another process is writing to."""
 
 
 class NotEnoughMemoryError(MetalearnError, MemoryError):
-    """A step that needs more memory than there is.
+    """A step that needs more memory than is available.
 
     Attributes:
-        needed: bytes it needs on a device.
-        available: bytes that are free there.
-        largest: the largest batch that would fit; 0 when none would.
+        needed: bytes that it needs per device.
+        available: bytes that are free per device.
+        largest: the largest batch that would fit; 0 if none does.
     """
 
     def __init__(self, message: str, *, needed: int, available: int, largest: int):
@@ -51,7 +51,7 @@ class NotEnoughMemoryError(MetalearnError, MemoryError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """The error for a name that is not among `known`: what was got, the nearest names, then all of them."""
+    """The error for a name that is not among `known`; it names what was got, the nearest names, then all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

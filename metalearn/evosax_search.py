@@ -1,8 +1,9 @@
 """Black-box search for a small theta: any distribution-based strategy of evosax as an outer loop.
 
-evosax: Lange 2022, arXiv 2212.04180. CMA-ES, SNES and their kin adapt the shape of the distribution they sample, which
-pays for a few hundred meta-parameters at most (hyperparameters, schedules). They take the fitness of a candidate to
-depend on the candidate alone, so they need whole trajectories; for windows there are `nres` and `pes`.
+evosax: Lange 2022, arXiv 2212.04180. CMA-ES, SNES and related strategies adapt the shape of the distribution that they
+sample, which is worth its cost for at most a few hundred meta-parameters (hyperparameters, schedules). They assume that
+the fitness of a candidate depends on the candidate alone, and so need whole trajectories; for windows use `nres` or
+`pes`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from metalearn.gradients._checks import check_loop
 from metalearn.inner import InnerLoop, unroll
@@ -23,13 +24,13 @@ __all__ = ["SearchState", "evosax_search"]
 
 
 class SearchState(NamedTuple):
-    """A search between two generations; `metalearn.runs.training.train` drives it like any outer loop.
+    """The state of a search between two generations; `metalearn.runs.training.train` drives it like any outer loop.
 
     Attributes:
         theta: the mean of the distribution.
-        strategy: what evosax keeps.
-        key: of the whole search.
-        step: generations done.
+        strategy: the state of the evosax strategy.
+        key: the key of the whole search.
+        step: generations done, int32.
     """
 
     theta: Any
@@ -47,37 +48,35 @@ def evosax_search(
     steps_per_call: int = 1,
     strategy_params: Any = None,
 ) -> OuterLoop:
-    """Minimise the mean loss over whole trajectories, one generation an outer step.
+    """Minimise the mean loss over whole trajectories, with one generation per outer step.
 
-    All candidates of a generation meet the same tasks with the same randomness. A candidate whose loss is not finite
-    is ranked with the worst that is.
+    All candidates of a generation meet the same tasks with the same randomness. A candidate with a non-finite loss gets
+    the worst finite loss of its generation.
 
     Args:
         loop: the inner loop.
         strategy: an evosax algorithm such as `evosax.algorithms.CMA_ES(population_size=32, solution=theta)`.
-        length: steps of a trajectory; by default the loop's own.
-        tasks: trajectories a candidate is judged by, new ones each generation.
+        length: steps of a trajectory; None: `loop.length`.
+        tasks: trajectories per candidate, new ones in each generation.
         steps_per_call: generations per dispatch; results are equal up to rounding, see `outer_loop`.
-        strategy_params: of the strategy; by default its own.
+        strategy_params: parameters of the strategy; None: its defaults.
 
     Returns:
-        `(init, step)` as `metalearn.outer.outer` gives them. The metrics are the mean `loss` of the finite candidates,
-        the `best` loss of the generation, and the share `dropped`.
+        `(init, step)`, as from `outer_loop`. The metrics are the mean `loss` of the finite candidates, the `best` loss
+        of the generation, and the share of candidates `dropped`.
 
     Raises:
-        TypeError: the strategy keeps a population instead of a distribution.
-        ValueError: no length, or a number is not positive.
+        TypeError: the strategy has a population instead of a distribution.
+        ValueError: there is no length, or a number is not positive.
     """
     steps = loop.length if length is None else length
     if steps is None:
-        raise ValueError("this inner loop has no length of its own: give evosax_search(..., length=...)")
+        raise ValueError("this inner loop has length=None: pass length=... to evosax_search")
     for name, value in {"length": steps, "tasks": tasks, "steps_per_call": steps_per_call}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if not hasattr(strategy, "get_mean"):
-        raise TypeError(
-            f"a search needs a strategy with a mean, from evosax.algorithms.distribution_based; got {strategy!r}"
-        )
+        raise TypeError(f"the strategy must have a mean (see evosax.algorithms.distribution_based), got {strategy!r}")
     with _lenient():
         params = strategy.default_params if strategy_params is None else strategy_params
 
@@ -87,11 +86,11 @@ def evosax_search(
         theta = jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a), copy=True), theta)
         with _lenient():
             state = strategy.init(key_strategy, theta, params)
-        # copied, so that nothing is donated twice
+        # A copy, so that no array is donated twice.
         state = jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a), copy=True), state)
         return SearchState(theta, state, key_steps, jnp.int32(0))
 
-    def loss_of(theta: Any, data: Any, keys: PRNGKeyArray) -> Float[Array, ""]:
+    def loss_of(theta: Any, data: Any, keys: Key[Array, "tasks"]) -> Float[Array, ""]:
         return unroll(loop, theta, data, keys, steps)[0].mean()
 
     def generation(state: SearchState, data: Any) -> tuple[SearchState, dict[str, Array]]:
@@ -104,15 +103,15 @@ def evosax_search(
         kept = finite.sum().astype(losses.dtype)
         worst = jnp.where(finite, losses, -jnp.inf).max()
         with _lenient():
-            told, _ = strategy.tell(key_tell, candidates, jnp.where(finite, losses, worst), asked, params)
-            theta = jax.tree.map(lambda new, old: new.astype(old.dtype), strategy.get_mean(told), state.theta)
-        told = jax.tree.map(lambda new, old: new.astype(old.dtype), told, state.strategy)
+            updated, _ = strategy.tell(key_tell, candidates, jnp.where(finite, losses, worst), asked, params)
+            theta = jax.tree.map(lambda new, old: new.astype(old.dtype), strategy.get_mean(updated), state.theta)
+        updated = jax.tree.map(lambda new, old: new.astype(old.dtype), updated, state.strategy)
         metrics = {
             "loss": jnp.where(finite, losses, 0).sum() / kept,
             "best": jnp.where(finite, losses, jnp.inf).min(),
             "dropped": 1 - kept / losses.shape[0],
         }
-        return SearchState(theta, told, state.key, state.step + 1), metrics
+        return SearchState(theta, updated, state.key, state.step + 1), metrics
 
     def step(state: SearchState, data: Any) -> tuple[SearchState, dict[str, Array]]:
         return jax.lax.scan(lambda s, _: generation(s, data), state, length=steps_per_call)
@@ -122,6 +121,6 @@ def evosax_search(
 
 @contextlib.contextmanager
 def _lenient() -> Iterator[None]:
-    # evosax counts on JAX's default promotions, also for a caller who is strict elsewhere
+    # evosax relies on JAX's default promotions, whatever the caller's settings.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

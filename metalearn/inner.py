@@ -1,8 +1,10 @@
-"""The inner loop: one task, one trajectory, and the one function that unrolls it.
+"""The inner loop: one task, one trajectory, and the functions that unroll it.
 
-Everything the library meta-trains is an `InnerLoop`: an in-context learner reading examples, a network trained
-by a learned optimizer or by a learned loss, a simulated system. Estimators see only these functions; batches
-of trajectories are `jax.vmap`.
+Everything that the library meta-trains is an `InnerLoop`: an in-context learner that reads examples, a network that is
+trained by a learned optimizer or by a learned loss, a simulated system. Estimators see only these functions. Batches of
+trajectories are `jax.vmap`.
+
+Shapes: B trajectories, T steps of a trajectory, W steps of a window.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 __all__ = ["InnerLoop", "add_up_steps", "scan_steps", "start", "unroll"]
 
@@ -20,19 +22,19 @@ __all__ = ["InnerLoop", "add_up_steps", "scan_steps", "start", "unroll"]
 class InnerLoop(NamedTuple):
     """One trajectory of something that depends on meta-parameters `theta`.
 
-    All randomness of a trajectory hangs on its key: `init` gets `fold_in(key, 0)`, step `t` gets
-    `fold_in(key, t + 1)`, so two trajectories with one key see the same task and the same noise whatever their
-    theta, and noise can be redrawn instead of stored.
+    All randomness of a trajectory comes from its key: `init` gets `fold_in(key, 0)`, step `t` gets
+    `fold_in(key, t + 1)`. Two trajectories with the same key therefore see the same task and the same noise, whatever
+    their theta, and noise can be drawn again instead of stored.
 
     Attributes:
-        init: `(theta, data, key) -> state`, samples its own task.
-        step: `(theta, state, t, key, data) -> (state, loss, aux)`; `loss` a float scalar, `aux` a dict of scalars for
-            people to look at, `{}` when there are none. The state keeps its shapes and dtypes.
-        run: `(theta, states, t0, window, keys, data) -> (states, losses[B, window], aux)`, a batch of trajectories (the
-            leading axis of `states` and `keys`) over many steps at once, where they can be computed in parallel; must
-            equal the loop over `step`. None: there is only the loop. It is called for whole trajectories, `t0` = 0 and
-            `window` = `length`, and its final state is not gone on from.
-        length: T, the steps of a whole trajectory; None when it has no natural end.
+        init: `(theta, data, key) -> state`; samples its own task.
+        step: `(theta, state, t, key, data) -> (state, loss, aux)`; `loss` is a float scalar, `aux` a dict of scalars to
+            report, `{}` if there are none. The state keeps its shapes and dtypes.
+        run: `(theta, states, t0, window, keys, data) -> (states, losses[B, window], aux)`, a batch of trajectories over
+            many steps at once, for loops that compute these in parallel; the leading axis of `states` and `keys` is B.
+            It must equal the loop over `step`. None: there is only the loop. It is called for whole trajectories only,
+            with `t0` = 0 and `window` = `length`, and its final state is not continued.
+        length: T, the steps of a whole trajectory; None: it has no natural end.
     """
 
     init: Callable[..., Any]
@@ -42,7 +44,7 @@ class InnerLoop(NamedTuple):
 
 
 def start(loop: InnerLoop, theta: Any, data: Any, key: PRNGKeyArray) -> Any:
-    """The state at the beginning of the trajectory that `key` names."""
+    """The state at the start of the trajectory of `key`."""
     return loop.init(theta, data, jax.random.fold_in(key, 0))
 
 
@@ -63,14 +65,14 @@ def scan_steps(
         theta: meta-parameters.
         state: the state before step `t0`.
         t0: index of the first step; may be traced.
-        window: number of steps; static.
+        window: number of steps W; static.
         key: the key of the whole trajectory, the same for each of its windows.
         data: passed on to `loop.step`.
-        remat: recompute each step in the backward pass instead of keeping its intermediates: memory falls from
-            every intermediate of every step to one state a step, for one more forward pass.
+        remat: recompute each step in the backward pass instead of keeping its intermediates. Memory falls from all
+            intermediates of every step to one state per step, at the price of one more forward pass.
 
     Returns:
-        The state after the window, the loss of each step, and each step's aux.
+        The state after the window, the loss of each step, and the aux of each step.
     """
 
     def body(state: Any, t: Array) -> tuple[Any, tuple[Array, dict[str, Array]]]:
@@ -92,20 +94,20 @@ def add_up_steps(
     key: PRNGKeyArray,
     data: Any,
 ) -> tuple[Any, Float[Array, ""], dict[str, Float[Array, "W"]]]:
-    """`scan_steps` that keeps the sum of the losses only, for windows in which steps are cheap.
+    """`scan_steps` that keeps only the sum of the losses, for windows whose steps are cheap.
 
     Args:
         loop: the inner loop.
         theta: meta-parameters.
         state: the state before step `t0`.
         t0: index of the first step; may be traced.
-        window: number of steps; static.
-        length: losses from this step on count nothing; None: all count.
+        window: number of steps W; static.
+        length: losses from this step on are not added; None: all are.
         key: the key of the whole trajectory.
         data: passed on to `loop.step`.
 
     Returns:
-        The state after the window, the sum in JAX's default float type, and each step's aux.
+        The state after the window, the sum in JAX's default float type, and the aux of each step.
     """
     wide = jnp.result_type(float)
 
@@ -121,16 +123,16 @@ def add_up_steps(
 
 
 def unroll(
-    loop: InnerLoop, theta: Any, data: Any, keys: PRNGKeyArray, length: int, remat: bool = False
+    loop: InnerLoop, theta: Any, data: Any, keys: Key[Array, "B"], length: int, remat: bool = False
 ) -> tuple[Float[Array, "B T"], dict[str, Float[Array, "B T"]]]:
-    """Whole trajectories from their start, in parallel where the loop can.
+    """Unroll whole trajectories from their start, in parallel if the loop can.
 
     Args:
         loop: the inner loop.
         theta: meta-parameters.
         data: passed on to the loop.
-        keys: one a trajectory.
-        length: number of steps; static.
+        keys: one per trajectory.
+        length: number of steps T; static.
         remat: see `scan_steps`.
 
     Returns:

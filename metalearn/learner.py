@@ -1,11 +1,11 @@
 """What learns from examples, what it learns from, and the loss that meta-training minimises.
 
-A `Learner` turns examples into predictions, one at a time: it predicts the label of `x`, then observes
-`(x, y)`. Nothing here says how: a Transformer that reads a sequence, a network trained online by Adam and a
-nearest-neighbour rule are the same five functions. `inner_loop` puts any learner on any family of tasks and
-returns the `InnerLoop` that every gradient estimator and every learning curve drives.
+A `Learner` turns examples into predictions, one at a time: it predicts the label of `x`, then observes `(x, y)`. How it
+does so is up to the learner: a Transformer that reads a sequence, a network that is trained online by Adam and a
+nearest-neighbour rule all have the same five functions. `inner_loop` puts any learner on any family of tasks, and gives
+the `InnerLoop` that all gradient estimators and learning curves drive.
 
-One learner sees one sequence; batches are `jax.vmap`, except for the parallel `run`, which takes them as leading axes.
+One learner sees one sequence. Batches are `jax.vmap`, except for the parallel `run`, which takes leading axes.
 Shapes: T examples, D inputs, C outputs.
 """
 
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from einops import pack, unpack
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from metalearn.inner import InnerLoop
 
@@ -26,7 +27,7 @@ __all__ = [
     "Labels",
     "Learner",
     "Signature",
-    "batched",
+    "batch_run",
     "check_signatures",
     "encode_label",
     "inner_loop",
@@ -46,7 +47,7 @@ class Signature(NamedTuple):
         inputs: D, the width of one example.
         outputs: C, the number of classes; 1 for regression.
         length: T, the number of examples in a sequence.
-        regression: whether labels are real numbers (`float32`) instead of classes (`int32`).
+        regression: True if labels are real numbers (`float32`), False if they are classes (`int32`).
     """
 
     inputs: int
@@ -56,18 +57,19 @@ class Signature(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """A learning algorithm: five pure functions and two facts about them.
+    """A learning algorithm: five pure functions, the size of its state, and the shapes it was built for.
 
     Attributes:
-        init: `(key) -> theta`, fresh meta-parameters, a pytree of float arrays; empty when nothing is meta-learned.
-        start: `(theta, key) -> state`, a learner that has seen no example.
+        init: `(key) -> theta`, initial meta-parameters, a pytree of float arrays; empty if nothing is meta-learned.
+        start: `(theta, key) -> state`, the state before the first example.
         predict: `(theta, state, x[D]) -> logits[C]`, or the predicted value `[1]` in regression.
-        observe: `(theta, state, x[D], y[]) -> state`, takes in one labelled example.
-        run: `(theta, xs[*B, T, D], ys[*B, T]) -> logits[*B, T, C]`, whole sequences in parallel, any leading axes; must
-            equal the loop over `predict` and `observe`, where row `t` is predicted before `ys[t]` is observed. None:
-            there is only the loop.
-        state_size: N_S, the floats in `state` that can influence the next prediction (Kirsch et al. 2022, section 4.2).
-        signature: the shapes it was built for.
+        observe: `(theta, state, x[D], y[]) -> state`, learns from one labelled example.
+        run: `(theta, xs[*B, T, D], ys[*B, T]) -> logits[*B, T, C]`, whole sequences in parallel, with any leading axes.
+            It must equal the loop over `predict` and `observe`, in which row `t` is predicted before `ys[t]` is
+            observed. None: there is only the loop.
+        state_size: N_S, the number of floats in `state` that can influence the next prediction (Kirsch et al. 2022,
+            arXiv 2212.04458, section 4.2).
+        signature: the shapes that it was built for.
     """
 
     init: Callable[..., Any]
@@ -80,17 +82,17 @@ class Learner(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A distribution over tasks, with the tasks met in meta-training and those held out from it.
+    """A distribution of tasks: those of meta-training, and those held out from it.
 
-    A task is any pytree. The examples live in `data`, an argument, so that the same tasks can be drawn on
-    training and on test examples; `data` is `()` for a family that makes its own.
+    A task is any pytree. The examples are in the argument `data`, so that the same tasks can be drawn on training and
+    on test examples. `data` is `()` for a family that makes its own examples.
 
     Attributes:
         signature: shapes of its sequences.
         sample: `(data, key) -> task`, a task of the meta-training distribution.
-        seen: `(data, index) -> task`, the index-th task that meta-training can meet; None where every task is fresh.
-        unseen: `(data, index) -> task`, the index-th task that meta-training never meets.
-        episode: `(data, task, key) -> (xs[T, D], ys[T])`, a fresh sequence of examples of one task.
+        seen: `(data, index) -> task`, the index-th task of meta-training; None if each task of meta-training is new.
+        unseen: `(data, index) -> task`, the index-th task that does not occur in meta-training.
+        episode: `(data, task, key) -> (xs[T, D], ys[T])`, a new sequence of examples of one task.
     """
 
     signature: Signature
@@ -101,7 +103,7 @@ class Family(NamedTuple):
 
 
 def encode_label(y: Labels, outputs: int) -> Float[Array, "*T C"]:
-    """A label as a learner reads it: one-hot for a class (integer), the number itself for a real label."""
+    """Encode a label as input of a learner: a class (integer) as one-hot vector, a real label as the number itself."""
     if jnp.issubdtype(y.dtype, jnp.integer):
         return jax.nn.one_hot(y, outputs, dtype=jnp.float32)
     return jnp.broadcast_to(y[..., None], (*y.shape, outputs)).astype(jnp.float32)
@@ -116,7 +118,7 @@ def prediction_loss(logits: Float[Array, "*T C"], y: Labels) -> Float[Array, "*T
 
 
 def prediction_score(logits: Float[Array, "*T C"], y: Labels) -> Float[Array, "*T"]:
-    """What a learning curve shows: 1 for a right class and 0 for a wrong one; the squared error for real labels."""
+    """The score in learning curves: 1 for the right class and 0 for a wrong one; the squared error for real labels."""
     if jnp.issubdtype(y.dtype, jnp.integer):
         return (jnp.argmax(logits, -1) == y).astype(jnp.float32)
     return prediction_loss(logits, y)
@@ -125,31 +127,30 @@ def prediction_score(logits: Float[Array, "*T C"], y: Labels) -> Float[Array, "*
 def predictions(
     learner: Learner, theta: Any, xs: Float[Array, "*B T D"], ys: Labels, key: PRNGKeyArray
 ) -> Float[Array, "*B T C"]:
-    """Predict every example of every sequence from those before it, in parallel where the learner can.
+    """Predict every example of every sequence from the examples before it, in parallel if the learner can.
 
     Args:
-        learner: the learner; `learner.run` is used where there is one, else the loop.
+        learner: the learner; its `run` is used if it has one, else the loop.
         theta: its meta-parameters.
-        xs: examples, any leading axes.
+        xs: examples, with any leading axes.
         ys: their labels; `ys[..., t]` is observed after row `t` is predicted.
-        key: randomness of `learner.start`, which differs between sequences.
+        key: randomness of `learner.start`, different for each sequence.
 
     Returns:
-        Logits, row `t` a function of `xs[..., :t+1, :]` and `ys[..., :t]`.
+        Logits; row `t` depends on `xs[..., :t+1, :]` and `ys[..., :t]` only.
     """
     if learner.run is not None:
         return learner.run(theta, xs, ys)
-    *batch, length, width = xs.shape
-    flat_xs, flat_ys = xs.reshape(-1, length, width), ys.reshape(-1, length)
+    (flat_xs, batch), (flat_ys, _) = pack([xs], "* t d"), pack([ys], "* t")
     keys = jax.random.split(key, flat_xs.shape[0])
     logits = jax.vmap(lambda x, y, k: predictions_in_order(learner, theta, x, y, k))(flat_xs, flat_ys, keys)
-    return logits.reshape(*batch, length, -1)
+    return unpack(logits, batch, "* t c")[0]
 
 
 def predictions_in_order(
     learner: Learner, theta: Any, xs: Float[Array, "T D"], ys: Labels, key: PRNGKeyArray
 ) -> Float[Array, "T C"]:
-    """The loop over `predict` and `observe` on one sequence: what `run` must equal. Arguments as `predictions`."""
+    """The loop over `predict` and `observe` on one sequence, which `run` must equal. Arguments as in `predictions`."""
 
     def body(state: Any, example: tuple[Array, Array]) -> tuple[Any, Array]:
         x, y = example
@@ -158,49 +159,51 @@ def predictions_in_order(
     return jax.lax.scan(body, learner.start(theta, key), (xs, ys))[1]
 
 
-def batched(run: Callable[..., Array]) -> Callable[..., Array]:
-    """Make a `run` for one sequence, `(theta, xs[T, D], ys[T])`, one for any leading axes."""
+def batch_run(run: Callable[..., Array]) -> Callable[..., Array]:
+    """Turn a `run` for one sequence, `(theta, xs[T, D], ys[T])`, into one for any leading axes."""
 
-    def wrapped(theta: Any, xs: Float[Array, "*B T D"], ys: Labels) -> Float[Array, "*B T C"]:
-        *batch, length, width = xs.shape
-        logits = jax.vmap(lambda x, y: run(theta, x, y))(xs.reshape(-1, length, width), ys.reshape(-1, length))
-        return logits.reshape(*batch, length, -1)
+    def run_batch(theta: Any, xs: Float[Array, "*B T D"], ys: Labels) -> Float[Array, "*B T C"]:
+        (flat_xs, batch), (flat_ys, _) = pack([xs], "* t d"), pack([ys], "* t")
+        logits = jax.vmap(lambda x, y: run(theta, x, y))(flat_xs, flat_ys)
+        return unpack(logits, batch, "* t c")[0]
 
-    return wrapped
+    return run_batch
 
 
 def check_signatures(learner: Learner, family: Family) -> None:
     """Refuse a learner whose shapes do not fit the tasks.
 
     Raises:
-        ValueError: with both signatures, when inputs or kind of label differ, or the learner has too few outputs
-            or too short a context.
+        ValueError: the inputs or the kind of label differ, or the learner has too few outputs or too short a context;
+            the message names both signatures.
     """
     have, need = learner.signature, family.signature
     if have.outputs < need.outputs and not need.regression:
         raise ValueError(
-            f"the tasks have {need.outputs} classes and the learner's head only {have.outputs}: "
+            f"the tasks have {need.outputs} classes, the learner has only {have.outputs} outputs: "
             f"build the learner with at least {need.outputs} outputs"
         )
     if have.inputs != need.inputs or have.regression != need.regression or have.length < need.length:
-        raise ValueError(f"the learner was built for {have}, the tasks have {need}: build it with the tasks' signature")
+        raise ValueError(
+            f"the learner was built for {have}, the tasks have {need}: build it with the signature of the tasks"
+        )
 
 
 def inner_loop(learner: Learner, family: Family, sequences: int = 1) -> InnerLoop:
-    """The unroll of a learner over one task of a family: step `t` predicts example `t`, then observes it.
+    """Unroll a learner over one task of a family: step `t` predicts example `t`, then observes it.
 
     Args:
         learner: any learner.
-        family: any family of tasks with a fitting signature.
-        sequences: independent sequences of the same task in one trajectory; their losses are averaged. More of
-            them share the cost of making the task.
+        family: any family of tasks whose signature fits.
+        sequences: independent sequences of the same task per trajectory; their losses are averaged. The sequences share
+            the cost of making the task.
 
     Returns:
-        An `InnerLoop` of `family.signature.length` steps. `data` is the family's. Each step's loss is
-        `prediction_loss`, its aux `{"score": prediction_score}`.
+        An `InnerLoop` of `family.signature.length` steps, with the `data` of the family. The loss of a step is
+        `prediction_loss`, its aux is `{"score": prediction_score}`.
 
     Raises:
-        ValueError: when the signatures do not fit.
+        ValueError: the signatures do not fit.
     """
     check_signatures(learner, family)
     length = family.signature.length
@@ -222,7 +225,7 @@ def inner_loop(learner: Learner, family: Family, sequences: int = 1) -> InnerLoo
         return ((xs, ys), inner), prediction_loss(logits, y).mean(), aux
 
     def run(
-        theta: Any, states: Any, t0: Array, window: int, keys: PRNGKeyArray, data: Any
+        theta: Any, states: Any, t0: Array, window: int, keys: Key[Array, "B"], data: Any
     ) -> tuple[Any, Array, dict[str, Array]]:
         del t0, keys, data
         (xs, ys), _ = states

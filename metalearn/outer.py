@@ -1,24 +1,23 @@
 """The outer loop: an estimator of meta-gradients and an optax transformation, compiled into one step.
 
-One call of the step is one dispatch: many outer steps under `lax.scan`, the state donated, metrics returned as
-arrays. With a mesh, the trajectories of the estimator are split over its devices with `jax.shard_map`, theta and
-optimizer state are replicated, and each outer step makes one mean over devices.
+One call of the step is one dispatch: many outer steps under `lax.scan`, with the state donated and metrics returned as
+arrays. On a mesh, the trajectories of the estimator are split over the devices with `jax.shard_map`, theta and the
+optimizer's state are replicated, and each outer step takes one mean over the devices.
 
-The devices may belong to several processes, one a host. Each runs this same program, with the same theta, data and
-key:
+The devices may belong to several processes, one per host. Each process runs this same program, with the same theta,
+data and key:
 
     import jax, optax
-    from metalearn.gradients import nres
-    from metalearn.outer import global_mesh, outer_loop
+    from metalearn import global_mesh, nres, outer_loop
 
     jax.distributed.initialize("host-0:1234", num_processes=2, process_id=0)  # 1 on the other host; no arguments on
-    estimator = nres(loop, 0.1, pairs=64, window=10)                          # a cluster that JAX knows
+    estimator = nres(loop, 0.1, pairs=64, window=10)                          # a cluster that JAX recognises
     init, step = outer_loop(estimator, optax.adam(1e-3), mesh=global_mesh(estimator.batch))
     state = init(theta, data, jax.random.key(0))
     for _ in range(1000):
         state, metrics = step(state, data)
     if jax.process_index() == 0:
-        print(metrics["loss"], state.theta)  # on every process, the same
+        print(metrics["loss"], state.theta)  # the same on every process
 """
 
 from __future__ import annotations
@@ -43,7 +42,15 @@ AXIS = "trajectories"
 
 
 class OuterState(NamedTuple):
-    """All there is to meta-training between two steps; a pytree of arrays, so it checkpoints as it is."""
+    """The whole state of meta-training between two outer steps: a pytree of arrays, which can be saved as it is.
+
+    Attributes:
+        theta: meta-parameters.
+        optimizer: state of the optax transformation.
+        estimator: state of the estimator, with the trajectories on the leading axis of each leaf.
+        key: the key from which the keys of all outer steps derive.
+        step: outer steps done, int32.
+    """
 
     theta: Any
     optimizer: Any
@@ -56,11 +63,11 @@ class OuterLoop(NamedTuple):
     """A compiled outer loop.
 
     Attributes:
-        init: `(theta, data, key) -> OuterState`; copies theta, since `step` consumes the state it is given. On a mesh
-            the estimator's state is made where it belongs, never whole on one device. With several processes it
-            raises ValueError, on each of them, when they were not given the same theta, data and key.
-        step: `(state, data) -> (state, metrics)`; `steps_per_call` outer steps; `metrics` a dict of arrays
-            [steps_per_call], the estimator's and `"grad_norm"`, to be read on any process.
+        init: `(theta, data, key) -> OuterState`; copies theta, since `step` consumes the state that it is given. On a
+            mesh, each device makes its own part of the estimator's state. With several processes, it raises ValueError
+            on each of them unless all were given the same theta, data and key.
+        step: `(state, data) -> (state, metrics)`, `steps_per_call` outer steps; `metrics` is a dict of arrays
+            [steps_per_call], those of the estimator and `"grad_norm"`, readable on every process.
     """
 
     init: Callable[..., Any]
@@ -68,17 +75,17 @@ class OuterLoop(NamedTuple):
 
 
 def local_mesh(batch: int) -> Mesh | None:
-    """A mesh over as many local devices as divide `batch` evenly; None when that is a single one."""
+    """A mesh over the largest number of local devices that divides `batch`; None if that is one."""
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if batch % n == 0)
     return None if count == 1 else jax.make_mesh((count,), (AXIS,), (AxisType.Auto,), devices=devices[:count])
 
 
 def global_mesh(batch: int) -> Mesh | None:
-    """A mesh over all devices of all processes; None when there is only one device.
+    """A mesh over all devices of all processes; None if there is only one device.
 
     Raises:
-        ValueError: when `batch` cannot be split evenly over them.
+        ValueError: `batch` cannot be split evenly over the devices.
     """
     devices = jax.devices()
     over = batch % len(devices)
@@ -101,18 +108,18 @@ def outer_loop(
     """Compile `estimator` and `optimizer` into an outer loop.
 
     Args:
-        estimator: where meta-gradients come from.
-        optimizer: what to do with them.
+        estimator: the source of meta-gradients.
+        optimizer: turns them into updates of theta.
         steps_per_call: outer steps per dispatch. Results are equal up to rounding: a single step is compiled without a
             loop, and XLA may then add in another order.
-        mesh: devices to split the trajectories over, with the one axis `"trajectories"`; see `local_mesh` and, for
+        mesh: devices to split the trajectories over, with the single axis `"trajectories"`; see `local_mesh` and, for
             several processes, `global_mesh`. Results differ only by the order in which numbers are added.
 
     Returns:
-        `(init, step)`.
+        `(init, step)`, see `OuterLoop`.
 
     Raises:
-        ValueError: when the trajectories cannot be split evenly over the mesh.
+        ValueError: the trajectories cannot be split evenly over the mesh.
     """
     if mesh is not None and estimator.batch % mesh.devices.size:
         raise ValueError(
@@ -121,10 +128,10 @@ def outer_loop(
         )
     grad = estimator.grad if mesh is None else _over_devices(estimator.grad, mesh)
 
-    def fresh(theta: Any, data: Any, key: PRNGKeyArray) -> OuterState:
+    def new_state(theta: Any, data: Any, key: PRNGKeyArray) -> OuterState:
         key_estimator, key_steps = jax.random.split(key)
-        # A copy, since `step` consumes its state; without weak types, which the first step would turn into strong ones,
-        # and a second compilation.
+        # A copy, since `step` consumes its state. Without weak types: the first step would make them strong, and the
+        # second would compile again.
         theta = jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a), copy=True), theta)
         return OuterState(
             theta, optimizer.init(theta), estimator.init(theta, data, key_estimator), key_steps, jnp.int32(0)
@@ -132,14 +139,14 @@ def outer_loop(
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> OuterState:
         if mesh is None:
-            return fresh(theta, data, key)
-        return fresh_on_mesh(*_everywhere((theta, data, key), mesh))
+            return new_state(theta, data, key)
+        return new_state_on_mesh(*_put_everywhere((theta, data, key), mesh))
 
     def one_step(state: OuterState, data: Any) -> tuple[OuterState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
         gradient, estimator_state, metrics = grad(state.theta, state.estimator, data, key, state.step)
         gradient, metrics = estimator.finish(gradient, metrics)
-        with jax.numpy_dtype_promotion("standard"):  # optax counts on it, also for a caller who is strict elsewhere
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it, whatever the caller's setting
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.theta)
             theta = optax.apply_updates(state.theta, updates)
         metrics = {**metrics, "grad_norm": optax.tree.norm(gradient)}
@@ -148,7 +155,7 @@ def outer_loop(
     def step(state: OuterState, data: Any) -> tuple[OuterState, dict[str, Array]]:
         return jax.lax.scan(lambda s, _: one_step(s, data), state, length=steps_per_call)
 
-    fresh_on_mesh = fresh if mesh is None else jax.jit(fresh, out_shardings=_shardings(mesh))
+    new_state_on_mesh = new_state if mesh is None else jax.jit(new_state, out_shardings=_shardings(mesh))
     return OuterLoop(init, jax.jit(step, donate_argnums=0))
 
 
@@ -160,26 +167,26 @@ def _over_devices(grad: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         gradient, metrics = jax.lax.pmean((gradient, metrics), AXIS)
         return gradient, state, metrics
 
-    # Unchecked: JAX would have every scan of a learner begin from a state that already differs between devices, and a
-    # cell that begins from zeros would be refused. Without the check nothing is summed but by the mean above.
+    # Unchecked: JAX would require the initial state of every scan to vary between devices, and refuse a cell that
+    # starts from zeros. Without the check, the mean above is the only sum over devices.
     specs = {"in_specs": (whole, split, whole, whole, whole), "out_specs": (whole, split, whole)}
     return jax.shard_map(local, mesh=mesh, check_vma=False, **specs)
 
 
 def _shardings(mesh: Mesh) -> OuterState:
-    # A tree prefix: one sharding for all leaves of a field.
+    # A tree prefix: one sharding per field, for all its leaves.
     whole: Any = NamedSharding(mesh, PartitionSpec())
     split: Any = NamedSharding(mesh, PartitionSpec(AXIS))
     return OuterState(theta=whole, optimizer=whole, estimator=split, key=whole, step=whole)
 
 
-def _everywhere(arguments: tuple[Any, ...], mesh: Mesh) -> tuple[Any, ...]:
-    """Arguments of `init` on all devices of the mesh, after a check that all processes agree on them."""
+def _put_everywhere(arguments: tuple[Any, ...], mesh: Mesh) -> tuple[Any, ...]:
+    """Put the arguments of `init` on all devices of the mesh, after checking that all processes agree on them."""
     whole = NamedSharding(mesh, PartitionSpec())
     if whole.is_fully_addressable:
         return jax.device_put(arguments, whole)
     _check_agreement(arguments)
-    # An array that is committed to a device of this process cannot enter a computation of all; one from the host can.
+    # An array committed to a device of this process cannot enter a computation of all processes; one of the host can.
     return jax.tree.map(lambda x: _from_host(x) if isinstance(x, jax.Array) and _is_local(x) else x, arguments)
 
 
@@ -212,4 +219,4 @@ def _check_agreement(arguments: tuple[Any, ...]) -> None:
     if differs.any():
         names = ("theta", "data", "key")
         wrong = ", ".join(f"{names[argument]} of process {process}" for process, argument in np.argwhere(differs)[:8])
-        raise ValueError(f"all processes must call init with the arguments of process 0, but different are: {wrong}")
+        raise ValueError(f"all processes must call init with the same arguments; these differ from process 0: {wrong}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import reduce
 
 from metalearn.curves import Curve
 
@@ -16,9 +17,9 @@ __all__ = [
     "draw_meta_loss",
     "draw_sweep",
     "draw_training",
-    "named",
     "new_figure",
     "save",
+    "with_readable_names",
 ]
 
 STYLE: Any = {
@@ -35,7 +36,16 @@ STYLE: Any = {
 
 
 def new_figure(columns: int = 1, width: float = 5.0, height: float = 3.6) -> tuple[Any, list[Any]]:
-    """A figure with `columns` axes in the library's style, drawn without a display."""
+    """A figure with `columns` axes in a row, in the style of the library; needs no display.
+
+    Args:
+        columns: number of axes.
+        width: of each, in inches.
+        height: of the figure, in inches.
+
+    Returns:
+        The matplotlib figure and its axes.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -48,13 +58,13 @@ def new_figure(columns: int = 1, width: float = 5.0, height: float = 3.6) -> tup
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure as PNG, making its folder."""
+    """Write a figure to a file, PNG by default, and make its folder if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
-def named(curves: Mapping[str, Curve]) -> dict[str, Curve]:
-    """The same curves under the names a reader needs instead of those of the evaluations."""
+def with_readable_names(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The same curves under names for readers, instead of the names of the evaluations."""
     names = {
         "seen": "seen tasks, held-out examples",
         "training": "training examples",
@@ -64,12 +74,12 @@ def named(curves: Mapping[str, Curve]) -> dict[str, Curve]:
 
 
 def draw_learning_curves(ax: Any, curves: Mapping[str, Curve], chance: float | None = None) -> None:
-    """Score against examples seen, one line a learner, its 95 % interval as a band.
+    """Draw the score against the number of examples seen: one line per learner, its 95 % interval as a band.
 
     Args:
         ax: matplotlib axes.
-        curves: by label; a label that starts with "reference: " is drawn thin and dashed.
-        chance: where a horizontal line marks guessing; None: regression, the score is an error.
+        curves: curves by label; those whose label starts with "reference: " are thin and dashed.
+        chance: the accuracy of guessing, marked by a horizontal line; None: regression, the score is a squared error.
     """
     for number, (label, curve) in enumerate(curves.items()):
         n = np.arange(len(curve.mean))
@@ -96,25 +106,21 @@ def draw_learning_curves(ax: Any, curves: Mapping[str, Curve], chance: float | N
 
 
 def draw_loss_curves(ax: Any, curves: Mapping[str, np.ndarray]) -> None:
-    """Training loss against steps on logarithmic axes: the median of several runs, their quartiles as a band.
+    """Draw the training loss against steps on logarithmic axes: the median of several runs, their quartiles as a band.
 
     Args:
         ax: matplotlib axes.
-        curves: losses [runs, T] by label; a label that starts with "reference: " is drawn thin and dashed. A run that
-            diverged counts as infinitely bad. Curves are averaged over a 50th of their length, to be read at all.
+        curves: losses [runs, T] by label; those whose label starts with "reference: " are thin and dashed. Non-finite
+            losses count as infinite. To be readable, curves are averaged over windows of a 50th of their length.
     """
     for number, (label, losses) in enumerate(curves.items()):
         window = max(1, losses.shape[1] // 50)
         steps = losses.shape[1] // window
-        means = losses[:, : steps * window].reshape(len(losses), steps, window).mean(-1)
-        low, middle, high = np.quantile(
-            np.where(np.isfinite(means), means, np.inf), [0.25, 0.5, 0.75], 0, method="nearest"
-        )
-        reference, color, t = (
-            label.startswith("reference: "),
-            f"C{number % 10}",
-            window * (np.arange(steps) + 0.5) + 0.5,
-        )
+        means = reduce(losses[:, : steps * window], "run (step window) -> run step", "mean", window=window)
+        finite = np.where(np.isfinite(means), means, np.inf)
+        low, middle, high = np.quantile(finite, [0.25, 0.5, 0.75], 0, method="nearest")
+        reference, color = label.startswith("reference: "), f"C{number % 10}"
+        t = window * (np.arange(steps) + 0.5) + 0.5
         style, width = ("--", 1.2) if reference else ("-", 2.2)
         ax.plot(t, middle, style, color=color, linewidth=width, label=label.removeprefix("reference: "))
         ax.fill_between(t, low, high, color=color, alpha=0.12 if reference else 0.2, linewidth=0)
@@ -126,11 +132,11 @@ def draw_loss_curves(ax: Any, curves: Mapping[str, np.ndarray]) -> None:
 
 
 def draw_meta_loss(ax: Any, records: Sequence[Mapping[str, Any]]) -> None:
-    """A learned optimizer's meta-training: the meta-loss of every logged step, and its loss at the end of evaluations.
+    """Draw the meta-training of a learned optimizer: the meta-loss of every logged step, and losses of evaluations.
 
     Args:
         ax: matplotlib axes.
-        records: the lines of a run's metrics, each with "step" and "loss" or "eval/..." entries.
+        records: the lines of a run's metrics, each with "step" and with "loss" or "eval/..." entries.
     """
     steps, losses = zip(*[(r["step"], r["loss"]) for r in records if "loss" in r], strict=True)
     ax.plot(steps, losses, color="0.65", linewidth=1, label="meta-training loss")
@@ -151,17 +157,17 @@ def draw_meta_loss(ax: Any, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float | None = None) -> None:
-    """Meta-training as it went: the loss of every logged step, and the scores of the evaluations.
+    """Draw the meta-training of a learner: the loss of every logged step, and the scores of the evaluations.
 
     Args:
         ax: matplotlib axes.
-        records: the lines of a run's metrics, each with "step" and "loss" or "eval/..." entries.
-        chance: where a horizontal line marks guessing, in accuracy; None: regression.
+        records: the lines of a run's metrics, each with "step" and with "loss" or "eval/..." entries.
+        chance: the accuracy of guessing, marked by a horizontal line; None: regression.
     """
     steps = [r["step"] for r in records if "loss" in r]
     losses = [r["loss"] for r in records if "loss" in r]
     ax.plot(steps, losses, color="0.65", linewidth=1, label="meta-training loss")
-    ax.set_xscale("log")  # the jump from chance takes a small part of the steps
+    ax.set_xscale("log")  # the jump from chance takes a small share of the steps
     ax.set_xlabel("outer step")
     ax.set_ylabel("loss")
     names = sorted({name for r in records for name in r if name.startswith("eval/") and name.endswith("_score")})
@@ -183,12 +189,13 @@ def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float |
 
 
 def draw_sweep(ax: Any, field: str, points: Sequence[tuple[Any, float, str]]) -> None:
-    """The value of each run of a sweep against one of the fields that were swept.
+    """Draw the value of each run of a sweep against one of the swept fields.
 
     Args:
         ax: matplotlib axes.
-        field: its name.
-        points: the run's value of the field, what it reached, and its state: runs that were stopped early are hollow.
+        field: name of the field.
+        points: for each run its value of the field, the value that it reached, and its state. Runs whose state is not
+            "done" are drawn hollow.
     """
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -197,18 +204,18 @@ def draw_sweep(ax: Any, field: str, points: Sequence[tuple[Any, float, str]]) ->
     numeric = bool(points) and len(numbers) == len(points)
     xs = numbers if numeric else [float(texts.index(str(p[0]))) for p in points]
     for done, face in ((True, "#0072B2"), (False, "none")):
-        chosen = [(x, p[1]) for x, p in zip(xs, points, strict=True) if (p[2] == "done") is done]
-        if chosen:
-            label = "run to its end" if done else "stopped early, running or failed"
+        group = [(x, p[1]) for x, p in zip(xs, points, strict=True) if (p[2] == "done") is done]
+        if group:
+            label = "complete" if done else "stopped early, running or failed"
             ax.scatter(
-                *zip(*chosen, strict=True), s=18, facecolors=face, edgecolors="#0072B2", linewidths=0.8, label=label
+                *zip(*group, strict=True), s=18, facecolors=face, edgecolors="#0072B2", linewidths=0.8, label=label
             )
     if numeric and min(xs) > 0 and max(xs) >= 8 * min(xs):
         ax.set_xscale("log")
-        few = max(xs) < 40 * min(xs)  # one label a decade would be one or none
+        few = max(xs) < 40 * min(xs)  # one label per decade would be one or none
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
         ax.xaxis.set_minor_formatter(NullFormatter())
-    if numeric and len(texts) <= 6:  # a grid: its values as they were written
+    if numeric and len(texts) <= 6:  # a grid: label its values as they were written
         ax.set_xticks([float(text) for text in texts], texts)
     elif not numeric:
         ax.set_xticks(range(len(texts)), texts)

@@ -29,8 +29,8 @@ from experiments.speed._against_evosax import against_evosax
 from experiments.speed._timed_cases import Case, outer_case
 from metalearn.gradients import Estimator, dense, full_es, low_rank, pes
 from metalearn.gradients import _pairs as shared
-from metalearn.gradients.es import as_it_is
-from metalearn.gradients.windows import renewed, stopped
+from metalearn.gradients.es import no_shaping
+from metalearn.gradients.windows import initial_clock, restart_ended
 from metalearn.learner import inner_loop
 from metalearn.runs.progress import Progress
 from metalearn_models.learners.lstm import LSTMConfig, lstm
@@ -67,20 +67,20 @@ def prepare_process() -> None:
 
 def with_stored_noise(loop: Any, sigma: float, pairs: int) -> Any:
     """Full ES with dense perturbations that are drawn once and kept in its state: only to be timed."""
-    pop = shared.population(loop, sigma, pairs, None, None, dense, 1, False, as_it_is)
+    pop = shared.make_population(loop, sigma, pairs, None, None, dense, 1, False, no_shaping)
 
     def init(theta: Any, data: Any, key: Any) -> Any:
         eps = jax.vmap(lambda k: dense.draw(theta, k))(jax.random.split(key, pairs))
-        return stopped(pairs, key), eps
+        return initial_clock(pairs, key), eps
 
     def grad(theta: Any, state: Any, data: Any, key: Any, outer_step: Any) -> Any:
         clock, eps = state
-        _, clock = renewed(pop.cut, clock, key, outer_step)
+        _, clock = restart_ended(pop.cut, clock, key, outer_step)
         sigmas = jnp.full(pairs, sigma)
-        inner = shared.begin(pop, theta, eps, sigmas, clock, data)
+        inner = shared.start_states(pop, theta, eps, sigmas, clock, data)
         _, shown = shared.advance(pop, theta, eps, sigmas, inner, clock, data)
         gradient = dense.mean(eps, shown.delta / sigma)
-        return gradient, (shared.after_window(pop, clock, shown.finite), eps), shared.report(shown)
+        return gradient, (shared.advance_clock(pop, clock, shown.finite), eps), shared.metrics_of(shown)
 
     return Estimator(init, grad, pairs, shared.finish)
 

@@ -13,7 +13,7 @@ import tyro
 
 from metalearn.curves import Curve
 from metalearn.errors import RunError
-from metalearn.pictures import draw_learning_curves, draw_training, named, new_figure, save
+from metalearn.pictures import draw_learning_curves, draw_training, new_figure, save, with_readable_names
 from metalearn.runs.folder import open_run
 from metalearn.runs.metrics import read_metrics
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
         found = {
             name: Curve(*(np.asarray(c[f], np.float64) for f in Curve._fields)) for name, c in result["curves"].items()
         }
-        draw_learning_curves(left, named(found), result["chance"])
+        draw_learning_curves(left, with_readable_names(found), result["chance"])
         draw_training(right, records, result["chance"])
     else:
         figure, (right,) = new_figure()

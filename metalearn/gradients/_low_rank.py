@@ -96,7 +96,7 @@ def _dot(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
         return None
     near, far, first = (w.left, w.right, 0) if max(used) < rows else (w.right, w.left, rows)
 
-    def product(a: Array, b: Array, numbers: Any) -> Array:
+    def product(a: Any, b: Any, numbers: Any) -> Array:
         how = {"precision": p["precision"], "preferred_element_type": p["preferred_element_type"]}
         return lax.dot_general(a, b, numbers, **how)
 
@@ -131,7 +131,7 @@ def _convolution(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
         return None
     how = {"precision": p["precision"], "preferred_element_type": p["preferred_element_type"]}
 
-    def convolve(x: Array, kernel: Array) -> Array:
+    def convolve(x: Any, kernel: Any) -> Array:
         return lax.conv_general_dilated(
             x, kernel, p["window_strides"], p["padding"], p["lhs_dilation"], p["rhs_dilation"], numbers, **how
         )
@@ -158,7 +158,7 @@ def _lookup(eqn: JaxprEqn, operands: list[Any]) -> list[Any] | None:
 
     how = {name: p[name] for name in ("unique_indices", "indices_are_sorted", "mode")}
 
-    def gather(operand: Array, fill_value: Any) -> Array:
+    def gather(operand: Any, fill_value: Any) -> Array:
         return lax.gather(operand, at, numbers, (1,) * rows + operand.shape[-1:], fill_value=fill_value, **how)
 
     # Beyond the end the result is the fill value of the weight alone.

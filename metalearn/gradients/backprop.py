@@ -1,13 +1,15 @@
-"""Backpropagation through the inner loop: the whole of it, or windows of it.
+"""Backpropagation through the inner loop: through whole trajectories, or through windows of them.
 
-Full: Maclaurin, Duvenaud, Adams 2015, arXiv 1502.03492 (there with reversible dynamics; here with optional
+Full: Maclaurin, Duvenaud, Adams 2015, arXiv 1502.03492 (there with reversible dynamics, here with optional
 rematerialisation). Truncated: Williams & Peng 1990, "An efficient gradient-based algorithm for on-line training of
-recurrent network trajectories"; its gradient is biased, since a window does not see what came before it.
+recurrent network trajectories"; its gradient is biased, since a window does not see the influence of theta before it.
+
+Shapes: B trajectories, T steps of a trajectory, W steps of a window.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +20,13 @@ from metalearn.gradients.estimator import Estimator
 from metalearn.gradients.windows import (
     Clock,
     Horizon,
-    begun,
-    blank,
-    inside,
+    initial_clock,
+    make_windows,
     masked_mean,
-    renewed,
-    stopped,
-    windows,
+    placeholder_states,
+    replace_ended,
+    restart_ended,
+    valid_steps,
 )
 from metalearn.inner import InnerLoop, scan_steps, start, unroll
 
@@ -35,21 +37,21 @@ def backprop(loop: InnerLoop, batch: int, length: int | None = None, remat: bool
     """Exact gradients of the mean loss over whole trajectories.
 
     Args:
-        loop: the inner loop; its parallel `run` is used where it has one and `length` is the loop's own.
-        batch: trajectories an outer step, all of them new each time.
-        length: steps of a trajectory; by default the loop's own.
-        remat: keep one state a step instead of all intermediates; see `metalearn.inner.scan_steps`.
+        loop: the inner loop; its parallel `run` is used if there is one and `length` is the loop's own.
+        batch: trajectories per outer step, B, new ones each time.
+        length: steps of a trajectory, T; None: `loop.length`.
+        remat: keep one state per step instead of all intermediates; see `metalearn.inner.scan_steps`.
 
     Returns:
-        An estimator. Its metrics are the mean `loss` over trajectories and steps and, for each aux of the loop, its
-        mean under the aux's own name.
+        An estimator. Its metrics are the mean `loss` over trajectories and steps, and the mean of each aux of the loop
+        under its own name.
 
     Raises:
-        ValueError: when neither the loop nor the caller gives a length, or a number is not positive.
+        ValueError: there is no length, or a number is not positive.
     """
     steps = loop.length if length is None else length
     if steps is None:
-        raise ValueError("this inner loop has no length of its own: give backprop(..., length=...)")
+        raise ValueError("this inner loop has length=None: pass length=... to backprop")
     _check_positive(batch=batch, length=steps)
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> Int[Array, "B"]:
@@ -73,45 +75,52 @@ def backprop(loop: InnerLoop, batch: int, length: int | None = None, remat: bool
 
 
 class TruncatedState(NamedTuple):
-    """Trajectories in the middle of their unroll, on the leading axis."""
+    """Trajectories in the middle of their unroll, on the leading axis.
+
+    Attributes:
+        clock: where each trajectory stands.
+        inner: states [B, ...].
+    """
 
     clock: Clock
     inner: Any
 
 
 def truncated_backprop(
-    loop: InnerLoop, batch: int, window: int, horizon: int | Horizon | None = None, stagger: bool = True
+    loop: InnerLoop, batch: int, window: int, horizon: SupportsIndex | Horizon | None = None, stagger: bool = True
 ) -> Estimator:
-    """Gradients of one window at a time; the inner state is carried over, its gradient is not.
+    """Gradients of one window at a time; the inner state is carried over, its derivative is not.
 
     Args:
-        loop: the inner loop; stepped one step at a time.
-        batch: trajectories on the way at any time.
-        window: steps an outer step; static.
-        horizon: steps of a whole trajectory, or a schedule of them; by default the loop's own length.
+        loop: the inner loop; its `step` is used.
+        batch: trajectories under way at any time, B.
+        window: steps per outer step, W; static.
+        horizon: steps of a whole trajectory, or a schedule; None: `loop.length`.
         stagger: spread the first lengths over the multiples of the window, so that at any time all parts of a
-            trajectory are being learned from.
+            trajectory are learned from.
 
     Returns:
-        An estimator, its metrics as in `backprop`, over the steps of the window. A trajectory whose length is reached
-        starts afresh at the next window; steps past its length are masked. The gradient is that of the sum of the
-        losses divided by the window, so that the windows of a trajectory add up to its loss.
+        An estimator. Its metrics are those of `backprop`, over the steps of the window. A trajectory that has reached
+        its length is replaced by a new one at the next window; steps beyond the length are masked. The gradient is that
+        of the sum of the losses divided by W, so that the windows of a trajectory add up to its loss.
 
     Raises:
-        ValueError: when there is no length, a number is not positive, or the window is longer than the trajectory.
+        ValueError: there is no length, a number is not positive, or the window is longer than the trajectory.
     """
     _check_positive(batch=batch)
-    cut = windows(loop, window, horizon, stagger)
+    cut = make_windows(loop, window, horizon, stagger)
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> TruncatedState:
-        return TruncatedState(stopped(batch, key), blank(check_loop(loop, theta, data, key), (batch,), key))
+        return TruncatedState(
+            initial_clock(batch, key), placeholder_states(check_loop(loop, theta, data, key), (batch,), key)
+        )
 
     def grad(
         theta: Any, state: TruncatedState, data: Any, key: PRNGKeyArray, outer_step: Array
     ) -> tuple[Any, TruncatedState, dict[str, Array]]:
-        done, clock = renewed(cut, state.clock, key, outer_step)
-        inner = begun(done, lambda: jax.vmap(lambda k: start(loop, theta, data, k))(clock.key), state.inner)
-        valid = inside(cut, clock)
+        done, clock = restart_ended(cut, state.clock, key, outer_step)
+        inner = replace_ended(done, lambda: jax.vmap(lambda k: start(loop, theta, data, k))(clock.key), state.inner)
+        valid = valid_steps(cut, clock)
 
         def objective(theta: Any) -> tuple[Array, tuple[Any, Any]]:
             def one(inner: Any, t: Array, key: PRNGKeyArray) -> tuple[Any, Array, dict[str, Array]]:

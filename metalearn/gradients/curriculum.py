@@ -1,8 +1,8 @@
-"""Short trajectories first: only the first steps count in the loss, and over meta-training more and more of them.
+"""A curriculum of lengths: only the first steps count in the loss, and their number grows over meta-training.
 
-A curriculum over the number of examples in context, as Garg, Tsipras, Liang, Valiant 2022, arXiv 2208.01066, grow it.
-What has not counted yet is computed all the same, so shapes stay as they are and one compiled program does for all
-lengths. Where no step depends on later ones, as in every inner loop, this is meta-training on shorter trajectories.
+A curriculum over the number of examples in context, as in Garg, Tsipras, Liang, Valiant 2022, arXiv 2208.01066. The
+steps that do not count yet are computed all the same, so that shapes are constant and one compiled program serves all
+lengths. Since no step depends on later ones, this equals meta-training on shorter trajectories.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from metalearn.inner import InnerLoop
 __all__ = ["linear_growth", "with_curriculum"]
 
 
-class Counted(NamedTuple):
-    """Data of an inner loop, and how many steps of a trajectory count."""
+class CountedData(NamedTuple):
+    """The data of an inner loop, and the number of steps of a trajectory that count."""
 
     data: Any
     steps: Int[Array, ""]
@@ -29,34 +29,34 @@ class Counted(NamedTuple):
 def with_curriculum(
     loop: InnerLoop, method: Callable[[InnerLoop], Estimator], counted: Callable[[Array], Array]
 ) -> Estimator:
-    """An estimator of the mean loss over the first steps of a trajectory, their number following the outer step.
+    """An estimator of the mean loss over the first steps of a trajectory; their number depends on the outer step.
 
     Args:
-        loop: the inner loop, of a length of its own.
+        loop: the inner loop, with a `length`.
         method: `(loop) -> estimator`.
-        counted: `(outer_step) -> number`, of steps that count, from 1 to the loop's length; traced.
+        counted: `(outer_step) -> int`, the number of steps that count, from 1 to the length of the loop; traced.
 
     Returns:
-        An estimator on the loop's own data. Its loss is the mean over the steps that count, its aux are over all steps.
+        An estimator on the data of the loop. Its loss is the mean over the steps that count, its aux over all steps.
 
     Raises:
-        ValueError: a loop without a length.
+        ValueError: the loop has no length.
     """
     if loop.length is None:
-        raise ValueError("this inner loop has no length of its own, so no part of its steps can be said to count")
+        raise ValueError("a curriculum needs an inner loop of fixed length; this one has length=None")
     estimator = method(_weighted(loop, loop.length))
 
     def init(theta: Any, data: Any, key: Any) -> Any:
-        return estimator.init(theta, Counted(data, counted(jnp.int32(0))), key)
+        return estimator.init(theta, CountedData(data, counted(jnp.int32(0))), key)
 
     def grad(theta: Any, state: Any, data: Any, key: Any, outer_step: Array) -> tuple[Any, Any, dict[str, Array]]:
-        return estimator.grad(theta, state, Counted(data, counted(outer_step)), key, outer_step)
+        return estimator.grad(theta, state, CountedData(data, counted(outer_step)), key, outer_step)
 
     return estimator._replace(init=init, grad=grad)
 
 
 def linear_growth(first: int, length: int, steps: int) -> Callable[[Array], Array]:
-    """From `first` steps that count at outer step 0 to `length` at outer step `steps` and after, rounded down."""
+    """A schedule that grows linearly from `first` at outer step 0 to `length` at `steps`, rounded down, then stays."""
 
     def counted(outer_step: Array) -> Array:
         return first + (length - first) * jnp.minimum(outer_step, steps) // steps
@@ -66,17 +66,17 @@ def linear_growth(first: int, length: int, steps: int) -> Callable[[Array], Arra
 
 def _weighted(loop: InnerLoop, length: int) -> InnerLoop:
     def weights(t: Array, counted: Array) -> Array:
-        return jnp.where(t < counted, length / counted, 0.0)  # means over all steps are then means over those counted
+        return jnp.where(t < counted, length / counted, 0.0)  # the mean over all steps is that over the counted ones
 
-    def init(theta: Any, data: Counted, key: Any) -> Any:
+    def init(theta: Any, data: CountedData, key: Any) -> Any:
         return loop.init(theta, data.data, key)
 
-    def step(theta: Any, state: Any, t: Array, key: Any, data: Counted) -> tuple[Any, Array, dict[str, Array]]:
+    def step(theta: Any, state: Any, t: Array, key: Any, data: CountedData) -> tuple[Any, Array, dict[str, Array]]:
         state, loss, aux = loop.step(theta, state, t, key, data.data)
         return state, (loss * weights(t, data.steps)).astype(loss.dtype), aux
 
     def run(
-        theta: Any, states: Any, t0: Array, window: int, keys: Any, data: Counted
+        theta: Any, states: Any, t0: Array, window: int, keys: Any, data: CountedData
     ) -> tuple[Any, Array, dict[str, Array]]:
         assert loop.run is not None
         states, losses, aux = loop.run(theta, states, t0, window, keys, data.data)

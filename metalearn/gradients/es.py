@@ -1,23 +1,23 @@
-"""Evolution strategies over windows: full, persistent, noise-reuse and all between, one loop.
+"""Evolution strategies over windows: full, persistent, noise-reuse and everything between, in one loop.
 
 PES: Vicol, Metz & Sohl-Dickstein 2021, arXiv 2112.13835. NRES: Li, Harrison, Sohl-Dickstein, Smith & Metz 2023,
-arXiv 2304.12180, the same as ES-Single: Vicol 2023, arXiv 2304.11153. GPES: the family of both.
+arXiv 2304.12180, the same as ES-Single: Vicol 2023, arXiv 2304.11153. GPES is the family of both.
 
-Two numbers make the family: W, the steps of a window, and R, the steps between two draws of noise. A pair's
-perturbation is redrawn every R steps; the difference of its losses in a window is credited to the sum of all
-perturbations its trajectory has known.
+Two numbers define a member of the family: W, the steps of a window, and R, the steps between two draws of noise. The
+perturbation of a pair is drawn again every R steps. The difference of its losses in a window is credited to the sum of
+all perturbations that its trajectory has had.
 
     full ES   W = R = T            NRES   W < R = T
     PES       W = R < T            GPES   W < R < T
 
-All are unbiased for the loss smoothed by the noise, at fixed theta. With one perturbation a trajectory (full ES, NRES)
-the sum is that perturbation, which its key gives again, and no array of the size of theta is kept.
+All are unbiased for the loss smoothed by the noise, at fixed theta. With one perturbation per trajectory (full ES,
+NRES) the sum is that perturbation. It is drawn again from its key, and no array of the size of theta is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -26,18 +26,18 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from metalearn.gradients._pairs import (
     Population,
     advance,
-    after_window,
-    begin,
-    blank_states,
-    draw,
+    advance_clock,
+    draw_noise,
     finish,
-    level,
-    population,
-    report,
+    initial_states,
+    make_population,
+    metrics_of,
+    sigma_at,
+    start_states,
 )
 from metalearn.gradients.estimator import Estimator
 from metalearn.gradients.noise import Noise, dense, weighted_mean
-from metalearn.gradients.windows import Clock, Horizon, begun, renewed, stopped
+from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
 
 __all__ = ["EsState", "full_es", "gpes", "nres", "pes"]
@@ -50,10 +50,10 @@ class EsState(NamedTuple):
     """Pairs in the middle of their trajectories, on the leading axis.
 
     Attributes:
-        clock: where each stands.
+        clock: where each pair stands.
         inner: states [n, 2, K, ...].
-        sigma: the standard deviation its perturbation was drawn with.
-        credit: sum of eps / sigma over the trajectory; `()` where the key gives it.
+        sigma: the standard deviation of the perturbation of each pair.
+        credit: the sum of eps / sigma over the trajectory; `()` if it follows from the key.
     """
 
     clock: Clock
@@ -62,7 +62,7 @@ class EsState(NamedTuple):
     credit: Any
 
 
-def as_it_is(delta: Float[Array, "n"]) -> Float[Array, "n"]:
+def no_shaping(delta: Float[Array, "n"]) -> Float[Array, "n"]:
     """No shaping."""
     return delta
 
@@ -71,14 +71,17 @@ def full_es(
     loop: InnerLoop,
     sigma: Sigma,
     pairs: int,
-    horizon: int | Horizon | None = None,
+    horizon: SupportsIndex | Horizon | None = None,
     *,
     noise: Noise = dense,
     tasks: int = 1,
-    shaping: Shaping = as_it_is,
+    shaping: Shaping = no_shaping,
 ) -> Estimator:
-    """Whole trajectories, new ones at each outer step. Arguments as `nres`; a loop's parallel `run` is used."""
-    pop = population(loop, sigma, pairs, None, horizon, noise, tasks, False, shaping)
+    """Evolution strategies over whole trajectories, new ones in each outer step.
+
+    The parallel `run` of the loop is used if there is one. Arguments, metrics and errors as in `nres`.
+    """
+    pop = make_population(loop, sigma, pairs, None, horizon, noise, tasks, False, shaping)
     return _from_keys(pop)
 
 
@@ -87,40 +90,42 @@ def nres(
     sigma: Sigma,
     pairs: int,
     window: int,
-    horizon: int | Horizon | None = None,
+    horizon: SupportsIndex | Horizon | None = None,
     *,
     noise: Noise = dense,
     tasks: int = 1,
     stagger: bool = True,
-    shaping: Shaping = as_it_is,
+    shaping: Shaping = no_shaping,
 ) -> Estimator:
-    """Noise-reuse evolution strategies: one perturbation for a whole trajectory, an update every window.
+    """Noise-reuse evolution strategies: one perturbation per trajectory, one update per window.
 
-    The default for trajectories of many windows: of the family it has the least variance in a single window, keeps no
-    array of the size of theta, and so is the one to combine with `low_rank` noise. Not for trajectories without end:
-    it would never leave the span of its first perturbations.
+    The default for trajectories of many windows: it has the least variance of the family in a single window, and keeps
+    no array of the size of theta, which makes it the one to combine with `low_rank` noise. Do not use it for
+    trajectories without an end: it would never leave the span of its first perturbations.
 
     Args:
         loop: the inner loop.
-        sigma: standard deviation of the perturbations; may be a schedule `(outer_step) -> float`, followed whenever
+        sigma: standard deviation of the perturbations, or a schedule `(outer_step) -> float` that is evaluated whenever
             noise is drawn.
-        pairs: antithetic pairs, n; 2 n K trajectories are on the way at any time.
-        window: steps an outer step, W; static.
-        horizon: steps of a trajectory, or a schedule of them (`log_uniform_horizon`, `growing_horizon`); by default
-            the loop's own length. Each window weighs the same, so long trajectories weigh by their number of windows.
+        pairs: antithetic pairs, n; 2 n K trajectories are under way at any time.
+        window: steps per outer step, W; static.
+        horizon: steps of a trajectory, or a schedule (`log_uniform_horizon`, `growing_horizon`); None: `loop.length`.
+            Each window has the same weight, so the weight of a trajectory is its number of windows.
         noise: `dense` or `low_rank(r)`.
-        tasks: trajectories each particle runs with its theta, K; with low-rank noise they share its products.
+        tasks: trajectories per particle, K; with low-rank noise they share its products.
         stagger: spread the first lengths over the multiples of the window.
-        shaping: of half the loss differences, elementwise, for example `lambda d: jnp.clip(d, -1, 1)`. Biased.
+        shaping: an elementwise function of half the differences of the losses, such as `lambda d: jnp.clip(d, -1, 1)`.
+            Makes the estimate biased.
 
     Returns:
-        An estimator whose `batch` is `pairs`. The gradient is that of the mean loss a step. A pair with a loss that
-        is not finite is left out of the mean and starts a new trajectory; the metric `"dropped"` is their share.
+        An estimator whose `batch` is `pairs`. The gradient is that of the mean loss per step. A pair with a non-finite
+        loss is left out of the mean and starts a new trajectory; the metric `"dropped"` is the share of such pairs.
 
     Raises:
         ValueError: a number is not positive, there is no horizon, or the window is longer than the trajectory.
+        TypeError: the horizon is not an integer.
     """
-    return _from_keys(population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, shaping))
+    return _from_keys(make_population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, shaping))
 
 
 def pes(
@@ -128,19 +133,20 @@ def pes(
     sigma: Sigma,
     pairs: int,
     window: int,
-    horizon: int | Horizon | None = None,
+    horizon: SupportsIndex | Horizon | None = None,
     *,
     noise: Noise = dense,
     tasks: int = 1,
     stagger: bool = True,
-    shaping: Shaping = as_it_is,
+    shaping: Shaping = no_shaping,
 ) -> Estimator:
-    """Persistent evolution strategies: new noise each window, credited with all later losses.
+    """Persistent evolution strategies: new noise in each window, credited with all later losses of the trajectory.
 
-    Better than `nres` for few windows of mostly local influence, all pairs in step; its variance grows with the
-    number of windows otherwise. Keeps an array of the size of theta a pair. Arguments as `nres`.
+    Better than `nres` for few windows of mostly local influence with all pairs in step; otherwise its variance grows
+    with the number of windows. Keeps one array of the size of theta per pair. Arguments, metrics and errors as in
+    `nres`.
     """
-    pop = population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, shaping)
+    pop = make_population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, shaping)
     return _with_credit(pop, window)
 
 
@@ -150,67 +156,90 @@ def gpes(
     pairs: int,
     window: int,
     resample: int,
-    horizon: int | Horizon | None = None,
+    horizon: SupportsIndex | Horizon | None = None,
     *,
     noise: Noise = dense,
     tasks: int = 1,
     stagger: bool = True,
-    shaping: Shaping = as_it_is,
+    shaping: Shaping = no_shaping,
 ) -> Estimator:
-    """The general member: an update every window, new noise every `resample` steps. Other arguments as `nres`.
+    """The general member of the family: one update per window, new noise every `resample` steps.
+
+    Args:
+        loop: the inner loop.
+        sigma: standard deviation of the perturbations, or a schedule.
+        pairs: antithetic pairs.
+        window: steps per outer step; static.
+        resample: steps between two draws of noise, R; a multiple of the window.
+        horizon: steps of a trajectory, or a schedule.
+        noise: `dense` or `low_rank(r)`.
+        tasks: trajectories per particle.
+        stagger: spread the first lengths.
+        shaping: an elementwise function of half the differences of the losses.
+
+    Returns:
+        An estimator; see `nres`.
 
     Raises:
-        ValueError: as `nres`, or `resample` is no positive multiple of the window.
+        ValueError: as `nres`, or `resample` is not a positive multiple of the window.
     """
-    pop = population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, shaping)
+    pop = make_population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, shaping)
     if resample < 1 or resample % window:
-        raise ValueError(f"noise is redrawn between windows: resample={resample} is no multiple of window={window}")
+        raise ValueError(f"resample must be a positive multiple of the window of {window} steps, got {resample}")
     return _with_credit(pop, resample)
 
 
 def _from_keys(pop: Population) -> Estimator:
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> EsState:
-        inner = blank_states(pop, theta, data, key, (2,))
-        return EsState(stopped(pop.pairs, key), inner, jnp.zeros(pop.pairs), ())
+        inner = initial_states(pop, theta, data, key, (2,))
+        return EsState(initial_clock(pop.pairs, key), inner, jnp.zeros(pop.pairs), ())
 
     def grad(
         theta: Any, state: EsState, data: Any, key: PRNGKeyArray, outer_step: Array
     ) -> tuple[Any, EsState, dict[str, Array]]:
-        done, clock = renewed(pop.cut, state.clock, key, outer_step)
-        sigma = jnp.where(done, level(pop, outer_step), state.sigma)
-        eps = draw(pop, theta, clock, 0)
-        inner = begun(done, lambda: begin(pop, theta, eps, sigma, clock, data), state.inner)
-        inner, shown = advance(pop, theta, eps, sigma, inner, clock, data)
-        gradient = pop.noise.mean(eps, shown.delta / sigma.astype(shown.delta.dtype))
-        return gradient, EsState(after_window(pop, clock, shown.finite), inner, sigma, ()), report(shown)
+        done, clock = restart_ended(pop.cut, state.clock, key, outer_step)
+        sigma = jnp.where(done, sigma_at(pop, outer_step), state.sigma)
+        eps = draw_noise(pop, theta, clock, 0)
+        inner = replace_ended(done, lambda: start_states(pop, theta, eps, sigma, clock, data), state.inner)
+        inner, diffs = advance(pop, theta, eps, sigma, inner, clock, data)
+        gradient = pop.noise.mean(eps, diffs.delta / sigma.astype(diffs.delta.dtype))
+        return (
+            gradient,
+            EsState(advance_clock(pop, clock, diffs.finite), inner, sigma, ()),
+            metrics_of(diffs),
+        )
 
     return Estimator(init, grad, pop.pairs, finish)
 
 
 def _with_credit(pop: Population, resample: int) -> Estimator:
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> EsState:
-        inner = blank_states(pop, theta, data, key, (2,))
+        inner = initial_states(pop, theta, data, key, (2,))
         credit = jax.tree.map(lambda a: jnp.zeros((pop.pairs, *a.shape), a.dtype), theta)
-        return EsState(stopped(pop.pairs, key), inner, jnp.zeros(pop.pairs), credit)
+        return EsState(initial_clock(pop.pairs, key), inner, jnp.zeros(pop.pairs), credit)
 
     def grad(
         theta: Any, state: EsState, data: Any, key: PRNGKeyArray, outer_step: Array
     ) -> tuple[Any, EsState, dict[str, Array]]:
-        done, clock = renewed(pop.cut, state.clock, key, outer_step)
+        done, clock = restart_ended(pop.cut, state.clock, key, outer_step)
         redraw = clock.t % resample == 0
-        sigma = jnp.where(redraw, level(pop, outer_step), state.sigma)
-        eps = draw(pop, theta, clock, clock.t // resample)
-        inner = begun(done, lambda: begin(pop, theta, eps, sigma, clock, data), state.inner)
-        inner, shown = advance(pop, theta, eps, sigma, inner, clock, data)
-        credit = credited(pop, done, redraw, eps, sigma, state.credit)
-        gradient = weighted_mean(credit, shown.delta)
-        return gradient, EsState(after_window(pop, clock, shown.finite), inner, sigma, credit), report(shown)
+        sigma = jnp.where(redraw, sigma_at(pop, outer_step), state.sigma)
+        eps = draw_noise(pop, theta, clock, clock.t // resample)
+        inner = replace_ended(done, lambda: start_states(pop, theta, eps, sigma, clock, data), state.inner)
+        inner, diffs = advance(pop, theta, eps, sigma, inner, clock, data)
+        credit = add_to_credit(pop, done, redraw, eps, sigma, state.credit)
+        gradient = weighted_mean(credit, diffs.delta)
+        return (
+            gradient,
+            EsState(advance_clock(pop, clock, diffs.finite), inner, sigma, credit),
+            metrics_of(diffs),
+        )
 
     return Estimator(init, grad, pop.pairs, finish)
 
 
-def credited(pop: Population, done: Array, redraw: Array, eps: Any, sigma: Float[Array, "n"], credit: Any) -> Any:
-    """The sum of eps / sigma over each trajectory, this window's perturbation included."""
+def add_to_credit(pop: Population, done: Array, redraw: Array, eps: Any, sigma: Float[Array, "n"], credit: Any) -> Any:
+    """The sum of eps / sigma over each trajectory, including the perturbation of this window."""
 
     def leaf(eps: Array, credit: Array) -> Array:
         def one(done: Array, redraw: Array, scale: Array, eps: Array, credit: Array) -> Array:

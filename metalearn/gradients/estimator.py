@@ -1,9 +1,9 @@
-"""What every estimator of a meta-gradient is: two pure functions.
+"""The contract of all estimators of meta-gradients: two pure functions.
 
 An estimator turns an inner loop into gradients of its expected loss with respect to `theta`. The trajectories of a
-batch lie on the leading axis of every leaf of its state, together with their global indices, from which all keys
-are derived: the outer loop can split that axis over devices without the estimator knowing, and without
-changing a number.
+batch are on the leading axis of every leaf of its state, together with their global indices, from which all keys
+derive. The outer loop can therefore split that axis over devices without the estimator knowing, and without changing a
+number.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ class Estimator(NamedTuple):
     """A source of meta-gradients.
 
     Attributes:
-        init: `(theta, data, key) -> state`; every leaf has the trajectories on its leading axis.
+        init: `(theta, data, key) -> state`; every leaf has the trajectories on its leading axis. It raises TypeError if
+            theta is not a pytree of float arrays, or if the inner loop does not do what `InnerLoop` says.
         grad: `(theta, state, data, key, outer_step) -> (gradient, state, metrics)`; the gradient and each scalar in
-            `metrics` (always `"loss"`) are means over the trajectories present in `state`.
+            `metrics` (always `"loss"`) are means over the trajectories in `state`.
         batch: number of trajectories, the size of that leading axis.
-        finish: `(gradient, metrics) -> (gradient, metrics)`, applied once to the means over all trajectories, on
-            however many devices they were: for what is no mean itself, such as a ratio of means.
+        finish: `(gradient, metrics) -> (gradient, metrics)`, applied once to the means over all trajectories of all
+            devices, for results that are not means themselves, such as ratios of means.
     """
 
     init: Callable[..., Any]
@@ -35,11 +36,11 @@ class Estimator(NamedTuple):
 
 
 def with_schedule(estimator: Estimator, schedule: Callable[[Any, Array], Any]) -> Estimator:
-    """An estimator whose data follow the outer step: curricula, annealed biases.
+    """An estimator whose data depend on the outer step, for curricula and annealed biases.
 
     Args:
         estimator: any estimator.
-        schedule: `(data, outer_step) -> data`, traced inside the outer step; shapes stay as they are.
+        schedule: `(data, outer_step) -> data`, traced inside the outer step; it must keep all shapes and dtypes.
     """
 
     def grad(theta: Any, state: Any, data: Any, key: Any, outer_step: Array) -> tuple[Any, Any, dict[str, Array]]:

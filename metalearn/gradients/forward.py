@@ -3,15 +3,17 @@
 Real-time recurrent learning: Williams & Zipser 1989. Random directions: Silver et al. 2021 (DODGE, "Learning by
 directional gradient descent") and Baydin et al. 2022, "Gradients without backpropagation", arXiv 2202.08587.
 
-One loop: the derivative of the state along each of D directions in theta-space is pushed through every step by
-`jax.jvp`. With all P unit vectors as directions the gradient is exact, and the memory D times that of a state; with
-random normal directions, one set a trajectory, it is unbiased, with the variance of NRES as its sigma goes to 0.
+One loop serves both: `jax.jvp` pushes the derivative of the state along each of D directions in theta-space through
+every step. With all P unit vectors as directions the gradient is exact, and the memory is P times that of a state. With
+random normal directions, one set per trajectory, it is unbiased, with the variance of NRES as its sigma goes to 0.
+
+Shapes: B trajectories, D directions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +26,13 @@ from metalearn.gradients.windows import (
     Clock,
     Horizon,
     Windows,
-    begun,
-    blank,
-    inside,
+    initial_clock,
+    make_windows,
     masked_mean,
-    renewed,
-    stopped,
-    windows,
+    placeholder_states,
+    replace_ended,
+    restart_ended,
+    valid_steps,
 )
 from metalearn.inner import InnerLoop, scan_steps, start
 
@@ -41,7 +43,7 @@ class ForwardState(NamedTuple):
     """Trajectories, and their derivatives along the directions.
 
     Attributes:
-        clock: where each stands.
+        clock: where each trajectory stands.
         inner: states [B, ...].
         tangents: the derivative of each float leaf of the state, [B, D, ...].
     """
@@ -52,19 +54,19 @@ class ForwardState(NamedTuple):
 
 
 def rtrl(
-    loop: InnerLoop, batch: int, window: int, horizon: int | Horizon | None = None, *, stagger: bool = True
+    loop: InnerLoop, batch: int, window: int, horizon: SupportsIndex | Horizon | None = None, *, stagger: bool = True
 ) -> Estimator:
-    """Exact online gradients for a handful of meta-parameters: a state and P tangents of it a trajectory.
+    """Exact online gradients for a few meta-parameters: one state and P tangents per trajectory.
 
     Args:
         loop: the inner loop; differentiable.
-        batch: trajectories on the way at any time.
-        window: steps an outer step; static.
-        horizon: steps of a trajectory, or a schedule of them; by default the loop's own length.
+        batch: trajectories under way at any time, B.
+        window: steps per outer step; static.
+        horizon: steps of a trajectory, or a schedule; None: `loop.length`.
         stagger: spread the first lengths over the multiples of the window.
 
     Returns:
-        An estimator; its gradient is that of the mean loss a step, its metrics those of `backprop`.
+        An estimator. Its gradient is that of the mean loss per step, its metrics are those of `backprop`.
 
     Raises:
         ValueError: a number is not positive, there is no horizon, or the window is longer than the trajectory.
@@ -84,27 +86,30 @@ def rtrl(
     def total(u: Any, slopes: Array) -> Any:
         return jax.tree.map(lambda a: jnp.tensordot(slopes.astype(a.dtype), a, 1), u)
 
-    return _forward(loop, batch, windows(loop, window, horizon, stagger), directions, total)
+    return _forward(loop, batch, make_windows(loop, window, horizon, stagger), directions, total)
 
 
 def dodge(
     loop: InnerLoop,
     batch: int,
     window: int,
-    horizon: int | Horizon | None = None,
+    horizon: SupportsIndex | Horizon | None = None,
     *,
     directions: int = 1,
     stagger: bool = True,
 ) -> Estimator:
-    """Online gradients along random directions, drawn once a trajectory. Other arguments as `rtrl`.
+    """Online gradients along random directions, drawn once per trajectory.
 
     Args:
         loop: the inner loop; differentiable.
-        batch: trajectories on the way at any time.
-        window: steps an outer step; static.
-        horizon: steps of a trajectory, or a schedule of them.
-        directions: D, random directions a trajectory; the estimate is the mean over them.
-        stagger: spread the first lengths.
+        batch: trajectories under way at any time, B.
+        window: steps per outer step; static.
+        horizon: steps of a trajectory, or a schedule; None: `loop.length`.
+        directions: random directions per trajectory, D; the estimate is the mean over them.
+        stagger: spread the first lengths over the multiples of the window.
+
+    Returns:
+        An estimator; see `rtrl`.
 
     Raises:
         ValueError: as `rtrl`, or `directions` is not positive.
@@ -115,7 +120,7 @@ def dodge(
     def draw(theta: Any, key: PRNGKeyArray) -> Any:
         return jax.vmap(lambda k: dense.draw(theta, k))(jax.random.split(key, directions))
 
-    return _forward(loop, batch, windows(loop, window, horizon, stagger), draw, dense.mean)
+    return _forward(loop, batch, make_windows(loop, window, horizon, stagger), draw, dense.mean)
 
 
 def _forward(
@@ -125,14 +130,14 @@ def _forward(
     directions: Callable[[Any, PRNGKeyArray], Any],
     combine: Callable[[Any, Array], Any],
 ) -> Estimator:
-    """The loop of both: `directions(theta, key) -> u[D]`, `combine(u[D], slopes[D]) -> gradient`."""
+    """The loop of both estimators: `directions(theta, key) -> u[D]`, `combine(u[D], slopes[D]) -> gradient`."""
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
 
     def tangents_of(theta: Any, key: PRNGKeyArray, f: Callable[..., Any], state: Any, tangents: list[Array]) -> Any:
-        """`f(theta, state) -> (slope, state, rest)` and the derivatives along all directions.
+        """Evaluate `f(theta, state) -> (loss, state, rest)` and its derivatives along all directions.
 
-        Only the float leaves of a state have derivatives; keys and counters pass beside.
+        Only the float leaves of a state have derivatives; keys and counters are passed on.
         """
         u = directions(theta, key)
         leaves, tree = jax.tree.flatten(state)
@@ -174,26 +179,26 @@ def _forward(
             after, losses, aux = scan_steps(loop, theta, state, t, cut.steps, key_of_trajectory(key), data)
             return jnp.where(valid, losses, 0).sum() / cut.steps, after, {"loss": losses, **aux}
 
-        u, slopes, tangents, (after, shown) = tangents_of(theta, key_of_directions(key), f, state, tangents)
-        return combine(u, slopes), after, tangents, shown
+        u, slopes, tangents, (after, values) = tangents_of(theta, key_of_directions(key), f, state, tangents)
+        return combine(u, slopes), after, tangents, values
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> ForwardState:
         shapes = check_loop(loop, theta, data, key)
         d = number_of_directions(theta, key)
-        tangents = blank(_floats(shapes), (batch, d), key)
-        return ForwardState(stopped(batch, key), blank(shapes, (batch,), key), tangents)
+        tangents = placeholder_states(_floats(shapes), (batch, d), key)
+        return ForwardState(initial_clock(batch, key), placeholder_states(shapes, (batch,), key), tangents)
 
     def grad(
         theta: Any, state: ForwardState, data: Any, key: PRNGKeyArray, outer_step: Array
     ) -> tuple[Any, ForwardState, dict[str, Array]]:
-        done, clock = renewed(cut, state.clock, key, outer_step)
-        fresh = lambda: jax.vmap(lambda k: begin(theta, data, k))(clock.key)  # noqa: E731
-        inner, tangents = begun(done, fresh, (state.inner, state.tangents))
-        valid = inside(cut, clock)
+        done, clock = restart_ended(cut, state.clock, key, outer_step)
+        new = lambda: jax.vmap(lambda k: begin(theta, data, k))(clock.key)  # noqa: E731
+        inner, tangents = replace_ended(done, new, (state.inner, state.tangents))
+        valid = valid_steps(cut, clock)
         run = jax.vmap(lambda s, c, t, k, v: advance(theta, s, c, t, k, v, data))
-        gradients, inner, tangents, shown = run(inner, tangents, clock.t, clock.key, valid)
+        gradients, inner, tangents, values = run(inner, tangents, clock.t, clock.key, valid)
         gradient = jax.tree.map(lambda g: g.mean(0), gradients)
-        means = {name: masked_mean(value, valid).mean() for name, value in shown.items()}
+        means = {name: masked_mean(value, valid).mean() for name, value in values.items()}
         return gradient, ForwardState(clock._replace(t=clock.t + cut.steps), inner, tangents), means
 
     return Estimator(init, grad, batch)

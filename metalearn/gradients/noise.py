@@ -1,10 +1,10 @@
-"""Perturbations of theta for evolution strategies: dense, or of low rank; drawn from keys, never stored.
+"""Perturbations of theta for evolution strategies, dense or of low rank; drawn from keys and never stored.
 
 Low-rank noise is that of EGGROLL (Sarkar et al. 2025, arXiv 2511.16652): a matrix is perturbed by A B^T / sqrt(r) with
-normal A and B, so that the product with the matrix is shared by all particles and each adds two thin ones of its own.
-The estimate is unbiased where the loss is linear over the perturbations. Its variance on one m x n
-matrix, relative to the squared gradient, is then that of dense noise, m n + 1, plus 2 (m + n + 1) / r: for r = 1 some
-60 % more at 8 x 6, 1.6 % at 256 x 256.
+normal A and B. All particles share the product with the matrix, and each adds two thin products of its own. The
+estimate is unbiased if the loss is linear over the perturbations. On one m x n matrix, its variance relative to the
+squared gradient is that of dense noise, m n + 1, plus 2 (m + n + 1) / r: for r = 1 some 60 % more at 8 x 6, and 1.6 %
+more at 256 x 256.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.gradients.perturbed import LowRank, apply_perturbed
@@ -26,16 +27,16 @@ class Noise(NamedTuple):
     """A distribution of perturbations with mean zero and the identity as covariance.
 
     Attributes:
-        draw: `(theta, key) -> eps`, one perturbation, in whatever form.
-        scaled: `(theta, eps, scale) -> particle`, what distinguishes theta + scale * eps from theta.
+        draw: `(theta, key) -> eps`, one perturbation, in any form.
+        particle: `(theta, eps, scale) -> particle`, what distinguishes theta + scale * eps from theta.
         apply: `(f, theta, particle, *args) -> f(theta + scale * eps, *args)`; mapped over particles, theta is shared.
-        dense: `(eps) -> tree`, the perturbation written out, shaped like theta.
-        mean: `(eps[n], weights[n]) -> tree`, mean of `weights[i] * eps[i]`, shaped like theta.
-        dot: `(eps, tree) -> scalar`, the inner product with something shaped like theta.
+        dense: `(eps) -> tree`, the perturbation as arrays, shaped like theta.
+        mean: `(eps[n], weights[n]) -> tree`, the mean of `weights[i] * eps[i]`, shaped like theta.
+        dot: `(eps, tree) -> scalar`, the inner product with a tree shaped like theta.
     """
 
     draw: Callable[[Any, PRNGKeyArray], Any]
-    scaled: Callable[[Any, Any, Array], Any]
+    particle: Callable[[Any, Any, Array], Any]
     apply: Callable[..., Any]
     dense: Callable[[Any], Any]
     mean: Callable[[Any, Float[Array, "n"]], Any]
@@ -43,12 +44,12 @@ class Noise(NamedTuple):
 
 
 def weighted_mean(eps: Any, weights: Float[Array, "n"]) -> Any:
-    """Mean of `weights[i] * eps[i]` over the leading axis of every leaf."""
+    """The mean of `weights[i] * eps[i]` over the leading axis of every leaf."""
     return jax.tree.map(lambda e: jnp.tensordot(weights.astype(e.dtype), e, 1) / weights.shape[0], eps)
 
 
 def inner_product(a: Any, b: Any) -> Float[Array, ""]:
-    """The sum over all leaves of the products of their entries."""
+    """The sum over all leaves of the products of corresponding entries."""
     return jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, a, b))
 
 
@@ -78,16 +79,17 @@ class Factors(NamedTuple):
 
 
 def low_rank(rank: int = 1) -> Noise:
-    """Noise of rank `rank` on matrices, dense noise on what it would not be cheaper for (vectors, thin matrices).
+    """Noise of rank `rank` on matrices, and dense noise where it is as cheap (vectors, thin matrices).
 
-    A leaf of three or more axes (attention heads, convolutions) is taken as the matrix that is closest to square
-    when its leading axes are made rows and the others columns. Models need no change: see `apply_perturbed`.
+    A leaf of three or more axes (attention heads, convolutions) is treated as a matrix whose rows are its leading axes
+    and whose columns are the others, split where it is closest to square. Models need no change: see
+    `metalearn.gradients.perturbed.apply_perturbed`.
 
     Args:
         rank: r.
 
     Raises:
-        ValueError: when the rank is not positive.
+        ValueError: the rank is less than 1.
     """
     if rank < 1:
         raise ValueError(f"the rank of the noise must be at least 1, got {rank}")
@@ -103,7 +105,7 @@ def low_rank(rank: int = 1) -> Noise:
         eps = [next(drawn) if s is None else Factors(next(drawn) * rank**-0.5, next(drawn)) for s in splits]
         return jax.tree.unflatten(tree, eps)
 
-    def scaled(theta: Any, eps: Any, scale: Array) -> Any:
+    def particle(theta: Any, eps: Any, scale: Array) -> Any:
         def leaf(a: Array, e: Any) -> Any:
             s = scale.astype(a.dtype)
             return Factors(s * e.left, e.right) if isinstance(e, Factors) else a + s * e
@@ -116,12 +118,12 @@ def low_rank(rank: int = 1) -> Noise:
 
         return apply_perturbed(f, jax.tree.map(leaf, theta, particle), *args)
 
-    def written_out(eps: Any) -> Any:
+    def as_arrays(eps: Any) -> Any:
         return _over_leaves(lambda e: jnp.tensordot(e.left, e.right, (-1, -1)), lambda e: e, eps)
 
     def mean(eps: Any, weights: Float[Array, "n"]) -> Any:
         def factors(e: Factors) -> Array:
-            # One product of [rows, n r] with [n r, cols]: no array of a particle times a matrix.
+            # One product of [rows, n r] with [n r, cols], without any array of the size of n matrices.
             w = weights.astype(e.left.dtype).reshape(-1, *[1] * (e.left.ndim - 1)) / weights.shape[0]
             left = e.left * jnp.broadcast_to(w, e.left.shape)
             return jnp.tensordot(left, e.right, ((0, left.ndim - 1), (0, e.right.ndim - 1)))
@@ -131,12 +133,12 @@ def low_rank(rank: int = 1) -> Noise:
     def dot(eps: Any, tree: Any) -> Float[Array, ""]:
         def factors(e: Factors, g: Array) -> Array:
             left = jnp.tensordot(e.left, g, (tuple(range(e.left.ndim - 1)),) * 2)  # [r, *cols]
-            return jnp.vdot(jnp.moveaxis(left, 0, -1), e.right)
+            return jnp.vdot(rearrange(left, "r ... -> ... r"), e.right)
 
         parts = _over_leaves(factors, jnp.vdot, eps, tree)
         return jax.tree.reduce(jnp.add, parts)
 
-    return Noise(draw, scaled, apply, written_out, mean, dot)
+    return Noise(draw, particle, apply, as_arrays, mean, dot)
 
 
 def _over_leaves(factors: Callable[..., Any], plain: Callable[..., Any], eps: Any, *rest: Any) -> Any:
@@ -147,7 +149,7 @@ def _over_leaves(factors: Callable[..., Any], plain: Callable[..., Any], eps: An
 
 
 def _split(shape: tuple[int, ...], rank: int) -> int | None:
-    """How many leading axes are rows, for the matrix nearest to square; None where dense noise is no dearer."""
+    """How many leading axes are rows, for the matrix nearest to square; None if dense noise is as cheap."""
     sides = [(math.prod(shape[:i]) + math.prod(shape[i:]), i) for i in range(1, len(shape))]
     if not sides:
         return None
@@ -156,7 +158,7 @@ def _split(shape: tuple[int, ...], rank: int) -> int | None:
 
 
 def _normals(key: PRNGKeyArray, shapes: list[tuple[tuple[int, ...], Any]]) -> list[Array]:
-    # One draw cut in pieces: a draw a leaf costs a second of compilation for each.
+    # One draw, cut into pieces: one draw per leaf would cost a second of compilation each.
     sizes = [math.prod(shape) for shape, _ in shapes]
     widest = max([jnp.dtype(jnp.float32), *[jnp.dtype(dtype) for _, dtype in shapes]], key=lambda d: d.itemsize)
     flat, pieces, at = jax.random.normal(key, (sum(sizes),), widest), [], 0

@@ -1,14 +1,14 @@
-"""Truncated evolution strategies: each window on its own, as if what came before it were given.
+"""Truncated evolution strategies: each window by itself, as if its initial state did not depend on theta.
 
-The evolution-strategies counterpart of truncated backpropagation, with its bias: as sigma goes to 0 it is truncated
-backpropagation with the same window. The form is the one of the code of Vicol, Metz & Sohl-Dickstein 2021
-(arXiv 2112.13835): all particles of a pair start a window from one state, which then moves on at the mean theta, so an
-update costs three unrolls of the window.
+The evolution-strategies counterpart of truncated backpropagation, with the same bias: as sigma goes to 0 it becomes
+truncated backpropagation with the same window. The form is that of the code of Vicol, Metz & Sohl-Dickstein 2021
+(arXiv 2112.13835): all particles of a pair start a window from the same state, which then advances at the mean theta.
+An update costs three unrolls of the window.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +16,26 @@ from jaxtyping import Array, PRNGKeyArray
 
 from metalearn.gradients._pairs import (
     advance,
-    after_window,
-    begin,
-    blank_states,
-    draw,
+    advance_clock,
+    draw_noise,
     finish,
-    level,
-    population,
-    report,
+    initial_states,
+    make_population,
+    metrics_of,
+    sigma_at,
+    start_states,
 )
-from metalearn.gradients.es import Shaping, Sigma, as_it_is
+from metalearn.gradients.es import Shaping, Sigma, no_shaping
 from metalearn.gradients.estimator import Estimator
 from metalearn.gradients.noise import Noise, dense
-from metalearn.gradients.windows import Clock, Horizon, begun, renewed, stopped
+from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
 
 __all__ = ["TruncatedEsState", "truncated_es"]
 
 
 class TruncatedEsState(NamedTuple):
-    """Trajectories at the mean theta, one for each task of each pair.
+    """Trajectories at the mean theta, one per task and pair.
 
     Attributes:
         clock: where each pair stands.
@@ -51,33 +51,37 @@ def truncated_es(
     sigma: Sigma,
     pairs: int,
     window: int,
-    horizon: int | Horizon | None = None,
+    horizon: SupportsIndex | Horizon | None = None,
     *,
     noise: Noise = dense,
     tasks: int = 1,
     stagger: bool = True,
-    shaping: Shaping = as_it_is,
+    shaping: Shaping = no_shaping,
 ) -> Estimator:
-    """Evolution strategies within a window; biased. Arguments, metrics and errors as `nres`."""
-    pop = population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, shaping)
+    """Evolution strategies within a window; biased. Arguments, metrics and errors as in `nres`."""
+    pop = make_population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, shaping)
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> TruncatedEsState:
-        return TruncatedEsState(stopped(pop.pairs, key), blank_states(pop, theta, data, key, ()))
+        return TruncatedEsState(initial_clock(pop.pairs, key), initial_states(pop, theta, data, key, ()))
 
     def grad(
         theta: Any, state: TruncatedEsState, data: Any, key: PRNGKeyArray, outer_step: Array
     ) -> tuple[Any, TruncatedEsState, dict[str, Array]]:
-        done, clock = renewed(pop.cut, state.clock, key, outer_step)
-        sigmas = jnp.broadcast_to(level(pop, outer_step), clock.t.shape)
-        eps = draw(pop, theta, clock, clock.t)
+        done, clock = restart_ended(pop.cut, state.clock, key, outer_step)
+        sigmas = jnp.broadcast_to(sigma_at(pop, outer_step), clock.t.shape)
+        eps = draw_noise(pop, theta, clock, clock.t)
 
-        def fresh() -> Any:
-            return jax.tree.map(lambda a: a[:, 0], begin(pop, theta, eps, sigmas, clock, data, signs=(0.0,)))
+        def new() -> Any:
+            return jax.tree.map(lambda a: a[:, 0], start_states(pop, theta, eps, sigmas, clock, data, signs=(0.0,)))
 
-        inner = begun(done, fresh, state.inner)
-        inner, shown = advance(pop, theta, eps, sigmas, inner, clock, data, signs=(1.0, -1.0, 0.0), shared_start=True)
-        gradient = pop.noise.mean(eps, shown.delta / sigmas.astype(shown.delta.dtype))
+        inner = replace_ended(done, new, state.inner)
+        inner, diffs = advance(pop, theta, eps, sigmas, inner, clock, data, signs=(1.0, -1.0, 0.0), shared_start=True)
+        gradient = pop.noise.mean(eps, diffs.delta / sigmas.astype(diffs.delta.dtype))
         middle = jax.tree.map(lambda a: a[:, 2], inner)
-        return gradient, TruncatedEsState(after_window(pop, clock, shown.finite), middle), report(shown)
+        return (
+            gradient,
+            TruncatedEsState(advance_clock(pop, clock, diffs.finite), middle),
+            metrics_of(diffs),
+        )
 
     return Estimator(init, grad, pop.pairs, finish)

@@ -1,22 +1,24 @@
-"""Windows of long trajectories: where each stands, when it ends, how it begins again.
+"""Windows of long trajectories: where each trajectory stands, when it ends, how a new one starts.
 
-An online estimator makes one update from a window of steps and goes on from there. Trajectories begin only at the
-beginning of a window, so that a step costs no more than a step; what lies past a trajectory's end is masked. Lengths
-are data: a schedule of horizons never recompiles.
+An online estimator makes one update from a window of steps and continues from there. Trajectories start only at the
+start of a window, so that all windows cost the same; steps beyond the end of a trajectory are masked. Lengths are data:
+a schedule of horizons never recompiles.
 
 Starts are staggered as in the code of Vicol, Metz & Sohl-Dickstein 2021 (arXiv 2112.13835): the first length of each
 trajectory is drawn from the multiples of the window, so that at any time all parts of a trajectory are learned from.
+
+Shapes: B trajectories, W steps of a window.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from metalearn.inner import InnerLoop
 
@@ -24,12 +26,12 @@ __all__ = ["Horizon", "constant_horizon", "growing_horizon", "log_uniform_horizo
 
 
 class Horizon(NamedTuple):
-    """How long trajectories are.
+    """The lengths of trajectories.
 
     Attributes:
-        sample: `(key, outer_step) -> int32`, the length of a trajectory that begins now; traced.
-        longest: no length is greater.
-        shortest: no length is less.
+        sample: `(key, outer_step) -> int32`, the length of a trajectory that starts now; traced.
+        longest: the maximum of all lengths.
+        shortest: the minimum of all lengths.
     """
 
     sample: Callable[[PRNGKeyArray, Array], Int[Array, ""]]
@@ -38,16 +40,24 @@ class Horizon(NamedTuple):
 
 
 def constant_horizon(length: int) -> Horizon:
-    """Trajectories of `length` steps."""
+    """The same length for all trajectories, `length` steps.
+
+    Raises:
+        ValueError: `length` is less than 1.
+    """
     _at_least_one(length=length)
     return Horizon(lambda key, outer_step: jnp.int32(length), length, length)
 
 
 def log_uniform_horizon(shortest: int, longest: int) -> Horizon:
-    """Lengths whose logarithm is uniform from `shortest` to `longest`, both included."""
+    """Lengths whose logarithm is uniform, from `shortest` to `longest` inclusive.
+
+    Raises:
+        ValueError: `shortest` is less than 1, or greater than `longest`.
+    """
     _at_least_one(shortest=shortest)
     if longest < shortest:
-        raise ValueError(f"lengths go from the shortest to the longest, got {shortest} to {longest}")
+        raise ValueError(f"shortest must not be greater than longest, got {shortest} and {longest}")
 
     def sample(key: PRNGKeyArray, outer_step: Array) -> Int[Array, ""]:
         del outer_step
@@ -59,10 +69,14 @@ def log_uniform_horizon(shortest: int, longest: int) -> Horizon:
 
 
 def growing_horizon(first: int, last: int, outer_steps: int) -> Horizon:
-    """A curriculum: the length grows linearly from `first` to `last` over `outer_steps`, then stays."""
+    """A curriculum: the length grows linearly from `first` to `last` over `outer_steps`, then stays.
+
+    Raises:
+        ValueError: `first` or `outer_steps` is less than 1, or `first` is greater than `last`.
+    """
     _at_least_one(first=first, outer_steps=outer_steps)
     if last < first:
-        raise ValueError(f"a curriculum grows from its first to its last length, got {first} to {last}")
+        raise ValueError(f"first must not be greater than last, got {first} and {last}")
 
     def sample(key: PRNGKeyArray, outer_step: Array) -> Int[Array, ""]:
         del key
@@ -73,12 +87,12 @@ def growing_horizon(first: int, last: int, outer_steps: int) -> Horizon:
 
 
 class Windows(NamedTuple):
-    """How trajectories are cut; made by `windows`, which checks.
+    """How trajectories are cut into windows; use `make_windows`, which checks.
 
     Attributes:
-        steps: steps of a window, W; static.
+        steps: steps per window, W; static.
         horizon: lengths of trajectories.
-        stagger: whether first lengths are spread over the multiples of the window.
+        stagger: spread the first lengths over the multiples of the window.
     """
 
     steps: int
@@ -86,29 +100,27 @@ class Windows(NamedTuple):
     stagger: bool
 
 
-def windows(loop: InnerLoop, steps: int | None, horizon: int | Horizon | None, stagger: bool) -> Windows:
-    """Fill in what a caller left open, and refuse what does not fit.
+def make_windows(loop: InnerLoop, steps: int | None, horizon: SupportsIndex | Horizon | None, stagger: bool) -> Windows:
+    """Fill in defaults, and refuse what does not fit.
 
     Args:
-        loop: its `length` is the horizon when there is no other.
-        steps: steps of a window; None: whole trajectories.
-        horizon: a number of steps, or a schedule.
+        loop: the inner loop.
+        steps: steps per window; None: whole trajectories.
+        horizon: a number of steps, or a schedule; None: `loop.length`.
         stagger: see `Windows`.
 
     Raises:
-        ValueError: there is no horizon, a number is not positive, or the window is longer than any trajectory.
-        TypeError: the horizon is no whole number.
+        ValueError: there is no horizon, a number is less than 1, or the window is longer than any trajectory.
+        TypeError: the horizon is not an integer.
     """
     horizon = loop.length if horizon is None else horizon
     if horizon is None:
-        raise ValueError("this inner loop has no length of its own: give the estimator a horizon=...")
+        raise ValueError("this inner loop has length=None: pass horizon=... to the estimator")
     horizon = horizon if isinstance(horizon, Horizon) else constant_horizon(operator.index(horizon))
     steps = horizon.longest if steps is None else steps
     _at_least_one(window=steps)
     if steps > horizon.longest:
-        raise ValueError(
-            f"the window of {steps} steps is longer than the trajectory of {horizon.longest}: make it shorter"
-        )
+        raise ValueError(f"window must be at most the length of a trajectory, {horizon.longest} steps, got {steps}")
     return Windows(steps, horizon, stagger)
 
 
@@ -116,35 +128,35 @@ class Clock(NamedTuple):
     """Where each trajectory stands.
 
     Attributes:
-        number: the trajectory's global number, which names its keys whatever device it is on.
-        key: the key of the trajectory it is in.
-        t: steps done of it.
-        length: its steps; -1 before the first.
+        number: the global index of its place in the batch, from which its keys derive, whatever device it is on.
+        key: the key of the current trajectory.
+        t: steps of it that are done.
+        length: its steps; -1 before the first trajectory.
     """
 
     number: Int[Array, "B"]
-    key: PRNGKeyArray
+    key: Key[Array, "B"]
     t: Int[Array, "B"]
     length: Int[Array, "B"]
 
 
-def stopped(batch: int, key: PRNGKeyArray) -> Clock:
-    """Trajectories that begin at the next `renewed`."""
+def initial_clock(batch: int, key: PRNGKeyArray) -> Clock:
+    """A clock before the first trajectories; all start at the next `restart_ended`."""
     number = jnp.arange(batch, dtype=jnp.int32)
     return Clock(number, jnp.broadcast_to(key, (batch,)), jnp.zeros_like(number), jnp.full_like(number, -1))
 
 
-def renewed(cut: Windows, clock: Clock, key: PRNGKeyArray, outer_step: Array) -> tuple[Bool[Array, "B"], Clock]:
-    """Start a new trajectory for each that has ended.
+def restart_ended(cut: Windows, clock: Clock, key: PRNGKeyArray, outer_step: Array) -> tuple[Bool[Array, "B"], Clock]:
+    """Start a new trajectory in place of each one that has ended.
 
     Args:
         cut: windows and horizon.
-        clock: before the window.
-        key: of this outer step.
-        outer_step: what horizon schedules go by.
+        clock: the clock before the window.
+        key: the key of this outer step.
+        outer_step: the argument of horizon schedules.
 
     Returns:
-        Which ones begin now, and the clock of all.
+        Which trajectories start now, and the clock of all.
     """
 
     def one(number: Array, before: Array) -> tuple[PRNGKeyArray, Array]:
@@ -157,28 +169,27 @@ def renewed(cut: Windows, clock: Clock, key: PRNGKeyArray, outer_step: Array) ->
         return own, jnp.where(before < 0, first, length)
 
     done = clock.t >= clock.length
-    fresh = lambda: jax.vmap(one)(clock.number, clock.length)  # noqa: E731
-    keys, lengths = begun(done, fresh, (clock.key, clock.length))
+    keys, lengths = replace_ended(done, lambda: jax.vmap(one)(clock.number, clock.length), (clock.key, clock.length))
     return done, Clock(clock.number, keys, jnp.where(done, 0, clock.t), lengths)
 
 
-def choose(done: Bool[Array, "B"], new: Any, old: Any) -> Any:
-    """For each trajectory the new or the old of two trees, both with the trajectories on the leading axis."""
+def select(done: Bool[Array, "B"], new: Any, old: Any) -> Any:
+    """The new tree for the trajectories that are done, the old one for the others; both with a leading axis B."""
     return jax.tree.map(lambda n, o: jax.vmap(jnp.where)(done, n, o), new, old)
 
 
-def begun(done: Bool[Array, "B"], fresh: Callable[[], Any], old: Any) -> Any:
-    """`choose`, with `fresh()` computed only in a window in which some trajectory begins."""
-    return jax.lax.cond(done.any(), lambda: choose(done, fresh(), old), lambda: old)
+def replace_ended(done: Bool[Array, "B"], new: Callable[[], Any], old: Any) -> Any:
+    """`select(done, new(), old)`, where `new` is only computed in windows in which a trajectory starts."""
+    return jax.lax.cond(done.any(), lambda: select(done, new(), old), lambda: old)
 
 
-def blank(shapes: Any, leading: tuple[int, ...], key: PRNGKeyArray) -> Any:
-    """States before the first trajectory: right in shape and dtype, to be replaced before they are used.
+def placeholder_states(shapes: Any, leading: tuple[int, ...], key: PRNGKeyArray) -> Any:
+    """States before the first trajectory: of the right shapes and dtypes, and replaced before they are used.
 
     Args:
-        shapes: of one state, as `jax.eval_shape` gives them.
+        shapes: the shapes of one state, as from `jax.eval_shape`.
         leading: axes to put in front.
-        key: any; stands where states hold keys.
+        key: any key; it fills the keys in the states.
     """
 
     def leaf(a: jax.ShapeDtypeStruct) -> Array:
@@ -189,20 +200,20 @@ def blank(shapes: Any, leading: tuple[int, ...], key: PRNGKeyArray) -> Any:
     return jax.tree.map(leaf, shapes)
 
 
-def inside(cut: Windows, clock: Clock) -> Bool[Array, "B W"]:
-    """Which steps of the window lie before the end of their trajectory."""
+def valid_steps(cut: Windows, clock: Clock) -> Bool[Array, "B W"]:
+    """Which steps of the window are before the end of their trajectory."""
     steps = jnp.arange(cut.steps, dtype=jnp.int32)
     return jax.vmap(lambda t, length: t + steps < length)(clock.t, clock.length)
 
 
 def masked_mean(values: Float[Array, "B W"], valid: Bool[Array, "B W"]) -> Float[Array, "B"]:
-    """The mean of each row over its valid entries, in float32 at least; there is at least one."""
-    values = accurate(values)
+    """The mean of each row over its valid entries, at least one, in float32 or wider."""
+    values = at_least_float32(values)
     return jnp.where(valid, values, 0).sum(-1) / valid.sum(-1).astype(values.dtype)
 
 
-def accurate(values: Float[Array, "..."]) -> Float[Array, "..."]:
-    """In float32 at least: differences of losses need it, whatever the loop computes in."""
+def at_least_float32(values: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Values in float32 or wider, which differences of losses need, whatever the dtype of the loop."""
     return values if values.dtype.itemsize >= 4 else values.astype(jnp.float32)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 __all__ = ["Bar", "Lines", "Progress", "Quiet", "Silent", "default_progress", "duration"]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What `train` calls as it advances."""
 

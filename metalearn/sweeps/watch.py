@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 from metalearn.runs.progress import duration
 from metalearn.sweeps.records import ENDED, Record
@@ -15,6 +15,7 @@ __all__ = ["Lines", "Table", "Watch", "default_watch"]
 _ROWS = 12  # of finished and running cells in the table
 
 
+@runtime_checkable
 class Watch(Protocol):
     """What `run_sweep` calls as the sweep advances."""
 

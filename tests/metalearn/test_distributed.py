@@ -175,7 +175,7 @@ def test_pairs_that_do_not_split_over_all_devices_are_refused_on_every_process(f
 
 def test_processes_that_start_from_different_keys_are_refused_on_every_process(found):
     for f in found:
-        assert f["errors"][1].endswith("but different are: key of process 1")
+        assert f["errors"][1].endswith("these differ from process 0: key of process 1")
 
 
 def test_a_run_over_several_processes_is_refused_before_anything_is_written(tmp_path, monkeypatch):

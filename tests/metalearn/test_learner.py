@@ -114,7 +114,7 @@ def test_losses_and_labels_follow_the_kind_of_label():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"outputs": 2}, "the tasks have 3 classes and the learner's head only 2"),
+        ({"outputs": 2}, "the tasks have 3 classes, the learner has only 2 outputs"),
         ({"inputs": 5}, "the learner was built for"),
         ({"length": 3}, "the learner was built for"),
         ({"regression": True}, "the learner was built for"),

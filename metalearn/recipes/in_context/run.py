@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.curves import last_positions
-from metalearn.pictures import draw_learning_curves, draw_training, named, new_figure, save
+from metalearn.pictures import draw_learning_curves, draw_training, new_figure, save, with_readable_names
 from metalearn.recipes.driving import drive
 from metalearn.recipes.in_context.build import Recipe, prepare
 from metalearn.recipes.in_context.config import TrainConfig
@@ -88,7 +88,7 @@ def meta_train(
 def draw_run(recipe: Recipe, run: Run, scores: dict[str, Any]) -> Path:
     """The picture of a run: learning curves on the left, meta-training on the right."""
     figure, (left, right) = new_figure(columns=2)
-    draw_learning_curves(left, named(curves(scores)), recipe.chance)
+    draw_learning_curves(left, with_readable_names(curves(scores)), recipe.chance)
     draw_training(right, read_metrics(run), recipe.chance)
     path = run.folder / "learning_curves.png"
     save(figure, path)

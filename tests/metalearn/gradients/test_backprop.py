@@ -137,9 +137,12 @@ def test_scheduled_data_follow_the_outer_step():
     ("make", "message"),
     [
         (lambda loop: backprop(loop, 0), "batch must be at least 1, got 0"),
-        (lambda loop: backprop(loop._replace(length=None), 2), "no length of its own"),
-        (lambda loop: truncated_backprop(loop, 2, 9), "window of 9 steps is longer than the trajectory of 6"),
-        (lambda loop: truncated_backprop(loop._replace(length=None), 2, 3), "no length of its own"),
+        (lambda loop: backprop(loop._replace(length=None), 2), "this inner loop has length=None: pass"),
+        (
+            lambda loop: truncated_backprop(loop, 2, 9),
+            "at most the length of a trajectory, 6 steps, got 9",
+        ),
+        (lambda loop: truncated_backprop(loop._replace(length=None), 2, 3), "this inner loop has length=None: pass"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(make, message):

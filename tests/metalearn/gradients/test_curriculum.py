@@ -99,5 +99,5 @@ def test_numbers_that_do_not_fit_are_refused(numbers):
 
 
 def test_a_loop_without_a_length_is_refused():
-    with pytest.raises(ValueError, match="no length of its own"):
+    with pytest.raises(ValueError, match="a curriculum needs an inner loop of fixed length"):
         with_curriculum(walk()._replace(length=None), lambda loop: backprop(loop, 2, 3), lambda step: step)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from metalearn.learner import Labels, Learner, Signature, batched
+from metalearn.learner import Labels, Learner, Signature, batch_run
 
 UNSEEN = -1e9
 """Logit of a class that no example has shown yet, where another has."""
@@ -113,7 +113,7 @@ def nearest_neighbour(
         logits = jnp.where(classes == nearest, logits, logits - 1e-6 * (1 + jnp.abs(logits)))
         return jnp.where(known.any(), logits, 0.0)
 
-    return Learner(_no_theta, start, predict, observe, batched(run), length * (signature.inputs + 1), signature)
+    return Learner(_no_theta, start, predict, observe, batch_run(run), length * (signature.inputs + 1), signature)
 
 
 def nearest_centroid(
@@ -171,7 +171,7 @@ def nearest_centroid(
         logits = jnp.where(counts > 0, -squared / config.temperature, UNSEEN)
         return jnp.where(counts.sum() > 0, logits, 0.0)
 
-    return Learner(_no_theta, start, predict, observe, batched(run), outputs * (signature.inputs + 1), signature)
+    return Learner(_no_theta, start, predict, observe, batch_run(run), outputs * (signature.inputs + 1), signature)
 
 
 def _gram(xs: Array) -> Array:
