@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +37,24 @@ def write(folder: Path) -> None:
         path = folder / f"{name}.md"
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
+
+
+def unlisted() -> list[str]:
+    """Regular expressions for names without underscore that a module's `__all__` leaves out: they are not public."""
+    found = []
+    for package, home in HOMES.items():
+        for path in sorted(home.rglob("*.py")):
+            module = ".".join([package, *path.with_suffix("").relative_to(home).parts]).removesuffix(".__init__")
+            tree = ast.parse(path.read_text())
+            listed = [
+                ast.literal_eval(node.value)
+                for node in tree.body
+                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
+            ]
+            names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            names -= set(listed[0]) if listed else set()
+            found += [re.escape(f"{module}.{name}") + r"(\..*)?" for name in sorted(names)]
+    return found
 
 
 def _page(room: str, folder: Path) -> str:

@@ -38,7 +38,7 @@ napoleon_attr_annotations = False  # their types stand in the signature of the c
 coverage_modules = api_pages.PACKAGES
 coverage_show_missing_items = True
 coverage_statistics_to_stdout = True
-coverage_ignore_pyobjects = [r".*\._\w+"]
+coverage_ignore_pyobjects = [r".*\._\w+", r".*\.set_(fit|score)_request", *api_pages.unlisted()]
 
 html_theme = "furo"
 html_title = "metalearn"

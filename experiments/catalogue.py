@@ -65,7 +65,9 @@ EXPERIMENTS: dict[str, Entry] = {
     "optimizer_cost": Entry("experiments.learned_optimizers.cost", {"standard": "1 min"}),
     "dmd_ablation": Entry("experiments.learned_optimizers.dmd_ablation", {"standard": "", "quick": ""}),
     "guard_demo": Entry("experiments.learned_optimizers.guard_demo", {"standard": "6 min", "quick": ""}),
-    "reverse_engineering": Entry("experiments.learned_optimizers.reverse_engineering", {"standard": "minutes"}),
+    "reverse_engineering": Entry(
+        "experiments.learned_optimizers.reverse_engineering.experiment", {"standard": "minutes", "quick": ""}
+    ),
     "label_noise": Entry("experiments.losses.label_noise", {"standard": "7 min"}),
     "robust_regression": Entry("experiments.losses.robust_regression", {"standard": "6 min"}),
     "loss_transfer": Entry("experiments.losses.transfer", {"standard": "5 min"}),

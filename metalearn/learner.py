@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 Labels = Int[Array, "*T"] | Float[Array, "*T"]
+"""Labels of a sequence: classes as integers, or real numbers."""
 
 
 class Signature(NamedTuple):

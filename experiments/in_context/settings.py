@@ -1,8 +1,8 @@
-"""The small setting in which phenomena of the paper show within minutes.
+"""Two settings of the experiments: a small one that shows the paper's phenomena within minutes, and the paper's own.
 
-Two-layer Transformers on sequences of 50 projected 8x8 digits, 16 principal components of them. The paper's own
-setting (MNIST at 14x14, width 256, four layers, 100 examples, batches of 16 tasks x 32 sequences, Adam with eps_root
-1e-8) is `published`.
+The small setting, `small_config`: two-layer Transformers on sequences of 50 projected 8x8 digits, of which 16 principal
+components are kept. The paper's own, `published_config`: MNIST at 14x14, width 256, four layers, 100 examples, batches
+of 16 tasks x 32 sequences, Adam with eps_root 1e-8.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from metalearn.recipes.outer_optimizer import OptimizerConfig
 from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_tasks.families.projected import ProjectedConfig
 
+__all__ = ["CHANCE", "format_tasks", "measure_ends", "published_config", "small_config"]
+
 CHANCE = 0.1
 """Accuracy of guessing among ten classes."""
 
 
-def small(seed: int, steps: int, width: int = 64, num_tasks: int | None = None, **changes: Any) -> TrainConfig:
-    """Meta-training of a small Transformer with pair tokens; each seed has tasks of its own.
+def small_config(seed: int, steps: int, width: int = 64, num_tasks: int | None = None, **changes: Any) -> TrainConfig:
+    """The meta-training of a small Transformer with pair tokens; each seed has tasks of its own.
 
     Args:
         seed: of everything.
         steps: outer steps.
         width: of the Transformer, 4 heads in each of 2 layers.
-        num_tasks: in meta-training; None: a new one every time.
+        num_tasks: tasks in meta-training. None: every task is new.
         **changes: other fields of `TrainConfig`.
     """
     config = TrainConfig(
@@ -51,8 +53,10 @@ def small(seed: int, steps: int, width: int = 64, num_tasks: int | None = None, 
     return dataclasses.replace(config, **changes)
 
 
-def published(seed: int, steps: int, width: int = 256, num_tasks: int | None = None, **changes: Any) -> TrainConfig:
-    """The paper's own setting, for an accelerator. Arguments as `small`."""
+def published_config(
+    seed: int, steps: int, width: int = 256, num_tasks: int | None = None, **changes: Any
+) -> TrainConfig:
+    """The paper's own setting, for an accelerator. The arguments are those of `small_config`."""
     paper = PRESETS["paper"][1]
     assert isinstance(paper.learner, TransformerConfig)
     config = dataclasses.replace(
@@ -70,26 +74,29 @@ def published(seed: int, steps: int, width: int = 256, num_tasks: int | None = N
     return dataclasses.replace(config, **changes)
 
 
-def ends(scores: dict[str, np.ndarray]) -> dict[str, float]:
-    """First and last accuracy within the sequence, and their difference, on seen and unseen tasks.
+def measure_ends(scores: dict[str, np.ndarray]) -> dict[str, float]:
+    """First and last accuracy within the sequence, and their difference, on seen and on unseen tasks.
 
-    "Last" is the mean over the last 10 positions, where the paper takes the last one alone: the same to within what is
-    still learned there, with a tenth of the noise.
+    "Last" is the mean over the last 10 positions. The paper takes the last position alone, which has more noise and
+    differs by what is still learned over the last ten.
+
+    Args:
+        scores: [tasks, T] for "seen" and "unseen"; other kinds are ignored.
     """
-    found = {}
+    ends = {}
     for kind in ("seen", "unseen"):
         if kind in scores:
             curve = np.asarray(scores[kind], np.float64).mean(0)
-            found[f"{kind}_first"], found[f"{kind}_last"] = float(curve[0]), float(curve[-LAST:].mean())
-            found[f"{kind}_improvement"] = found[f"{kind}_last"] - found[f"{kind}_first"]
-    return found
+            ends[f"{kind}_first"], ends[f"{kind}_last"] = float(curve[0]), float(curve[-LAST:].mean())
+            ends[f"{kind}_improvement"] = ends[f"{kind}_last"] - ends[f"{kind}_first"]
+    return ends
 
 
-def tasks_in_words(interval: Sequence[float]) -> str:
+def format_tasks(interval: Sequence[float]) -> str:
     """A number of tasks from its logarithm to base 2, with its interval: `2^7.1 tasks [2^6.6, 2^7.4]`.
 
     Args:
-        interval: [place, low, high]; a place may be infinite, where the fewest tasks or none are enough.
+        interval: [place, low, high]. The place is -inf if the fewest tasks are enough, and inf if no number is.
     """
     place, low, high = interval
     if place == float("-inf"):

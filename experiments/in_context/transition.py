@@ -1,9 +1,9 @@
 """From memorising to learning to learn: improvement within the sequence against the number of tasks.
 
 Kirsch, Harrison, Sohl-Dickstein, Metz 2022 (GPICL, arXiv 2212.04458), Figs. 3 and 4 (6 in a later version). One
-learner is meta-trained on 2^0 to 2^24 tasks. How much does accuracy rise from the first to the last prediction of a
-sequence, on tasks it has met and on tasks it has not? In the paper seeds near the transition end on either side and
-rarely between; here each is a dot.
+learner is meta-trained on 2^0 to 2^24 tasks. Measured is how much its accuracy rises from the first to the last
+prediction of a sequence, on tasks that it has met and on tasks that it has not. In the paper, seeds near the transition
+end on one of its sides and rarely in between; here each seed is a dot.
 
     python -m experiments transition quick       # minutes on two cores
     python -m experiments transition standard    # half an hour
@@ -18,16 +18,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.in_context.settings import CHANCE, ends, published, small, tasks_in_words
+from experiments.in_context.settings import CHANCE, format_tasks, measure_ends, published_config, small_config
 from experiments.suite.experiment import Experiment, Row, Trained
 from experiments.suite.intervals import bootstrap, crossing, list_interval
+from experiments.suite.tables import format_estimate
 from metalearn.pictures import new_figure, save
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.sweeps import Cell
 
 FEW, RISEN, MUCH = 0.05, 0.1, 0.5
-"""Improvement on unseen tasks below which nothing was learned to learn, at which some was, and above which it was;
-digits reach about .65."""
+"""Improvement on unseen tasks: below the first nothing was learned to learn, at the second some was, above the third it
+was. Digits reach about 0.65."""
+
+__all__ = ["EXPERIMENT", "PRESETS", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,19 @@ class Settings:
     """Numbers of tasks, seeds, and size of the learner."""
 
     exponents: tuple[int, ...] = (0, 2, 4, 10, 12, 16, 24)
-    """Numbers of tasks, as powers of two, away from the transition."""
+    """Numbers of tasks away from the transition, as powers of two."""
     seeds: int = 3
-    """Meta-trainings of each of those."""
+    """Meta-trainings per number of tasks away from the transition."""
     transition: tuple[int, ...] = (5, 6, 7, 8, 9)
-    """Numbers of tasks, as powers of two, around the transition."""
+    """Numbers of tasks around the transition, as powers of two."""
     transition_seeds: int = 8
-    """Meta-trainings of each of those."""
+    """Meta-trainings per number of tasks around the transition."""
     first_seed: int = 0
     """The first seed."""
     width: int = 64
     """Width of the Transformer."""
     steps: int = 1500
-    """Outer steps of a meta-training."""
+    """Outer steps per meta-training."""
     size: Literal["small", "published"] = "small"
     """small: digits on 16 components, pair token; published: MNIST at 14x14, the paper's Transformer and token."""
 
@@ -60,7 +63,7 @@ PRESETS = {
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """A cell a seed: first one seed of everything, then the others, so that the picture fills evenly."""
+    """One cell per number of tasks and seed: one seed of everything first, so that the picture fills evenly."""
     seeds = {e: settings.seeds for e in settings.exponents} | {
         e: settings.transition_seeds for e in settings.transition
     }
@@ -70,31 +73,33 @@ def cells(settings: Settings) -> list[Cell]:
 
 def config(settings: Settings, cell: Cell) -> TrainConfig:
     """The meta-training of a cell."""
-    build = small if settings.size == "small" else published
+    build = small_config if settings.size == "small" else published_config
     exponent, seed = int(cell["exponent"]), int(cell["seed"])  # pyright: ignore[reportArgumentType]
     return build(seed, settings.steps, settings.width, num_tasks=2**exponent)
 
 
 def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
-    """Accuracy at both ends of a sequence, and the learning curves."""
+    """Accuracy at both ends of the sequence, and the learning curves."""
     curves = {f"{kind}_curve": trained.scores[kind].mean(0).round(4).tolist() for kind in ("seen", "unseen")}
-    found = ends(trained.scores)
-    return {"value": found["unseen_improvement"], **found, **curves}
+    ends = measure_ends(trained.scores)
+    return {"value": ends["unseen_improvement"], **ends, **curves}
 
 
 def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     """Improvement for each number of tasks, where the transition lies, and how its seeds are divided.
 
-    The plateau is the mean improvement on unseen tasks from the two largest numbers of tasks; the transition is where
-    the mean improvement on unseen tasks reaches half of it, its interval a bootstrap over seeds. On its left and right
-    are the numbers of tasks at least one power of two outside of that interval.
+    The plateau is the mean improvement on unseen tasks at the two largest numbers of tasks. The transition is where the
+    mean improvement on unseen tasks reaches half of the plateau; its interval is a bootstrap over seeds. The numbers of
+    tasks at least one power of two outside that interval are on its left or on its right.
 
-    Reproduced: improvement on unseen tasks is below .05 everywhere on the left and above .5 everywhere on the right,
-    and seen tasks improve by .1 from fewer tasks on than unseen ones do, the interval of the difference above 0. Not
-    reproduced: one of these is contradicted, also by a plateau below .5. Open: else, as when nothing was run on one of
-    the sides. Whether seeds of the same number of tasks end on either side of the plateau's middle third, as the
-    paper's do, is told and does not decide: powers of two may miss the number at which they do. It was taken out of the
-    claim after a run in which they did not.
+    Reproduced: improvement on unseen tasks is below 0.05 everywhere on the left and above 0.5 everywhere on the right,
+    and improvement on seen tasks reaches 0.1 at fewer tasks than on unseen ones, with the interval of the difference
+    above 0. Not reproduced: one of these is contradicted; a plateau below 0.5 contradicts too. Open: otherwise, for
+    example if nothing was run on one of the sides.
+
+    The summary also says whether seeds with the same number of tasks end on both sides of the plateau's middle third,
+    as the paper's do. This does not decide the verdict, since powers of two may miss the number at which they do. It
+    was taken out of the claim after a run in which they did not.
     """
     by = {e: [r for r in rows if r["exponent"] == e] for e in sorted({r["exponent"] for r in rows})}
     kinds = ("seen_improvement", "unseen_improvement", "seen_last", "unseen_last", "seen_first")
@@ -124,12 +129,10 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
         verdict = "not reproduced"
     elif most < FEW and least > MUCH and lead[1] > 0:
         verdict = "reproduced"
-    words = f"improvement on unseen tasks reaches half its plateau of {plateau:.2f} at {tasks_in_words(place)}"
+    words = f"improvement on unseen tasks reaches half its plateau of {plateau:.2f} at {format_tasks(place)}"
     words += f", is at most {most:.3f} up to 2^{left[-1]}" if left else ""
     words += f", at least {least:.3f} from 2^{right[0]} on" if right else ""
-    words += (
-        f"; seen tasks improve by {RISEN} from {tasks_in_words(seen)} on, unseen ones from {tasks_in_words(unseen)}"
-    )
+    words += f"; seen tasks improve by {RISEN} from {format_tasks(seen)} on, unseen ones from {format_tasks(unseen)}"
     split = any(below and above for below, _, above in thirds.values())
     words += f"; seeds of one number of tasks {'' if split else 'do not '}end on either side of the middle third"
     listed = [f"{below} below, {within} in, {above} above at 2^{e}" for e, (below, within, above) in thirds.items()]
@@ -152,18 +155,18 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """One row a number of tasks."""
+    """One row per number of tasks."""
     header = f"{'tasks':>6} {'seeds':>5}  {'seen, first':>11}  {'seen, gain':<20}  {'unseen, gain':<20}"
     lines = [f"{header}  (gain: last - first accuracy; [95 % over seeds])"]
     for e, point in result["summary"]["points"].items():
         n = sum(str(r["exponent"]) == str(e) for r in result["rows"])
-        cells = [_shown(point[kind]) for kind in ("seen_improvement", "unseen_improvement")]
+        cells = [format_estimate(point[kind]) for kind in ("seen_improvement", "unseen_improvement")]
         lines.append(f"{f'2^{e}':>6} {n:>5}  {point['seen_first'][0]:>11.3f}  {cells[0]:<20}  {cells[1]}")
     return "\n".join(lines)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Left improvement against tasks, a dot a seed; right the learning curves on unseen tasks around the transition."""
+    """Left: improvement against tasks, one dot per seed. Right: learning curves on unseen tasks at the transition."""
     from matplotlib import colormaps
 
     figure, (left, right) = new_figure(columns=2, width=4.6, height=3.9)
@@ -180,7 +183,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         left.axvline(place, color="0.5", linewidth=1, zorder=0, label=f"transition, $2^{{{place:.1f}}}$ tasks")
     left.set_xlabel("meta-training tasks, powers of two")
     left.set_ylabel("accuracy gained within the sequence")
-    left.set_title("a dot a meta-training, lines their means; grey: resampled seeds", fontsize=9)
+    left.set_title("dots: meta-trainings, lines: their means; grey: resampled seeds", fontsize=9)
     low, high = (v if np.isfinite(v) else place for v in (low, high))
     around = [r for r in rows if low - 1 <= r["exponent"] <= high + 1] or rows
     exponents = sorted({r["exponent"] for r in around})
@@ -193,17 +196,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     right.set_ylim(0, 1)
     right.set_xlabel("examples seen")
     right.set_ylabel("accuracy on unseen tasks")
-    right.set_title("a line a meta-training; dotted: chance", fontsize=9)
-    for ax in (left, right):  # below, where nothing is
+    right.set_title("one line per meta-training; dotted: chance", fontsize=9)
+    for ax in (left, right):  # below the axes, which have no free corner
         ax.legend(
             loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4, frameon=False, fontsize=8, columnspacing=1.2
         )
     save(figure, path)
-
-
-def _shown(interval: list[float | None]) -> str:
-    mean, low, high = interval
-    return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 EXPERIMENT = Experiment(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from experiments.suite.intervals import SeedInterval
 
-__all__ = ["format_columns", "read_interval", "read_number", "read_numbers"]
+__all__ = ["format_columns", "format_estimate", "read_interval", "read_number", "read_numbers"]
 
 
 def read_number(value: float | None, missing: float = float("nan")) -> float:
@@ -26,6 +26,17 @@ def read_numbers(values: Iterable[float | None], missing: float = float("inf")) 
 def read_interval(row: Mapping[str, Any]) -> SeedInterval:
     """The interval under the keys "mean", "low", "high" and "diverged" of a result.json; null becomes NaN."""
     return SeedInterval(*(np.asarray(read_number(row[key])) for key in SeedInterval._fields))
+
+
+def format_estimate(interval: Sequence[float | None], form: str = ".3f") -> str:
+    """An estimate [value, low, high] of a result.json as text: `0.751 [0.739, 0.763]`.
+
+    The ends are left out where one of them is unknown (null, infinite or NaN); "undefined" where the value is.
+    """
+    value, low, high = map(read_number, interval)
+    if not np.isfinite(value):
+        return "undefined"
+    return f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if np.isfinite([low, high]).all() else "")
 
 
 def format_columns(rows: Sequence[str], columns: Mapping[str, Sequence[str]], corner: str = "") -> str:

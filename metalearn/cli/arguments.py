@@ -6,6 +6,8 @@ from metalearn.errors import unknown_name
 from metalearn.recipes.in_context.config import TrainConfig, learner_names, with_learner
 from metalearn.recipes.in_context.presets import PRESETS
 
+__all__ = ["describe", "take", "take_name", "take_preset"]
+
 
 def take(argv: list[str], option: str) -> str | None:
     """Remove `option VALUE` or `option=VALUE` from the words and return the value; None if it is not there.

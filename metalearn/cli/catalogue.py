@@ -10,6 +10,8 @@ import tyro
 
 from metalearn.recipes.catalogue import catalogue
 
+__all__ = ["ListCommand", "main"]
+
 
 @dataclass(frozen=True)
 class ListCommand:

@@ -13,6 +13,8 @@ import tyro
 from metalearn.recipes.in_context.evaluation import EvaluationConfig, evaluate
 from metalearn.recipes.in_context.scoring import table
 
+__all__ = ["EvaluateCommand", "main"]
+
 
 @dataclass(frozen=True)
 class EvaluateCommand:

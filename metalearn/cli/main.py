@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from metalearn import __version__
 
+__all__ = ["main"]
+
 COMMANDS = {
     "train": ("metalearn.cli.train", "meta-train a learner; without arguments, the main job on digits"),
     "sweep": ("metalearn.cli.sweep", "meta-train many configurations, by grid or at random, on many workers"),

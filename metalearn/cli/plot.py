@@ -17,6 +17,8 @@ from metalearn.pictures import draw_learning_curves, draw_training, new_figure, 
 from metalearn.runs.folder import open_run
 from metalearn.runs.metrics import read_metrics
 
+__all__ = ["PlotCommand", "main"]
+
 
 @dataclass(frozen=True)
 class PlotCommand:

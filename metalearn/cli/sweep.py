@@ -16,6 +16,8 @@ from metalearn.errors import RunError
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.recipes.in_context.sweep import SweepConfig, run
 
+__all__ = ["SweepCommand", "main", "table"]
+
 
 @dataclass(frozen=True)
 class SweepCommand:

@@ -18,6 +18,8 @@ from metalearn.recipes.in_context.scoring import table
 from metalearn.runs.folder import open_run
 from metalearn.runs.progress import Quiet, default_progress
 
+__all__ = ["TrainCommand", "main", "parse"]
+
 
 @dataclass(frozen=True)
 class TrainCommand:

@@ -21,6 +21,8 @@ from metalearn.runs.folder import open_run
 from metalearn.runs.json_values import finite_or_null
 from metalearn.runs.progress import Quiet, default_progress
 
+__all__ = ["TrainOptimizerCommand", "main", "parse", "use_all_cores"]
+
 
 @dataclass(frozen=True)
 class TrainOptimizerCommand:

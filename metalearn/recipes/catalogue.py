@@ -11,6 +11,8 @@ from metalearn_models.optimizers.registry import OPTIMIZERS
 from metalearn_tasks import datasets, objectives
 from metalearn_tasks.families.registry import FAMILIES
 
+__all__ = ["catalogue"]
+
 
 def catalogue() -> dict[str, dict[str, str]]:
     """All names with a line of text each, by section; the title of a section says where its names are used."""

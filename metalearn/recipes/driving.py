@@ -16,6 +16,8 @@ from metalearn.runs.folder import Run, create_run, resume_run
 from metalearn.runs.progress import Progress
 from metalearn.runs.training import train
 
+__all__ = ["WEIGHTS", "MetaTraining", "compile_outer_loop", "drive", "initial_state"]
+
 WEIGHTS = "theta.safetensors"
 """The file of a run's meta-parameters, that of its newest checkpoint."""
 

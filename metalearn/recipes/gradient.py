@@ -18,6 +18,8 @@ from metalearn.gradients import (
 )
 from metalearn.inner import InnerLoop
 
+__all__ = ["GradientConfig", "make_estimator"]
+
 Method = Literal["backprop", "es", "nres", "pes", "truncated-es"]
 
 

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import optax
 
+__all__ = ["OptimizerConfig", "outer_optimizer"]
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:

@@ -7,6 +7,8 @@ import zlib
 import jax
 from jaxtyping import PRNGKeyArray
 
+__all__ = ["stream"]
+
 
 def stream(seed: int, name: str) -> PRNGKeyArray:
     """The root key of one use of the seed, such as "theta" or "evaluation".

@@ -11,6 +11,7 @@ from metalearn.sweeps.study import Sweep, failure_reason, trials_by_cell
 __all__ = ["ENDED", "Record", "State", "read_records"]
 
 State = Literal["waiting", "running", "done", "stopped early", "failed"]
+"""What a cell of a sweep may be in."""
 ENDED = ("done", "stopped early", "failed")
 """States in which a cell stays until the sweep is started again."""
 

@@ -1,9 +1,9 @@
-"""Any data set in the shapes a learner was built for: how does it do on data it was never meta-trained on?
+"""Any data set in the shapes that a learner was built for, to score the learner on data it was not meta-trained on.
 
-The protocol of GPICL (Kirsch, Harrison, Sohl-Dickstein, Metz 2022, arXiv 2212.04458): every data set is projected at
-random to the learner's inputs and its labels become random ones of the learner's ten, a new projection and a new choice
-of labels each task. Data sets with fewer classes use as many of the ten labels. The paper's Random set draws its ten
-images with replacement: what is asked is to remember them.
+The protocol of GPICL (Kirsch, Harrison, Sohl-Dickstein, Metz 2022, arXiv 2212.04458): each task projects the data set
+at random to the learner's inputs and maps its classes to random ones of the learner's ten labels. A data set with fewer
+classes uses that many of the ten labels. The paper's Random set draws its ten images with replacement, so that the task
+is to remember them.
 """
 
 from __future__ import annotations
@@ -26,81 +26,84 @@ from metalearn_tasks.datasets import Split, load, names
 SIZE = 14
 """Height and width to which images of tensorflow-datasets are resized."""
 
+__all__ = ["episodes", "examples", "most_frequent", "read_features", "score"]
+
 
 @functools.cache
 def examples(
     sources: tuple[str, ...], features: str | None, home: DataConfig, length: int, outputs: int
 ) -> tuple[dict[str, Split], dict[str, str]]:
-    """The examples of each data set that is on this machine, and for the others why they are missing.
+    """The examples of each data set that is on this machine, and the reason for each that is not.
 
-    Images keep their own test split. Tables and features without one are used whole, since a learner was meta-trained
-    on none of their examples; of the data it was meta-trained on, only the held-out ones are.
+    Images keep their own test split. Tables and features have none and are used whole, since no learner was
+    meta-trained on them. Of the data of meta-training only the held-out examples are used.
 
     Args:
         sources: names as `metalearn_tasks.datasets.load` takes them.
         features: an .npz file of frozen features with arrays `inputs` [N, D] and `labels` [N]; None: no such set.
-        home: the data of meta-training. Its number of components is that of all data sets that have more inputs, and
-            more examples, than that.
-        length: T, the fewest examples that a data set must have.
-        outputs: C, the most classes that it may have.
+        home: the data of meta-training. Every data set with at least as many inputs and examples is reduced to the same
+            number of principal components.
+        length: T, the least number of examples of a data set.
+        outputs: C, the largest number of classes of a data set.
 
     Returns:
-        Inputs and labels by name, and a sentence for each name that was left out.
+        Inputs and labels by name, and a reason for each name that is missing.
 
     Raises:
         UnknownNameError: a name that neither the library nor tensorflow-datasets knows.
         ValueError: too few examples, too many classes, or features without the two arrays.
     """
-    found, missing = {}, {}
+    splits, missing = {}, {}
     for name in (*sources, *([] if features is None else ["features"])):
         bundled = name in names() or name == "features"
         source: Any = name if name != "features" else read_features(Path(str(features)))
         size = home.size if name == home.source else None if bundled else SIZE
         read = functools.partial(load, source, size=size, data_dir=home.data_dir)
         try:
-            # Images have more pixels than components; of the others, some have fewer inputs or examples.
+            # Images have more pixels than components. Some of the other sets have fewer inputs or examples.
             enough = home.pca is not None and (not bundled or min(read().train.inputs.shape) >= home.pca)
             data = read(pca=home.pca if enough else None)
         except DataNotPreparedError:
             missing[name] = "not prepared in the folder of tensorflow-datasets"
             continue
         if data.classes > outputs:
-            raise ValueError(f"{name} has {data.classes} classes, the learner tells at most {outputs} apart")
+            raise ValueError(f"{name} has {data.classes} classes, the learner has only {outputs} outputs")
         parts = [data.test] if name in (home.source, "random") or not bundled else [data.train, data.test]
         split = Split(np.concatenate([p.inputs for p in parts]), np.concatenate([p.labels for p in parts]))
         if len(split.labels) < length and name != "random":
-            raise ValueError(f"{name} has {len(split.labels)} examples, a sequence needs {length} different ones")
-        found[name] = split
-    return found, missing
+            raise ValueError(f"{name} has {len(split.labels)} examples, but a sequence needs {length} different ones")
+        splits[name] = split
+    return splits, missing
 
 
 def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Features and labels of an .npz file.
 
     Raises:
-        OSError: it is not there.
-        ValueError: it is no such file, or one without `inputs` and `labels`.
+        OSError: the file does not exist.
+        ValueError: it is not an .npz file, or it lacks `inputs` or `labels`.
     """
     with np.load(path) as arrays:
         if not {"inputs", "labels"} <= set(arrays):
-            raise ValueError(f"{path} needs arrays 'inputs' [N, D] and 'labels' [N], it has {', '.join(arrays)}")
+            raise ValueError(f"{path} needs arrays 'inputs' [N, D] and 'labels' [N], but has {', '.join(arrays)}")
         return arrays["inputs"], arrays["labels"]
 
 
 def episodes(
     name: str, split: Split, signature: Signature, tasks: int, sequences: int, seed: int
 ) -> tuple[Float[np.ndarray, "N T D"], Int[np.ndarray, "N T"]]:
-    """Sequences of new tasks of a data set, N = tasks x sequences of them, in a learner's shapes.
+    """N = tasks x sequences sequences of new tasks over a data set, in the shapes of a learner.
 
-    The tasks are those of `metalearn_tasks.families.projected` with labels among all outputs of the learner. They are
-    drawn on the host: there they take a tenth of a second a data set, where each would be a program to compile.
+    The tasks are those of `metalearn_tasks.families.projected`, with labels among all outputs of the learner. They are
+    drawn on the host, which takes a tenth of a second per data set; on the device each set would need a program of its
+    own to compile.
 
     Args:
-        name: of the data set; its sequences do not depend on what other sets there are.
-        split: the examples; with fewer than a sequence has, they are drawn with replacement.
+        name: of the data set. It is part of the seed, so that sequences do not depend on the other data sets.
+        split: the examples. If there are fewer than a sequence has, they are drawn with replacement.
         signature: of the learner.
-        tasks: how many projections and choices of labels.
-        sequences: of each task.
+        tasks: number of projections, each with its own choice of labels.
+        sequences: sequences per task.
         seed: of all draws.
     """
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -117,21 +120,23 @@ def episodes(
 
 
 def score(learner: Learner, theta: Any, sets: dict[str, tuple[Any, Any]], seed: int) -> dict[str, np.ndarray]:
-    """Whether a learner is right, [N, T], on the episodes of each data set; one program for all of them.
+    """Whether a learner is right, [N, T], on the episodes of each data set, in one program for all of them.
 
     Args:
         learner: any learner with the signature of the episodes.
         theta: its meta-parameters.
-        sets: what `episodes` gave, as many sequences for each.
+        sets: inputs and labels from `episodes` by data set, with equal numbers of sequences.
         seed: of the learner's own randomness.
     """
     xs, ys = (jnp.asarray(np.concatenate(parts)) for parts in zip(*sets.values(), strict=True))
-    scored = score_learner(learner, theta, _given(learner.signature), {"": (_pick, (xs, ys))}, len(ys), 1, seed)[""]
+    scored = score_learner(
+        learner, theta, _given_sequences(learner.signature), {"": (_pick, (xs, ys))}, len(ys), 1, seed
+    )[""]
     return dict(zip(sets, np.split(scored, len(sets)), strict=True))
 
 
 def most_frequent(ys: Int[np.ndarray, "N T"], outputs: int) -> np.ndarray:
-    """Whether the label seen most often so far is right, [N, T]; of equally frequent ones the lowest."""
+    """Whether the label seen most often so far is right, [N, T]; of equally frequent labels the lowest."""
     one_hot = np.eye(outputs)[np.asarray(ys)]
     before = one_hot.cumsum(1) - one_hot
     return (before.argmax(-1) == ys).astype(np.float32)
@@ -141,6 +146,6 @@ def _pick(data: tuple[Array, Array], index: Array) -> tuple[Array, Array]:
     return data[0][index], data[1][index]
 
 
-def _given(signature: Signature) -> Family:
-    """Sequences that are there already, each a task of its own."""
+def _given_sequences(signature: Signature) -> Family:
+    """The family whose tasks are given sequences, one sequence per task."""
     return Family(signature, _pick, None, _pick, lambda data, task, key: task)

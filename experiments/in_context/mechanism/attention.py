@@ -1,8 +1,8 @@
-"""Does attention compare inputs? Weights held against the similarity of the query to the examples in the context.
+"""Does attention compare inputs? Its weights against the similarity of the query to the examples in the context.
 
-The token of example s carries the label of example s - 1 (and in a pair token its input), so that the weight of token
-s counts as that of example s - 1. The first token carries nothing; what it gets is left out, and the rest is made to
-sum to 1.
+The token of example s carries the label of example s - 1, and in a pair token also its input. The weight of token s
+therefore counts as that of example s - 1. The first token carries no example: its weight is left out, and the others
+are scaled to sum to 1.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float
 from scipy.special import log_softmax
 from scipy.stats import rankdata
@@ -23,19 +24,22 @@ from metalearn_models.learners._dense import make_functional
 from metalearn_models.learners.transformer import Transformer, TransformerConfig, sequence_tokens
 
 TRIED = (*(-t for t in TEMPERATURES), float("inf"), *TEMPERATURES[::-1])
-"""Temperatures of a head's kernel: negative ones prefer what is unlike the query, infinity weighs all alike."""
+"""Temperatures of a head's kernel. Negative ones prefer examples unlike the query; infinity weighs all equally."""
+
+__all__ = ["TRIED", "Reading", "predictions_with", "read_attention"]
 
 
 class Reading(NamedTuple):
-    """Means over queries and sequences; arrays [L, H] of layers and heads.
+    """What the attention weights of a Transformer say: means over queries and sequences, arrays [L, H] (layers, heads).
 
     Attributes:
         on_examples: share of the weight on tokens that carry an example.
-        same_class: of that, the share on examples of the query's class.
-        chance: the share of examples of the query's class, what equal weights give.
+        same_class: share of that weight on examples of the query's class.
+        chance: share of examples of the query's class, which equal weights would give.
         correlation: kind of similarity -> Spearman's rank correlation of weight and similarity.
-        temperature: kind -> that of the kernel whose weights are nearest the head's, by Kullback-Leibler divergence.
-        explained: kind -> share of the divergence from equal weights that this kernel explains; 1: all of it.
+        temperature: kind -> temperature of the kernel whose weights are nearest the head's in Kullback-Leibler
+            divergence.
+        explained: kind -> share of the divergence from equal weights that this kernel explains, at most 1.
     """
 
     on_examples: np.ndarray
@@ -47,13 +51,13 @@ class Reading(NamedTuple):
 
 
 def read_attention(weights: np.ndarray, xs: np.ndarray, ys: np.ndarray, first: int) -> Reading:
-    """Hold attention weights against similarities, over the queries from position `first` on.
+    """Compare attention weights with similarities, over the queries from position `first` on.
 
     Args:
         weights: [L, B, H, T, T], see `attention_weights`.
         xs: inputs [B, T, D].
         ys: labels [B, T].
-        first: at least 2, so that there is something to choose between.
+        first: at least 2, so that every query has two examples before it.
     """
     near = {kind: similarity(xs, kind) for kind in SIMILARITIES}
     layers, _, heads, length, _ = weights.shape
@@ -63,7 +67,7 @@ def read_attention(weights: np.ndarray, xs: np.ndarray, ys: np.ndarray, first: i
     cross = {kind: np.zeros((len(TRIED), layers, heads)) for kind in SIMILARITIES}
     to_equal, entropy = np.zeros((layers, heads)), np.zeros((layers, heads))
     for t in queries:
-        carried = np.moveaxis(weights[:, :, :, t, 1 : t + 1], 2, 1).astype(np.float64)  # [L, H, B, t]
+        carried = rearrange(weights[:, :, :, t, 1 : t + 1], "l b h s -> l h b s").astype(np.float64)
         mass = carried.sum(-1, keepdims=True)
         p = carried / np.maximum(mass, 1e-30)
         right = (ys[:, :t] == ys[:, t : t + 1]).astype(np.float64)
@@ -86,7 +90,7 @@ def read_attention(weights: np.ndarray, xs: np.ndarray, ys: np.ndarray, first: i
 
 
 def _rank_correlation(p: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Spearman's correlation along the last axis, [L, H, B, t] with [B, t], meaned over B; 0 where all ties."""
+    """Spearman's correlation of [L, H, B, t] with [B, t] along the last axis, averaged over B; 0 if all values tie."""
     a, b = rankdata(p, axis=-1), np.broadcast_to(rankdata(near, axis=-1), p.shape)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     size = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
@@ -102,7 +106,7 @@ def predictions_with(
     layer: int,
     kernels: Float[Array, "B #H T T"],
 ) -> Float[Array, "B T C"]:
-    """Logits of the Transformer when the weights of one layer are replaced.
+    """Logits of the Transformer with the attention weights of one layer replaced.
 
     Args:
         signature: what the learner was built for.
@@ -110,9 +114,9 @@ def predictions_with(
         theta: its meta-parameters.
         xs: inputs.
         ys: labels.
-        layer: the layer.
-        kernels: weights of examples for each query, [..., t, s] for s < t, which sum to 1 over s. A head keeps the
-            weight that it gives to the first token, which carries no example, and spreads the rest by these.
+        layer: number of the layer.
+        kernels: weights of examples for each query, [..., t, s] for s < t, which sum to 1 over s. A head keeps its
+            weight on the first token, which carries no example, and distributes the rest by these.
     """
     reached = []
 

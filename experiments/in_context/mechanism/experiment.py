@@ -1,13 +1,14 @@
 """What has the Transformer learned? Its predictions and its attention against classical learners.
 
 Reviewers of GPICL (Kirsch, Harrison, Sohl-Dickstein, Metz 2022, arXiv 2212.04458) asked for the mechanism behind
-general-purpose in-context learning, and the paper leaves it open: does it compare with neighbours, average prototypes,
-fit weights? Transformers are meta-trained on numbers of tasks on both sides of the transition, then
+general-purpose in-context learning, and the paper leaves it open: does it compare neighbours, average prototypes, or
+fit weights? Transformers are meta-trained on numbers of tasks on both sides of the transition. Two questions are asked.
 
-- predict the same held-out episodes as 1-NN, k-NN, kernel regression, nearest centroid, ridge and logistic regression,
-  each with the settings by which it is most like this Transformer on other episodes. Who makes the same mistakes?
-- have their attention read: does a head weigh the examples by their similarity with the query, on which class does its
-  weight lie, and what is left of the accuracy when a layer attends by a fitted kernel, or to everything alike?
+- Which classical learner makes the same mistakes? 1-NN, k-NN, kernel regression, nearest centroid, ridge and logistic
+  regression predict the same held-out episodes, each with the settings by which it agrees most with this Transformer on
+  other episodes.
+- Does attention compare inputs? Measured are whether a head weighs examples by their similarity to the query, how much
+  of its weight is on the query's class, and the accuracy if a layer attends by a fitted kernel, or to all equally.
 
     python -m experiments mechanism quick       # minutes on two cores
     python -m experiments mechanism standard    # about 20 minutes
@@ -23,18 +24,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.in_context.mechanism.agreement import CLASSICAL, TWO_KERNELS, alike
-from experiments.in_context.mechanism.picture import MEASURES, draw, table, text
+from experiments.in_context.mechanism.agreement import CLASSICAL, TWO_KERNELS, compare_predictions
+from experiments.in_context.mechanism.picture import MEASURES, draw, table
 from experiments.in_context.mechanism.probe import probe
-from experiments.in_context.settings import published, small
+from experiments.in_context.settings import published_config, small_config
 from experiments.suite.experiment import Experiment, Row, Trained
 from experiments.suite.intervals import list_interval
+from experiments.suite.tables import format_estimate
 from metalearn.recipes.in_context.build import prepare, read_theta
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.sweeps import Cell
 
 LEAST = {"errors": -1 / 8, "kappa": -1.0, "consistency": -1.0}
-"""The least that measures of likeness can be with ten classes; 0 of the others."""
+"""Lower bounds of the measures of agreement with ten classes; the other measures are at least 0."""
+
+__all__ = ["EXPERIMENT", "PRESETS", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,17 @@ class Settings:
     """Numbers of tasks, seeds, and size of the learner."""
 
     exponents: tuple[int, ...] = (5, 6, 7, 8, 9, 14)
-    """Numbers of tasks, as powers of two; the largest is where the learner is identified."""
+    """Numbers of tasks, as powers of two. The classical learners are compared at the largest."""
     seeds: int = 6
-    """Meta-trainings of each."""
+    """Meta-trainings per number of tasks."""
     first_seed: int = 0
     """The first seed."""
     width: int = 64
     """Width of the Transformer."""
     steps: int = 2000
-    """Outer steps of a meta-training."""
+    """Outer steps per meta-training."""
     sequences: int = 256
-    """Sequences, each of another unseen task, to measure on; as many others to choose settings on."""
+    """Sequences to measure on, each of another unseen task. Settings are fitted on as many others."""
     size: Literal["small", "published"] = "small"
     """small: digits on 16 components, pair token; published: MNIST at 14x14, the paper's Transformer and token."""
 
@@ -65,20 +69,20 @@ PRESETS = {
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """A cell a meta-training, one seed of everything first."""
+    """One cell per number of tasks and seed, one seed of everything first."""
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
     return [{"exponent": e, "seed": seed} for seed in seeds for e in settings.exponents]
 
 
 def config(settings: Settings, cell: Cell) -> TrainConfig:
     """The meta-training of a cell."""
-    build = small if settings.size == "small" else published
+    build = small_config if settings.size == "small" else published_config
     exponent, seed = int(cell["exponent"]), int(cell["seed"])  # pyright: ignore[reportArgumentType]
     return build(seed, settings.steps, settings.width, num_tasks=2**exponent)
 
 
 def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
-    """See `mechanism_probe.probe`; for one seed of each number of tasks with an example for the picture."""
+    """See `probe.probe`; the first seed of each number of tasks keeps an example for the picture."""
     recipe = prepare(trained.config)
     theta = read_theta(trained.folder, recipe)
     return probe(recipe, theta, settings.sequences, cell["seed"] == settings.first_seed)
@@ -87,10 +91,10 @@ def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
 def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     """Which classical learner makes the same mistakes, and how attention changes with the number of tasks.
 
-    There is no claim of the paper to reproduce. Of the meta-trainings on the largest number of tasks, the most alike
-    is the classical learner with the highest mean agreement on errors (`agreement.alike`). The verdict is "beyond"
-    when it exceeds each other one there, the 95 % interval over seeds of the paired difference above 0; else "open".
-    Intervals are over meta-trainings; all see the same episodes.
+    The paper makes no claim to reproduce. The nearest classical learner is the one with the highest mean agreement on
+    errors (`errors` of `agreement.compare_predictions`) with the Transformers of the largest number of tasks. Beyond:
+    for each other classical learner, the paired difference to the nearest has a 95 % interval over seeds above 0. Open:
+    otherwise. Intervals are over meta-trainings, which all see the same episodes.
     """
     by = {e: [r for r in rows if r["exponent"] == e] for e in sorted({r["exponent"] for r in rows})}
     many = by[max(by)]
@@ -104,7 +108,7 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     ranked = sorted(CLASSICAL, key=lambda name: -np.nan_to_num(likeness[name]["errors"][0], nan=-9.0))
     nearest, second = ranked[:2]
     ahead = {
-        name: _interval([_less(r["classical"][nearest]["errors"], r["classical"][name]["errors"]) for r in many])
+        name: _interval([_subtract(r["classical"][nearest]["errors"], r["classical"][name]["errors"]) for r in many])
         for name in ranked[1:]
     }
     apart = all(low > 0 for _, low, _ in ahead.values())
@@ -117,27 +121,27 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
         }
         for e, group in by.items()
     }
-    between = [_between(a["mistakes"], b["mistakes"]) for a, b in itertools.combinations(many, 2)]
+    between = [_agreement_on_errors(a["mistakes"], b["mistakes"]) for a, b in itertools.combinations(many, 2)]
     layers = range(len(many[0]["replaced"]))
     swapped = [
         {k: _interval([r["replaced"][i][k]["accuracy"] for r in many], 0) for k in ("kernels", "equal")} for i in layers
     ]
-    matching = points[max(by)]
     fitted = sorted({r["classical"][nearest]["setting"] for r in many})
     kernel = max((n for n in CLASSICAL if "kernel" in n), key=lambda n: likeness[n]["agreement"][0])
     ceiling = _interval(between, LEAST["errors"])
+    few, most = ({k: format_estimate(v) for k, v in points[e].items()} for e in (min(by), max(by)))
+    errors = {name: format_estimate(likeness[name]["errors"]) for name in (nearest, second)}
+    agreement = {name: format_estimate(likeness[name]["agreement"]) for name in (kernel, TWO_KERNELS)}
     words = (
-        f"meta-trained on 2^{max(by)} tasks (unseen accuracy {matching['unseen_accuracy'][0]:.3f}) it is, of the "
-        f"classical learners, most like {nearest} ({'; '.join(fitted)}): where both are wrong, their agreement on the "
-        f"class, corrected for chance, is {text(likeness[nearest]['errors'])}, against "
-        f"{text(likeness[second]['errors'])} with {second} (difference {text(ahead[second])}) and {ceiling[0]:.3f} "
-        f"between Transformers of different seeds. {kernel} with a fitted "
-        f"temperature predicts {text(likeness[kernel]['agreement'])} of its classes, {TWO_KERNELS}, one of them "
-        f"repelling, {text(likeness[TWO_KERNELS]['agreement'])}. Its most matching head puts "
-        f"{text(matching['same_class'])} of its weight on the query's class (equal weights: "
-        f"{np.mean([r['matching']['chance'] for r in many]):.3f}), rank correlation with similarity "
-        f"{text(matching['correlation'])}; with 2^{min(by)} tasks {text(points[min(by)]['same_class'])} and "
-        f"{text(points[min(by)]['correlation'])}. Accuracy when a layer attends by fitted kernels, or equally: "
+        f"meta-trained on 2^{max(by)} tasks (unseen accuracy {points[max(by)]['unseen_accuracy'][0]:.3f}) it is, of "
+        f"the classical learners, most like {nearest} ({'; '.join(fitted)}): where both are wrong, their agreement on "
+        f"the class, corrected for chance, is {errors[nearest]}, against {errors[second]} with {second} (difference "
+        f"{format_estimate(ahead[second])}) and {ceiling[0]:.3f} between Transformers of different seeds. {kernel} "
+        f"with a fitted temperature predicts {agreement[kernel]} of its classes, {TWO_KERNELS}, one of them repelling, "
+        f"{agreement[TWO_KERNELS]}. Its most matching head puts {most['same_class']} of its weight on the query's "
+        f"class (equal weights: {np.mean([r['matching']['chance'] for r in many]):.3f}), rank correlation with "
+        f"similarity {most['correlation']}; with 2^{min(by)} tasks {few['same_class']} and {few['correlation']}. "
+        "Accuracy when a layer attends by fitted kernels, or equally: "
         + ", ".join(f"layer {i + 1} {s['kernels'][0]:.3f}, {s['equal'][0]:.3f}" for i, s in enumerate(swapped))
     )
     return {
@@ -153,21 +157,21 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
 
 
 def _interval(values: Sequence[float | None], least: float | None = None) -> list[float]:
-    """Mean and interval, which ends at 1 and at the least that is possible, where there is one."""
+    """Mean and 95 % interval of the known values, clipped to [least, 1] if `least` is given."""
     kept = [v for v in values if v is not None and np.isfinite(v)]
     mean, low, high = list_interval(kept) if kept else [float("nan")] * 3
     return [mean, low, high] if least is None or len(kept) < 2 else [mean, max(low, least), min(high, 1.0)]
 
 
-def _less(a: float | None, b: float | None) -> float | None:
+def _subtract(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
-def _between(a: str, b: str) -> float:
-    """`agreement.alike`'s errors, from the mistakes of two Transformers: how far off the right class each was."""
+def _agreement_on_errors(a: str, b: str) -> float:
+    """`errors` of `compare_predictions` for two Transformers, from the `mistakes` that their probes keep."""
     one, other = (np.frombuffer(s.encode(), np.uint8) for s in (a, b))
     classes = 10
-    return alike(one, other, np.full(len(one), 48, np.uint8), classes)["errors"]
+    return compare_predictions(one, other, np.full(len(one), 48, np.uint8), classes)["errors"]
 
 
 EXPERIMENT = Experiment(

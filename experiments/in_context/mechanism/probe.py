@@ -12,9 +12,10 @@ import numpy as np
 
 from experiments.in_context.mechanism.agreement import (
     SIMILARITIES,
-    alike,
     classical_predictions,
-    fitted_setting,
+    compare_predictions,
+    fit_setting,
+    kappa,
     kernel_weights,
     similarity,
 )
@@ -24,23 +25,24 @@ from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.recipes.streams import stream
 from metalearn_models.learners.attention_probe import attention_weights
 from metalearn_models.learners.transformer import TransformerConfig
-from metalearn_tasks.families.projected import ProjectedConfig
 
 PROBE_SEED = 2**31 - 1
-"""Names the unseen tasks on which all Transformers are measured, so that they can be compared on each example."""
+"""The seed of the unseen tasks on which all Transformers are measured, so that their mistakes can be compared."""
 SHARED = 64
-"""Sequences of which a Transformer's mistakes are kept, for the comparison of different seeds."""
+"""Number of sequences whose mistakes are kept, to compare Transformers of different seeds."""
+
+__all__ = ["PROBE_SEED", "SHARED", "Episodes", "draw_episodes", "prepare_shared", "probe"]
 
 
 class Episodes(NamedTuple):
-    """Sequences [B, T, D] and labels [B, T]; the second half of the sequences is for measuring."""
+    """Inputs [B, T, D] and labels [B, T]."""
 
     xs: np.ndarray
     ys: np.ndarray
 
 
-def episodes(recipe: Recipe, kind: Literal["seen", "unseen"], sequences: int) -> Episodes:
-    """Held-out examples: of the unseen tasks that all cells share, or of those met in meta-training."""
+def draw_episodes(recipe: Recipe, kind: Literal["seen", "unseen"], sequences: int) -> Episodes:
+    """Sequences of held-out examples, of the unseen tasks that all cells share or of those met in meta-training."""
     data, family = recipe.test_data, recipe.family
     if kind == "unseen":
         data = data._replace(seed=jnp.uint32(PROBE_SEED))
@@ -54,63 +56,65 @@ def episodes(recipe: Recipe, kind: Literal["seen", "unseen"], sequences: int) ->
 
 
 @lru_cache(maxsize=1)
-def _shared(config: TrainConfig, sequences: int) -> tuple[Episodes, dict[str, dict[str, np.ndarray]]]:
-    # Once a worker: what does not depend on the cell.
+def _prepare_shared(config: TrainConfig, sequences: int) -> tuple[Episodes, dict[str, dict[str, np.ndarray]]]:
+    # This does not depend on the cell, so each worker needs it once.
     recipe = prepare(config)
-    drawn = episodes(recipe, "unseen", sequences)
+    drawn = draw_episodes(recipe, "unseen", sequences)
     return drawn, classical_predictions(recipe.family.signature, *drawn)
 
 
-def shared(config: TrainConfig, sequences: int) -> tuple[Episodes, dict[str, dict[str, np.ndarray]]]:
-    """The episodes of all cells, twice `sequences` of them, and what the classical learners predict."""
-    assert isinstance(config.family, ProjectedConfig)
-    task = dataclasses.replace(config.family, num_tasks=None, seed=0)
-    return _shared(dataclasses.replace(config, family=task, seed=0), 2 * sequences)
+def prepare_shared(config: TrainConfig, sequences: int) -> tuple[Episodes, dict[str, dict[str, np.ndarray]]]:
+    """The episodes that all cells share, 2 x `sequences` of them, and what the classical learners predict on them.
+
+    Settings are fitted on the first half of the episodes, and everything is measured on the second.
+    """
+    family = dataclasses.replace(config.family, num_tasks=None, seed=0)
+    return _prepare_shared(dataclasses.replace(config, family=family, seed=0), 2 * sequences)
 
 
 def probe(recipe: Recipe, theta: Any, sequences: int, with_example: bool) -> dict[str, Any]:
-    """Likeness with each classical learner, readings of the attention, and accuracies without it, as JSON values.
+    """Agreement with each classical learner, what the attention compares, and accuracy without it, as JSON values.
 
-    Everything is of the second half of the positions.
+    Everything is measured over the second half of the positions.
 
     Args:
         recipe: what the configuration of the meta-training builds.
         theta: the meta-parameters.
-        sequences: how many to measure on; as many others to choose the classical learners' settings on.
-        with_example: keep weights and similarities of a few queries, for a picture.
+        sequences: number of sequences to measure on. The classical learners' settings are fitted on as many others.
+        with_example: keep weights and similarities of a few queries for the picture.
     """
     assert isinstance(recipe.config.learner, TransformerConfig)
     signature, model, n = recipe.family.signature, recipe.config.learner, sequences
     first = signature.length // 2
-    (xs, ys), known = shared(recipe.config, n)
+    (xs, ys), known = prepare_shared(recipe.config, n)
     run = jax.jit(lambda theta, xs, ys: jnp.argmax(recipe.learner.run(theta, xs, ys), -1))  # pyright: ignore
     predicted = np.asarray(run(theta, xs, ys))
     fit, test = (slice(0, n), slice(first, None)), (slice(n, None), slice(first, None))
     classical = {}
     for name, tried in known.items():
-        setting = fitted_setting({k: v[fit] for k, v in tried.items()}, predicted[fit])
+        setting = fit_setting({k: v[fit] for k, v in tried.items()}, predicted[fit])
         other = tried[setting]
-        found = alike(predicted[test], other[test], ys[test], signature.outputs)
+        found = compare_predictions(predicted[test], other[test], ys[test], signature.outputs)
         parts = np.array_split(np.arange(1, signature.length), 5)
-        by_seen = [alike(predicted[n:, p], other[n:, p], ys[n:, p], signature.outputs)["kappa"] for p in parts]
+        by_seen = [kappa(predicted[n:, p], other[n:, p]) for p in parts]
         classical[name] = {"setting": setting, "accuracy": float((other == ys)[test].mean()), **found}
         classical[name]["kappa_by_seen"] = by_seen
 
-    def reading(xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, Reading]:
+    def read(xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, Reading]:
         parts = range(0, len(xs), 64)  # bounds memory
         of = jax.jit(lambda theta, xs, ys: attention_weights(signature, model, theta, xs, ys))
         weights = np.concatenate([np.asarray(of(theta, xs[i : i + 64], ys[i : i + 64])) for i in parts], 1)
         return weights, read_attention(weights, xs, ys, first)
 
     xs, ys, predicted = xs[n:], ys[n:], predicted[n:]
-    weights, read = reading(xs, ys)
-    strength = np.stack([read.correlation[kind] for kind in SIMILARITIES])  # [3, L, H]
+    weights, reading = read(xs, ys)
+    strength = np.stack([reading.correlation[kind] for kind in SIMILARITIES])  # [3, L, H]
     heads = strength.max(0).argmax(-1)
     layer = int(strength.max((0, 2)).argmax())
     kind = SIMILARITIES[int(strength[:, layer, heads[layer]].argmax())]
     of_head = (layer, heads[layer])
-    seen = episodes(recipe, "seen", n)
-    _, read_seen = reading(*seen)
+    seen = draw_episodes(recipe, "seen", n)
+    _, reading_seen = read(*seen)
     result = {
         "value": float((predicted == ys)[:, first:].mean()),
         "unseen_accuracy": float((predicted == ys)[:, first:].mean()),
@@ -120,31 +124,34 @@ def probe(recipe: Recipe, theta: Any, sequences: int, with_example: bool) -> dic
             "layer": layer,
             "head": int(heads[layer]),
             "kind": kind,
-            "chance": read.chance,
-            "same_class": float(read.same_class[of_head]),
-            "seen_same_class": float(read_seen.same_class[of_head]),
-            "seen_correlation": float(read_seen.correlation[kind][of_head]),
-            **{key: float(getattr(read, key)[kind][of_head]) for key in ("correlation", "temperature", "explained")},
+            "chance": reading.chance,
+            "same_class": float(reading.same_class[of_head]),
+            "seen_same_class": float(reading_seen.same_class[of_head]),
+            "seen_correlation": float(reading_seen.correlation[kind][of_head]),
+            **{key: float(getattr(reading, key)[kind][of_head]) for key in ("correlation", "temperature", "explained")},
         },
         "heads": {
-            "same_class": read.same_class.tolist(),
-            **{key: getattr(read, key)[kind].tolist() for key in ("correlation", "temperature", "explained")},
+            "same_class": reading.same_class.tolist(),
+            **{key: getattr(reading, key)[kind].tolist() for key in ("correlation", "temperature", "explained")},
         },
-        "replaced": replaced(recipe, theta, Episodes(xs, ys), read, predicted, first),
+        "replaced": replace_attention(recipe, theta, Episodes(xs, ys), reading, predicted, first),
         "mistakes": "".join(chr(48 + d) for d in ((predicted - ys) % signature.outputs)[:SHARED, first:].ravel()),
-        "example": example(weights[layer][:, heads[layer]], xs, ys, kind) if with_example else None,
+        "example": pick_example(weights[layer][:, heads[layer]], xs, ys, kind) if with_example else None,
     }
-    return _rounded(result)
+    return _round_all(result)
 
 
-def replaced(
-    recipe: Recipe, theta: Any, drawn: Episodes, read: Reading, predicted: np.ndarray, first: int
+def replace_attention(
+    recipe: Recipe, theta: Any, episodes: Episodes, reading: Reading, predicted: np.ndarray, first: int
 ) -> list[dict[str, dict[str, float]]]:
-    """Accuracy, and agreement with the Transformer as it is, when one layer attends by its fitted kernels, or equally.
+    """Accuracy if one layer attends by fitted kernels, or equally, and agreement with the unchanged Transformer.
 
     Each head gets the kernel, of all similarities and temperatures, that explains most of its weights.
+
+    Returns:
+        Per layer, for "kernels" and "equal": `accuracy` and `agreement`.
     """
-    (xs, ys), config, signature = drawn, recipe.config.learner, recipe.family.signature
+    (xs, ys), config, signature = episodes, recipe.config.learner, recipe.family.signature
     assert isinstance(config, TransformerConfig)
     near, found = {kind: similarity(xs, kind) for kind in SIMILARITIES}, []
     inputs, labels = jnp.asarray(xs), jnp.asarray(ys)
@@ -154,10 +161,10 @@ def replaced(
                 signature, config, theta, xs, ys, layer, kernels
             ).argmax(-1)
         )
-        best = [max(SIMILARITIES, key=lambda k: read.explained[k][layer, head]) for head in range(config.heads)]
+        best = [max(SIMILARITIES, key=lambda k: reading.explained[k][layer, head]) for head in range(config.heads)]
         kernels = {
             "kernels": np.stack(
-                [kernel_weights(near[k], float(read.temperature[k][layer, head])) for head, k in enumerate(best)], 1
+                [kernel_weights(near[k], float(reading.temperature[k][layer, head])) for head, k in enumerate(best)], 1
             ),
             "equal": kernel_weights(np.zeros_like(near["cosine"]), 1.0)[:, None],
         }
@@ -177,8 +184,8 @@ def replaced(
     return found
 
 
-def example(weights: np.ndarray, xs: np.ndarray, ys: np.ndarray, kind: str) -> dict[str, list[Any]]:
-    """Log weight of a head and similarity for the last queries of three sequences, each less its mean."""
+def pick_example(weights: np.ndarray, xs: np.ndarray, ys: np.ndarray, kind: str) -> dict[str, list[Any]]:
+    """Log weight of a head and similarity for the last query of three sequences, minus the mean of each."""
     near = similarity(xs[:3], kind)[:, -1, :-1]
     log = np.log(np.maximum(weights[:3, -1, 1:], 1e-9))
     same = ys[:3, :-1] == ys[:3, -1:]
@@ -186,9 +193,9 @@ def example(weights: np.ndarray, xs: np.ndarray, ys: np.ndarray, kind: str) -> d
     return {"similarity": centred[0], "log_weight": centred[1], "same_class": same.astype(int).ravel().tolist()}
 
 
-def _rounded(value: Any) -> Any:
+def _round_all(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
+        return {k: _round_all(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_rounded(v) for v in value]
+        return [_round_all(v) for v in value]
     return round(value, 4) if isinstance(value, float) else value

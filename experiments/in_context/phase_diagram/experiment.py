@@ -1,7 +1,7 @@
 """The three phases: accuracy on seen and unseen tasks over the size of the model and the number of tasks.
 
-Kirsch, Harrison, Sohl-Dickstein, Metz 2022 (GPICL, arXiv 2212.04458), Fig. 2. A Transformer of each width and, as a
-control that reads no examples, an MLP, is meta-trained on each number of tasks. The phases are named by a written
+Kirsch, Harrison, Sohl-Dickstein, Metz 2022 (GPICL, arXiv 2212.04458), Fig. 2. Transformers of several widths are
+meta-trained on each number of tasks. MLPs, which read no examples, are the control. The phases are named by a written
 rule, see `phase`.
 
     python -m experiments phase_diagram quick       # a quarter of an hour on two cores
@@ -19,18 +19,20 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.in_context.phase_diagram.picture import LETTERS, PHASES, draw, table
-from experiments.in_context.phase_diagram.places import memory_end, moved, transition
-from experiments.in_context.settings import CHANCE, ends, published, small, tasks_in_words
+from experiments.in_context.phase_diagram.places import memory_end, transition, transition_shift
+from experiments.in_context.settings import CHANCE, format_tasks, measure_ends, published_config, small_config
 from experiments.suite.experiment import Experiment, Row, Trained
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.sweeps import Cell, grid
 from metalearn_models.learners.contextless import MLPConfig
 
 RATE = 1e-2
-"""Peak learning rate of the Transformers in the small setting. Chosen with seed 1000, which is reported nowhere, on
-tasks that never repeat: better than 3e-3 at widths 16, 64 and 96, and narrow ones leave chance in half the steps."""
+"""Peak learning rate of the Transformers in the small setting. Chosen with seed 1000, which no result uses, on tasks
+that never repeat: better than 3e-3 at widths 16, 64 and 96, and narrow Transformers leave chance in half the steps."""
 APART = 0.5
-"""Powers of two by which transitions must differ to differ at all, see `summarise`."""
+"""The least difference of two transitions that counts, in powers of two, see `summarise`."""
+
+__all__ = ["EXPERIMENT", "PRESETS", "Settings", "phase"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ class Settings:
     exponents: tuple[int, ...] = (0, 4, 6, 7, 8, 9, 12)
     """Numbers of tasks, as powers of two."""
     seeds: int = 2
-    """Meta-trainings of each Transformer."""
+    """Meta-trainings per width of the Transformer and number of tasks."""
     mlp_widths: tuple[int, ...] = (16, 64)
     """Widths of the control's two hidden layers; empty: no control."""
     steps: int = 8000
-    """Outer steps of a meta-training."""
+    """Outer steps per meta-training."""
     first_seed: int = 0
     """The first seed."""
     size: Literal["small", "published"] = "small"
@@ -65,46 +67,46 @@ PRESETS = {
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """All cells of the diagram, one seed of everything first."""
+    """One cell per learner, width, number of tasks and seed, one seed of everything first."""
     exponents = sorted(settings.exponents)
     widths = {"transformer": settings.widths, "mlp": settings.mlp_widths}
-    found: list[Cell] = []
+    grids: list[Cell] = []
     for seed in range(settings.seeds):
         for learner, chosen in widths.items():
             if chosen and (learner == "transformer" or seed == 0):  # the control varies little between seeds
-                found += grid(
+                grids += grid(
                     {"learner": [learner], "width": chosen, "exponent": exponents, "seed": [settings.first_seed + seed]}
                 )
-    return found
+    return grids
 
 
 def config(settings: Settings, cell: Cell) -> TrainConfig:
     """The meta-training of a cell."""
-    build = small if settings.size == "small" else published
+    build = small_config if settings.size == "small" else published_config
     width, exponent, seed = (int(cell[k]) for k in ("width", "exponent", "seed"))  # pyright: ignore[reportArgumentType]
     if cell["learner"] == "mlp":
         base = build(seed, settings.steps, num_tasks=2**exponent)
         return dataclasses.replace(base, learner=MLPConfig(hidden=width))
-    found = build(seed, settings.steps, width, num_tasks=2**exponent)
+    base = build(seed, settings.steps, width, num_tasks=2**exponent)
     if settings.size == "published":
-        return found
-    return dataclasses.replace(found, outer_optimizer=dataclasses.replace(found.outer_optimizer, learning_rate=RATE))
+        return base
+    return dataclasses.replace(base, outer_optimizer=dataclasses.replace(base.outer_optimizer, learning_rate=RATE))
 
 
 def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
-    """Accuracy at both ends of a sequence."""
-    found = ends(trained.scores)
-    return {"value": found["unseen_last"], **found}
+    """Accuracy at both ends of the sequence."""
+    ends = measure_ends(trained.scores)
+    return {"value": ends["unseen_last"], **ends}
 
 
 def phase(row: Row) -> str:
-    """The written rule by which a run is given its phase.
+    """The phase of a run, by the first of these rules that holds.
 
-    learning to learn     accuracy on unseen tasks rises within the sequence by more than .05, and by at least half of
-                          what accuracy on seen tasks ends above chance
-    task identification   else, accuracy on seen tasks rises within the sequence by more than .05
-    task memorisation     else, accuracy on seen tasks is more than .05 above chance
-    nothing learned       else
+    learning to learn     accuracy on unseen tasks rises within the sequence by more than 0.05, and by at least half of
+                          the final accuracy on seen tasks above chance
+    task identification   accuracy on seen tasks rises within the sequence by more than 0.05
+    task memorisation     accuracy on seen tasks is more than 0.05 above chance
+    nothing learned       always
     """
     gain = row["unseen_improvement"]
     if gain > 0.05 and gain >= 0.5 * (row["seen_last"] - CHANCE):
@@ -117,20 +119,23 @@ def phase(row: Row) -> str:
 def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     """Mean accuracies and phases over the grid, and where each width goes over to learning to learn.
 
-    The phase of a width and number of tasks is that of most of its seeds, of equally many the one with less learned.
-    The memory of a width is where its accuracy on seen tasks falls to .5 with more tasks, the paper's contour.
-    The transition of a width is where the share of what was learned that also holds on unseen tasks, (unseen -
-    chance) / (seen - chance) over the last positions, reaches one half; where seen tasks are no more than .05
-    above chance nothing was learned. Both in powers of two, with the ends of resampled seeds.
+    The phase of a width and number of tasks is that of most of its seeds; of equally frequent phases the one with less
+    learned. The memory of a width is the number of tasks at which its accuracy on seen tasks falls to 0.5, the paper's
+    contour. The transition of a width is the number of tasks at which the share of what was learned that also holds on
+    unseen tasks, (unseen - chance) / (seen - chance) over the last positions, reaches one half. The share is 0 if
+    accuracy on seen tasks is at most 0.05 above chance. Memory and transition are in powers of two, with the ends of
+    resampled seeds.
 
-    Reproduced: all three phases of learning appear in this order with more tasks at the largest width; the transition
-    of the largest width lies at more tasks than that of the smallest that has one, by half a power of two or more and
-    the interval of the difference above 0, Student's over pairs of one seed; and the control, which memorises, is
-    nowhere above chance + .05 on unseen tasks from 2^6 tasks on. Not reproduced: one of these is contradicted (the
-    largest width's lies as far at fewer tasks), where all of the largest width was run. Open: else, as without the
-    control or with a single seed. "long" has two widths, chosen after one run at width 128 on 2^8 tasks. The half
-    was added when a run had been seen whose widths were apart by .02, which numbers of tasks a power apart do not tell;
-    and the interval, with which "quick" was not reproduced while it was of two resampled seeds, is Student's since.
+    Reproduced, if three things hold. With more tasks, all three phases of learning appear in this order at the largest
+    width. The transition of the largest width lies at more tasks than that of the smallest width that has one, by at
+    least half a power of two, and Student's interval of the difference over pairs of one seed is above 0. The control,
+    which memorises, is nowhere above chance + 0.05 on unseen tasks from 2^6 tasks on. Not reproduced: one of these is
+    contradicted. A transition at half a power of two fewer tasks contradicts the second; the first can be contradicted
+    only if all of the largest width was run. Open: otherwise, for example without the control or with a single seed.
+
+    "long" has two widths, chosen after one run at width 128 on 2^8 tasks. The threshold of half a power of two was
+    added after a run: its widths differed by 0.02, less than the grid can resolve. The interval was first one of two
+    resampled seeds, by which "quick" was not reproduced, and has been Student's since.
     """
     maps: dict[str, Any] = {}
     for learner in sorted({r["learner"] for r in rows}):
@@ -145,25 +150,25 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     by_width = {w: [r for r in grown if r["width"] == w] for w in sorted(settings.widths)}
     transitions = {w: transition(own) for w, own in by_width.items()}
     memory = {learner: {w: memory_end(rows, learner, w) for w in maps[learner]["widths"]} for learner in maps}
-    found = [w for w, (place, _, _) in transitions.items() if np.isfinite(place)]
+    compared = [w for w, (place, _, _) in transitions.items() if np.isfinite(place)]
     apart = [float("nan")] * 3
-    if len(found) > 1 and found[-1] == max(settings.widths):
-        apart = moved(by_width[found[-1]], by_width[found[0]])
-    found = _verdict(settings, maps, transitions, apart, found)
-    found["words"] += "".join(f"; {_told(learner, places)}" for learner, places in memory.items())
-    return {**found, "maps": maps, "transitions": transitions, "apart": apart, "memory": memory}
+    if len(compared) > 1 and compared[-1] == max(settings.widths):
+        apart = transition_shift(by_width[compared[-1]], by_width[compared[0]])
+    judged = _judge(settings, maps, transitions, apart, compared)
+    judged["words"] += "".join(f"; {_format_memory(learner, places)}" for learner, places in memory.items())
+    return {**judged, "maps": maps, "transitions": transitions, "apart": apart, "memory": memory}
 
 
-def _told(learner: str, places: dict[int, list[float]]) -> str:
-    """Up to how many tasks each width of a learner is right on more than half of what it has seen."""
-    kept = [f"{tasks_in_words(p)} at width {w}" for w, p in places.items() if np.isfinite(p[0])]
+def _format_memory(learner: str, places: dict[int, list[float]]) -> str:
+    """In words: up to how many tasks each width of a learner is right on more than half of the seen tasks."""
+    kept = [f"{format_tasks(p)} at width {w}" for w, p in places.items() if np.isfinite(p[0])]
     always = [str(w) for w, p in places.items() if p[0] == np.inf]
     parts = [f"up to {', '.join(kept)}"] * bool(kept) + [f"everywhere at width {', '.join(always)}"] * bool(always)
     name = "Transformer" if learner == "transformer" else "control"
     return f"more than half is right on seen tasks of the {name} {', '.join(parts) or 'nowhere'}"
 
 
-def _verdict(
+def _judge(
     settings: Settings,
     maps: dict[str, Any],
     transitions: dict[int, list[float]],
@@ -190,7 +195,7 @@ def _verdict(
         verdict = "not reproduced"
     else:
         verdict = "reproduced" if ordered and more and worst <= CHANCE + 0.05 else "open"
-    places = [f"{tasks_in_words(p)} at width {w}" for w, p in transitions.items() if p[0] < np.inf]
+    places = [f"{format_tasks(p)} at width {w}" for w, p in transitions.items() if p[0] < np.inf]
     never = [str(w) for w, p in transitions.items() if p[0] == np.inf]
     parts = [f"from {', '.join(places)}"] * bool(places) + [f"nowhere at width {', '.join(never)}"] * bool(never)
     words = f"half of what is learned holds on unseen tasks {', '.join(parts) or 'nowhere'}"

@@ -1,4 +1,4 @@
-"""Table and picture of the experiment on the three phases, and what the phases are called."""
+"""Table and picture of the experiment on the three phases, and the names of the phases."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 from experiments.in_context.settings import CHANCE
 from metalearn.pictures import new_figure, save
 
+__all__ = ["LETTERS", "PHASES", "draw", "table"]
+
 PHASES = ("nothing learned", "task memorisation", "task identification", "learning to learn")
-"""The paper's words in its second version, and one for models that are too small or runs that are too short."""
+"""The paper's words in its second version, and one more for models that are too small or runs that are too short."""
 LETTERS: dict[str, str] = dict(zip(PHASES, "-MIL", strict=True))
 
 
 def table(result: dict[str, Any]) -> str:
-    """Seen / unseen accuracy, widths down, tasks across."""
+    """Accuracy on seen / unseen tasks: one row per width, one column per number of tasks."""
     lines = []
     for learner, found in result["summary"]["maps"].items():
         lines.append(f"{learner}: accuracy over the last positions on seen / unseen tasks")
@@ -29,7 +31,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Seen accuracy with phases and memory, unseen accuracy with transitions, of both learners; the runs one by one."""
+    """Draw maps of both learners, on seen tasks with phases and memory, on unseen with transitions; and the runs."""
     maps, transitions = result["summary"]["maps"], result["summary"]["transitions"]
     names = {"transformer": "Transformer", "mlp": "MLP without context"}
     panels = [(name, kind) for name in names if name in maps for kind in ("seen_last", "unseen_last")]
@@ -56,13 +58,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure.colorbar(mappable, ax=axes, label="accuracy, last 10 positions", pad=0.01)
     _draw_runs(last, result["rows"])
     key = ", ".join(f"{letter} {name}" for name, letter in LETTERS.items())
-    lines = "White line: half is right on seen tasks. Orange: half of what is learned holds on unseen ones"
+    lines = "White line: half is right on seen tasks. Orange: half of what is learned holds on unseen tasks"
     figure.supxlabel(f"{key}.\n{lines} (bars: resampled seeds).", fontsize=8)
     save(figure, path)
 
 
 def _draw_runs(ax: Any, rows: list[dict[str, Any]]) -> None:
-    """Accuracy of each Transformer on unseen tasks, widths by colour, lines through their means."""
+    """Draw the accuracy of each Transformer on unseen tasks, with one colour and one line of means per width."""
     from matplotlib import colormaps
 
     own = [r for r in rows if r["learner"] == "transformer"]
@@ -78,14 +80,14 @@ def _draw_runs(ax: Any, rows: list[dict[str, Any]]) -> None:
     ax.set_xticks(range(len(exponents)), [f"$2^{{{e}}}$" for e in exponents], fontsize=8)
     ax.set_xlabel("meta-training tasks")
     ax.set_ylim(0, 1)
-    ax.set_title("Transformer, unseen tasks\na dot a run", fontsize=9)
+    ax.set_title("Transformer, unseen tasks\none dot per run", fontsize=9)
     if widths:
         ax.legend(fontsize=7, loc="upper left")
 
 
 def _draw_places(ax: Any, found: dict[str, Any], places: dict[str, Any], color: str, edge: str) -> None:
-    """A line through the numbers of tasks of each width, with their intervals."""
-    ends = (-0.5, len(found["exponents"]) - 0.5)  # an interval without an end goes on to the edge
+    """Draw a line through the numbers of tasks of each width, with their intervals."""
+    ends = (-0.5, len(found["exponents"]) - 0.5)  # an open interval reaches the edge
     points = []
     for i, width in enumerate(found["widths"]):
         place, *interval = places[str(width)]
@@ -97,7 +99,7 @@ def _draw_places(ax: Any, found: dict[str, Any], places: dict[str, Any], color: 
             points.append((i, rows[0], low, high))
     if points:
         x, y, low, high = np.asarray(points).T
-        for shade, wider in ((edge, 1.6), (color, 0)):  # seen on dark and light alike
+        for shade, wider in ((edge, 1.6), (color, 0)):  # visible on dark and on light
             ax.errorbar(
                 x, y, [y - low, high - y], color=shade, linewidth=1.6 + wider, capsize=3, capthick=1.6 + wider,
                 marker="o", markersize=3 + wider,

@@ -12,7 +12,7 @@ from experiments.suite.intervals import bootstrap, crossing, list_interval
 
 
 def memory_end(rows: list[Row], learner: str, width: int) -> list[float]:
-    """[place, low, high] in powers of two where accuracy on seen tasks falls to one half."""
+    """The number of tasks at which accuracy on seen tasks falls to one half: [place, low, high] in powers of two."""
     own = [r for r in rows if (r["learner"], r["width"]) == (learner, width)]
     exponents = sorted({r["exponent"] for r in own})
     groups = [[r["seen_last"] for r in own if r["exponent"] == e] for e in exponents]
@@ -20,7 +20,11 @@ def memory_end(rows: list[Row], learner: str, width: int) -> list[float]:
 
 
 def transition(rows: list[Row]) -> list[float]:
-    """[place, low, high] in powers of two."""
+    """The number of tasks at which half of what is learned also holds on unseen tasks, see `experiment.summarise`.
+
+    Returns:
+        [place, low, high] in powers of two; NaN without rows.
+    """
     exponents = sorted({r["exponent"] for r in rows})
     if not exponents:
         return [float("nan")] * 3
@@ -35,8 +39,11 @@ def transition(rows: list[Row]) -> list[float]:
     return bootstrap(pairs, lambda drawn: crossing(exponents, [share(group) for group in drawn], 0.5))
 
 
-def moved(more: list[Row], less: list[Row]) -> list[float]:
-    """How much further the transition of some rows lies than that of others, seed by seed: [mean, low, high]."""
+def transition_shift(more: list[Row], less: list[Row]) -> list[float]:
+    """The transition of `more` minus that of `less`, over pairs of one seed: [mean, low, high] in powers of two.
+
+    NaN if there are no pairs, or if some seed has no transition.
+    """
     seeds = {r["seed"] for r in more} & {r["seed"] for r in less}
     places = [[transition([r for r in rows if r["seed"] == s])[0] for rows in (more, less)] for s in sorted(seeds)]
     if not places or not np.isfinite(places).all():

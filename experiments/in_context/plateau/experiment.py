@@ -1,12 +1,12 @@
 """Leaving chance: how long meta-training of a black box stays on a plateau, and what shortens it.
 
 Kirsch, Harrison, Sohl-Dickstein, Metz 2022 (GPICL, arXiv 2212.04458), Figs. 7 to 10. The loss stays at chance for
-thousands of steps and then falls within a few hundred. The paper shortens that by larger batches (a power law), by an
-Adam that does not damp small gradients, and by a bias: 90 % of the tasks share a permutation of the labels. Beside them
-here: that bias annealed away, shorter contexts first, and a token that holds an example and its label together.
+thousands of steps and then falls within a few hundred. The paper shortens this plateau by larger batches (a power law),
+by an Adam that does not damp small gradients, and by a bias: 90 % of the tasks share a permutation of the labels. Added
+here are the same bias annealed away, shorter contexts first, and a token that holds an example with its label.
 
 Every meta-training is measured on unseen, unbiased tasks, and ends when it has left chance or at a maximum of steps. A
-run that is still at chance then is censored: its length is known to be longer, and is never averaged as if it were not.
+run that is still at chance at the maximum is censored: its length is longer than the maximum, and no mean includes it.
 
     python -m experiments plateau quick       # about 10 minutes on two cores
     python -m experiments plateau standard    # more than an hour
@@ -22,9 +22,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.in_context.plateau.lengths import LEVEL, drawn_lengths, interval, lengths, median, power_law, shown
+from experiments.in_context.plateau.lengths import (
+    LEVEL,
+    format_ends,
+    format_steps,
+    lengths,
+    median,
+    power_law,
+    resample_lengths,
+)
 from experiments.in_context.plateau.picture import CONDITIONS, draw, table
-from experiments.in_context.settings import published, small
+from experiments.in_context.settings import published_config, small_config
 from experiments.suite.experiment import Experiment, Row, Trained, read_evaluations
 from metalearn.errors import unknown_name
 from metalearn.recipes.in_context.config import CurriculumConfig, TrainConfig
@@ -32,43 +40,46 @@ from metalearn.recipes.outer_optimizer import OptimizerConfig
 from metalearn.sweeps import Cell
 
 BIASED = 0.1
-"""Probability of a permuted task where 90 % of them are not."""
+"""Probability of a permuted task if 90 % of the tasks are not permuted."""
 HALF, FIFTH = 1 / 2, 1 / 5
-"""The shares of the unbiased run's steps within which the biased run and the pair token are to leave chance."""
+"""The shares of the unbiased run's steps within which the biased run and the pair token should leave chance."""
+
+__all__ = ["EXPERIMENT", "PRESETS", "Settings"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Interventions, batch sizes, seeds, and where a run that stays at chance ends."""
+    """Interventions, batch sizes, seeds, and the maximum of steps."""
 
     conditions: tuple[str, ...] = tuple(CONDITIONS)
-    """Interventions, names of `CONDITIONS`; the control is `unbiased`."""
+    """Interventions: names from `CONDITIONS`. The control is `unbiased`."""
     seeds: int = 3
-    """Meta-trainings of each."""
+    """Meta-trainings per intervention."""
     first_seed: int = 0
     """The first seed."""
     steps: int = 10_000
-    """Outer steps after which a run ends that is still at chance."""
+    """Maximum of outer steps, at which a run ends even if it is still at chance."""
     tasks: int = 64
-    """Tasks an outer step."""
+    """Tasks per outer step."""
     batches: tuple[int, ...] = (16, 32, 128, 256)
-    """Further numbers of tasks an outer step, of the control."""
+    """Further numbers of tasks per outer step, for the control."""
     batch_steps: tuple[int, ...] = (40_000, 20_000, 7_000, 7_000)
-    """Outer steps after which those end that are still at chance, one a number of tasks."""
+    """Maxima of outer steps, one per number in `batches`."""
     batch_seeds: int = 3
-    """Meta-trainings of each of those."""
+    """Meta-trainings per number in `batches`."""
     anneal_steps: int = 400
-    """Of the bias that is annealed away: until here 90 % of tasks are not permuted, from ten times it on all are."""
+    """For the bias that is annealed away: up to this outer step 90 % of the tasks are not permuted, and from ten times
+    this step on all are."""
     curriculum_first: int = 10
-    """Examples that count in the loss at first, with short contexts first."""
+    """For short contexts first: examples that count in the loss at the beginning."""
     curriculum_steps: int = 2000
-    """Outer steps over which all examples come to count."""
+    """For short contexts first: outer steps until all examples count."""
     evaluate_every: int = 50
-    """Outer steps between evaluations, and so the resolution of a length."""
+    """Outer steps between evaluations; also the resolution of a length."""
     width: int = 64
     """Width of the Transformer."""
     size: Literal["small", "published"] = "small"
-    """small: digits on 16 components; published: MNIST at 14x14, the paper's Transformer, 32 sequences a task."""
+    """small: digits on 16 components; published: MNIST at 14x14, the paper's Transformer, 32 sequences per task."""
 
 
 PRESETS = {
@@ -88,17 +99,17 @@ PRESETS = {
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """A cell a seed: one seed of everything first, so that the picture fills evenly.
+    """One cell per intervention or batch size and seed: one seed of everything first, so that the picture fills evenly.
 
     Raises:
-        ValueError: an unknown condition, or not one maximum of steps a batch size.
+        ValueError: an unknown condition, or another number of maxima than of batch sizes.
     """
     for condition in settings.conditions:
         if condition not in CONDITIONS:
             raise unknown_name("condition", condition, CONDITIONS)
     if len(settings.batches) != len(settings.batch_steps):
         raise ValueError(
-            f"--batch-steps takes one number for each of --batches: got {len(settings.batch_steps)} for "
+            f"--batch-steps needs one number per number of --batches: got {len(settings.batch_steps)} for "
             f"{len(settings.batches)}"
         )
     order = [
@@ -117,13 +128,13 @@ def config(settings: Settings, cell: Cell) -> TrainConfig:
     optimizer = OptimizerConfig(1e-3, warmup=min(200, steps // 5), clip=1.0) if is_small else OptimizerConfig(1e-3)
     common: dict[str, Any] = {"batch": batch, "outer_optimizer": optimizer, "evaluate_every": settings.evaluate_every}
     common |= {"eval_tasks": 32, "eval_sequences": 4, "checkpoint_every": 20 * settings.evaluate_every}
-    common["steps_per_call"] = min(50, settings.evaluate_every)  # evaluations are at the end of a call
-    made = (small if is_small else published)(seed, steps, settings.width, None, **common)
+    common["steps_per_call"] = min(50, settings.evaluate_every)  # evaluations happen at the end of a call
+    made = (small_config if is_small else published_config)(seed, steps, settings.width, None, **common)
     made = dataclasses.replace(made, learner=dataclasses.replace(made.learner, token="paper"))
-    return _intervened(made, settings, condition)
+    return _intervene(made, settings, condition)
 
 
-def _intervened(made: TrainConfig, settings: Settings, condition: str) -> TrainConfig:
+def _intervene(made: TrainConfig, settings: Settings, condition: str) -> TrainConfig:
     replace = dataclasses.replace
     if condition in ("biased", "annealed"):
         anneal_steps = settings.anneal_steps if condition == "annealed" else 0
@@ -140,13 +151,13 @@ def _intervened(made: TrainConfig, settings: Settings, condition: str) -> TrainC
 
 
 def is_finished(settings: Settings, cell: Cell, step: int, numbers: Mapping[str, float]) -> bool:
-    """Whether the run has left chance; where a bias is annealed away, also that nothing is left of the bias."""
+    """Whether the run has left chance and, if its bias is annealed away, nothing is left of the bias."""
     unbiased_from = settings.anneal_steps / BIASED if cell["condition"] == "annealed" else 0
     return numbers["unseen_score"] > LEVEL and step >= unbiased_from
 
 
 def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
-    """When the run left chance (null: it had not by its last step), and accuracy as it went."""
+    """The step at which the run left chance (None: it did not), and its curve of accuracy."""
     curve = [(step, numbers["unseen_score"]) for step, numbers in read_evaluations(trained.lines)]
     left = next((step for step, accuracy in curve if accuracy > LEVEL), None)
     kept = sorted({*range(0, len(curve), max(1, len(curve) // 200)), len(curve) - 1})
@@ -161,13 +172,14 @@ def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
 
 
 def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
-    """Steps to leave chance: medians, each beside the control's, and a power law in the batch size.
+    """Steps to leave chance: medians, their ratios to the control's, and a power law in the batch size.
 
-    A run that was still at chance when it ended is longer than any number here. A median on such a run is only known
-    to be above its maximum, and is not a number; where the control's is, the ratio to it is an upper bound, taken at
-    the maximum. Reproduced: the median of the 90 %-biased runs is at most half of the unbiased ones'. Beyond: also the
-    median of the pair token is at most a fifth. Open: there are no runs to say so, or nothing but an upper bound above
-    a half is known of the ratio.
+    The length of a run that ended at chance counts as infinite, and so does a median that falls on such a run. If the
+    control's median is infinite, its maximum is used instead, and the ratios are upper bounds.
+
+    Reproduced: the median of the 90 %-biased runs is at most half of the unbiased runs'. Beyond: also the median of the
+    pair token is at most a fifth. Open: there are no runs of either kind, or all that is known of the ratio is an upper
+    bound above a half.
     """
     by = {c: [r for r in rows if r["condition"] == c and r["batch"] == settings.tasks] for c in CONDITIONS}
     by = {c: group for c, group in by.items() if group}
@@ -175,7 +187,7 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     found = {}
     for c, group in by.items():
         values = lengths(group)
-        ratio = drawn_lengths([values, lengths(control, censored="maximum")], lambda a, b: median(a) / median(b))
+        ratio = resample_lengths([values, lengths(control, censored="maximum")], lambda a, b: median(a) / median(b))
         found[c] = {
             "lengths": sorted(values),
             "at_chance": sum(r["left"] is None for r in group),
@@ -207,9 +219,11 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
 def _words(found: dict[str, Any], bound: bool, law: dict[str, Any] | None) -> str:
     parts = []
     for c, point in found.items():
-        text = f"{CONDITIONS[c][0]} {shown(point['median'], point['maximum'])}"
+        text = f"{CONDITIONS[c][0]} {format_steps(point['median'], point['maximum'])}"
         if c != "unbiased" and point["ratio"] and np.isfinite(point["ratio"][0]):
-            text += f" ({'at most ' if bound else ''}{point['ratio'][0]:.2f}{interval(point['ratio'])} of the unbiased)"
+            text += (
+                f" ({'at most ' if bound else ''}{point['ratio'][0]:.2f}{format_ends(point['ratio'])} of the unbiased)"
+            )
         if point["at_chance"]:
             text += f", {point['at_chance']} of {len(point['lengths'])} still at chance"
         if c == "annealed":
@@ -217,7 +231,7 @@ def _words(found: dict[str, Any], bound: bool, law: dict[str, Any] | None) -> st
         parts.append(text)
     words = "median steps until unseen accuracy exceeds .25: " + "; ".join(parts)
     if law is not None and law["exponent"] is not None:
-        words += f". Steps fall as batch^-{law['exponent'][0]:.2f}{interval(law['exponent'])} over {law['batches']}"
+        words += f". Steps fall as batch^-{law['exponent'][0]:.2f}{format_ends(law['exponent'])} over {law['batches']}"
     if law is not None and law["left_out"]:
         words += f"; no fit of batches {law['left_out']}, where a run was still at chance"
     return words

@@ -1,4 +1,4 @@
-"""Table and picture of the experiment on leaving chance, and how its interventions are called and coloured."""
+"""Table and picture of the experiment on leaving chance, and the names and colours of its interventions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.in_context.plateau.lengths import LEVEL, interval, shown
+from experiments.in_context.plateau.lengths import LEVEL, format_ends, format_steps
 from experiments.in_context.settings import CHANCE
 from experiments.suite.experiment import Row
 from metalearn.pictures import new_figure, save
+
+__all__ = ["CONDITIONS", "draw", "table"]
 
 CONDITIONS = {
     "unbiased": ("unbiased", "black"),
@@ -22,28 +24,30 @@ CONDITIONS = {
     "eps-1e-6": ("eps 1e-6", "#CC79A7"),
     "eps-1e-4": ("eps 1e-4", "#56B4E9"),
 }
-"""Interventions, each alone: their labels and colours. The control has the paper's token, eps 1e-8 and eps_root 0."""
+"""Label and colour of each intervention. The control, "unbiased", has the paper's token, eps 1e-8 and eps_root 0."""
 
 
 def table(result: dict[str, Any]) -> str:
-    """One row an intervention, then one a batch size."""
+    """One row per intervention, then one per batch size."""
     found = result["summary"]
     header = f"{'intervention':<22} {'runs':>4} {'at chance':>9} {'median steps':>12}"
     lines = [header + "   share of unbiased [resampled seeds]"]
     for c, p in found["conditions"].items():
         ratio = p["ratio"]
-        share = "" if c == "unbiased" or not ratio or ratio[0] is None else f"{ratio[0]:.2f}{interval(ratio)}"
-        name, steps = CONDITIONS[c][0], shown(p["median"], p["maximum"])
+        share = "" if c == "unbiased" or not ratio or ratio[0] is None else f"{ratio[0]:.2f}{format_ends(ratio)}"
+        name, steps = CONDITIONS[c][0], format_steps(p["median"], p["maximum"])
         lines.append(f"{name:<22} {len(p['lengths']):>4} {p['at_chance']:>9} {steps:>12}   {share}")
     if found["ratio_is_bound"]:
         lines.append("shares are upper bounds: the unbiased runs were still at chance when they ended")
     if len(found["batches"]) > 1:
-        lines += [f"unbiased, {b} tasks: {shown(p['median'], p['maximum'])}" for b, p in found["batches"].items()]
+        lines += [
+            f"unbiased, {b} tasks: {format_steps(p['median'], p['maximum'])}" for b, p in found["batches"].items()
+        ]
     return "\n".join(lines)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Accuracy against steps; steps to leave chance for each intervention; and against the batch size."""
+    """Draw accuracy against steps, then steps to leave chance for each intervention, and against the batch size."""
     found, settings = result["summary"], result["settings"]
     shapes = [r for r in result["rows"] if r["batch"] == settings["tasks"]]
     with_batches = len(found["batches"]) > 1
@@ -58,7 +62,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
     left.set_ylim(0, None)
     left.set_xlabel("outer step")
     left.set_ylabel("accuracy on unseen, unbiased tasks")
-    left.set_title("a line a run, colours as in the next panel;\ndotted: chance, dashed: chance is left", fontsize=9)
+    left.set_title(
+        "one line per run, colours as in the next panel;\ndotted: chance, dashed: chance is left", fontsize=9
+    )
     present = [c for c in CONDITIONS if c in found["conditions"]]
     for place, c in enumerate(present):
         group, point = [r for r in shapes if r["condition"] == c], found["conditions"][c]
@@ -71,7 +77,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     middle.set_xscale("log")
     _plain_steps(middle.xaxis)
     middle.set_xlabel("outer steps until chance is left")
-    middle.set_title("a dot a run, bar: median;\nopen: still at chance at its last step", fontsize=9)
+    middle.set_title("one dot per run, bar: median;\nopen: still at chance at its last step", fontsize=9)
     if with_batches:
         _draw_batches(axes[2], result)
     save(figure, path)
@@ -84,7 +90,7 @@ def _draw_batches(ax: Any, result: dict[str, Any]) -> None:
     law = result["summary"]["power_law"]
     if law and law["exponent"] is not None:
         ends = np.asarray([min(law["batches"]), max(law["batches"])])
-        label = f"batch$^{{-{law['exponent'][0]:.2f}}}${interval(law['exponent'])}"
+        label = f"batch$^{{-{law['exponent'][0]:.2f}}}${format_ends(law['exponent'])}"
         ax.plot(ends, law["factor"] * ends ** -law["exponent"][0], color="#D55E00", linewidth=1.2, label=label)
         ax.legend(loc="upper right")
     batches = [int(b) for b in result["summary"]["batches"]]
@@ -92,13 +98,13 @@ def _draw_batches(ax: Any, result: dict[str, Any]) -> None:
     ax.set_yscale("log")
     _plain_steps(ax.yaxis)
     ax.set_xticks(batches, [str(b) for b in batches])
-    ax.set_xlabel("tasks an outer step")
+    ax.set_xlabel("tasks per outer step")
     ax.set_ylabel("outer steps until chance is left")
     ax.set_title("unbiased tasks;\nline: power law fitted to batches without open dots", fontsize=9)
 
 
 def _plain_steps(axis: Any) -> None:
-    """Ticks at 1, 2, 5, 10, ..., written out: less than a decade has no others, and powers would overlap."""
+    """Set ticks at 1, 2, 5, 10, ..., written out: within a decade there are too few powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

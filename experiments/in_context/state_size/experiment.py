@@ -1,16 +1,16 @@
 """State or parameters: what decides how well a black box learns in context?
 
 Kirsch, Harrison, Sohl-Dickstein, Metz 2022 (GPICL, arXiv 2212.04458), Figs. 5 and 6. LSTMs, outer-product LSTMs, VSML
-and Transformers of several sizes are meta-trained on tasks that never repeat; their accuracy on unseen tasks is set
-against the size of their state, N_S, and against their number of parameters. The paper compares by eye; here both are
-rank correlations with intervals. Larger learners of a family have more of both, so three controls vary one alone:
+and Transformers of several sizes are meta-trained on tasks that never repeat. Accuracy on unseen tasks is compared with
+the size of the state, N_S, and with the number of parameters. The paper compares by eye; here both comparisons are rank
+correlations with intervals. Larger learners of a family have more of both, so three controls vary only one:
 
-    window    a Transformer sees the last few tokens only: less state, the very same parameters
-    key size  larger keys, more state; a smaller MLP gives the parameters back
+    window    a Transformer sees only the last few tokens: less state, the same parameters
+    key size  larger keys and a smaller MLP: more state, the same number of parameters
     width     a wider Transformer with the same keys: more parameters, the same state
 
-All learners but VSML, which has no such choice, read the pair token: with the paper's own, how long the plateau of
-meta-training lasts would decide, and not what can be learned.
+All learners read the pair token, except VSML, which has no such choice. With the paper's own token, the length of the
+plateau of meta-training would decide, and not what can be learned.
 
     python -m experiments state_size quick       # minutes on two cores
     python -m experiments state_size standard    # about forty minutes
@@ -25,11 +25,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from experiments.in_context.settings import ends, published, small
-from experiments.in_context.state_size.correlations import correlations, effect, told
-from experiments.in_context.state_size.picture import CONTROLS, FAMILIES, draw, shown, table
+from experiments.in_context.settings import measure_ends, published_config, small_config
+from experiments.in_context.state_size.correlations import correlations, effect, format_effect
+from experiments.in_context.state_size.picture import CONTROLS, FAMILIES, draw, table
 from experiments.suite.experiment import Experiment, Row, Trained
 from experiments.suite.intervals import list_interval
+from experiments.suite.tables import format_estimate
 from metalearn.recipes.in_context.build import prepare
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.sweeps import Cell
@@ -39,13 +40,15 @@ from metalearn_models.learners.registry import learner_name
 from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_models.learners.vsml import VSMLConfig
 
+__all__ = ["EXPERIMENT", "PRESETS", "RATES", "Member", "Settings", "equal_ratio", "members"]
+
 RATES = {"lstm": 1e-2, "outer-lstm": 1e-2, "vsml": 1e-2, "transformer": 3e-3}
-"""Peak learning rate of each family in the small setting. Chosen with seed 1000, which is reported nowhere: the better
-of 3e-3 and 1e-2 for one small member of the family. At the published size all have the paper's."""
+"""Peak learning rate of each family in the small setting: the better of 3e-3 and 1e-2 for one of its small members,
+chosen with seed 1000, which no result uses. At the published size all families have the paper's."""
 KEY_HEADS = 8
 """Heads of the control that varies the size of keys."""
 ENOUGH = 5
-"""Configurations below which there is no verdict."""
+"""The fewest configurations for a verdict."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,15 @@ class Settings:
     base: int = 32
     """Width of the Transformer from which the controls start."""
     windows: tuple[int, ...] = (3, 6, 12, 24, 48)
-    """Control: tokens that the Transformer of width `base` sees."""
+    """Control: numbers of tokens that the Transformer of width `base` sees."""
     keys: tuple[int, ...] = (2, 4, 8, 16, 32)
-    """Control: sizes of a head's keys at width `base`, at equal parameters."""
+    """Control: sizes of a head's keys at width `base`, with equal parameters."""
     widths: tuple[int, ...] = (16, 32, 64, 96)
     """Control: widths, with the keys of the Transformer of width `base`."""
     seeds: int = 3
-    """Meta-trainings of each configuration."""
+    """Meta-trainings per configuration."""
     steps: int = 1500
-    """Outer steps of each meta-training, the same for all."""
+    """Outer steps per meta-training, the same for all."""
     size: Literal["small", "published"] = "small"
     """small: digits on 16 components; published: MNIST at 14x14, the paper's Transformer, the pair token."""
 
@@ -90,8 +93,8 @@ class Member(NamedTuple):
     """A configuration.
 
     Attributes:
-        learner: what is meta-trained.
-        groups: where it counts: FAMILIES, and each of CONTROLS that it is a point of.
+        learner: configuration of the learner.
+        groups: the comparisons that it is a point of: FAMILIES, and any of CONTROLS.
     """
 
     learner: Any
@@ -99,10 +102,10 @@ class Member(NamedTuple):
 
 
 def members(settings: Settings) -> dict[str, Member]:
-    """All configurations by name; one that is a point of several comparisons is there once.
+    """All configurations by name. A configuration that is a point of several comparisons is there once.
 
     Raises:
-        ValueError: keys at which no MLP keeps the parameters equal.
+        ValueError: for a size of keys no MLP keeps the parameters equal.
     """
     plain = _base(settings, 0).learner
     found: dict[str, Member] = {}
@@ -135,24 +138,24 @@ def members(settings: Settings) -> dict[str, Member]:
 
 
 def equal_ratio(width: int, heads: int, key_size: int, largest: int) -> int:
-    """`mlp_ratio` at which a block has as many weights as with keys of the largest size and an MLP as wide as itself.
+    """The `mlp_ratio` with which a block has as many weights as with keys of the largest size and an `mlp_ratio` of 1.
 
-    Attention has 4 width heads key_size weights, the MLP 2 ratio width^2; what is left to differ are biases.
+    Attention has 4 width heads key_size weights, the MLP 2 ratio width^2. Biases are not counted and may differ.
 
     Raises:
-        ValueError: it is no whole number.
+        ValueError: the ratio is not a whole number.
     """
     ratio, rest = divmod(2 * heads * (largest - key_size), width)
     if rest:
         raise ValueError(
-            f"2 x {heads} heads x ({largest} - {key_size}) is no multiple of the width {width}: the MLP cannot make up "
-            "for keys of this size"
+            f"2 x {heads} heads x ({largest} - {key_size}) is no multiple of the width {width}: no MLP compensates for "
+            "keys of this size"
         )
     return 1 + ratio
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """A cell a configuration and seed, one seed of everything first."""
+    """One cell per configuration and seed, one seed of everything first."""
     return [{"learner": name, "seed": seed} for seed in range(settings.seeds) for name in members(settings)]
 
 
@@ -167,28 +170,28 @@ def config(settings: Settings, cell: Cell) -> TrainConfig:
 
 
 def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
-    """Accuracy on unseen tasks over the last positions, floats in the state, parameters."""
+    """Accuracy on unseen tasks over the last positions, the number of floats in the state, and of parameters."""
     learner = prepare(trained.config).learner
     shapes = jax.eval_shape(learner.init, jax.random.key(0))
-    found = ends(trained.scores)
+    ends = measure_ends(trained.scores)
     return {
-        "value": found["unseen_last"],
+        "value": ends["unseen_last"],
         "family": learner_name(trained.config.learner),
         "groups": list(members(settings)[str(cell["learner"])].groups),
         "state": learner.state_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
-        **found,
+        **ends,
     }
 
 
 def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     """Rank correlations of accuracy with N_S and with parameters, and how far each control moved accuracy.
 
-    The intervals of correlations are bootstraps over configurations, with all seeds of a configuration together; that
-    of a control's effect, accuracy at its most minus at its least, is Student's over pairs of one seed. Reproduced:
-    over the families without the controls, the correlation with N_S has an interval above 0 and so has its
-    difference to the correlation with parameters. Open: fewer than 5 configurations, or a single family.
-    The controls are reported and do not decide the verdict: the paper has none.
+    The intervals of correlations are bootstraps over configurations, which keep all seeds of a configuration together.
+    The effect of a control is accuracy at its most minus accuracy at its least, with Student's interval over pairs of
+    one seed. Reproduced: over the families without the controls, the correlation with N_S has an interval above 0, and
+    so has its difference to the correlation with parameters. Open: fewer than 5 configurations, or a single family. The
+    controls are reported and do not decide the verdict, since the paper has none.
     """
     names = list(dict.fromkeys(r["learner"] for r in rows))
     points = {}
@@ -205,19 +208,19 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
         main = found[FAMILIES]
         good = main["state"][1] > 0 and main["difference"][1] > 0
         verdict = "reproduced" if good else "not reproduced"
+        state, parameters, difference = (format_estimate(main[k]) for k in ("state", "parameters", "difference"))
         words = (
             f"over {len(several)} configurations of {len({f for _, f in several})} families the rank correlation of "
-            f"accuracy is {shown(main['state'])} with N_S and {shown(main['parameters'])} with parameters, "
-            f"difference {shown(main['difference'])}"
+            f"accuracy is {state} with N_S and {parameters} with parameters, difference {difference}"
         )
         both = found["all"]
-        words += f"; controls included {shown(both['state'])} and {shown(both['parameters'])}"
-    words = "; ".join([words, *(told(group, e) for group, e in effects.items() if e is not None)])
+        words += f"; controls included {format_estimate(both['state'])} and {format_estimate(both['parameters'])}"
+    words = "; ".join([words, *(format_effect(group, e) for group, e in effects.items() if e is not None)])
     return {"verdict": verdict, "words": words, "points": points, "correlations": found, "effects": effects}
 
 
 def _base(settings: Settings, seed: int) -> TrainConfig:
-    build = small if settings.size == "small" else published
+    build = small_config if settings.size == "small" else published_config
     return build(seed, settings.steps)
 
 

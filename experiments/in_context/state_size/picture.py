@@ -1,43 +1,38 @@
-"""Table and picture of the experiment on state and parameters, and what its comparisons are called."""
+"""Table and picture of the experiment on state and parameters, and the names of its comparisons."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.in_context.settings import CHANCE
+from experiments.suite.tables import format_estimate
 from metalearn.pictures import new_figure, save
 
 FAMILIES, CONTROLS = "families", ("window", "key size", "width")
 
+__all__ = ["CONTROLS", "FAMILIES", "draw", "table"]
+
 
 def table(result: dict[str, Any]) -> str:
-    """One row a configuration, then the correlations."""
+    """One row per configuration, then the correlations."""
     lines = [f"{'learner':<34} {'N_S':>8} {'parameters':>10}  accuracy [95 % over seeds]  counts in"]
     for name, p in sorted(result["summary"]["points"].items(), key=lambda item: (item[1]["family"], item[1]["state"])):
-        accuracy, groups = shown(p["accuracy"]), ", ".join(p["groups"])
+        accuracy, groups = format_estimate(p["accuracy"]), ", ".join(p["groups"])
         lines.append(f"{name:<34} {p['state']:>8} {p['parameters']:>10}  {accuracy:<26}  {groups}")
     lines.append(f"\n{'rank correlation over':<22} {'with N_S':>24} {'with parameters':>24} {'difference':>24}")
     for group, found in result["summary"]["correlations"].items():
         lines.append(
-            f"{group:<22}" + "".join(f" {shown(found[k], '+.2f'):>24}" for k in ("state", "parameters", "difference"))
+            f"{group:<22}"
+            + "".join(f" {format_estimate(found[k], '+.2f'):>24}" for k in ("state", "parameters", "difference"))
         )
     return "\n".join(lines)
 
 
-def shown(interval: Sequence[float | None], form: str = ".3f") -> str:
-    """An estimate and, where it is known, its interval, in words."""
-    value, low, high = (np.nan if v is None else v for v in interval)
-    if not np.isfinite(value):
-        return "undefined"
-    return f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if np.isfinite(low) and np.isfinite(high) else "")
-
-
 def draw(result: dict[str, Any], path: Path) -> None:
-    """The families against N_S and against parameters; accuracy over what each control varies."""
+    """Accuracy of the families against N_S and against parameters, and of each control against what it varies."""
     figure, axes = new_figure(columns=3, width=3.7, height=4.0)
     rows, summary = result["rows"], result["summary"]
     looks = {
@@ -56,7 +51,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
         ax.scatter(xs, ys, s=16, facecolors="none", edgecolors="0.6", linewidths=0.8, zorder=1, label="controls")
         ax.set_xlabel(label)
         found = summary["correlations"].get(FAMILIES)
-        ax.set_title("" if found is None else f"coloured: rank correlation {shown(found[key], '.2f')}", fontsize=9)
+        ax.set_title(
+            "" if found is None else f"coloured: rank correlation {format_estimate(found[key], '.2f')}", fontsize=9
+        )
     colors = dict(zip(CONTROLS, ("#D55E00", "#56B4E9", "black"), strict=True))
     for group, found in summary["effects"].items():
         if found is None:
@@ -71,8 +68,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes[2].scatter(folds, values, s=14, color=colors[group], alpha=0.55, linewidths=0)
         middle = [(fold, values[folds == fold].mean()) for fold in np.unique(folds)]
         axes[2].plot(*zip(*middle, strict=True), style, color=colors[group], label=f"{what}, {kept}")
-    axes[2].set_xlabel("state, or parameters (dashed), over the least")
-    axes[2].set_title("controls, Transformers: one varied alone", fontsize=9)
+    axes[2].set_xlabel("state, or parameters (dashed), over the smallest")
+    axes[2].set_title("controls, Transformers: only one of the two varies", fontsize=9)
     top = max(0.5, 1.08 * max(r["unseen_last"] for r in rows))
     for ax in axes:
         ax.set_xscale("log")

@@ -32,6 +32,8 @@ from metalearn_models.learners.registry import build_learner
 from metalearn_tasks.datasets import Dataset, load
 from metalearn_tasks.families.registry import entry_of
 
+__all__ = ["Recipe", "load_data", "load_dataset", "prepare", "read_theta"]
+
 
 class Recipe(NamedTuple):
     """What a configuration builds.

@@ -15,6 +15,19 @@ from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_tasks.families.projected import ProjectedConfig
 from metalearn_tasks.families.registry import entry_of, family_entry
 
+__all__ = [
+    "CurriculumConfig",
+    "DataConfig",
+    "TrainConfig",
+    "free_fields",
+    "from_json",
+    "learner_names",
+    "predicts_numbers",
+    "rename_old_fields",
+    "to_json",
+    "with_learner",
+]
+
 REFERENCES = ("1nn", "centroid", "ridge", "logistic")
 
 

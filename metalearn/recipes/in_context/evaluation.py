@@ -28,6 +28,8 @@ from metalearn_models.learners.averaged import averaged
 from metalearn_tasks.datasets import Dataset
 from metalearn_tasks.families.registry import FamilyEntry, entry_of
 
+__all__ = ["Evaluation", "EvaluationConfig", "evaluate"]
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:

@@ -23,6 +23,8 @@ from metalearn.recipes.in_context.build import load_data, prepare
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn_tasks.datasets import Dataset
 
+__all__ = ["check_fits", "check_largest", "largest"]
+
 
 def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: int | None = None) -> int | None:
     """Refuse a configuration whose outer step needs more memory than there is.

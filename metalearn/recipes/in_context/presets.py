@@ -15,6 +15,8 @@ from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_tasks.families.projected import ProjectedConfig
 from metalearn_tasks.families.regression import RegressionConfig
 
+__all__ = []
+
 
 def _digits() -> TrainConfig:
     return TrainConfig(

@@ -25,6 +25,8 @@ from metalearn.runs.metrics import read_metrics
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
 
+__all__ = ["draw_run", "meta_train"]
+
 
 def meta_train(
     config: TrainConfig,

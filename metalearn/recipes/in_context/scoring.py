@@ -19,6 +19,19 @@ from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.recipes.streams import stream
 from metalearn_models.learners.registry import LEARNERS, learner_entry
 
+__all__ = [
+    "LAST",
+    "check_references",
+    "curves",
+    "curves_as_json",
+    "evaluations",
+    "learner_scorers",
+    "score_learner",
+    "score_references",
+    "table",
+    "tasks_to_score",
+]
+
 LAST = 10
 """A curve is summed up by its mean over so many last positions."""
 

@@ -25,6 +25,18 @@ from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_na
 from metalearn.sweeps.storage import storage_url
 from metalearn.sweeps.workers import worker_count
 
+__all__ = [
+    "SweepConfig",
+    "SweepResult",
+    "axes",
+    "configure_cell",
+    "list_cells",
+    "run",
+    "run_trial",
+    "summarise",
+    "swept_fields",
+]
+
 
 @dataclass(frozen=True)
 class SweepConfig:

@@ -26,6 +26,8 @@ from metalearn_models.optimizers.contract import LearnedOptimizer, first_order
 from metalearn_tasks import objectives
 from metalearn_tasks.objectives import NamedObjective, cap_losses, log_transform_losses, training_loop
 
+__all__ = ["FLOOR", "OptimizerRecipe", "prepare"]
+
 FLOOR = 1e-4
 """Losses far below this count as equal: an optimizer need not drive separable data to a loss of 0."""
 

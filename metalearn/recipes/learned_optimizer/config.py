@@ -16,6 +16,18 @@ from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.outer_optimizer import OptimizerConfig
 from metalearn_models.optimizers.registry import OPTIMIZERS, make, setting_descriptions
 
+__all__ = [
+    "RECOMMENDED",
+    "TrainOptimizerConfig",
+    "free_fields",
+    "from_json",
+    "optimizer_names",
+    "recommended",
+    "rename_old_fields",
+    "settings_of",
+    "to_json",
+]
+
 EVERY_50_STEPS = GradientConfig("pes", window=50, sigma=0.01, rank=None)
 
 

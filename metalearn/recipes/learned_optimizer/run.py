@@ -29,6 +29,8 @@ from metalearn_tasks.objectives import (
     tune_learning_rate,
 )
 
+__all__ = ["RATES", "baselines", "curves_of", "draw", "meta_train", "table"]
+
 RATES = learning_rates(1e-4, 3.16, per_decade=2)
 """Learning rates on which a baseline is tuned."""
 

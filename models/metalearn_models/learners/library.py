@@ -17,7 +17,7 @@ from metalearn.learner import Learner, Signature
 from metalearn.runs.weights import load_weights, save_weights
 from metalearn_models.learners.registry import LEARNERS, build_learner, learner_entry, learner_name
 
-__all__ = ["TrainedLearner", "learner_for", "load", "names", "save", "shipped"]
+__all__ = ["TrainedLearner", "learner_for", "load", "make", "names", "save", "shipped"]
 
 _SHIPPED = Path(__file__).parent / "weights"
 
@@ -41,8 +41,25 @@ class TrainedLearner(NamedTuple):
 
 
 def names() -> tuple[str, ...]:
-    """The names of all learners, with weights or without."""
+    """The names that `make` knows: in-context learners, learners that train a network online, reference learners."""
     return tuple(LEARNERS)
+
+
+def make(name: str, signature: Signature, **settings: Any) -> Learner:
+    """The learner with that name, not meta-trained.
+
+    Args:
+        name: one of `names()`.
+        signature: the shapes that it is built for.
+        settings: fields of its configuration that differ from the defaults.
+
+    Raises:
+        UnknownNameError: no such learner; names the nearest ones.
+        TypeError: its configuration has no such field.
+        ValueError: the learner cannot be built with these sizes.
+    """
+    entry = learner_entry(name)
+    return entry.build(signature, entry.config(**settings))
 
 
 def shipped() -> tuple[str, ...]:
@@ -92,7 +109,8 @@ def save(
         card: what else is to be known about them, JSON values.
 
     Raises:
-        RunError: the weights are not those of that learner, or the disk refused.
+        RunError: theta is not that of this learner, or the file cannot be written.
+        TypeError: the configuration is that of no learner in the registry.
     """
     arrays = _by_name(theta)
     _rebuild(arrays, signature, config, str(path))  # refuses what could not be loaded again
@@ -120,16 +138,17 @@ def _read(path: Path) -> TrainedLearner:
         entry = learner_entry(values.pop("name"))
         config = entry.config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except (KeyError, TypeError) as error:
+        hint = "; it holds a learned optimizer, for metalearn_models.optimizers.load" if "optimizer" in card else ""
         raise RunError(
             f"{path} does not say which learner its weights belong to ({type(error).__name__}: {error}): its metadata, "
-            'or a .json file beside it, must hold "signature" and "learner"'
+            f'or a .json file beside it, must hold "signature" and "learner"{hint}'
         ) from error
     theta = _rebuild(_by_name(theta), signature, config, str(path))
     return TrainedLearner(learner_for(signature, config), theta, signature, config, card)
 
 
 def _by_name(theta: Any) -> dict[str, Any]:
-    """The arrays of theta by their place in it: a form for files, in which a NamedTuple has no place."""
+    """The arrays of theta by their path in it: files can hold these, but no NamedTuple."""
     return {keystr(path, simple=True, separator="."): x for path, x in tree_flatten_with_path(theta)[0]}
 
 
@@ -143,5 +162,10 @@ def _rebuild(arrays: Mapping[str, Any], signature: Signature, config: Any, sourc
     wanted = _by_name(like)
     forms = [{n: (tuple(x.shape), str(x.dtype)) for n, x in tree.items()} for tree in (wanted, arrays)]
     if forms[0] != forms[1]:
-        raise RunError(f"the weights in {source} do not fit the learner {config} with {signature}")
+        differing = sorted(n for n in forms[0].keys() | forms[1].keys() if forms[0].get(n) != forms[1].get(n))
+        first, none = differing[0], ("no such array",)
+        raise RunError(
+            f"the weights in {source} do not fit the learner {config} with {signature}: {len(differing)} arrays "
+            f"differ; {first} should be {forms[0].get(first, none)} and is {forms[1].get(first, none)}"
+        )
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[n] for n in wanted])

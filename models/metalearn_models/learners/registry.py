@@ -9,12 +9,13 @@ from metalearn.errors import unknown_name
 from metalearn.learner import Learner, Signature
 from metalearn_models.learners.contextless import MLPConfig, mlp
 from metalearn_models.learners.lstm import LSTMConfig, lstm
-from metalearn_models.learners.online.online import MAMLConfig, OnlineConfig, maml, online
+from metalearn_models.learners.online.maml import MAMLConfig, maml
+from metalearn_models.learners.online.network import OnlineConfig, online_mlp
 from metalearn_models.learners.online.optimizer import (
     OnlineOptimizerConfig,
     PretrainedOptimizerConfig,
     online_optimizer,
-    online_pretrained,
+    online_pretrained_optimizer,
 )
 from metalearn_models.learners.outer_lstm import OuterLSTMConfig, outer_lstm
 from metalearn_models.learners.reference.logistic import LogisticConfig, logistic
@@ -28,9 +29,18 @@ from metalearn_models.learners.reference.ridge import RidgeConfig, ridge
 from metalearn_models.learners.transformer import TransformerConfig, transformer
 from metalearn_models.learners.vsml import VSMLConfig, vsml
 
+__all__ = ["LEARNERS", "Entry", "build_learner", "learner_entry", "learner_name"]
+
 
 class Entry(NamedTuple):
-    """A named learner: the class of its configuration, its builder, a line for people, and if it is meta-learned."""
+    """A learner that has a name.
+
+    Attributes:
+        config: the class of its configuration.
+        build: `(signature, config) -> learner`.
+        description: one line for people.
+        meta_learned: whether it has meta-parameters to learn.
+    """
 
     config: type
     build: Callable[[Signature, Any], Learner]
@@ -49,21 +59,25 @@ LEARNERS: dict[str, Entry] = {
         OnlineOptimizerConfig, online_optimizer, "a fresh network trained online by an optimizer that is learned", True
     ),
     "pretrained-optimizer": Entry(
-        PretrainedOptimizerConfig, online_pretrained, "a fresh network trained online by shipped small-fc", False
+        PretrainedOptimizerConfig,
+        online_pretrained_optimizer,
+        "a fresh network trained online by a meta-trained optimizer",
+        False,
     ),
-    "sgd": Entry(OnlineConfig, online, "a fresh network trained online by SGD or Adam", False),
+    "sgd": Entry(OnlineConfig, online_mlp, "a fresh network trained online by SGD or Adam", False),
     "1nn": Entry(NearestNeighbourConfig, nearest_neighbour, "1-nearest neighbour", False),
     "centroid": Entry(NearestCentroidConfig, nearest_centroid, "nearest class mean", False),
     "ridge": Entry(RidgeConfig, ridge, "ridge regression on one-hot labels", False),
     "logistic": Entry(LogisticConfig, logistic, "logistic regression, refitted at every example", False),
 }
+"""All learners by name."""
 
 
 def learner_entry(name: str) -> Entry:
-    """The entry of a name.
+    """The entry with that name.
 
     Raises:
-        UnknownNameError: with the nearest names.
+        UnknownNameError: no such learner; names the nearest ones.
     """
     if name not in LEARNERS:
         raise unknown_name("learner", name, LEARNERS)
@@ -71,10 +85,26 @@ def learner_entry(name: str) -> Entry:
 
 
 def learner_name(config: Any) -> str:
-    """The name of the learner that a configuration belongs to."""
-    return next(name for name, entry in LEARNERS.items() if type(config) is entry.config)
+    """The name of the learner that a configuration belongs to.
+
+    Raises:
+        TypeError: the configuration is that of no learner in `LEARNERS`.
+    """
+    for name, entry in LEARNERS.items():
+        if type(config) is entry.config:
+            return name
+    raise TypeError(f"a {type(config).__name__} is the configuration of no learner: take a class of `LEARNERS`")
 
 
 def build_learner(signature: Signature, config: Any) -> Learner:
-    """The learner of a configuration, for the shapes of `signature`."""
+    """The learner of a configuration.
+
+    Args:
+        signature: the shapes that it is built for.
+        config: of a class in `LEARNERS`.
+
+    Raises:
+        TypeError: the configuration is that of no learner in `LEARNERS`.
+        ValueError: the learner cannot be built with these sizes.
+    """
     return learner_entry(learner_name(config)).build(signature, config)

@@ -19,6 +19,8 @@ from jaxtyping import Array, ArrayLike, Float
 from metalearn_models.losses.formulas import LIMIT
 from metalearn_models.losses.formulas.values import at_least_single
 
+__all__ = ["Prediction", "check_inputs", "cotangent", "per_example", "predict"]
+
 Link = Literal["softmax", "sigmoid", "identity"]
 LINKS: tuple[str, ...] = get_args(Link)
 

@@ -14,6 +14,23 @@ from jaxtyping import Array, ArrayLike, Float
 
 from metalearn_models.losses.elementwise import Link, Prediction, Terms, cotangent, per_example
 
+__all__ = [
+    "HandmadeLoss",
+    "brier",
+    "cauchy",
+    "cross_entropy",
+    "focal",
+    "gce",
+    "huber",
+    "label_smoothing",
+    "mae",
+    "mse",
+    "poly_1",
+    "probability_mae",
+    "sparse_lsr",
+    "welsch",
+]
+
 
 @dataclass(frozen=True)
 class HandmadeLoss:

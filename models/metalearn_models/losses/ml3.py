@@ -17,6 +17,8 @@ from metalearn.errors import unknown_name
 from metalearn_models.losses.elementwise import LINKS, Link, Prediction, per_example
 from metalearn_models.losses.parametric import LearnableLoss
 
+__all__ = ["ml3"]
+
 Weights = tuple[Float[Array, "n m"], ...]
 
 

@@ -17,6 +17,8 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from metalearn_models.losses.formulas import number_of_coefficients
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
+__all__ = ["SPREAD", "LearnableLoss", "free_coefficients", "fresh_coefficients"]
+
 SPREAD = 1e-3
 """Standard deviation of fresh coefficients around their mean, EvoMAL's."""
 

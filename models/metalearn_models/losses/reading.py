@@ -16,6 +16,8 @@ from metalearn_models.losses.formulas import Const, Expr, Op, Var, number_of_coe
 from metalearn_models.losses.handmade import HandmadeLoss
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
+__all__ = ["curves", "latex", "picture", "to_sympy"]
+
 LARGEST = 120  # nodes; sympy's simplification of larger formulas can take minutes
 
 

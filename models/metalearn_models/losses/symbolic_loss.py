@@ -21,6 +21,8 @@ from metalearn_models.losses.elementwise import LINKS, Link, Prediction, cotange
 from metalearn_models.losses.formulas import Expr
 from metalearn_models.losses.formulas.notation import from_record, read_json, to_record
 
+__all__ = ["SymbolicLoss"]
+
 
 @dataclass(frozen=True, eq=False)
 class SymbolicLoss:

@@ -14,6 +14,8 @@ from metalearn.errors import unknown_name
 from metalearn_models.losses.elementwise import LINKS, Link, Prediction, per_example
 from metalearn_models.losses.parametric import SPREAD, LearnableLoss
 
+__all__ = ["SQUARED_ERROR", "taylor_glo"]
+
 SQUARED_ERROR = (0.0, 0.0, 0.0, -2.0, 0.0, 2.0, 0.0, 0.0)
 """The theta of (f - y)^2 - y^2, whose gradient is that of the squared error."""
 

@@ -1,8 +1,8 @@
 """What every learned optimizer is: meta-parameters, and an optax transformation made from them.
 
-Shared by the optimizers of this folder: the time features and the normalisation of Metz, Freeman, Harrison,
+Also what the optimizers of this folder share: the time features and the normalisation of Metz, Freeman, Harrison,
 Maheswaranathan and Sohl-Dickstein 2022, "Practical tradeoffs between memory, compute, and performance in learned
-optimizers" (arXiv 2203.11860), and the checks of what a caller hands in.
+optimizers" (arXiv 2203.11860), and the checks of a caller's arguments.
 """
 
 from __future__ import annotations
@@ -16,11 +16,25 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+__all__ = [
+    "TIMESCALES",
+    "Layers",
+    "LearnedOptimizer",
+    "check_params",
+    "dense_layers",
+    "first_order",
+    "float32",
+    "inverse_rms",
+    "require_loss",
+    "require_params",
+    "time_features",
+]
+
 TIMESCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
-"""Steps over which the time features change."""
+"""Numbers of steps over which the time features change."""
 
 Layers = tuple[dict[str, Array], ...]
-"""A small ReLU network: `{"weight": [in, out], "bias": [out]}`, one a layer."""
+"""A small ReLU network: `{"weight": [in, out], "bias": [out]}` per layer."""
 
 
 class LearnedOptimizer(NamedTuple):
@@ -28,10 +42,10 @@ class LearnedOptimizer(NamedTuple):
 
     Attributes:
         init: `(key) -> theta`, fresh meta-parameters.
-        transform: `(theta, num_steps=None) -> optax.GradientTransformationExtraArgs`. `num_steps` is the length of the
-            training to come, for the optimizers that plan by it; the others ignore it. The transformation's
-            `update` needs `params` where the optimizer reads them. It can be jitted, vmapped over theta or params or
-            both, scanned, chained, and differentiated with respect to theta.
+        transform: `(theta, num_steps=None) -> optax.GradientTransformationExtraArgs`. `num_steps` is the number of
+            training steps to come; optimizers that do not plan ahead ignore it. `update` needs `params` if the
+            optimizer reads them. The transformation can be jitted, vmapped over theta or params or both, scanned,
+            chained, and differentiated with respect to theta.
     """
 
     init: Callable[[PRNGKeyArray], Any]
@@ -39,19 +53,19 @@ class LearnedOptimizer(NamedTuple):
 
 
 def first_order(optimizer: LearnedOptimizer) -> LearnedOptimizer:
-    """The same optimizer, its meta-gradient without the derivatives of the gradients it reads.
+    """The same optimizer, whose meta-gradient leaves out the derivatives of the gradients it reads.
 
-    Andrychowicz et al. 2016 (arXiv 1606.04474) assume these to be zero, which saves the second derivatives of the
-    objective. The path through the parameters, from one update to the loss after it, stays.
+    Andrychowicz et al. 2016 (arXiv 1606.04474) assume that these are zero, which saves the second derivatives of the
+    objective. The path through the parameters, from one update to the next loss, stays.
 
     Args:
         optimizer: any learned optimizer.
 
     Returns:
-        An optimizer with the same updates and state; incoming updates are constants to differentiation.
+        An optimizer with the same updates and state; differentiation treats the incoming gradients as constants.
     """
 
-    def transform(theta: Any, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Any, num_steps: Any = None) -> optax.GradientTransformationExtraArgs:
         inner = optimizer.transform(theta, num_steps)
 
         def update(
@@ -65,24 +79,24 @@ def first_order(optimizer: LearnedOptimizer) -> LearnedOptimizer:
 
 
 def time_features(step: Int[Array, ""]) -> Float[Array, "11"]:
-    """`tanh(t / T - 1)` for each timescale T; `step` counts from 0."""
+    """`tanh(t / T - 1)` for each timescale T, at step t, which counts from 0."""
     return jnp.tanh(step.astype(jnp.float32) / jnp.array(TIMESCALES, jnp.float32) - 1.0)
 
 
 def inverse_rms(mean_square: Float[Array, "*F"]) -> Float[Array, "*F"]:
-    """The factor that brings a feature of that mean square over its tensor to about unit size."""
+    """The factor that scales a feature to about unit size, from its mean square over its tensor."""
     return jax.lax.rsqrt(mean_square + 1e-5)
 
 
 def dense_layers(key: PRNGKeyArray, widths: tuple[int, ...]) -> Layers:
-    """Weights truncated normal (at two standard deviations) of scale 1 / sqrt(fan_in), biases 0.
+    """Fresh layers: weights truncated normal (at two standard deviations) of scale 1 / sqrt(fan_in), biases 0.
 
     Args:
         key: random key.
         widths: inputs, hidden layers, outputs.
 
     Raises:
-        ValueError: when a width is not positive.
+        ValueError: a width is less than 1.
     """
     if min(widths) < 1:
         raise ValueError(f"every layer needs at least one unit, got the widths {widths}")
@@ -96,11 +110,16 @@ def dense_layers(key: PRNGKeyArray, widths: tuple[int, ...]) -> Layers:
     )
 
 
+def float32(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """`x` in float32, the dtype of all accumulators and networks, whatever the dtype of the parameters."""
+    return jnp.asarray(x, jnp.float32)
+
+
 def check_params(params: optax.Params) -> None:
-    """Refuse what cannot be optimised here.
+    """Check that every parameter can be optimised.
 
     Raises:
-        TypeError: when a leaf is not a floating-point array.
+        TypeError: a leaf is not a floating-point array.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = jnp.result_type(leaf)
@@ -111,17 +130,25 @@ def check_params(params: optax.Params) -> None:
             )
 
 
-def float32(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-    """The dtype of all accumulators and of the network, whatever the parameters' own."""
-    return jnp.asarray(x, jnp.float32)
-
-
 def require_params(params: optax.Params | None) -> optax.Params:
-    """The parameters, for the optimizers that read them.
+    """The parameters, for optimizers that read them.
 
     Raises:
-        ValueError: when they are missing.
+        ValueError: they are missing.
     """
     if params is None:
         raise ValueError("this learned optimizer reads the parameters: call update(grads, state, params), got None")
     return params
+
+
+def require_loss(value: Any) -> Float[Array, ""]:
+    """The loss in float32, for optimizers that read it.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if value is None:
+        raise ValueError(
+            "this learned optimizer reads the loss: call update(grads, state, params, value=loss), got value=None"
+        )
+    return jnp.asarray(value, jnp.float32)

@@ -73,6 +73,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "learnable-adam": OptimizerEntry(learnable_adam, "Adam; its four constants are learned"),
     "schedule": OptimizerEntry(learnable_adam_schedule, "Adam with a learned learning-rate schedule"),
 }
+"""All learned optimizers by name."""
 
 
 def names() -> tuple[str, ...]:

@@ -27,6 +27,8 @@ from metalearn.learner import Signature
 from metalearn_models.learners.library import learner_for, load
 from metalearn_models.tabular.views import draw_views, features_of, fit_features, inputs_of
 
+__all__ = ["CHUNK", "GROUP", "InContextClassifier"]
+
 GROUP = 8
 """Views that run together; the number of views is rounded up to a multiple with views that do not count."""
 CHUNK = 256

@@ -18,6 +18,20 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+__all__ = [
+    "CLIP",
+    "PCA_ROWS",
+    "Features",
+    "Standardiser",
+    "Views",
+    "draw_views",
+    "features_of",
+    "fit_features",
+    "fit_standardiser",
+    "inputs_of",
+    "standardise",
+]
+
 CLIP = 10.0
 """Standardised features are cut off here, in standard deviations; a learner has seen nothing further out."""
 PCA_ROWS = 1000

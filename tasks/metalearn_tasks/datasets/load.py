@@ -154,7 +154,7 @@ def load(
     return Dataset(name, _make_split(x, y), _make_split(x_test, y_test), classes, shape, origin)
 
 
-def _check_count(name: str, value: int | None) -> None:
+def _check_count(name: str, value: Any) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
         raise ValueError(f"{name} must be an integer of at least 1, or None, got {value!r}")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from einops import rearrange
-from jaxtyping import Float, Num
+from jaxtyping import Float, Shaped
 
 __all__ = [
     "column_statistics",
@@ -25,7 +25,7 @@ __all__ = [
 _ROWS = 4096  # Rows are converted and summed in chunks of this many, so that their float64 copies stay small.
 
 
-def to_floats(x: Num[np.ndarray, "..."], split: str) -> Float[np.ndarray, "..."]:
+def to_floats(x: Shaped[np.ndarray, "..."], split: str) -> Float[np.ndarray, "..."]:
     """Convert inputs to floats: `uint8` is divided by 255, all other values stay as they are.
 
     Args:
@@ -46,11 +46,11 @@ def to_floats(x: Num[np.ndarray, "..."], split: str) -> Float[np.ndarray, "..."]
     return x
 
 
-def resize_images(x: Num[np.ndarray, "N H W *C"], size: int, split: str) -> Float[np.ndarray, "N {size} {size} *C"]:
+def resize_images(x: Shaped[np.ndarray, "N *S"], size: int, split: str) -> Float[np.ndarray, "N {size} {size} *C"]:
     """Resize images to `size` x `size` by antialiased bilinear interpolation, whatever their aspect ratio.
 
     Args:
-        x: images `[N, H, W]` or `[N, H, W, C]`, converted by `to_floats` first.
+        x: images `[N, H, W]` or `[N, H, W, C]`, which are converted by `to_floats`.
         size: the new height and width.
         split: name of the split, for the error.
 

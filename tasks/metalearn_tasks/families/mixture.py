@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Family
 
@@ -76,7 +76,7 @@ def mixture(families: Sequence[Family], weights: Sequence[float], seed: int = 0)
         tasks = tuple(f.sample(d, key_task) for f, d in zip(families, data, strict=True))
         return MixtureTask(choose(key_family), tasks)
 
-    def unseen(data: tuple[Any, ...], index: Array) -> MixtureTask:
+    def unseen(data: tuple[Any, ...], index: ArrayLike) -> MixtureTask:
         key = jax.random.fold_in(jax.random.key(seed), jnp.asarray(index, jnp.uint32))
         tasks = tuple(f.unseen(d, index) for f, d in zip(families, data, strict=True))
         return MixtureTask(choose(key), tasks)
@@ -113,7 +113,7 @@ def reproject(family: Family, width: int | None = None, seed: int = 0) -> Family
         return draw(family.sample(data, key_task), key_projection)
 
     def number(tasks: Any) -> Any:
-        def task(data: Any, index: Array) -> ReprojectedTask:
+        def task(data: Any, index: ArrayLike) -> ReprojectedTask:
             key = jax.random.fold_in(jax.random.key(seed), jnp.asarray(index, jnp.uint32))
             return draw(tasks(data, index), key)
 

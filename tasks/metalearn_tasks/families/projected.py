@@ -136,7 +136,7 @@ def unprojected(inputs: int, classes: int, config: ProjectedConfig) -> Family:
         key_permutation, key_coin = jax.random.split(key)
         return ProjectedTask(jnp.eye(inputs, width), _draw_permutation(data, classes, key_permutation, key_coin))
 
-    def unseen(data: ProjectedData, index: Array) -> ProjectedTask:
+    def unseen(data: ProjectedData, index: ArrayLike) -> ProjectedTask:
         key = jax.random.key(config.seed if data.seed is None else data.seed)
         return sample(data, jax.random.fold_in(key, jnp.asarray(index, jnp.uint32)))
 

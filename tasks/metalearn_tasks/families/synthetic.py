@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 Teacher = Literal["clusters", "argmax", "score", "tree"]
+"""What labels the examples of a task; see the head of this file."""
 
 TEACHERS: tuple[Teacher, ...] = ("clusters", "argmax", "score", "tree")
 """What can label the examples of a task."""

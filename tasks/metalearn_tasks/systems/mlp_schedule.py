@@ -33,8 +33,11 @@ __all__ = [
 ]
 
 Objective = Literal["train", "accuracy"]
+"""What the loss of a step measures; see `MLPScheduleConfig.objective`."""
 Examples = tuple[Float[Array, "N D"], Int[Array, " N"]]
+"""Inputs and labels."""
 Schedule = dict[str, Float[Array, ""]]
+"""The theta of a schedule: `log_learning_rate` and `log_decay`."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def mlp_schedule(config: MLPScheduleConfig = MLPScheduleConfig()) -> InnerLoop:
     if not 0 <= config.momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {config.momentum}")
 
-    def split(data: Any) -> tuple[Examples, Examples]:
+    def split(data: Any) -> tuple[Examples, tuple[Float[Array, "M D"], Int[Array, " M"]]]:
         return data if config.objective == "accuracy" else (data, data)
 
     def draw(examples: Examples, key: PRNGKeyArray, dtype: Any) -> tuple[Float[Array, "B D"], Int[Array, "B"]]:

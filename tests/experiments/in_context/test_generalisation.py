@@ -11,7 +11,7 @@ from experiments.in_context.generalisation import experiment as generalisation
 from experiments.in_context.generalisation.experiment import LEARNERS, PRESETS, SGD, Settings, config, summarise
 from experiments.in_context.generalisation.foreign_data import episodes, examples, most_frequent, score
 from experiments.in_context.generalisation.picture import NEW
-from experiments.in_context.settings import small
+from experiments.in_context.settings import small_config
 from experiments.in_context.state_size.experiment import RATES
 from experiments.suite import run as suite
 from experiments.suite.intervals import list_interval
@@ -36,9 +36,9 @@ def test_which_examples_are_taken(tmp_path):
     }  # fmt: skip
     assert np.array_equal(found["digits"].inputs, load("digits", pca=16).test.inputs)
     assert missing == {"mnist": "not prepared in the folder of tensorflow-datasets"}
-    with pytest.raises(ValueError, match="features has 7 classes, the learner tells at most 5 apart"):
+    with pytest.raises(ValueError, match="features has 7 classes, the learner has only 5 outputs"):
         examples((), str(tmp_path / "some.npz"), home, 50, 5)
-    with pytest.raises(ValueError, match="iris has 150 examples, a sequence needs 200"):
+    with pytest.raises(ValueError, match="iris has 150 examples, but a sequence needs 200 different ones"):
         examples(("iris",), None, home, 200, 10)
     np.savez(tmp_path / "other.npz", x=np.ones(3))
     with pytest.raises(ValueError, match="needs arrays 'inputs'"):
@@ -94,7 +94,7 @@ def test_configurations():
     assert paper.outer_optimizer.learning_rate == 1e-3 and (paper.learner.hidden, paper.learner.token) == (256, "paper")
     found = generalisation.cells(Settings(("iris",), seeds=2))
     assert found[:2] == [{"learner": "transformer", "seed": 0}, {"learner": "vsml", "seed": 0}] and len(found) == 10
-    with pytest.raises(ValueError, match="no data set beside digits"):
+    with pytest.raises(ValueError, match="no data set other than digits"):
         generalisation.cells(Settings(("kmnist",), data_dir="nowhere"))
 
 
@@ -164,14 +164,14 @@ def test_pictures_and_tables_of_partial_results(tmp_path, kept):
 
 def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
     def tiny(seed, steps, width, num_tasks):
-        base = small(seed, steps, width, num_tasks)
+        base = small_config(seed, steps, width, num_tasks)
         return dataclasses.replace(
             base, family=dataclasses.replace(base.family, length=12), batch=4, eval_tasks=2, eval_sequences=2,
             outer_optimizer=dataclasses.replace(base.outer_optimizer, warmup=0),
             learner=dataclasses.replace(base.learner, layers=1, heads=2),
         )  # fmt: skip
 
-    monkeypatch.setattr(generalisation, "small", tiny)
+    monkeypatch.setattr(generalisation, "small_config", tiny)
     monkeypatch.setattr(generalisation, "LEARNERS", ("transformer", "maml"))
     both = generalisation.references(Signature(16, 10, 12))
     monkeypatch.setattr(generalisation, "references", lambda signature: {k: both[k] for k in (SGD, "nearest centroid")})

@@ -20,8 +20,8 @@ from experiments.in_context.mechanism.agreement import (
     SIMILARITIES,
     TEMPERATURES,
     TWO_KERNELS,
-    alike,
-    fitted_setting,
+    compare_predictions,
+    fit_setting,
     kappa,
     kernel_regression,
     kernel_weights,
@@ -30,8 +30,8 @@ from experiments.in_context.mechanism.agreement import (
 )
 from experiments.in_context.mechanism.attention import TRIED, predictions_with, read_attention
 from experiments.in_context.mechanism.experiment import PRESETS, Settings, summarise
-from experiments.in_context.mechanism.probe import episodes, example, probe, shared
-from experiments.in_context.settings import published, small
+from experiments.in_context.mechanism.probe import draw_episodes, pick_example, prepare_shared, probe
+from experiments.in_context.settings import published_config, small_config
 from metalearn.recipes.in_context.build import prepare
 from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn_models.learners.attention_probe import attention_weights
@@ -48,9 +48,9 @@ def test_presets_have_a_cell_a_seed_and_one_seed_of_everything_first(preset):
 
 def test_configurations():
     found = mechanism.config(Settings(width=32, steps=900), {"exponent": 9, "seed": 5})
-    assert found == small(5, 900, 32, 512) and found.family.num_tasks == 512 and found.learner.token == "pair"
+    assert found == small_config(5, 900, 32, 512) and found.family.num_tasks == 512 and found.learner.token == "pair"
     paper = mechanism.config(PRESETS["paper"], {"exponent": 13, "seed": 2})
-    assert paper == published(2, 50_000, 256, 2**13) and paper.learner.token == "paper"
+    assert paper == published_config(2, 50_000, 256, 2**13) and paper.learner.token == "paper"
 
 
 TRUTH = np.array([0, 1, 2, 3, 1, 2, 3, 0])
@@ -59,23 +59,25 @@ OTHER = np.array([0, 1, 2, 0, 0, 3, 3, 3])  # right in the first three and the s
 
 
 def test_likeness_by_hand():
-    found = alike(ONE, OTHER, TRUTH, 5)
+    found = compare_predictions(ONE, OTHER, TRUTH, 5)
     assert found["agreement"] == pytest.approx(5 / 8)
     assert found["kappa"] == pytest.approx((5 / 8 - 1 / 4) / (3 / 4))  # each class is a quarter of ONE
     assert found["consistency"] == pytest.approx((6 / 8 - 1 / 2) / (1 / 2))  # both are right in half
     assert found["errors"] == pytest.approx((2 / 3 - 1 / 4) / (3 / 4))  # both wrong in three, alike in two of them
-    assert alike(ONE, OTHER, TRUTH, 4)["errors"] == pytest.approx((2 / 3 - 1 / 3) / (2 / 3))
-    assert alike(ONE.reshape(2, 4), OTHER.reshape(2, 4), TRUTH.reshape(2, 4), 5) == found
+    assert compare_predictions(ONE, OTHER, TRUTH, 4)["errors"] == pytest.approx((2 / 3 - 1 / 3) / (2 / 3))
+    assert compare_predictions(ONE.reshape(2, 4), OTHER.reshape(2, 4), TRUTH.reshape(2, 4), 5) == found
 
 
 def test_likeness_at_its_ends():
-    equal = alike(ONE, ONE, TRUTH, 5)
+    equal = compare_predictions(ONE, ONE, TRUTH, 5)
     assert equal == pytest.approx(dict.fromkeys(equal, 1.0))
-    never = alike(ONE, (ONE + 1) % 5, TRUTH, 5)
+    never = compare_predictions(ONE, (ONE + 1) % 5, TRUTH, 5)
     assert never["agreement"] == 0 and never["kappa"] < 0 and never["errors"] == pytest.approx(-1 / 3)
-    right = alike(TRUTH, TRUTH, TRUTH, 5)
+    right = compare_predictions(TRUTH, TRUTH, TRUTH, 5)
     assert math.isnan(right["errors"]) and math.isnan(right["consistency"]) and right["kappa"] == 1
-    assert math.isnan(alike(ONE % 2, OTHER % 2, TRUTH % 2, 2)["errors"]), "with two classes all errors are alike"
+    assert math.isnan(compare_predictions(ONE % 2, OTHER % 2, TRUTH % 2, 2)["errors"]), (
+        "with two classes all errors are alike"
+    )
 
 
 def test_kappa_is_that_of_scikit_learn():
@@ -83,15 +85,15 @@ def test_kappa_is_that_of_scikit_learn():
     for _ in range(5):
         a = rng.integers(0, 4, 60)
         b, truth = (np.where(rng.random(60) < 0.4, a, rng.choice([0, 2, 3, 5], 60)) for _ in range(2))
-        found = alike(a, b, truth, 6)
+        found = compare_predictions(a, b, truth, 6)
         assert kappa(a, b) == found["kappa"] == pytest.approx(cohen_kappa_score(a, b))
         assert found["consistency"] == pytest.approx(cohen_kappa_score(a == truth, b == truth))
 
 
 def test_the_setting_that_is_most_alike():
     settings = {"a": np.array([0, 1, 0]), "b": np.array([0, 1, 1]), "c": np.array([1, 0, 1])}
-    assert fitted_setting(settings, np.array([0, 1, 1])) == "b"
-    assert fitted_setting(settings, np.array([1, 1, 1])) in ("b", "c")
+    assert fit_setting(settings, np.array([0, 1, 1])) == "b"
+    assert fit_setting(settings, np.array([1, 1, 1])) in ("b", "c")
 
 
 RNG = np.random.default_rng(1)
@@ -191,22 +193,22 @@ def test_weight_on_the_class_of_the_query_by_hand():
 
 def test_the_picture_has_weights_beside_the_similarity_of_the_same_examples():
     near = similarity(XS, "cosine")
-    found = example(attending([kernel_weights(near, 0.5)])[0, :, 0], XS, YS, "cosine")
+    found = pick_example(attending([kernel_weights(near, 0.5)])[0, :, 0], XS, YS, "cosine")
     assert np.asarray(found["log_weight"]) == pytest.approx(np.asarray(found["similarity"]) / 0.5)
     assert found["same_class"] == (YS[:, :-1] == YS[:, -1:]).astype(int).ravel().tolist()
 
 
 TINY = replace(
-    small(0, 4, width=8),
-    family=replace(small(0, 4).family, length=12, num_tasks=4),
-    learner=replace(small(0, 4, width=8).learner, layers=2, heads=2),
+    small_config(0, 4, width=8),
+    family=replace(small_config(0, 4).family, length=12, num_tasks=4),
+    learner=replace(small_config(0, 4, width=8).learner, layers=2, heads=2),
 )
 
 
 def test_a_layer_that_attends_by_its_own_weights_predicts_what_the_transformer_does():
     recipe = prepare(TINY)
     theta = jax.tree.map(lambda x: 3 * x, recipe.learner.init(jax.random.key(1)))  # far from attending to all alike
-    xs, ys = map(jnp.asarray, episodes(recipe, "unseen", 5))
+    xs, ys = map(jnp.asarray, draw_episodes(recipe, "unseen", 5))
     signature, model = recipe.family.signature, TINY.learner
     weights = np.asarray(attention_weights(signature, model, theta, xs, ys))
     assert weights.std() > 0.05
@@ -225,7 +227,7 @@ def test_a_transformer_is_probed_from_end_to_end():
     recipe = prepare(TINY)
     theta = recipe.learner.init(jax.random.key(1))
     found = probe(recipe, theta, 6, True)
-    (xs, ys), known = shared(TINY, 6)
+    (xs, ys), known = prepare_shared(TINY, 6)
     predicted = np.asarray(recipe.learner.run(theta, xs, ys)).argmax(-1)
     test = (slice(6, None), slice(6, None))  # the second half of the sequences, and of the positions
     assert found["unseen_accuracy"] == pytest.approx((predicted == ys)[test].mean(), abs=1e-4)

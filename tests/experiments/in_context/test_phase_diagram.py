@@ -9,7 +9,7 @@ import pytest
 
 from experiments.in_context.phase_diagram import experiment as phase_diagram
 from experiments.in_context.phase_diagram.experiment import PRESETS, Settings, phase, summarise
-from experiments.in_context.settings import small
+from experiments.in_context.settings import small_config
 from experiments.suite import run as suite
 from experiments.suite.experiment import Trained
 from metalearn.runs.json_values import as_json, finite_or_null
@@ -40,7 +40,7 @@ def test_presets_have_a_cell_a_seed_and_one_of_the_control(preset, count):
 def test_configurations():
     cell = {"learner": "transformer", "width": 16, "exponent": 7, "seed": 1}
     found = phase_diagram.config(Settings(), cell)
-    plain = small(1, 8000, 16, 128)
+    plain = small_config(1, 8000, 16, 128)
     assert found.outer_optimizer.learning_rate == phase_diagram.RATE
     assert dataclasses.replace(found, outer_optimizer=plain.outer_optimizer) == plain
     assert (found.seed, found.family.seed, found.family.num_tasks, found.learner.width) == (1, 1, 128, 16)
@@ -58,7 +58,7 @@ def test_configurations():
 
 def test_what_is_measured():
     scores = {"seen": np.full((2, 20), 0.8), "unseen": np.full((2, 20), 0.3)}
-    found = phase_diagram.measure(Settings(), {}, Trained(small(0, 5), scores, [], None))  # pyright: ignore
+    found = phase_diagram.measure(Settings(), {}, Trained(small_config(0, 5), scores, [], None))  # pyright: ignore
     assert found["value"] == found["unseen_last"] == pytest.approx(0.3)
     assert found["seen_last"] == pytest.approx(0.8) and found["unseen_improvement"] == pytest.approx(0)
 
@@ -218,14 +218,14 @@ def test_partial_results_have_a_verdict_a_table_and_a_picture(what, tmp_path):
 
 def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
     def tiny(seed, steps, width=8, num_tasks=None):
-        base = small(seed, steps, width, num_tasks)
+        base = small_config(seed, steps, width, num_tasks)
         return dataclasses.replace(
             base, family=dataclasses.replace(base.family, length=12), batch=4, eval_tasks=2, eval_sequences=2,
             outer_optimizer=dataclasses.replace(base.outer_optimizer, warmup=0),
             learner=dataclasses.replace(base.learner, layers=1, heads=2),
         )  # fmt: skip
 
-    monkeypatch.setattr(phase_diagram, "small", tiny)
+    monkeypatch.setattr(phase_diagram, "small_config", tiny)
     settings = Settings((4,), (0, 3), 1, (), steps=2)
     result = suite.run(
         "experiments.in_context.phase_diagram.experiment", settings, tmp_path, workers=0, watch=Recorded()

@@ -12,8 +12,15 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.in_context.plateau import experiment as plateau
 from experiments.in_context.plateau.experiment import CONDITIONS, PRESETS, Settings, summarise
-from experiments.in_context.plateau.lengths import drawn_lengths, interval, lengths, median, power_law, shown
-from experiments.in_context.settings import published, small
+from experiments.in_context.plateau.lengths import (
+    format_ends,
+    format_steps,
+    lengths,
+    median,
+    power_law,
+    resample_lengths,
+)
+from experiments.in_context.settings import published_config, small_config
 from experiments.suite import run as suite
 from experiments.suite.experiment import Trained, read_evaluations
 from metalearn.recipes.in_context.config import CurriculumConfig
@@ -53,10 +60,10 @@ def test_the_control_is_the_paper_token_on_unbiased_tasks():
         0.0,
         1e-3,
     )
-    base = small(3, 10_000)
+    base = small_config(3, 10_000)
     assert found.data == base.data and found.learner == dataclasses.replace(base.learner, token="paper")
     paper = configured(batch=16, settings=PRESETS["paper"])
-    base = published(3, 50_000, 256)
+    base = published_config(3, 50_000, 256)
     assert (paper.batch, paper.sequences, paper.steps) == (16, 32, 50_000)
     assert (paper.data, paper.learner, paper.family) == (base.data, base.learner, base.family)
 
@@ -64,13 +71,13 @@ def test_the_control_is_the_paper_token_on_unbiased_tasks():
 @pytest.mark.parametrize(
     ("condition", "part", "changes"),
     [
-        ("biased", "task", {"permute_prob": 0.1}),
-        ("annealed", "task", {"permute_prob": 0.1, "anneal_steps": 400}),
+        ("biased", "family", {"permute_prob": 0.1}),
+        ("annealed", "family", {"permute_prob": 0.1, "anneal_steps": 400}),
         ("pair", "learner", {"token": "pair"}),
         ("curriculum", "curriculum", {"first": 10, "steps": 2000}),
-        ("eps-root-1e-8", "optimizer", {"eps_root": 1e-8}),
-        ("eps-1e-6", "optimizer", {"eps": 1e-6}),
-        ("eps-1e-4", "optimizer", {"eps": 1e-4}),
+        ("eps-root-1e-8", "outer_optimizer", {"eps_root": 1e-8}),
+        ("eps-1e-6", "outer_optimizer", {"eps": 1e-6}),
+        ("eps-1e-4", "outer_optimizer", {"eps": 1e-4}),
     ],
 )
 def test_each_intervention_changes_one_thing(condition, part, changes):
@@ -86,7 +93,7 @@ def test_batches_have_their_own_number_of_steps():
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"unknown condition 'bised'. Did you mean 'biased' or 'unbiased'?"):
         plateau.cells(Settings(("bised",)))
-    with pytest.raises(ValueError, match="--batch-steps takes one number for each of --batches: got 4 for 1"):
+    with pytest.raises(ValueError, match="--batch-steps needs one number per number of --batches: got 4 for 1"):
         plateau.cells(Settings(batches=(16,)))
 
 
@@ -101,7 +108,7 @@ def test_a_run_ends_above_the_level_and_without_a_bias_that_is_annealed_away():
 def measured(scores, every=50):
     lines = [{"step": every * (i + 1), "eval/unseen_score": s} for i, s in enumerate(scores)]
     lines.insert(1, {"step": every + 1, "loss": 2.3})
-    return plateau.measure(Settings(), {}, Trained(small(0, 5000), {}, lines, None))  # pyright: ignore
+    return plateau.measure(Settings(), {}, Trained(small_config(0, 5000), {}, lines, None))  # pyright: ignore
 
 
 def test_what_is_measured():
@@ -120,16 +127,19 @@ def test_lengths_and_medians_of_censored_runs():
     assert median([300, INF, 100]) == 300 and median([300, INF, INF]) == INF and median([100, 300]) == 200
     assert median([100, INF]) == INF, "halfway to a length that is not known"
     assert math.isnan(median([]))
-    assert shown(1234.4, 9) == "1,234" and shown(INF, 9000) == shown(None, 9000) == "> 9,000"
-    assert interval([1, 0.5, 2.0]) == " [0.50, 2.00]" and interval([1, 0.5, INF]) == interval([1, 0.5, None])
-    assert interval([1, 0.5, INF]) == " [0.50, inf]" and interval([1, -INF, INF]) == interval([1, None, None]) == ""
+    assert format_steps(1234.4, 9) == "1,234" and format_steps(INF, 9000) == format_steps(None, 9000) == "> 9,000"
+    assert format_ends([1, 0.5, 2.0]) == " [0.50, 2.00]" and format_ends([1, 0.5, INF]) == format_ends([1, 0.5, None])
+    assert (
+        format_ends([1, 0.5, INF]) == " [0.50, inf]"
+        and format_ends([1, -INF, INF]) == format_ends([1, None, None]) == ""
+    )
 
 
 def test_a_ratio_of_a_single_run_has_no_interval():
     ratio = lambda a, b: median(a) / median(b)  # noqa: E731
-    assert drawn_lengths([[300.0], [800.0, 1000.0]], ratio) == [300 / 900, -INF, INF]
+    assert resample_lengths([[300.0], [800.0, 1000.0]], ratio) == [300 / 900, -INF, INF]
     # each median is at an end in 7 of 27 draws, both at once in 7 %: more often than 2.5 %
-    assert drawn_lengths([[300, 400, 450], [800, 1000, 1400]], ratio) == pytest.approx([0.4, 300 / 1400, 450 / 800])
+    assert resample_lengths([[300, 400, 450], [800, 1000, 1400]], ratio) == pytest.approx([0.4, 300 / 1400, 450 / 800])
 
 
 def law(batches, exponent=0.7, factor=5e4, spread=(0.5, 1.0, 2.0)):
@@ -287,7 +297,7 @@ def tiny(settings, cell):
 def test_runs_end_where_they_leave_chance_and_are_not_run_again(tmp_path, monkeypatch, compiled):
     monkeypatch.setattr(suite, "load", lambda module: plateau.EXPERIMENT._replace(config=tiny))
     for level, condition, steps, left in ((2.0, "unbiased", [1, 2, 3, 4], None), (-1.0, "biased", [1], 1)):
-        settings = Settings((condition,), 1, steps=4, batch=2, batches=(), batch_steps=(), evaluate_every=1)
+        settings = Settings((condition,), 1, steps=4, tasks=2, batches=(), batch_steps=(), evaluate_every=1)
         monkeypatch.setattr(plateau, "LEVEL", level)
         out = tmp_path / condition
         result = suite.run("experiments.in_context.plateau.experiment", settings, out, workers=0, watch=Recorded())

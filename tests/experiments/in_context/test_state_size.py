@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.in_context.settings import small
+from experiments.in_context.settings import small_config
 from experiments.in_context.state_size import experiment as state_size
 from experiments.in_context.state_size.correlations import correlations, effect
 from experiments.in_context.state_size.experiment import PRESETS, RATES, Settings, config, equal_ratio, members
@@ -154,14 +154,14 @@ def test_pictures_and_tables_of_partial_results(tmp_path, kept):
 
 def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
     def tiny(seed, steps):
-        base = small(seed, steps)
+        base = small_config(seed, steps)
         return dataclasses.replace(
             base, family=dataclasses.replace(base.family, length=12), batch=4, eval_tasks=2, eval_sequences=2,
             outer_optimizer=dataclasses.replace(base.outer_optimizer, warmup=0),
             learner=dataclasses.replace(base.learner, layers=1, heads=2),
         )  # fmt: skip
 
-    monkeypatch.setattr(state_size, "small", tiny)
+    monkeypatch.setattr(state_size, "small_config", tiny)
     settings = Settings((4,), (), (), (8,), 8, (), (), (8,), 2, 2)
     result = suite.run("experiments.in_context.state_size.experiment", settings, tmp_path, workers=0, watch=Recorded())
     assert not result["failed"] and result["summary"]["verdict"] == "open"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.in_context import transition
-from experiments.in_context.settings import published, small, tasks_in_words
+from experiments.in_context.settings import format_tasks, published_config, small_config
 from experiments.in_context.transition import PRESETS, Settings, summarise
 from experiments.suite.experiment import Trained
 from metalearn.runs.json_values import as_json, finite_or_null
@@ -37,18 +37,18 @@ def test_configurations():
     assert (found.seed, found.family.seed, found.family.num_tasks, found.steps) == (5, 5, 512, 900)
     assert (found.learner.width, found.learner.key_size, found.learner.token) == (32, 8, "pair")
     assert found.data.source == "digits" and found.references == ()
-    assert found == small(5, 900, 32, 512)
+    assert found == small_config(5, 900, 32, 512)
     paper = transition.config(PRESETS["paper"], {"exponent": 13, "seed": 2})
     assert (paper.learner.width, paper.learner.layers, paper.learner.token) == (256, 4, "paper")
     assert (paper.data.source, paper.data.size, paper.batch, paper.sequences) == ("mnist", 14, 16, 32)
     assert (paper.seed, paper.family.seed, paper.family.num_tasks, paper.steps) == (2, 2, 2**13, 50_000)
-    assert paper.outer_optimizer.eps_root == 1e-8 and paper == published(2, 50_000, 256, 2**13)
+    assert paper.outer_optimizer.eps_root == 1e-8 and paper == published_config(2, 50_000, 256, 2**13)
 
 
 def test_what_is_measured():
     curve = np.linspace(0, 0.29, 30)
     scores = {"seen": np.stack([curve, curve + 0.2]), "unseen": np.stack([curve, curve])}
-    trained = Trained(small(0, 5), scores, [], None)  # pyright: ignore[reportArgumentType]
+    trained = Trained(small_config(0, 5), scores, [], None)  # pyright: ignore[reportArgumentType]
     found = transition.measure(Settings(), {"exponent": 0, "seed": 0}, trained)
     assert found["value"] == found["unseen_improvement"] == pytest.approx(0.245)
     assert found["seen_first"] == pytest.approx(0.1) and found["seen_last"] == pytest.approx(0.345)
@@ -145,7 +145,7 @@ def test_partial_results_are_open_and_have_a_table_and_a_picture(what, tmp_path)
 
 
 def test_numbers_of_tasks_in_words():
-    assert tasks_in_words([7.06, 6.61, math.inf]) == "2^7.1 tasks [2^6.6, ?]"
-    assert tasks_in_words([7.06, -math.inf, math.inf]) == "2^7.1 tasks"
-    assert tasks_in_words([math.inf] * 3) == tasks_in_words([math.nan] * 3) == "no number of tasks"
-    assert tasks_in_words([-math.inf] * 3) == "the fewest tasks"
+    assert format_tasks([7.06, 6.61, math.inf]) == "2^7.1 tasks [2^6.6, ?]"
+    assert format_tasks([7.06, -math.inf, math.inf]) == "2^7.1 tasks"
+    assert format_tasks([math.inf] * 3) == format_tasks([math.nan] * 3) == "no number of tasks"
+    assert format_tasks([-math.inf] * 3) == "the fewest tasks"

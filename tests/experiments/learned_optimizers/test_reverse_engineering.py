@@ -1,5 +1,6 @@
 """The reverse-engineering experiment at toy size; claims that hold there too."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -8,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.learned_optimizers import reverse_engineering
-from experiments.learned_optimizers.reverse_engineering import ReverseEngineeringConfig, dissect, log_loop, visited
+from experiments.learned_optimizers.reverse_engineering import experiment
+from experiments.learned_optimizers.reverse_engineering.anatomy import collect_visits, dissect
+from experiments.learned_optimizers.reverse_engineering.experiment import ReverseEngineeringConfig
+from experiments.learned_optimizers.reverse_engineering.meta_training import log_loop
 from metalearn.errors import UnknownNameError
 from metalearn.inner import unroll
-from metalearn_models.optimizers.learned.component_rnn import component_rnn
+from metalearn_models.optimizers.learned.component_rnn import component_cell, component_rnn
 from metalearn_models.optimizers.learned.parts.cell import Cell
 from metalearn_tasks.objectives.functions import quadratic
+from metalearn_tasks.objectives.training import training_loop
 
 TOY = ReverseEngineeringConfig(
     tasks=("regression",), hidden=5, length=12, window=6, batch=4, outer_steps=6, test_problems=6
@@ -22,7 +26,7 @@ TOY = ReverseEngineeringConfig(
 
 
 def test_a_run_writes_its_picture_and_its_table(tmp_path):
-    found = reverse_engineering.main(TOY.__class__(**{**TOY.__dict__, "out": tmp_path}))
+    found = experiment.run(dataclasses.replace(TOY, out=tmp_path))
     assert json.loads((tmp_path / "result.json").read_text()) == found
     assert (tmp_path / "regression.png").stat().st_size > 10_000
     result = found["regression"]
@@ -30,11 +34,12 @@ def test_a_run_writes_its_picture_and_its_table(tmp_path):
     # A network that has learned next to nothing stays behind tuned optimizers.
     assert result["scores"]["learned"]["meta_loss"] > result["scores"]["momentum"]["meta_loss"]
     assert set(result["scores"]) == {"learned", "momentum", "RMSProp", "Adam"}
+    assert f"{result['scores']['Adam']['last_loss']:.3g}" in experiment.format_result(found)
 
 
 def test_unknown_tasks_are_refused():
     with pytest.raises(UnknownNameError, match="'regression'"):
-        reverse_engineering.main(ReverseEngineeringConfig(tasks=("regresion",)))
+        experiment.run(ReverseEngineeringConfig(tasks=("regresion",)))
 
 
 def test_the_anatomy_of_momentum_is_one_mode_without_clipping_schedule_or_adaptation():
@@ -53,12 +58,11 @@ def test_the_anatomy_of_momentum_is_one_mode_without_clipping_schedule_or_adapta
 
 def test_visited_gradients_and_states_belong_together():
     """Each state follows from the one before by the cell and the gradient met there."""
-    config = ReverseEngineeringConfig(hidden=3, length=7)
     theta = component_rnn(3).init(jax.random.key(0))
-    states, gradients = visited(quadratic(4), theta, config, runs=2)
+    states, gradients = collect_visits(quadratic(4), theta, length=7, seed=0, runs=2)
     shaped: Any = (states.reshape(2, 7, 4, 3), gradients.reshape(2, 7, 4))
     states, gradients = shaped
-    cell = reverse_engineering.component_cell(theta)
+    cell = component_cell(theta)
     advance: Any = jax.vmap(cell.advance)
     for t in range(7):
         before = states[:, t - 1] if t else np.zeros((2, 4, 3), np.float32)
@@ -69,7 +73,7 @@ def test_visited_gradients_and_states_belong_together():
 def test_the_meta_loss_is_the_logarithm_of_the_loss_and_bounded():
     optimizer, keys = component_rnn(3), jax.random.split(jax.random.key(1), 2)
     theta = optimizer.init(jax.random.key(0))
-    loop = reverse_engineering.training_loop(quadratic(4), optimizer, 5)
+    loop = training_loop(quadratic(4), optimizer, 5)
     plain, _ = unroll(loop, theta, (), keys, 5)
     logs, _ = unroll(log_loop(quadratic(4), optimizer, 5), theta, (), keys, 5)
     np.testing.assert_allclose(logs, np.log(np.asarray(plain) + 1e-6), rtol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.catalogue import ROOT
-from experiments.in_context.settings import small
+from experiments.in_context.settings import small_config
 from experiments.in_context.transition import EXPERIMENT, PRESETS, Settings
 from experiments.suite import compute, gallery, results
 from experiments.suite.command_line import parse, run_command
@@ -183,7 +183,9 @@ def test_a_share_above_one_is_refused_and_nothing_is_kept(tmp_path, monkeypatch,
 
 def test_configurations_that_differ_in_data_alone_are_counted_once():
     compute._flops_per_step.cache_clear()
-    flops = {compute.flops_per_step(small(seed, 100, width=8, num_tasks=tasks)) for seed, tasks in ((0, 2), (1, 64))}
+    flops = {
+        compute.flops_per_step(small_config(seed, 100, width=8, num_tasks=tasks)) for seed, tasks in ((0, 2), (1, 64))
+    }
     assert len(flops) == 1 and compute._flops_per_step.cache_info().misses == 1
     # 64 sequences of 50 tokens: at least the products with the weights, thrice for forward and backward
     weights = 42 * 8 + 2 * (4 * 8 * 16 + 8 * 8 * 8) + 8 * 10

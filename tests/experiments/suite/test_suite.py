@@ -10,7 +10,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.in_context import transition
-from experiments.in_context.settings import small
+from experiments.in_context.settings import small_config
 from experiments.in_context.transition import Settings
 from experiments.suite import command_line, results
 from experiments.suite import run as suite
@@ -32,7 +32,7 @@ ONE = dataclasses.replace(TWO, exponents=(2,))
 
 def tiny(settings, cell):
     """An evaluation after each of four steps, a checkpoint after every other."""
-    base = small(cell["seed"], settings.steps, num_tasks=2 ** cell["exponent"])
+    base = small_config(cell["seed"], settings.steps, num_tasks=2 ** cell["exponent"])
     return dataclasses.replace(
         base, family=dataclasses.replace(base.family, length=6), learner=MLPConfig(4), batch=2, eval_tasks=2,
         eval_sequences=2, outer_optimizer=dataclasses.replace(base.outer_optimizer, warmup=0),
@@ -304,7 +304,7 @@ def test_the_command_names_the_presets(capsys):
         "--storage",
     ):
         assert text in shown
-    assert "Outer steps of a meta-training." in shown and "default: 4" in shown
+    assert "Outer steps per meta-training." in shown and "default: 4" in shown
 
 
 def test_an_interrupted_command_says_how_to_go_on(tmp_path, monkeypatch, capsys):
@@ -413,9 +413,9 @@ def test_workers_leave_the_memory_to_a_process_of_its_own_and_share_it(monkeypat
 
 
 def test_accuracies_at_both_ends_of_a_sequence():
-    from experiments.in_context.settings import ends
+    from experiments.in_context.settings import measure_ends
 
     curve = np.linspace(0.1, 0.7, 31)
-    found = ends({"unseen": np.stack([curve - 0.05, curve + 0.05])})
+    found = measure_ends({"unseen": np.stack([curve - 0.05, curve + 0.05])})
     last = float(np.mean(curve[-10:]))
     assert found == pytest.approx({"unseen_first": 0.1, "unseen_last": last, "unseen_improvement": last - 0.1})

@@ -96,7 +96,7 @@ def test_the_same_command_gives_the_same_theta(trained, capsys, tmp_path):
         (["star", "--objective", "mlp-digit"], "Did you mean 'digits'"),
         (["star", "--objective", "mlp"], "needs a data set in its name"),
         (["star", "--objective", "rosenbrok"], "Did you mean 'rosenbrock'"),
-        (["star", "--length", "10", "--gradient.window", "20"], "longer than"),
+        (["star", "--length", "10", "--gradient.window", "20"], "at most the length of a trajectory"),
         (["star", "--steps", "0"], "at least 1"),
         (["star", "--objective", "conv-wine"], "images"),
         (["star", "--ceiling", "nan"], "ceiling must be a finite number, got nan"),

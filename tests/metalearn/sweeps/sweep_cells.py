@@ -18,14 +18,14 @@ BLOCKING = (2, 4)
 class Recorded:
     """A watch that shows nothing and remembers its notes."""
 
-    def __init__(self, updated=lambda found: None):
+    def __init__(self, updated=lambda records: None):
         self.notes, self.closed, self._updated = [], False, updated
 
-    def start(self, name, found):
-        self.notes.append(f"{name}: {sum(r.state == 'done' for r in found)} of {len(found)}")
+    def start(self, name, records):
+        self.notes.append(f"{name}: {sum(r.state == 'done' for r in records)} of {len(records)}")
 
-    def update(self, found):
-        self._updated(found)
+    def update(self, records):
+        self._updated(records)
 
     def note(self, text):
         self.notes.append(text)

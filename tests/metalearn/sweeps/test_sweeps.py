@@ -18,6 +18,7 @@ import pytest
 from metalearn.errors import RunError, RunLockedError
 from metalearn.runs.json_values import as_json
 from metalearn.sweeps import (
+    Cell,
     Halving,
     Plan,
     Range,
@@ -87,7 +88,7 @@ def test_random_draws_stay_in_their_ranges_and_more_of_them_go_on_from_fewer():
 
 def test_names_are_folders_and_tell_cells_apart():
     assert cell_name({"task.num_tasks": 64, "seed": 3, "on": True}) == "num_tasks-64,seed-3,on-true"
-    near = [{"rate": 0.1}, {"rate": 0.1 + 1e-12}]  # what `:g` rounds away
+    near: list[Cell] = [{"rate": 0.1}, {"rate": 0.1 + 1e-12}]  # what `:g` rounds away
     assert len(set(map(cell_name, near))) == 2 and cell_name(near[0]) == "rate-0.1"
     odd = [cell_name({"path": value}) for value in ("a/b", "a:b", "x" * 300, "x" * 301)]
     assert len(set(odd)) == 4 and all(len(n) <= 100 and "/" not in n for n in odd)

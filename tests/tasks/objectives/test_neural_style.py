@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,8 @@ from metalearn_tasks.objectives.training import training_loop
 
 SHAPE = (6, 5, 2)
 UNTRAINED = feature_maps(conv(SHAPE, (3, 4), 2).init(jax.random.key(0)))
+untrained = jax.jit(UNTRAINED)
+untrained_targets = jax.jit(partial(style_targets, UNTRAINED), static_argnums=2)
 
 
 def images(count, shape=SHAPE, seed=0):
@@ -41,22 +45,23 @@ def test_an_image_that_is_content_and_style_has_no_loss_and_no_gradient():
     image = images(1)
     objective = neural_style(UNTRAINED, SHAPE)
     problem = objective.draw(jax.random.key(0))
-    batch = objective.sample(problem, style_targets(UNTRAINED, image, image), jax.random.key(0))
-    loss, gradient = jax.value_and_grad(objective.loss, 1)(problem, image[0], batch)
+    batch = objective.sample(problem, untrained_targets(image, image), jax.random.key(0))
+    slope = jax.jit(jax.value_and_grad(objective.loss, 1))
+    loss, gradient = slope(problem, image[0], batch)
     assert loss < 1e-9
     assert jnp.abs(gradient).max() < 1e-4
-    assert objective.loss(problem, image[0] + 0.1, batch) > 1e-3
+    assert slope(problem, image[0] + 0.1, batch)[0] > 1e-3
 
 
 def test_the_loss_is_that_of_gatys_with_sums_written_out():
     contents, styles, image = images(3), images(4, seed=1), images(1, seed=2)[0]
     objective = neural_style(UNTRAINED, SHAPE, 0, 0.7, 30.0, 0.2)
-    targets = style_targets(UNTRAINED, contents, styles, 0)
+    targets = untrained_targets(contents, styles, 0)
     problem = Pair(jnp.float32(0.5), jnp.float32(0.99))  # the second of three contents, the last of four styles
-    loss = objective.loss(problem, image, objective.sample(problem, targets, jax.random.key(0)))
+    loss = jax.jit(objective.loss)(problem, image, objective.sample(problem, targets, jax.random.key(0)))
 
     def maps(x):
-        return [np.asarray(m, np.float64).reshape(-1, m.shape[-1]).T for m in UNTRAINED(x)]
+        return [np.asarray(m, np.float64).reshape(-1, m.shape[-1]).T for m in untrained(x)]
 
     content = 0.5 * ((maps(image)[0] - maps(contents[1])[0]) ** 2).sum()
     style = 0.0
@@ -75,31 +80,32 @@ def test_gradients_are_those_of_finite_differences():
         content, style, image = (images(1, seed=s).astype(jnp.float64) for s in range(3))
         objective = neural_style(features, SHAPE, roughness_weight=0.1)
         pair = Pair(jnp.float64(0), jnp.float64(0))
-        batch = objective.sample(pair, style_targets(features, content, style), jax.random.key(0))
-        value = jax.jit(lambda x: objective.loss(pair, x, batch))
-        gradient = np.asarray(jax.grad(value)(image[0]))
+        targets = jax.jit(lambda content, style: style_targets(features, content, style))(content, style)
+        batch = objective.sample(pair, targets, jax.random.key(0))
+        slope = jax.jit(jax.value_and_grad(lambda x: objective.loss(pair, x, batch)))
+        gradient = np.asarray(slope(image[0])[1])
         for direction in np.random.default_rng(3).normal(size=(3, *SHAPE)):
-            ahead, behind = (float(value(image[0] + h * direction)) for h in (1e-6, -1e-6))
+            ahead, behind = (float(slope(image[0] + h * direction)[0]) for h in (1e-6, -1e-6))
             np.testing.assert_allclose((gradient * direction).sum(), (ahead - behind) / 2e-6, rtol=1e-6)
 
 
 def test_the_bundled_features_are_those_of_a_network_that_reads_digits():
     data = load("digits")
     params = digits_network(jax.random.key(0), steps=200)
-    logits = jax.vmap(conv((8, 8), (8, 16), 10).apply, (None, 0))(params, jnp.asarray(data.test.inputs))
+    logits = jax.jit(jax.vmap(conv((8, 8), (8, 16), 10).apply, (None, 0)))(params, jnp.asarray(data.test.inputs))
     assert (np.asarray(logits).argmax(1) == data.test.labels).mean() > 0.9
-    first, second = feature_maps(params)(images(1, (16, 12, 1))[0])
+    first, second = jax.jit(feature_maps(params))(images(1, (16, 12, 1))[0])
     assert (first.shape, second.shape) == ((8, 6, 8), (4, 3, 16))
     with jax.numpy_rank_promotion("allow"):
         rows = np.asarray(second).mean((0, 1)) @ np.asarray(params[-1]["weight"]) + np.asarray(params[-1]["bias"])
-    head = conv((16, 12), (8, 16), 10).apply(params, images(1, (16, 12, 1))[0].ravel())
+    head = jax.jit(conv((16, 12), (8, 16), 10).apply)(params, images(1, (16, 12, 1))[0].ravel())
     np.testing.assert_allclose(head, rows, rtol=1e-4, atol=1e-5)
 
 
 def test_runs_draw_pairs_of_their_own_and_adam_lowers_the_loss():
     features = digits_features(jax.random.key(0), (4,), steps=20)
     digits = jnp.asarray(load("digits").train.inputs[:12]).reshape(12, 8, 8, 1)
-    data = style_targets(features, digits[:8], digits[8:])
+    data = jax.jit(lambda digits: style_targets(features, digits[:8], digits[8:]))(digits)
     objective = neural_style(features, (8, 8, 1), style_weight=10.0)
     pairs = jax.vmap(objective.draw)(jax.random.split(jax.random.key(1), 2000))
     for part, size in ((pairs.content, 8), (pairs.style, 4)):

@@ -168,7 +168,7 @@ def test_lemma_3_bounds_do_not_withstand_a_product_that_commutes_with_nothing():
 @pytest.mark.parametrize("preconditioner", ["none", "symmetric", "any"])
 def test_expected_losses_are_the_average_of_training_runs(preconditioner):
     objective = noisy_quadratic(3, condition=5.0, noise=0.7)
-    problem, phi = draw_start(objective, jax.random.key(0))
+    problem, phi = jax.jit(lambda key: draw_start(objective, key))(jax.random.key(0))
     p = {
         "none": jnp.zeros((3, 3)),
         "symmetric": 0.2 * jnp.ones((3, 3)),
@@ -208,7 +208,7 @@ def test_expected_losses_grow_without_end_exactly_outside_the_bounds():
 
 def test_problems_have_the_stated_spectrum_and_noise():
     objective = noisy_quadratic(4, condition=50.0, noise=0.3)
-    problems = jax.vmap(objective.draw)(jax.random.split(jax.random.key(0), 400))
+    problems = jax.jit(jax.vmap(objective.draw))(jax.random.split(jax.random.key(0), 400))
     np.testing.assert_array_equal(problems.hessian, jnp.swapaxes(problems.hessian, 1, 2))
     values = np.linalg.eigvalsh(np.asarray(problems.hessian, np.float64))
     assert values.min() > 0.0199
@@ -218,7 +218,7 @@ def test_problems_have_the_stated_spectrum_and_noise():
     assert abs(logs.std() - 12**-0.5) < 0.02
     assert len(np.unique(values)) == values.size
     problem = jax.tree.map(lambda x: x[0], problems)
-    xi = jax.vmap(lambda k: objective.sample(problem, (), k))(jax.random.split(jax.random.key(1), 20_000))
+    xi = jax.jit(jax.vmap(lambda k: objective.sample(problem, (), k)))(jax.random.split(jax.random.key(1), 20_000))
     sigma = np.asarray(problem.factor @ problem.factor.T)
     assert np.abs(np.cov(np.asarray(xi).T) - sigma).max() < 5 * 2**0.5 * sigma.max() / 20_000**0.5
     trace = (problems.factor**2).sum((1, 2)) / 4

@@ -12,7 +12,7 @@ from metalearn_tasks.objectives.objective import draw_start
 from metalearn_tasks.objectives.training import cap_losses, log_transform_losses
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data():
     rng = np.random.default_rng(0)
     return Split(jnp.asarray(rng.normal(size=(50, 6)), jnp.float32), jnp.asarray(rng.integers(3, size=50), jnp.int32))
@@ -33,7 +33,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_network(data):
 
 def test_batches_are_uniform_draws_of_the_examples_with_their_own_labels(data):
     objective = mlp_classification(6, 5, 3, batch=64)
-    batches = jax.vmap(lambda k: objective.sample((), data, k))(jax.random.split(jax.random.key(0), 400))
+    batches = jax.jit(jax.vmap(lambda k: objective.sample((), data, k)))(jax.random.split(jax.random.key(0), 400))
     inputs, labels = np.asarray(batches.inputs).reshape(-1, 6), np.asarray(batches.labels).ravel()
     row = np.argmin(np.square(inputs[:, None] - np.asarray(data.inputs)[None]).sum(-1), 1)
     np.testing.assert_array_equal(inputs, np.asarray(data.inputs)[row])
@@ -48,17 +48,25 @@ def test_batches_are_uniform_draws_of_the_examples_with_their_own_labels(data):
 def test_the_training_loop_equals_training_written_by_hand(data, make):
     objective, optimizer = mlp_classification(6, 5, 3, batch=8), make(step_size=0.01)
     theta, key = optimizer.init(jax.random.key(0)), jax.random.key(1)
-    losses, aux = unroll(training_loop(objective, optimizer, 4), theta, data, key[None], 4)
-    _, params = draw_start(objective, jax.random.fold_in(key, 0))
+    losses, aux = jax.jit(lambda keys: unroll(training_loop(objective, optimizer, 4), theta, data, keys, 4))(key[None])
     transform = optimizer.transform(theta, 4)
-    state, expected = transform.init(params), []
-    update = jax.jit(transform.update)
-    for t in range(4):
+
+    @jax.jit
+    def begin():
+        _, params = draw_start(objective, jax.random.fold_in(key, 0))
+        return params, transform.init(params)
+
+    @jax.jit
+    def step(t, params, state):
         batch = objective.sample((), data, jax.random.fold_in(key, t + 1))
         loss, grads = jax.value_and_grad(objective.loss, 1)((), params, batch)
+        updates, state = transform.update(grads, state, params)
+        return loss, optax.apply_updates(params, updates), state
+
+    (params, state), expected = begin(), []
+    for t in range(4):
+        loss, params, state = step(t, params, state)
         expected.append(loss)  # before the update
-        updates, state = update(grads, state, params)
-        params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(losses[0], jnp.stack(expected), rtol=1e-5)
     assert len(set(np.asarray(losses[0]).tolist())) == 4
     assert aux == {}
@@ -99,14 +107,14 @@ def _reports(loss):
 
 @pytest.mark.parametrize(("loss", "found"), [(1.5, 1.5), (7.0, 5.0), (np.inf, 5.0), (np.nan, 5.0), (-3.0, -3.0)])
 def test_a_capped_loss_is_at_most_the_ceiling(loss, found):
-    assert cap_losses(_reports(loss), 5.0).step((), 0.0, 0, jax.random.key(0), ())[1] == found
+    assert cap_losses(_reports(loss), 5.0).step((), 0.0, jnp.int32(0), jax.random.key(0), ())[1] == found
     with pytest.raises(ValueError, match="ceiling must be a finite number, got nan"):
         cap_losses(_reports(loss), np.nan)
 
 
 @pytest.mark.parametrize("loss", [0.0, 1e-4, 2.5])
 def test_the_logarithm_of_losses(loss):
-    found = log_transform_losses(_reports(loss), 1e-4).step((), 0.0, 0, jax.random.key(0), ())[1]
+    found = log_transform_losses(_reports(loss), 1e-4).step((), 0.0, jnp.int32(0), jax.random.key(0), ())[1]
     np.testing.assert_allclose(found, np.log(loss + 1e-4), rtol=1e-6)
     with pytest.raises(ValueError, match="floor must be positive"):
         log_transform_losses(_reports(loss), 0.0)

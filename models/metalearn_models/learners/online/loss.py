@@ -1,9 +1,8 @@
 """Networks trained online by a loss of one's choice: a learned one, or one that is being learned.
 
-The setting is that of `online.py`: a fresh network for every sequence, each example predicted before the one optimizer
-step that is taken on it. What changes is the loss which that step descends; how well the learner predicts is judged
-by cross-entropy or squared error as for every other learner. Learning the loss in this way, by any meta-gradient of
-what is predicted next, follows ML3 (Bechtle et al. 2021, arXiv 1906.05374).
+The setting is that of `network.py`: one update per example. Only the loss that this update descends is another one; the
+learner is still judged by cross-entropy or squared error, as every other learner. ML3 (Bechtle et al. 2021, arXiv
+1906.05374) learns losses in this way, by a meta-gradient of the predictions that follow.
 """
 
 from __future__ import annotations
@@ -14,46 +13,46 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from metalearn.learner import Learner, Signature
-from metalearn_models.learners.online.online import trained_online
+from metalearn.learner import Labels, Learner, Signature
+from metalearn_models.learners._common import no_theta
+from metalearn_models.learners.online.network import fresh_params, online_learner
 from metalearn_models.losses.parametric import LearnableLoss
 from metalearn_models.networks.network import Network
 
+__all__ = ["Loss", "online_with_learnable_loss", "online_with_loss"]
+
 Loss = Callable[[Float[Array, "C"], Array], Float[Array, ""]]
+"""`(logits[C], label) -> scalar`: the loss of one example."""
 
 
-def online_by(signature: Signature, network: Network, tx: optax.GradientTransformation, loss: Loss) -> Learner:
+def online_with_loss(signature: Signature, network: Network, tx: optax.GradientTransformation, loss: Loss) -> Learner:
     """Any network trained online by any optimizer on any loss, from a fresh draw of its parameters.
 
     Args:
         signature: shapes of the task.
         network: maps `x[D]` to `signature.outputs` values.
         tx: any optax transformation; it is given the loss as `value`.
-        loss: `(logits[C], label) -> scalar`, for instance `metalearn_models.losses.load("...")` or a loss of optax.
+        loss: of one example, for instance `metalearn_models.losses.load("...")` or a loss of optax.
 
     Returns:
         A learner without meta-parameters: `init` returns `()`.
 
     Raises:
         ValueError: the loss does not give one float for one example of the signature.
-        TypeError, ValueError: what the loss itself says of such an example.
+        TypeError, ValueError: what the loss itself raises for such an example.
     """
     _check_loss(signature, loss)
 
-    def init(key: PRNGKeyArray) -> tuple[()]:
-        del key  # nothing is meta-learned
-        return ()
-
-    def by(theta: tuple[()], outputs: Float[Array, "C"], y: Array) -> Float[Array, ""]:
+    def loss_of_outputs(theta: tuple[()], outputs: Float[Array, "C"], y: Labels) -> Float[Array, ""]:
         del theta
         return loss(outputs, y)
 
-    return trained_online(signature, network, lambda theta: tx, init, _fresh(network), by)
+    return online_learner(signature, network, lambda theta: tx, no_theta, fresh_params(network), loss_of_outputs)
 
 
-def online_by_learnable(
+def online_with_learnable_loss(
     signature: Signature, network: Network, tx: optax.GradientTransformation, learnable: LearnableLoss
 ) -> Learner:
     """The same with a loss that is to be meta-learned: its parameters are the learner's theta.
@@ -61,8 +60,8 @@ def online_by_learnable(
     Args:
         signature: shapes of the task.
         network: maps `x[D]` to `signature.outputs` values.
-        tx: any optax transformation that can be differentiated through, where backpropagation is to be used; it is
-            given the loss as `value`.
+        tx: any optax transformation; it is given the loss as `value`. Backpropagation needs one that can be
+            differentiated through.
         learnable: `metalearn_models.losses.free_coefficients(...)`, `ml3(...)`, `taylor_glo(...)`.
 
     Returns:
@@ -70,19 +69,11 @@ def online_by_learnable(
 
     Raises:
         ValueError: the loss does not give one float for one example of the signature.
-        TypeError, ValueError: what the loss itself says of such an example.
+        TypeError, ValueError: what the loss itself raises for such an example.
     """
     theta = jax.eval_shape(learnable.init, jax.random.key(0))
     _check_loss(signature, lambda outputs, y, theta: learnable.apply(theta, outputs, y), theta)
-    return trained_online(signature, network, lambda theta: tx, learnable.init, _fresh(network), learnable.apply)
-
-
-def _fresh(network: Network) -> Callable[[Any, PRNGKeyArray], Any]:
-    def initial(theta: Any, key: PRNGKeyArray) -> Any:
-        del theta  # of the loss
-        return network.init(key)
-
-    return initial
+    return online_learner(signature, network, lambda theta: tx, learnable.init, fresh_params(network), learnable.apply)
 
 
 def _check_loss(signature: Signature, loss: Callable[..., Any], *args: Any) -> None:

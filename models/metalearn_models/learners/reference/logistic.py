@@ -1,9 +1,9 @@
 """Multinomial logistic regression with an L2 penalty, refitted after every example from a warm start.
 
 The optimum that scikit-learn's `LogisticRegression` finds, by bound majorisation (Böhning 1992, "Multinomial
-logistic regression algorithm"): a softmax's Hessian never exceeds 1/2, so each iteration is a ridge regression
+logistic regression algorithm"). A softmax's Hessian never exceeds 1/2, so each iteration is a ridge regression
 with an unpenalised intercept on working responses, and all iterations between two examples share one inverse
-matrix. They work on the examples' fitted values, through their Gram matrix, and are accelerated (Nesterov 1983,
+matrix. They update the examples' fitted values through their Gram matrix, and are accelerated (Nesterov 1983,
 restarted as in O'Donoghue and Candès 2015). No LAPACK routine is called.
 """
 
@@ -16,16 +16,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from metalearn.learner import Learner, Signature
+from metalearn.learner import Labels, Learner, Signature
+from metalearn_models.learners._common import dot, no_theta
 from metalearn_models.learners.reference.neighbours import UNSEEN
 
+__all__ = ["LogisticConfig", "LogisticState", "logistic"]
+
 CONDITION = 1e-3
-"""Least ridge of the bound, relative to the first example's squared length: what float32 can invert. Where the penalty
-is weaker, the steps get shorter and the optimum stays."""
+"""Smallest ridge of the bound, relative to the first example's squared length: the least that float32 can invert. With
+a weaker penalty, the steps are shorter and the optimum is the same."""
 
 
-class Fit(NamedTuple):
-    """One iterate: coefficients of the examples, the examples' fitted logits, one intercept a class."""
+class _Fit(NamedTuple):
+    """One iterate: coefficients of the examples, the examples' fitted logits, one intercept per class."""
 
     dual: Float[Array, "T C"]
     fitted: Float[Array, "T C"]
@@ -33,7 +36,7 @@ class Fit(NamedTuple):
 
 
 class LogisticState(NamedTuple):
-    """The examples so far and the fit to them, `logits = intercept + sum_i dual_i <x_i, x>`.
+    """The examples so far and the fit to them: `logits = intercept + sum_i dual_i <x_i, x>`.
 
     Attributes:
         xs: examples; rows `stored` and later are 0.
@@ -41,7 +44,7 @@ class LogisticState(NamedTuple):
         inverse: of (Gram matrix + ridge I) of the first `stored` examples; the rest is 0.
         ridge: set at the first example, see `CONDITION`.
         dual: coefficients of the examples.
-        intercept: one value a class.
+        intercept: one value per class.
         stored: number of examples.
     """
 
@@ -59,20 +62,20 @@ class LogisticConfig:
     """Multinomial logistic regression with an L2 penalty."""
 
     inverse_penalty: float = 10.0
-    """scikit-learn's C: multiplies the sum of cross-entropies beside half the sum of squared weights. The default is
+    """scikit-learn's C: multiplies the sum of cross-entropies; half the sum of squared weights is added. The default is
     our choice, tuned on randomly projected digits (16 inputs of unit variance); accuracy is flat from 3 to 30."""
     iterations: int = 80
-    """Accelerated steps after each example, from the previous solution. A C ten times smaller needs half as many for
-    the same precision (probabilities within 0.01), larger ones need more."""
+    """Accelerated steps after each example, from the previous solution. For the same precision (probabilities within
+    0.01), a C ten times smaller needs half as many; a larger C needs more."""
 
 
 def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) -> Learner:
     """Penalised multinomial logistic regression on all examples so far.
 
     Minimises `C sum_i cross-entropy_i + |W|^2 / 2` with a free intercept over the classes seen so far, as
-    scikit-learn does; classes without an example get the logit `UNSEEN`. With exactly two classes this stays the
-    softmax of two weight vectors, whose optimum is that of scikit-learn's one vector at twice the C. Before any
-    example the logits are all zeros. The memory holds `signature.length` examples; later ones are ignored.
+    scikit-learn does; classes without an example get the logit `UNSEEN`. With exactly two classes, this is still the
+    softmax of two weight vectors. Its optimum is that of scikit-learn's one vector at twice the C. Before any example,
+    all logits are 0. The memory holds `signature.length` examples; later ones are ignored.
 
     Args:
         signature: shapes of the task; classification.
@@ -82,7 +85,7 @@ def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) ->
         A learner without meta-parameters.
 
     Raises:
-        ValueError: for a regression signature, a penalty or a number of steps that is not positive.
+        ValueError: a regression signature, or a penalty or a number of steps that is not positive.
     """
     if signature.regression:
         raise ValueError(f"logistic regression predicts classes, got the regression signature {signature}")
@@ -91,10 +94,6 @@ def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) ->
     length, inputs, outputs = signature.length, signature.inputs, signature.outputs
     # C/4 sum |u_i - b - W x_i|^2 + |W|^2 / 2, the bound for working responses u, is a ridge regression of this penalty
     penalty = 2 / config.inverse_penalty
-
-    def init(key: PRNGKeyArray) -> tuple[()]:
-        del key  # nothing is meta-learned
-        return ()
 
     def start(theta: Any, key: PRNGKeyArray) -> LogisticState:
         del theta, key
@@ -109,50 +108,50 @@ def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) ->
             jnp.int32(0),
         )
 
-    def predict(theta: Any, state: LogisticState, x: Array) -> Array:
+    def predict(theta: Any, state: LogisticState, x: Float[Array, "D"]) -> Float[Array, "C"]:
         del theta
-        logits = _dot(_dot(state.xs, x), state.dual) + state.intercept
+        logits = dot(dot(state.xs, x), state.dual) + state.intercept
         seen = state.one_hot.any(0)
         return jnp.where(seen, logits, jnp.where(seen.any(), UNSEEN, 0.0))
 
-    def observe(theta: Any, state: LogisticState, x: Array, y: Array) -> LogisticState:
+    def observe(theta: Any, state: LogisticState, x: Float[Array, "D"], y: Labels) -> LogisticState:
         del theta
         first = state.stored == 0
-        ridge = jnp.where(first, jnp.maximum(penalty, CONDITION * _dot(x, x)), state.ridge)
-        inverse = jnp.where(state.stored < length, grow(state, ridge, x), state.inverse)
+        ridge = jnp.where(first, jnp.maximum(penalty, CONDITION * dot(x, x)), state.ridge)
+        inverse = jnp.where(state.stored < length, grow_inverse(state, ridge, x), state.inverse)
         xs = state.xs.at[state.stored].set(x, mode="drop")
         one_hot = state.one_hot.at[state.stored].set(jax.nn.one_hot(y, outputs), mode="drop")
-        fitted = _dot(xs, _dot(xs.T, state.dual)) + state.intercept[None]
-        dual, intercept = fit(inverse, ridge, one_hot, Fit(state.dual, fitted, state.intercept))
+        fitted = dot(xs, dot(xs.T, state.dual)) + state.intercept[None]
+        dual, intercept = fit(inverse, ridge, one_hot, _Fit(state.dual, fitted, state.intercept))
         return LogisticState(xs, one_hot, inverse, ridge, dual, intercept, state.stored + 1)
 
-    def grow(state: LogisticState, ridge: Array, x: Array) -> Array:
-        """The inverse of (Gram matrix + ridge I) bordered by the products with one more example."""
-        column = _dot(state.xs, x)
-        solved = _dot(state.inverse, column)
-        # one step of iterative refinement: the inverse is in float32 and rounding would pile up in it
-        residual = column - _dot(state.xs, _dot(state.xs.T, solved)) - ridge * solved
-        solved = solved + _dot(state.inverse, residual)
-        corner = jnp.maximum(_dot(x, x) - _dot(column, solved), 0.0) + ridge
+    def grow_inverse(state: LogisticState, ridge: Float[Array, ""], x: Float[Array, "D"]) -> Float[Array, "T T"]:
+        """The inverse of (Gram matrix + ridge I) with one more example."""
+        column = dot(state.xs, x)
+        solved = dot(state.inverse, column)
+        # One step of iterative refinement: the inverse is in float32, and its rounding errors would accumulate.
+        residual = column - dot(state.xs, dot(state.xs.T, solved)) - ridge * solved
+        solved = solved + dot(state.inverse, residual)
+        corner = jnp.maximum(dot(x, x) - dot(column, solved), 0.0) + ridge
         row = jax.nn.one_hot(state.stored, length) - solved
         return state.inverse + jnp.outer(row, row) / corner
 
-    def fit(inverse: Array, ridge: Array, one_hot: Array, begin: Fit) -> tuple[Array, Array]:
+    def fit(inverse: Array, ridge: Array, one_hot: Array, begin: _Fit) -> tuple[Array, Array]:
         known, seen = one_hot.any(1)[:, None], one_hot.any(0)[None]
         sums = inverse.sum(1)
 
-        def minimise_bound(at: Fit) -> Fit:
+        def minimise_bound(at: _Fit) -> _Fit:
             probabilities = jax.nn.softmax(jnp.where(seen, at.fitted, UNSEEN))
-            # at the optimum dual = C (one_hot - probabilities); the free intercept keeps the columns' sums 0
+            # At the optimum, dual = C (one_hot - probabilities); the free intercept keeps the columns' sums 0
             gap = jnp.where(known, 2 * (one_hot - probabilities) - penalty * at.dual, 0.0)
-            intercept = _dot(sums, gap) / sums.sum()
-            dual = _dot(inverse, gap) - sums[:, None] * intercept[None]
-            return Fit(at.dual + dual, at.fitted + gap - ridge * dual, at.intercept + intercept)
+            intercept = dot(sums, gap) / sums.sum()
+            dual = dot(inverse, gap) - sums[:, None] * intercept[None]
+            return _Fit(at.dual + dual, at.fitted + gap - ridge * dual, at.intercept + intercept)
 
-        def body(_: Array, carry: tuple[Fit, Fit, Array]) -> tuple[Fit, Fit, Array]:
+        def body(_: Array, carry: tuple[_Fit, _Fit, Array]) -> tuple[_Fit, _Fit, Array]:
             ahead, old, age = carry
             new = minimise_bound(ahead)
-            # momentum that points uphill is dropped: (ahead - new) is the gradient at `ahead`, preconditioned
+            # Momentum that points uphill is dropped: (ahead - new) is the gradient at `ahead`, preconditioned
             uphill = jnp.sum((ahead.fitted - new.fitted) * (new.fitted - old.fitted)) > 0
             age = jnp.where(uphill, 1.0, age + 1)
             momentum = jnp.where(uphill, 0.0, (age - 1) / (age + 2))
@@ -164,8 +163,4 @@ def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) ->
         return end.dual, end.intercept
 
     size = length * (inputs + 2 * outputs + length) + outputs + 1
-    return Learner(init, start, predict, observe, None, size, signature)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)  # accelerators default to less than float32
+    return Learner(no_theta, start, predict, observe, None, size, signature)

@@ -10,6 +10,8 @@ from metalearn.errors import unknown_name
 from metalearn_models.losses.refinement.loop import Moment
 from metalearn_models.losses.search.population import LossTask
 
+__all__ = ["RefineConfig", "check_settings"]
+
 Gradient = Literal["backprop", "es", "nres", "pes"]
 Optimizer = Literal["adam", "sgd"]
 Score = Literal["error", "loss"]

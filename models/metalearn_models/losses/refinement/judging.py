@@ -21,6 +21,8 @@ from metalearn_models.losses.refinement.config import RefineConfig
 from metalearn_models.losses.refinement.loop import Judge, TaskData, loss_loop
 from metalearn_models.losses.search.population import LossTask
 
+__all__ = ["is_better", "judge_at_horizon", "ratio", "split_validation"]
+
 Scores = Float[np.ndarray, "tasks seeds"]
 
 

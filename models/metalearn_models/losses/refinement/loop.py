@@ -22,6 +22,8 @@ from metalearn.inner import InnerLoop
 from metalearn_models.losses.parametric import LearnableLoss
 from metalearn_models.losses.search.population import LossTask, check_task
 
+__all__ = ["InTraining", "Judge", "joint_loop", "loss_loop", "task_data", "task_error", "task_loss"]
+
 Examples = tuple[Float[Array, "N ..."], Array]
 TaskData = tuple[tuple[Examples, Examples], ...]
 Moment = Literal["every", "last"]

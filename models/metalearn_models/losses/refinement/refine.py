@@ -29,6 +29,8 @@ from metalearn_models.losses.refinement.judging import Scores, is_better, judge_
 from metalearn_models.losses.refinement.loop import Judge, joint_loop, loss_loop, task_data
 from metalearn_models.losses.search.population import LossTask
 
+__all__ = ["Candidate", "RefineResult", "meta_estimator", "meta_loop", "refine"]
+
 
 class Candidate(NamedTuple):
     """A theta on the way.

@@ -10,6 +10,8 @@ from metalearn.errors import unknown_name
 from metalearn_models.losses.search.evolution import EvolutionConfig
 from metalearn_models.losses.search.population import TrainingConfig
 
+__all__ = ["SearchConfig"]
+
 Average = Literal["arithmetic", "geometric"]
 
 

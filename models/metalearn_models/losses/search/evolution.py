@@ -31,6 +31,8 @@ from metalearn_models.losses.formulas import (
     size,
 )
 
+__all__ = ["SEEDS", "EvolutionConfig", "crossover", "generator", "initial_population", "mutated", "next_generation"]
+
 TERMINALS: tuple[Expr, ...] = (Var("y"), Var("f"), Const(1.0), Const(-1.0))
 SEEDS = {
     "classification": ("mul(-1, mul(y, log(f)))", "square(sub(y, f))", "abs(sub(y, f))"),

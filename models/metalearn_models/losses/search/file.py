@@ -20,6 +20,8 @@ from metalearn.errors import RunError
 from metalearn_models.losses.formulas import Expr, parse, to_text
 from metalearn_models.losses.search.population import LossTask
 
+__all__ = ["Generation", "State", "Trained", "dump", "identity_of", "load"]
+
 FORMAT = 1
 
 

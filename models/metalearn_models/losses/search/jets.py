@@ -12,6 +12,8 @@ import numpy as np
 
 from metalearn_models.losses.formulas import FLOOR, LIMIT, Const, Expr, Var, number_of_coefficients, size
 
+__all__ = ["OPERATIONS", "Jet", "evaluate_jet"]
+
 
 class Jet(NamedTuple):
     """A function of one variable at many points: value, first and second derivative."""

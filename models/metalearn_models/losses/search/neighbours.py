@@ -9,6 +9,8 @@ from __future__ import annotations
 from metalearn_models.losses.formulas import OPERATORS, Expr, Op, nodes, replace, variables
 from metalearn_models.losses.search.evolution import TERMINALS
 
+__all__ = ["neighbours"]
+
 
 def neighbours(expr: Expr) -> tuple[Expr, ...]:
     """Formulas that differ from `expr` in one place, contain y and f, and are not larger.

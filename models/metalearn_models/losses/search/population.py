@@ -25,6 +25,8 @@ from metalearn_models.losses.search import table
 from metalearn_models.losses.search.screening import scale
 from metalearn_models.losses.search.table import KINDS, Kind, Targets
 
+__all__ = ["LossTask", "Trainer", "TrainingConfig", "check_task", "trainer"]
+
 AXIS = "candidates"
 Examples = tuple[Any, Any]
 

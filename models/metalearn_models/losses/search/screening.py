@@ -13,6 +13,8 @@ import numpy as np
 from metalearn_models.losses.formulas import LIMIT
 from metalearn_models.losses.search.table import LOGITS, PROBABILITIES, RESIDUALS, Kind, Table
 
+__all__ = ["effective", "fingerprint", "reject", "scale"]
+
 
 def reject(table: Table, kind: Kind) -> str | None:
     """Why a loss need not be trained, or None.

@@ -37,6 +37,8 @@ from metalearn_models.losses.search.population import LossTask, Trainer, trainer
 from metalearn_models.losses.search.screening import fingerprint, reject
 from metalearn_models.losses.search.table import Kind, screening_table
 
+__all__ = ["SearchResult", "pareto_front", "random_control", "search"]
+
 FILE = "search.json"
 
 

@@ -25,6 +25,25 @@ from jaxtyping import Array, Float, Int
 from metalearn_models.losses.formulas import Expr
 from metalearn_models.losses.search.jets import Jet, evaluate_jet
 
+__all__ = [
+    "LOGIT_RANGE",
+    "RESIDUAL_RANGE",
+    "RESIDUAL_SCALE",
+    "Table",
+    "Targets",
+    "classification_cotangent",
+    "classification_table",
+    "gradient_cells",
+    "logit_position",
+    "look_up",
+    "loss_cells",
+    "regression_cotangent",
+    "regression_table",
+    "residual_position",
+    "screening_table",
+    "target_rows",
+]
+
 Kind = Literal["classification", "regression"]
 KINDS: tuple[Kind, ...] = ("classification", "regression")
 

@@ -21,6 +21,8 @@ from jaxtyping import Array, Bool, Complex, Float
 
 from metalearn_models.optimizers.learned.parts.cell import Cell
 
+__all__ = ["FixedPoints", "Modes", "fixed_points", "impulse_response", "modes", "settle"]
+
 
 class FixedPoints(NamedTuple):
     """States that map to themselves, the most exact first.

@@ -16,6 +16,8 @@ from jaxtyping import Array, Float
 from metalearn_models.optimizers.analysis.fixed_points import settle
 from metalearn_models.optimizers.learned.parts.cell import Cell, cell_rate, cell_update
 
+__all__ = ["Adaptation", "Schedule", "UpdateFunction", "adaptation", "schedule", "update_function"]
+
 
 class UpdateFunction(NamedTuple):
     """Delta(g) at one state.

@@ -1,12 +1,12 @@
-"""Celo, a small learned update rule under a learned schedule, made to be meta-trained with little compute.
+"""Celo, a small learned update rule under a learned schedule, made for meta-training with little compute.
 
 Moudgil, Knyazev, Lajoie and Belilovsky 2025, "Celo: Training Versatile Learned Optimizers on a Compute Diet" (TMLR,
 arXiv 2501.12670); features, constants, their order and the initialisation are those of the authors' published code.
 
-The rule is a network on 30 features of a parameter, all divided by their root mean square over the tensor. The
-schedule is an LSTM that reads how much of the training is over and how the loss has fallen; its one number multiplies
-the update. In the published code every tensor has an LSTM of its own, but all read the same and start the same, so that
-here there is one.
+The rule is a network that reads 30 features of a parameter, each divided by its root mean square over the tensor. The
+schedule is an LSTM that reads which fraction of the training is over and how the loss has fallen; its one output
+multiplies the update. In the published code every tensor has its own LSTM, but all of them read the same inputs and
+start in the same state; here there is one.
 """
 
 from __future__ import annotations
@@ -25,26 +25,31 @@ from metalearn_models.optimizers.contract import (
     check_params,
     dense_layers,
     float32,
+    require_loss,
     require_params,
 )
 from metalearn_models.optimizers.learned.parts.celo_rule import FEATURES, apply_rule, start_memory
-from metalearn_models.optimizers.learned.parts.per_tensor import LSTMState, linear, lstm_step, one_each, zero_state
+from metalearn_models.optimizers.learned.parts.per_tensor import LSTMState, linear, lstm_step, repeat_state, zero_state
+
+__all__ = ["CeloSchedule", "CeloState", "CeloTheta", "LossMeans", "celo"]
 
 FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
-"""Of the training, around each of which one input of the LSTM changes."""
+"""Fractions of the training; around each of them one input of the LSTM changes."""
 
 LOSS_MEANS = 10
-"""Running means of the loss, of time constants from 10 steps to all of the training; a feature each two neighbours."""
+"""Number of running means of the loss, with time constants from 10 steps to the whole training.
+
+Each pair of neighbours makes one input of the LSTM."""
 
 
 class CeloSchedule(NamedTuple):
     """Meta-parameters of the schedule, which the paper meta-trains second.
 
     Attributes:
-        skip: `[18, H]`, from the inputs to the cell.
-        mix: the same shape, its outputs after a ReLU are added to those of `skip`.
+        skip: layer `[18, H]` from the inputs to the cell.
+        mix: layer `[18, H]`; its outputs, after a ReLU, are added to those of `skip`.
         lstm: the cell's weights.
-        readout: `[H, 1]`, from the cell's output to the logarithm of ten times the multiplier.
+        readout: layer `[H, 1]` from the cell's output to the logarithm of ten times the multiplier.
         start: the cell's first state.
     """
 
@@ -59,9 +64,9 @@ class CeloTheta(NamedTuple):
     """Meta-parameters, 35,803 by default.
 
     Attributes:
-        rule: the network, which the paper meta-trains first, its multiplier 1: that of a schedule whose `readout` has
-            the weight 0 and the bias log 10.
-        schedule: what makes the multiplier.
+        rule: the network. The paper meta-trains it first, with the multiplier 1, which is that of a schedule whose
+            `readout` has weight 0 and bias log 10.
+        schedule: makes the multiplier.
     """
 
     rule: Layers
@@ -73,7 +78,7 @@ class LossMeans(NamedTuple):
 
     Attributes:
         means: running means, before bias correction.
-        lowest: the smallest that each was after it.
+        lowest: the smallest value of each mean so far, after bias correction.
     """
 
     means: Float[Array, "10"]
@@ -84,10 +89,10 @@ class CeloState(NamedTuple):
     """What the optimizer remembers: about four times the parameters, and 2 H + 21 numbers.
 
     Attributes:
-        tensors: like params, a `TensorMemory` for each.
-        lstm: one row.
-        losses: what is left of the losses.
-        step: updates made so far.
+        tensors: like params, with one `TensorMemory` per tensor.
+        lstm: state of the schedule's LSTM, one row.
+        losses: running means of the loss.
+        step: number of updates so far.
     """
 
     tensors: Any
@@ -101,13 +106,13 @@ def celo(
 ) -> LearnedOptimizer:
     """The learned optimizer Celo.
 
-    The update is `-multiplier step_size size d exp(exponent m)`: d and m are the outputs of the rule for the parameter,
-    size is the root mean square of its tensor, multiplier is what the schedule says. `celo_theta` reads the
+    The update is `-multiplier step_size size d exp(exponent m)`. d and m are the outputs of the rule for the parameter,
+    size is the root mean square of its tensor, and the multiplier comes from the schedule. `celo_theta` reads the
     meta-parameters that the authors published; they belong to the default settings.
 
-    `update` needs the loss as `value=`. A loss above twice the largest of its running means counts as that. NaN in a
-    loss makes every update NaN from then on, NaN in a gradient those of its tensor; an infinite gradient is clipped.
-    See `optax.apply_if_finite`.
+    `update` needs the loss as `value=`. A loss above twice the largest of its running means is clipped to that. NaN in
+    a loss makes every later update NaN; NaN in a gradient makes every later update of its tensor NaN. An infinite
+    gradient is clipped. See `optax.apply_if_finite`.
 
     Args:
         hidden: widths of the hidden layers of the rule's network.
@@ -117,11 +122,11 @@ def celo(
 
     Returns:
         The optimizer; theta is a `CeloTheta`. `transform` needs `num_steps`, a number or a traced scalar; training may
-        go on after them.
+        continue beyond it.
 
     Raises:
-        ValueError: by `init`, when a width is not positive; by `transform`, when `num_steps` is missing or not
-            positive; by `update`, when there is no loss.
+        ValueError: by `init`: a width is less than 1; by `transform`: `num_steps` is missing or less than 1; by
+            `update`: the loss is missing.
     """
 
     def init(key: PRNGKeyArray) -> CeloTheta:
@@ -133,13 +138,12 @@ def celo(
         return CeloTheta(rule, CeloSchedule(skip, mix, lstm, readout, zero_state(units)))
 
     def transform(
-        theta: CeloTheta, num_steps: int | Int[Array, ""] | None = None
+        theta: CeloTheta, num_steps: int | np.integer | Int[Array, ""] | None = None
     ) -> optax.GradientTransformationExtraArgs:
         if num_steps is None or (isinstance(num_steps, int | np.integer) and num_steps < 1):
             raise ValueError(
-                "Celo plans a whole training: call transform(theta, num_steps), or load(name, num_steps), with the "
-                "number of its steps, "
-                f"got {num_steps}"
+                "Celo needs the number of training steps: call transform(theta, num_steps) or load(name, num_steps), "
+                f"got num_steps={num_steps}"
             )
         length = jnp.asarray(num_steps, jnp.float32)
         loss_decays = jnp.exp(-1 / jnp.logspace(1, jnp.log10(length), LOSS_MEANS, dtype=jnp.float32))
@@ -148,18 +152,15 @@ def celo(
             check_params(params)
             tensors = jax.tree.map(lambda p: start_memory(p.shape), params)
             losses = LossMeans(jnp.zeros(LOSS_MEANS), jnp.full(LOSS_MEANS, 999999999999.0, jnp.float32))
-            return CeloState(tensors, one_each(theta.schedule.start, 1), losses, jnp.int32(0))
+            return CeloState(tensors, repeat_state(theta.schedule.start, 1), losses, jnp.int32(0))
 
         def update(
             updates: optax.Updates, state: Any, params: optax.Params | None = None, *, value: Any = None, **extra: Any
         ) -> tuple[optax.Updates, CeloState]:
             del extra
-            if value is None:
-                raise ValueError(
-                    "this learned optimizer reads the loss: call update(grads, state, params, value=loss), got None"
-                )
+            loss = require_loss(value)
             leaves, tree = jax.tree.flatten(require_params(params))
-            losses = _follow(state.losses, loss_decays, state.step, jnp.asarray(value, jnp.float32))
+            losses = _follow(state.losses, loss_decays, state.step, loss)
             fraction = state.step.astype(jnp.float32) / length
             inputs = [jnp.tanh(10 * (fraction - jnp.array(FRACTIONS))), _progress(losses, loss_decays, state.step)]
             multiplier, lstm = _schedule(theta.schedule, jnp.concatenate(inputs)[None], state.lstm)
@@ -180,7 +181,7 @@ def celo(
 
 
 def _follow(losses: LossMeans, decays: Float[Array, "10"], step: Int[Array, ""], loss: Float[Array, ""]) -> LossMeans:
-    # Before the update the correction is that of one update more, as in the published code.
+    # The correction counts one update more than the means have seen, as in the published code.
     correction = 1 - decays ** (step + 1).astype(jnp.float32)
     largest = jnp.where(step == 0, loss, (losses.means / correction).max())
     loss = jnp.minimum(2 * jnp.abs(largest), loss)
@@ -189,7 +190,7 @@ def _follow(losses: LossMeans, decays: Float[Array, "10"], step: Int[Array, ""],
 
 
 def _progress(losses: LossMeans, decays: Float[Array, "10"], step: Int[Array, ""]) -> Float[Array, "9"]:
-    """Each mean between its lowest (-1) and the next slower mean (0); 0 for the first two updates."""
+    """Where each mean is between its lowest value (-1) and the next slower mean (0); 0 for the first two updates."""
     means = losses.means / (1 - decays ** (step + 1).astype(jnp.float32))
     faster, lowest = means[:-1], losses.lowest[:-1]
     feature = jnp.clip((faster - lowest) / jnp.maximum(1e-8, means[1:] - lowest) - 1, -1, 1)

@@ -1,7 +1,7 @@
-"""The meta-parameters of Celo that its authors published, from their file (`theta.state`, 149,216 bytes).
+"""The meta-parameters of Celo that its authors published, read from their file (`theta.state`, 149,216 bytes).
 
 Moudgil, Knyazev, Lajoie and Belilovsky 2025, "Celo: Training Versatile Learned Optimizers on a Compute Diet" (TMLR,
-arXiv 2501.12670). The file is theta of their code in flax's msgpack form, in the repository amoudgl/celo
+arXiv 2501.12670). The file holds theta of their code in flax's msgpack form. It is in the repository amoudgl/celo
 (algoperf/submissions/celo) under the MIT licence; this package does not contain it.
 """
 
@@ -20,8 +20,10 @@ from metalearn.errors import RunError
 from metalearn_models.optimizers.learned.celo import CeloSchedule, CeloTheta
 from metalearn_models.optimizers.learned.parts.per_tensor import LSTMState
 
+__all__ = ["PUBLISHED_SHAPES", "celo_theta"]
+
 _PARTS = (1, 1, 1, 3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3)
-"""The first layer's weights are in as many arrays, one a kind of feature, with a row for each feature of the kind."""
+"""The first layer's weights are split into this many arrays, one per kind of feature, with this many features each."""
 
 _LAYERS = {"linear": (18, 64), "linear_1": (18, 64), "linear_2": (18, 64), "rnn/linear": (128, 256)}
 _LAYERS |= {"rnn_to_controls": (64, 1), "step_size": (64, 1)}
@@ -34,7 +36,7 @@ PUBLISHED_SHAPES: dict[str, tuple[int, ...]] = {
     **{f"rnn_params/{name}/w": shape for name, shape in _LAYERS.items()},
     **{f"rnn_params/{name}/b": shape[1:] for name, shape in _LAYERS.items()},
 }
-"""Every array of the file, 37,089 float32 numbers, the steps of its place in the tree joined by `/`."""
+"""The shape of every array of the file by its path in the tree, joined by `/`; together 37,089 float32 numbers."""
 
 
 def celo_theta(source: bytes | str | os.PathLike[str]) -> CeloTheta:
@@ -42,14 +44,14 @@ def celo_theta(source: bytes | str | os.PathLike[str]) -> CeloTheta:
 
     1,286 of the file's numbers have no influence on any update and are left out: the first of two mixing layers
     (`linear`), whose result the published code drops; the choice among networks (`rnn_to_controls`), of which there is
-    one; the network's third output. 35,803 remain.
+    only one; the network's third output. 35,803 numbers remain.
 
     Args:
         source: the bytes of the file, or its path.
 
     Raises:
-        FileNotFoundError: no such file.
-        RunError: the file is damaged, or it holds something else or a Celo of other sizes.
+        FileNotFoundError: there is no such file.
+        RunError: the file is damaged, or it holds something else or a Celo of another size.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     name = f"these {len(data)} bytes" if isinstance(source, bytes) else os.fspath(source)
@@ -78,19 +80,19 @@ def _layer(arrays: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _arrays(data: bytes, name: str) -> dict[str, Any]:
-    """All arrays of the file by name, after a look at every name, shape and dtype."""
+    """All arrays of the file by name, after checking every name, shape and dtype."""
     try:
         tree = msgpack_restore(data)
     except Exception as error:  # bytes that are not msgpack fail in too many ways to name
         raise RunError(f"{name}: damaged, or not in flax's msgpack form ({error})") from error
-    found = {keystr(path, simple=True, separator="/"): x for path, x in tree_flatten_with_path(tree)[0]}
+    arrays = {keystr(path, simple=True, separator="/"): x for path, x in tree_flatten_with_path(tree)[0]}
     wanted = {key: f"float32{list(shape)}" for key, shape in PUBLISHED_SHAPES.items()}
-    has = {key: f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else repr(x)[:40] for key, x in found.items()}
+    has = {key: f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else repr(x)[:40] for key, x in arrays.items()}
     differ = sorted(key for key in wanted.keys() | has.keys() if wanted.get(key) != has.get(key))
     if differ:
         first = differ[0]
         raise RunError(
-            f"{name}: not the published theta of Celo, {len(differ)} arrays differ from its {len(wanted)}; {first!r} "
-            f"should be {wanted.get(first, 'absent')} and is {has.get(first, 'absent')}"
+            f"{name}: not the published theta of Celo; {len(differ)} of its {len(wanted)} arrays differ, the first is "
+            f"{first!r}: expected {wanted.get(first, 'no such array')}, got {has.get(first, 'no such array')}"
         )
-    return {key: jnp.asarray(x) for key, x in found.items()}
+    return {key: jnp.asarray(x) for key, x in arrays.items()}

@@ -1,8 +1,8 @@
-"""The component-wise recurrent optimizer whose mechanisms can be read off.
+"""The component-wise recurrent optimizer, made so that its mechanisms can be analysed.
 
 Maheswaranathan, Sussillo, Metz, Sun and Sohl-Dickstein 2021, "Reverse engineering learned optimizers reveals known
 and novel mechanisms" (arXiv 2011.02159). A gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) reads the gradient
-of one parameter; its state, linearly read out, is the update.
+of one parameter; the update is a linear function of its state.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_models.optimizers.learned.parts.cell import Cell, cell_transform
 from metalearn_models.optimizers.learned.parts.coordinatewise import truncated_normal
 
+__all__ = ["ComponentTheta", "component_cell", "component_rnn"]
+
 
 class ComponentTheta(NamedTuple):
     """Meta-parameters of a unit with H state variables.
 
     Attributes:
-        initial: the state before the first step, learned.
-        inputs: weights of the gradient, of the gates r and z and the candidate n, side by side.
-        state: weights of the state, the same.
-        bias: the same.
-        readout: w.
+        initial: the state before the first step.
+        inputs: weights of the gradient for the gates r and z and the candidate n, side by side.
+        state: weights of the state for r, z and n, side by side.
+        bias: biases of r, z and n, side by side.
+        readout: the weights w that turn the state into the update.
     """
 
     initial: Float[Array, "H"]
@@ -40,27 +42,29 @@ class ComponentTheta(NamedTuple):
 def component_rnn(hidden: int = 32) -> LearnedOptimizer:
     """The component-wise recurrent optimizer.
 
-    With `r = sigmoid(a_r + b_r)`, `z = sigmoid(a_z + b_z)` and `n = tanh(a_n + r b_n)`, where a is linear in the
-    gradient and b in the state, `h' = (1 - z) n + z h`; the update is `w.h'`. Our choices, the paper's values being
-    unknown to us: the width, the learned initial state, which starts at 0, the initialisation (weights of the state
-    truncated normal of scale 1 / sqrt(H), of the gradient of scale 1; biases 0 but 1 for z, so that a fresh unit
-    remembers), and a readout that starts 100 times smaller than 1 / sqrt(H), so that a fresh optimizer moves slowly.
+    The gates are `r = sigmoid(a_r + b_r)` and `z = sigmoid(a_z + b_z)`, the candidate is `n = tanh(a_n + r b_n)`, where
+    a is linear in the gradient and b in the state. The new state is `h' = (1 - z) n + z h`, the update is `w.h'`.
 
-    A gradient that is NaN makes the memory of its own parameter NaN for good, and no other's;
-    `optax.apply_if_finite` leaves such steps out.
+    The paper's values are unknown to us. Our choices are the width; a learned initial state, which starts at 0; weights
+    of the state truncated normal of scale 1 / sqrt(H), weights of the gradient of scale 1; biases 0, but 1 for z, so
+    that a fresh unit remembers; and a readout 100 times smaller than 1 / sqrt(H), so that a fresh optimizer moves
+    slowly.
+
+    A gradient that is NaN makes the memory of its own parameter NaN for good, and of no other parameter;
+    `optax.apply_if_finite` skips such steps.
 
     Args:
         hidden: state variables of the recurrent unit, H; floats of memory per parameter.
 
     Returns:
         The optimizer; theta is a `ComponentTheta`. `num_steps` is ignored. `component_cell(theta)` is the same
-        optimizer as the analysis takes it.
+        optimizer in the form that the analysis takes.
 
     Raises:
-        ValueError: when there are no hidden units.
+        ValueError: there are no hidden units.
     """
     if hidden < 1:
-        raise ValueError(f"a recurrent optimizer needs at least one hidden unit, got {hidden}")
+        raise ValueError(f"a recurrent optimizer needs at least one hidden unit, got hidden={hidden}")
 
     def init(key: PRNGKeyArray) -> ComponentTheta:
         key_inputs, key_state, key_readout = jax.random.split(key, 3)

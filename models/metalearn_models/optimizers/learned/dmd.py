@@ -1,14 +1,13 @@
 """An LSTM optimizer that also reads where the training is heading, by dynamic mode decomposition.
 
-After Simanek, Vasata and Kordik 2022, "Learning to Optimize with Dynamic Mode Decomposition" (arXiv 2211.16268). Only
-the abstract was within our reach: that features of the optimisation's dynamics, extracted by dynamic mode
-decomposition, help a learned optimizer to generalise. What is decomposed and which features are made of it is our
-own reading.
+After Simanek, Vasata and Kordik 2022, "Learning to Optimize with Dynamic Mode Decomposition" (arXiv 2211.16268). We
+could read only the abstract: features of the optimisation's dynamics, extracted by dynamic mode decomposition, help a
+learned optimizer to generalise. What is decomposed and which features are made from it is our own reading.
 
 The last steps of each tensor are fitted by a linear map A, step_{t+1} = A step_t, within the few directions that they
-span. On a quadratic, gradient descent with or without momentum is such a map, and the fit is exact. How far the tensor
-would then go is a combination of its last steps, whose coefficients come from their matrix of scalar products: nothing
-as large as A is formed, and no eigenvectors of it are needed. No gradient passes through the fit.
+span. On a quadratic, gradient descent with or without momentum is such a map, and the fit is exact. The predicted path
+of the tensor is a combination of its last steps, whose coefficients come from the matrix of their scalar products:
+neither A nor its eigenvectors are ever formed. No gradient passes through the fit.
 """
 
 from __future__ import annotations
@@ -30,21 +29,23 @@ from metalearn_models.optimizers.learned.parts.coordinatewise import (
     lstm_advance,
     lstm_network,
     lstm_start,
-    memory_of,
-    raveled,
-    unraveled,
+    ravel_leaves,
+    start_blocks,
+    unravel_leaves,
 )
 
+__all__ = ["DMDState", "Fit", "dmd_lstm", "fit", "growth_bound", "predict_snapshots", "predict_sums"]
+
 DEFAULT_PREPROCESS = log_and_sign()
-"""That of Andrychowicz et al. on neural networks."""
+"""The preprocessing of Andrychowicz et al. for neural networks."""
 
 
 class Fit(NamedTuple):
     """A linear map fitted to consecutive snapshots, within the R directions that they span most.
 
     Attributes:
-        basis: the directions as combinations of the first W snapshots; zeros for directions left out.
-        operator: the map in these directions. Its eigenvalues other than 0 are those of A.
+        basis: the directions as combinations of the first W snapshots; zeros for directions that are left out.
+        operator: the map in these directions; its non-zero eigenvalues are those of A.
         last: the last snapshot in these directions.
     """
 
@@ -53,20 +54,20 @@ class Fit(NamedTuple):
     last: Float[Array, "R"]
 
 
-def fit(products: Float[Array, "W+1 W+1"], rank: int, cutoff: float = 1e-3) -> Fit:
+def fit(products: Float[Array, "snapshots snapshots"], rank: int, cutoff: float = 1e-3) -> Fit:
     """Dynamic mode decomposition of W + 1 snapshots x_0, ..., x_W from their scalar products.
 
     The operator is the least-squares fit of x_{i+1} = A x_i, projected on the leading left singular vectors of the
     first W snapshots (Schmid 2010; Tu et al. 2014, arXiv 1312.0041).
 
     Args:
-        products: x_i . x_j.
-        rank: R, the most directions.
-        cutoff: directions with a singular value below this part of the largest are left out; float32 products do
+        products: the scalar products `x_i . x_j`.
+        rank: the largest number of directions, R.
+        cutoff: directions with a singular value below this fraction of the largest are left out; float32 products do
             not resolve smaller ones.
 
     Returns:
-        The fit. All zeros where all snapshots are 0.
+        The fit; all zeros if all snapshots are 0.
     """
     squares, vectors = jnp.linalg.eigh(products[:-1, :-1])
     squares, vectors = squares[::-1][:rank], vectors[:, ::-1][:, :rank]
@@ -76,41 +77,41 @@ def fit(products: Float[Array, "W+1 W+1"], rank: int, cutoff: float = 1e-3) -> F
     return Fit(basis, basis.T @ products[:-1, 1:] @ basis, basis.T @ products[:-1, -1])
 
 
-def predicted(found: Fit, horizons: tuple[int, ...]) -> Float[Array, "K W"]:
-    """The snapshots so many steps after the last one, as combinations of the first W snapshots.
+def predict_snapshots(fitted: Fit, horizons: tuple[int, ...]) -> Float[Array, "K W"]:
+    """The snapshots k steps after the last one, `A^k x_W`, as combinations of the first W snapshots.
 
     Args:
-        found: the fit.
-        horizons: k >= 1 of each prediction `A^k x_W`, ascending.
+        fitted: the fit.
+        horizons: k of each prediction, ascending from at least 1.
     """
-    return _powers(found, horizons)[0]
+    return _powers(fitted, horizons)[0]
 
 
-def travelled(found: Fit, horizons: tuple[int, ...]) -> Float[Array, "K W"]:
+def predict_sums(fitted: Fit, horizons: tuple[int, ...]) -> Float[Array, "K W"]:
     """The sums of the next k snapshots, `A x_W + ... + A^k x_W`, as combinations of the first W snapshots.
 
     Args:
-        found: the fit.
-        horizons: k >= 1 of each sum, ascending.
+        fitted: the fit.
+        horizons: k of each sum, ascending from at least 1.
     """
-    return _powers(found, horizons)[1]
+    return _powers(fitted, horizons)[1]
 
 
-def _powers(found: Fit, horizons: tuple[int, ...]) -> tuple[Array, Array]:
+def _powers(fitted: Fit, horizons: tuple[int, ...]) -> tuple[Array, Array]:
     def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        x = found.operator @ carry[0]
+        x = fitted.operator @ carry[0]
         return (x, carry[1] + x), (x, carry[1] + x)
 
-    _, (each, sums) = jax.lax.scan(step, (found.last, jnp.zeros_like(found.last)), length=horizons[-1])
+    _, (each, sums) = jax.lax.scan(step, (fitted.last, jnp.zeros_like(fitted.last)), length=horizons[-1])
     rows = jnp.array(horizons) - 1
-    return each[rows] @ found.basis.T, sums[rows] @ found.basis.T
+    return each[rows] @ fitted.basis.T, sums[rows] @ fitted.basis.T
 
 
-def growth(operator: Float[Array, "R R"]) -> Float[Array, ""]:
+def growth_bound(operator: Float[Array, "R R"]) -> Float[Array, ""]:
     """An upper bound of the largest |eigenvalue|, `|A^16|^(1/16)` in the Frobenius norm; 0 for the zero matrix."""
     scale, power = jnp.float32(1.0), operator
     for exponent in (1, 2, 4, 8, 16):
-        # Kept at norm 1, so that no power overflows.
+        # Each power is scaled to norm 1, so that none overflows.
         norm = jnp.linalg.norm(power)
         scale = scale * jnp.where(norm > 0, norm, 1.0) ** (1 / exponent)
         power = power / jnp.where(norm > 0, norm, 1.0)
@@ -122,10 +123,10 @@ class DMDState(NamedTuple):
     """What the optimizer remembers, N parameters in the order of the tree's leaves, each leaf raveled.
 
     Attributes:
-        memory: of the LSTM, in blocks as in `CoordinatewiseState`.
-        previous: the parameters of the step before.
-        changes: of the parameters, the last ones, the oldest first; zeros before there were as many.
-        step: updates made so far.
+        memory: memory of the LSTM, in blocks as in `CoordinatewiseState`.
+        previous: the parameters at the step before.
+        changes: the last W + 1 changes of the parameters, oldest first; zeros for changes before the first step.
+        step: number of updates so far.
     """
 
     memory: LSTMMemory
@@ -144,13 +145,13 @@ def dmd_lstm(
 ) -> LearnedOptimizer:
     """The coordinate-wise LSTM of `lstm_optimizer`, with predictions among its inputs.
 
-    For each horizon the distance that each parameter would travel, divided by its root mean square over the tensor, and
-    for each tensor the growth of its steps, log |largest eigenvalue| within [-1, 0.1], the same for all its parameters.
-    Maps that grow faster than 1.1 a step are scaled down to that. All these are 0 until window + 2 updates have
-    been seen. All sizes are our choice.
+    The predictions are, for each horizon, the distance that each parameter would travel, divided by its root mean
+    square over the tensor; and the growth of the tensor's steps, log |largest eigenvalue| clipped to [-1, 0.1], the
+    same for all its parameters. Maps that grow by more than a factor of 1.1 per step are scaled down to that. All
+    predictions are 0 before update number window + 2. All sizes are our choice.
 
-    A gradient or parameter that is not finite spoils the features of its whole tensor; `optax.apply_if_finite` leaves
-    such steps out.
+    A gradient or parameter that is not finite spoils the features of its whole tensor; `optax.apply_if_finite` skips
+    such steps.
 
     Args:
         hidden: units of each LSTM layer.
@@ -164,13 +165,13 @@ def dmd_lstm(
         The optimizer; theta is an `LSTMNetwork`. `num_steps` is ignored; `update` needs `params`.
 
     Raises:
-        ValueError: when the rank is not from 1 to W or the horizons do not ascend from at least 1; by `init`, when
-            there is no layer, or one without units.
+        ValueError: the rank is not from 1 to W, or the horizons do not ascend from at least 1; by `init`: there is no
+            layer, or a layer has no units.
     """
     if not 1 <= rank <= window:
-        raise ValueError(f"the rank must be from 1 to the window of {window} pairs, got {rank}")
+        raise ValueError(f"rank must be from 1 to window={window}, got rank={rank}")
     if not horizons or horizons[0] < 1 or list(horizons) != sorted(set(horizons)):
-        raise ValueError(f"horizons must ascend, from at least 1, got {horizons}")
+        raise ValueError(f"horizons must ascend from at least 1, got horizons={horizons}")
     inputs = jax.eval_shape(preprocess, jax.ShapeDtypeStruct((1,), jnp.float32)).shape[0] + len(horizons) + 1
 
     def init(key: PRNGKeyArray) -> LSTMNetwork:
@@ -185,8 +186,8 @@ def dmd_lstm(
 
         def start(params: optax.Params) -> DMDState:
             check_params(params)
-            now = raveled(params)
-            memory = memory_of(lambda size: lstm_start(hidden, size), now.size)
+            now = ravel_leaves(params)
+            memory = start_blocks(lambda size: lstm_start(hidden, size), now.size)
             return DMDState(memory, now, jnp.zeros((window + 1, now.size)), jnp.int32(0))
 
         def update(
@@ -194,14 +195,14 @@ def dmd_lstm(
         ) -> tuple[optax.Updates, DMDState]:
             del extra
             params = require_params(params)
-            now = jax.lax.stop_gradient(raveled(params))
+            now = jax.lax.stop_gradient(ravel_leaves(params))
             changes = jnp.concatenate([state.changes[1:], (now - state.previous)[None]])
             sizes = [jnp.size(p) for p in jax.tree.leaves(params)]
-            # The first update sees no change yet, the one numbered W + 1 the last of the first W + 1.
+            # Update 0 sees no change yet; update W + 1 is the first to see W + 1 changes.
             features = jnp.where(state.step > window, _features(changes, sizes, rank, horizons), 0.0)
-            inputs = jnp.concatenate([raveled(updates)[None], features])
+            inputs = jnp.concatenate([ravel_leaves(updates)[None], features])
             memory, new = map_blocks(advance, state.memory, inputs, *block_sizes(inputs.shape[-1]))
-            return unraveled(new, updates), DMDState(memory, now, changes, state.step + 1)
+            return unravel_leaves(new, updates), DMDState(memory, now, changes, state.step + 1)
 
         return optax.GradientTransformationExtraArgs(start, update)
 
@@ -209,19 +210,19 @@ def dmd_lstm(
 
 
 def _features(
-    changes: Float[Array, "W+1 N"], sizes: list[int], rank: int, horizons: tuple[int, ...]
-) -> Float[Array, "K+1 N"]:
-    """Of all tensors, their fits in one batch."""
+    changes: Float[Array, "snapshots N"], sizes: list[int], rank: int, horizons: tuple[int, ...]
+) -> Float[Array, "features N"]:
+    """The features of all tensors, whose fits are one batch."""
     tensors = jax.lax.split(changes, sizes, axis=1)
-    found = jax.vmap(lambda products: fit(products, rank))(jnp.stack([x @ x.T for x in tensors]))
-    grown = jax.vmap(growth)(found.operator)
-    slowed = jax.vmap(lambda a, rho: a * jnp.minimum(1.0, 1.1 / jnp.maximum(rho, 1e-3)))(found.operator, grown)
-    combinations = jax.vmap(lambda f: travelled(f, horizons))(found._replace(operator=slowed))
-    shared = jnp.clip(jnp.log(jnp.maximum(grown, 1e-3)), -1.0, 0.1)
+    fits = jax.vmap(lambda products: fit(products, rank))(jnp.stack([x @ x.T for x in tensors]))
+    bounds = jax.vmap(growth_bound)(fits.operator)
+    slowed = jax.vmap(lambda a, rho: a * jnp.minimum(1.0, 1.1 / jnp.maximum(rho, 1e-3)))(fits.operator, bounds)
+    combinations = jax.vmap(lambda f: predict_sums(f, horizons))(fits._replace(operator=slowed))
+    growths = jnp.clip(jnp.log(jnp.maximum(bounds, 1e-3)), -1.0, 0.1)
     features = []
-    for x, weights, growing in zip(tensors, combinations, shared, strict=True):
+    for x, weights, growth in zip(tensors, combinations, growths, strict=True):
         far = weights @ x[:-1]
         square = jnp.square(far).mean(1, keepdims=True) if x.size else jnp.zeros((len(horizons), 1))
         scale = jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-        features.append(jnp.concatenate([far * jnp.broadcast_to(scale, far.shape), jnp.full((1, x.shape[1]), growing)]))
+        features.append(jnp.concatenate([far * jnp.broadcast_to(scale, far.shape), jnp.full((1, x.shape[1]), growth)]))
     return jnp.concatenate(features, 1)

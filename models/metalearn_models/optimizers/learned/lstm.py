@@ -1,10 +1,10 @@
 """The coordinate-wise LSTM optimizer.
 
 Andrychowicz, Denil, Gomez, Hoffman, Pfau, Schaul, Shillingford and de Freitas 2016, "Learning to learn by gradient
-descent by gradient descent" (arXiv 1606.04474). Two layers of 20 LSTM cells read the gradient of one parameter; the
-same weights serve all parameters, each of which has its own memory, 80 floats.
+descent by gradient descent" (arXiv 1606.04474). Two layers of 20 LSTM cells read the gradient of one parameter. All
+parameters share the weights; each has its own memory of 80 floats.
 
-The paper meta-trains it without the derivatives of the gradients it reads: `contract.first_order`.
+The paper meta-trains it without the derivatives of the gradients it reads: see `first_order`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from metalearn_models.optimizers.learned.parts.coordinatewise import (
     lstm_start,
 )
 
+__all__ = ["Preprocess", "identity", "log_and_sign", "lstm_optimizer"]
+
 Preprocess = Callable[[Float[Array, "N"]], Float[Array, "F N"]]
-"""What the network reads of the gradients of N parameters, F numbers each."""
+"""Turns the gradients of N parameters into the network's inputs, F numbers per parameter."""
 
 
 def identity(g: Float[Array, "N"]) -> Float[Array, "1 N"]:
@@ -37,17 +39,17 @@ def identity(g: Float[Array, "N"]) -> Float[Array, "1 N"]:
 
 
 def log_and_sign(p: float = 10.0) -> Preprocess:
-    """The logarithm and the sign of each gradient, so that all magnitudes down to exp(-p) look alike.
+    """The logarithm and the sign of each gradient, so that gradients of any size down to exp(-p) are resolved alike.
 
-    `(log|g| / p, sign g)` where |g| >= exp(-p), else `(-1, exp(p) g)`: continuous, and with finite derivatives
-    everywhere. The paper has p = 10. Its published code has p = 5, and adds the machine epsilon to |g| inside the
-    logarithm, which changes the feature by less than 1e-5.
+    The features are `(log|g| / p, sign g)` if |g| >= exp(-p), else `(-1, exp(p) g)`. They are continuous, with finite
+    derivatives everywhere. The paper has p = 10. Its published code has p = 5 and adds the machine epsilon to |g|
+    inside the logarithm, which changes the feature by less than 1e-5.
 
     Args:
-        p: how many powers of e below 1 are resolved; above 1 all are.
+        p: gradients below exp(-p) are no longer resolved on the logarithmic scale.
 
     Raises:
-        ValueError: when `p` is not positive.
+        ValueError: `p` is not positive.
     """
     if not p > 0:
         raise ValueError(f"log_and_sign needs p > 0, got {p}")
@@ -63,11 +65,11 @@ def lstm_optimizer(
 ) -> LearnedOptimizer:
     """The coordinate-wise LSTM.
 
-    The update is `output_scale` times the linear output of the last layer. The paper's settings are the defaults on
-    quadratics, and `output_scale=0.01, preprocess=log_and_sign()` on neural networks.
+    The update is `output_scale` times the linear output of the last layer. The paper uses the defaults on quadratics,
+    and `output_scale=0.01, preprocess=log_and_sign()` on neural networks.
 
-    A gradient that is NaN makes the memory of its own parameter NaN for good, and no other's;
-    `optax.apply_if_finite` leaves such steps out.
+    A gradient that is NaN makes the memory of its own parameter NaN for good, and of no other parameter;
+    `optax.apply_if_finite` skips such steps.
 
     Args:
         hidden: units of each LSTM layer; the memory per parameter is twice their sum, in floats.
@@ -78,7 +80,7 @@ def lstm_optimizer(
         The optimizer; theta is an `LSTMNetwork`. `num_steps` is ignored.
 
     Raises:
-        ValueError: by `init`, when there is no layer, or one without units.
+        ValueError: by `init`: there is no layer, or a layer has no units.
     """
     features = jax.eval_shape(preprocess, jax.ShapeDtypeStruct((1,), jnp.float32)).shape[0]
 

@@ -1,7 +1,7 @@
-"""LOLv2, a multilayer perceptron applied to every parameter on its own.
+"""LOLv2, one multilayer perceptron applied to each parameter by itself.
 
 Metz, Freeman, Harrison, Maheswaranathan and Sohl-Dickstein 2022, "Practical tradeoffs between memory, compute, and
-performance in learned optimizers" (arXiv 2203.11860), there the sibling without factored features; features,
+performance in learned optimizers" (arXiv 2203.11860), where it is the variant without factored features. Features,
 constants, their order and the initialisation are those of the authors' published code (`MLPLOpt`).
 """
 
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn_models.optimizers.contract import (
@@ -27,19 +28,21 @@ from metalearn_models.optimizers.contract import (
 )
 from metalearn_models.optimizers.learned.parts.blocks import map_blocks
 
+__all__ = ["MLPOptimizerState", "mlp_optimizer"]
+
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
-"""Of the momenta, per step."""
+"""Decays of the momenta, per step."""
 
 NORMALISED = 2 + len(DECAYS)
-"""Features divided by their root mean square over the tensor; the 11 time features follow them."""
+"""Number of features that are divided by their root mean square over the tensor; the 11 time features follow them."""
 
 
 class MLPOptimizerState(NamedTuple):
     """What the optimizer remembers: six times the parameters, and a counter.
 
     Attributes:
-        momenta: like params, with a leading axis of the six decays.
-        step: updates made so far.
+        momenta: like params, with a leading axis for the six decays.
+        step: number of updates so far.
     """
 
     momenta: Any
@@ -51,10 +54,10 @@ def mlp_optimizer(
 ) -> LearnedOptimizer:
     """The learned optimizer LOLv2.
 
-    The gradient, the parameter and the six momenta, each divided by its root mean square over the tensor, and eleven
-    time features enter a ReLU network with the outputs d and m; the update is `-step_size d exp(exponent m)`.
+    A ReLU network reads the gradient, the parameter and six momenta, each divided by its root mean square over the
+    tensor, and eleven time features. Its outputs are d and m; the update is `-step_size d exp(exponent m)`.
 
-    A gradient that is not finite makes its tensor's update and memory not finite, as in Adam; see
+    A gradient that is not finite makes the update and the memory of its tensor not finite, as in Adam; see
     `optax.apply_if_finite`.
 
     Args:
@@ -66,7 +69,7 @@ def mlp_optimizer(
         The optimizer; theta is a tuple of `{"weight": [in, out], "bias": [out]}`. `num_steps` is ignored.
 
     Raises:
-        ValueError: by `init`, when a width is not positive.
+        ValueError: by `init`: a width is less than 1.
     """
 
     def init(key: PRNGKeyArray) -> Layers:
@@ -89,10 +92,10 @@ def mlp_optimizer(
             bias = theta[0]["bias"] + time_features(state.step) @ first[NORMALISED:]
             results = []
             for p, g, momenta in zip(leaves, *map(tree.flatten_up_to, (updates, state.momenta)), strict=True):
-                if p.size == 0:  # means over nothing would be NaN, also in derivatives
+                if p.size == 0:  # a mean over nothing would be NaN, also in derivatives
                     results.append((jnp.zeros_like(p), momenta))
                     continue
-                features = _features(float32(g).ravel(), float32(p).ravel(), momenta.reshape(len(DECAYS), -1))
+                features = _features(float32(g).ravel(), float32(p).ravel(), rearrange(momenta, "m ... -> m (...)"))
                 direction, magnitude = _network(theta, bias, features)
                 step = -step_size * direction * jnp.exp(exponent * magnitude)
                 results.append((step.reshape(p.shape).astype(p.dtype), features[2:].reshape(momenta.shape)))
@@ -115,15 +118,15 @@ def _features(g: Float[Array, "N"], p: Float[Array, "N"], momenta: Float[Array, 
 
 
 def _network(layers: Layers, bias: Float[Array, "H"], features: Float[Array, "8 N"]) -> Float[Array, "2 N"]:
-    """The network on one tensor, block after block: the hidden units of all its parameters would not fit a cache.
+    """The network on one tensor, in blocks: the hidden units of all its parameters would not fit a cache.
 
-    The normaliser is part of the first weights and the time features part of the first bias.
+    The normaliser is part of the first weights, the time features are part of the first bias.
     """
     scale = inverse_rms(jnp.square(features).mean(1))
     first = layers[0]["weight"][:NORMALISED] * jnp.broadcast_to(scale[:, None], (NORMALISED, bias.size))
     layers = ({"weight": first, "bias": bias}, *layers[1:])
     size = features.shape[1]
-    # Measured on a CPU: small tensors come in batches of training runs, which share the cache; large ones alone.
+    # Measured on a CPU: small tensors come in batches of training runs, which share the cache; large ones come alone.
     blocks = -(-size // (128 if size <= 8192 else 512))
     if blocks <= 1:
         return _forward(layers, features)
@@ -132,7 +135,7 @@ def _network(layers: Layers, bias: Float[Array, "H"], features: Float[Array, "8 
 
 
 def _forward(layers: Layers, x: Float[Array, "D N"]) -> Float[Array, "C N"]:
-    """Parameters along the contiguous axis, so that all but the products are long vector operations."""
+    """The network, with parameters along the contiguous axis: all but the products are long vector operations."""
     for i, layer in enumerate(layers):
         x = layer["weight"].T @ (jax.nn.relu(x) if i else x)
         x = x + jnp.broadcast_to(layer["bias"][:, None], x.shape)

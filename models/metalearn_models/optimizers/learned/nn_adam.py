@@ -1,12 +1,12 @@
-"""NNAdam, Adam whose hyper-parameters an LSTM moves, for every tensor its own.
+"""NNAdam: Adam whose hyper-parameters are moved by an LSTM, separately for each tensor.
 
 Metz, Freeman, Harrison, Maheswaranathan and Sohl-Dickstein 2022, "Practical tradeoffs between memory, compute, and
-performance in learned optimizers" (arXiv 2203.11860), the sibling with the smallest cost; features, constants, their
-order and the initialisation are those of the authors' published code (`NNAdam`).
+performance in learned optimizers" (arXiv 2203.11860), where it is the variant with the smallest cost. Features,
+constants, their order and the initialisation are those of the authors' published code (`NNAdam`).
 
-A tensor's learning rate, 1 - beta1, 1 - beta2 and epsilon are kept as a tenth of their logarithms, the controls. Each
-step uses the controls of the step before, then the LSTM reads 19 statistics of the tensor and adds 0.01 of its
-output to them. With the momentum m and the second moment v, neither bias-corrected, the update is
+The controls of a tensor are a tenth of the logarithms of its learning rate, 1 - beta1, 1 - beta2 and epsilon. Each step
+uses the controls of the step before; then the LSTM reads 19 statistics of the tensor and adds 0.01 times its output to
+the controls. With the momentum m and the second moment v, neither bias-corrected, the update is
 
     -learning_rate (1 + epsilon) m / (epsilon + sqrt(v + 1e-10)),
 
@@ -35,16 +35,18 @@ from metalearn_models.optimizers.learned.parts.per_tensor import (
     linear,
     log_size,
     lstm_step,
-    one_each,
+    repeat_state,
     variance,
     zero_state,
 )
 
+__all__ = ["NNAdamState", "NNAdamTheta", "nn_adam"]
+
 FEATURES = 19
-"""What the LSTM reads of a tensor."""
+"""Number of statistics of a tensor that the LSTM reads."""
 
 LARGEST_GRADIENT = 1000.0
-"""Entries of the gradient are clipped to this size."""
+"""Gradient entries are clipped to this size."""
 
 _LOWEST = tuple(0.1 * math.log(x) for x in (1e-8, math.exp(-10), math.exp(-10), 1e-11))
 _HIGHEST = tuple(0.1 * math.log(x) for x in (1e3, 1.0, 1.0, 1e4))
@@ -55,10 +57,10 @@ class NNAdamTheta(NamedTuple):
 
     Attributes:
         lstm: the cell's weights.
-        readout: from the cell's output to the four increments.
+        readout: layer from the cell's output to the increments of the four controls.
         start: the cell's first state.
-        controls: a tenth of the logarithms of learning rate, 1 - beta1, 1 - beta2 and epsilon with which every tensor
-            starts.
+        controls: with which every tensor starts: a tenth of the logarithms of learning rate, 1 - beta1, 1 - beta2 and
+            epsilon.
     """
 
     lstm: dict[str, Array]
@@ -68,13 +70,13 @@ class NNAdamTheta(NamedTuple):
 
 
 class NNAdamState(NamedTuple):
-    """What the optimizer remembers: twice the parameters, and 4 + 2 H numbers a tensor.
+    """What the optimizer remembers: twice the parameters, and 4 + 2 H numbers per tensor.
 
     Attributes:
         momentum: like params.
         second_moment: like params.
-        controls: a row for each tensor that has entries, as in theta.
-        lstm: the same.
+        controls: as in theta, one row per tensor that has entries.
+        lstm: state of the cell, one row per tensor that has entries.
     """
 
     momentum: Any
@@ -93,10 +95,10 @@ def nn_adam(
 ) -> LearnedOptimizer:
     """The learned optimizer NNAdam.
 
-    `init` sets the readout to 0: an untrained NNAdam keeps the hyper-parameters named here.
+    `init` sets the readout to 0: a fresh NNAdam keeps the hyper-parameters given here.
 
-    An infinite gradient is clipped to a finite one. NaN makes the tensor's memory, controls and update NaN
-    from then on, and leaves other tensors alone; see `optax.apply_if_finite`.
+    An infinite gradient is clipped to a finite one. A gradient with NaN makes the memory, controls and later updates of
+    its tensor NaN and does not affect other tensors; see `optax.apply_if_finite`.
 
     Args:
         units: width of the LSTM; the default makes 6,856 meta-parameters.
@@ -110,11 +112,11 @@ def nn_adam(
         The optimizer; theta is an `NNAdamTheta`. `num_steps` is ignored.
 
     Raises:
-        ValueError: when an initial hyper-parameter is out of range, by `init` when `units` is less than 1.
+        ValueError: a hyper-parameter is out of range; by `init`: `units` is less than 1.
     """
     if not (learning_rate > 0 and epsilon > 0 and 0 <= beta1 < 1 and 0 <= beta2 < 1):
         raise ValueError(
-            "NNAdam starts from a positive learning rate and epsilon and from betas in [0, 1), got "
+            "NNAdam needs a positive learning rate and epsilon, and betas in [0, 1), got "
             f"learning_rate={learning_rate}, beta1={beta1}, beta2={beta2}, epsilon={epsilon}"
         )
 
@@ -131,7 +133,8 @@ def nn_adam(
             check_params(params)
             zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
             rows = sum(p.size > 0 for p in jax.tree.leaves(params))
-            return NNAdamState(zeros, zeros, jnp.broadcast_to(theta.controls, (rows, 4)), one_each(theta.start, rows))
+            controls = jnp.broadcast_to(theta.controls, (rows, 4))
+            return NNAdamState(zeros, zeros, controls, repeat_state(theta.start, rows))
 
         def update(
             updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
@@ -171,7 +174,7 @@ def _adam(controls: Float[Array, "4"], g: Array, m: Array, v: Array) -> tuple[Ar
 
 
 def _features(controls: Float[Array, "4"], p: Array, g: Array, m: Array, v: Array) -> Float[Array, "19"]:
-    """Controls, rank and statistics of one tensor, in the order of their names in the published code."""
+    """Controls, rank and statistics of one tensor, ordered by their names in the published code."""
     rate, mixing1, mixing2, epsilon = jnp.clip(controls, -5, 5) * 0.2
     means = [x.mean() for x in (g, m, p, v)]
     mean_g, mean_m, mean_p, mean_v = (0.5 * log_size(x) for x in means)

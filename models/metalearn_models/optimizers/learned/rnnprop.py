@@ -1,8 +1,8 @@
-"""RNNProp, a recurrent optimizer that reads what Adam and RMSProp would do.
+"""RNNProp, a recurrent optimizer that reads the steps that Adam and RMSProp would make.
 
 Lv, Jiang and Li 2017, "Learning Gradient Descent: Better Generalization and Longer Horizons" (arXiv 1703.03633).
-Inputs that do not change when the gradients are scaled, and bounded updates, are what makes it generalise. The paper's
-random scaling of the training problems is a matter of the objectives, not of the optimizer.
+It generalises because its inputs do not change when the gradients are scaled, and because its updates are bounded. The
+paper's random scaling of the training problems belongs to the objectives, not to the optimizer.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from metalearn_models.optimizers.learned.parts.coordinatewise import (
     truncated_normal,
 )
 
+__all__ = ["RNNPropMemory", "RNNPropTheta", "rnnprop"]
+
 
 class RNNPropTheta(NamedTuple):
     """Meta-parameters.
 
     Attributes:
-        weight: of the layer before the LSTM, which reads `(m_hat / sqrt(v_hat), g / sqrt(v_hat))`.
-        bias: of that layer.
+        weight: weight of the layer before the LSTM, which reads `(m_hat / sqrt(v_hat), g / sqrt(v_hat))`.
+        bias: bias of that layer.
         network: the LSTM and its output.
     """
 
@@ -53,14 +55,14 @@ def rnnprop(
 ) -> LearnedOptimizer:
     """The learned optimizer RNNProp.
 
-    The moments m and v of the gradient with the given decay, bias-corrected as in Adam, make the two inputs
-    `m_hat / sqrt(v_hat)` and `g / sqrt(v_hat)`, both within `1 / sqrt(1 - decay)` of 0. They pass a layer of ELU units
-    and the LSTM; the update is `step_size tanh(output)`. The defaults are those of published implementations,
-    which we could not compare with the paper's own text, and our choice where they differ: the layer of ELU units,
-    and 1e-16 under the root, 1e-8 beside it there.
+    The moments m and v of the gradient, bias-corrected as in Adam, make the two inputs `m_hat / sqrt(v_hat)` and
+    `g / sqrt(v_hat)`, both within `1 / sqrt(1 - decay)` of 0. A layer of ELU units and the LSTM read them; the update
+    is `step_size tanh(output)`. The defaults are those of published implementations, which we could not compare with
+    the text of the paper. Where these implementations differ, the choice is ours: the layer of ELU units, and 1e-16
+    under the root, where they have 1e-8 beside it.
 
-    A gradient that is NaN makes the memory of its own parameter NaN for good, and no other's;
-    `optax.apply_if_finite` leaves such steps out.
+    A gradient that is NaN makes the memory of its own parameter NaN for good, and of no other parameter;
+    `optax.apply_if_finite` skips such steps.
 
     Args:
         hidden: units of each LSTM layer.
@@ -69,10 +71,10 @@ def rnnprop(
         step_size: the largest possible update.
 
     Returns:
-        The optimizer; theta is an `RNNPropTheta`, a parameter's memory 82 floats. `num_steps` is ignored.
+        The optimizer; theta is an `RNNPropTheta`, the memory per parameter 82 floats. `num_steps` is ignored.
 
     Raises:
-        ValueError: when the decay is not in [0, 1); by `init`, when a layer has no units.
+        ValueError: the decay is not in [0, 1); by `init`: a layer has no units.
     """
     if not 0 <= decay < 1:
         raise ValueError(f"the decay of the moments must be in [0, 1), got {decay}")
@@ -95,7 +97,7 @@ def rnnprop(
             second = decay * memory.second + (1 - decay) * g * g
             # 1 - decay^t, exact where decay^t is near 1.
             correction = -jnp.expm1((step + 1).astype(jnp.float32) * jnp.log(jnp.float32(decay)))
-            # Added under the root, whose derivative is then finite where there has been no gradient yet.
+            # Under the root: its derivative is then finite where all gradients so far were 0.
             inverse = jax.lax.rsqrt(second / correction + 1e-16)
             x = theta.weight.T @ jnp.stack([first / correction * inverse, g * inverse])
             x = jax.nn.elu(x + jnp.broadcast_to(theta.bias[:, None], x.shape))

@@ -54,7 +54,7 @@ def learnable_schedule(
     base = optax.with_extra_args_support(base)
 
     def transform(
-        theta: Float[Array, "knots"], num_steps: int | Int[Array, ""] | None = None
+        theta: Float[Array, "knots"], num_steps: int | np.integer | Int[Array, ""] | None = None
     ) -> optax.GradientTransformationExtraArgs:
         if num_steps is None or (isinstance(num_steps, int | np.integer) and num_steps < 1):
             raise ValueError(

@@ -1,7 +1,7 @@
 """small_fc, the small fully connected learned optimizer with Adafactor features.
 
 Metz, Freeman, Harrison, Maheswaranathan and Sohl-Dickstein 2022, "Practical tradeoffs between memory, compute, and
-performance in learned optimizers" (arXiv 2203.11860); features, constants, their order and the initialisation are
+performance in learned optimizers" (arXiv 2203.11860). Features, constants, their order and the initialisation are
 those of the authors' published code (`AdafacMLPLOpt`). Accumulators start at 0 and are not bias-corrected.
 """
 
@@ -12,20 +12,18 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from metalearn_models.optimizers.contract import TIMESCALES, LearnedOptimizer, dense_layers
-from metalearn_models.optimizers.learned.parts.factored import (
-    NORMALISED,
-    Features,
-    SmallFCTheta,
-    with_factored_features,
-)
+from metalearn_models.optimizers.learned.parts.factored import SmallFCTheta, with_factored_features
+from metalearn_models.optimizers.learned.parts.factored_update import NORMALISED, Features
+
+__all__ = ["SmallFCTheta", "small_fc"]
 
 
 def small_fc(hidden: tuple[int, ...] = (4, 4), step_size: float = 1e-3, exponent: float = 1e-3) -> LearnedOptimizer:
     """The learned optimizer small_fc.
 
-    The update of every parameter is `-step_size d exp(exponent m)`, with d and m the outputs of the network.
+    The update of every parameter is `-step_size d exp(exponent m)`, where d and m are the outputs of the network.
 
-    A gradient that is not finite makes its tensor's update and memory not finite, as in Adam; see
+    A gradient that is not finite makes the update and the memory of its tensor not finite, as in Adam; see
     `optax.apply_if_finite`.
 
     Args:
@@ -37,7 +35,7 @@ def small_fc(hidden: tuple[int, ...] = (4, 4), step_size: float = 1e-3, exponent
         The optimizer; theta is a `SmallFCTheta`. `num_steps` is ignored.
 
     Raises:
-        ValueError: by `init`, when a width is not positive.
+        ValueError: by `init`: a width is less than 1.
     """
 
     def init(key: PRNGKeyArray) -> SmallFCTheta:
@@ -47,11 +45,11 @@ def small_fc(hidden: tuple[int, ...] = (4, 4), step_size: float = 1e-3, exponent
     def transform(theta: SmallFCTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
-        def update_of(outputs: list[Array], features: Features) -> Array:
+        def rule(outputs: list[Array], features: Features) -> Array:
             del features
             direction, magnitude = outputs
             return -step_size * direction * jnp.exp(exponent * magnitude)
 
-        return with_factored_features(theta, update_of)
+        return with_factored_features(theta, rule)
 
     return LearnedOptimizer(init, transform)

@@ -7,8 +7,7 @@ import pytest
 from metalearn.gradients import backprop
 from metalearn.inner import scan_steps, start
 from metalearn.learner import Family, Signature, inner_loop, predictions_in_order
-from metalearn_models.learners.online.loss import online_by, online_by_learnable
-from metalearn_models.learners.online.online import online_with
+from metalearn_models.learners.online import online_network, online_with_learnable_loss, online_with_loss
 from metalearn_models.losses.formulas import parse
 from metalearn_models.losses.handmade import cross_entropy, huber, mse
 from metalearn_models.losses.ml3 import ml3
@@ -47,10 +46,10 @@ def _predict(learner, theta=()):
 ])  # fmt: skip
 def test_with_the_usual_loss_it_is_the_usual_learner(signature, losses):
     network = mlp(4, (7,), signature.outputs)
-    usual = online_with(signature, network, optax.adam(0.05))
+    usual = online_network(signature, network, optax.adam(0.05))
     expected = _predict(usual)
     for loss in losses:
-        learner = online_by(signature, network, optax.adam(0.05), loss)
+        learner = online_with_loss(signature, network, optax.adam(0.05), loss)
         np.testing.assert_allclose(_predict(learner), expected, atol=2e-5)
         assert learner.state_size == usual.state_size
 
@@ -58,7 +57,7 @@ def test_with_the_usual_loss_it_is_the_usual_learner(signature, losses):
 def test_another_loss_is_descended_one_step_an_example():
     """Huber by a linear network, written out in float64."""
     network = mlp(4, (), 1)
-    learner = online_by(REAL, network, optax.sgd(0.1), huber(0.5))
+    learner = online_with_loss(REAL, network, optax.sgd(0.1), huber(0.5))
     layer = learner.start((), jax.random.key(3)).params[0]
     w, b = np.asarray(layer["weight"][:, 0], np.float64), 0.0
     xs, ys = (np.asarray(a, np.float64) for a in _episode(REAL))
@@ -75,19 +74,19 @@ def test_another_loss_is_descended_one_step_an_example():
 
 def test_a_learnable_loss_is_the_learners_theta():
     network = mlp(4, (), 3)
-    learner = online_by_learnable(CLASSES, network, optax.sgd(0.1), free_coefficients(CROSS_ENTROPY))
+    learner = online_with_learnable_loss(CLASSES, network, optax.sgd(0.1), free_coefficients(CROSS_ENTROPY))
     theta = learner.init(jax.random.key(0))
     np.testing.assert_array_equal(theta, np.ones(5, np.float32))
     np.testing.assert_allclose(
-        _predict(learner, theta), _predict(online_with(CLASSES, network, optax.sgd(0.1))), atol=1e-5
+        _predict(learner, theta), _predict(online_network(CLASSES, network, optax.sgd(0.1))), atol=1e-5
     )
     doubled = _predict(learner, theta.at[0].set(2.0))  # the edge above -y: twice the loss
-    np.testing.assert_allclose(doubled, _predict(online_with(CLASSES, network, optax.sgd(0.2))), atol=1e-5)
+    np.testing.assert_allclose(doubled, _predict(online_network(CLASSES, network, optax.sgd(0.2))), atol=1e-5)
 
 
 def test_the_meta_gradient_of_the_loss_agrees_with_finite_differences_on_the_librarys_own_inner_loop():
     network = mlp(4, (5,), 1)
-    learner = online_by_learnable(REAL, network, optax.sgd(0.1), ml3("identity", (6,)))
+    learner = online_with_learnable_loss(REAL, network, optax.sgd(0.1), ml3("identity", (6,)))
     family = Family(REAL, lambda data, key: (), None, lambda data, i: (), lambda data, task, key: data)
     loop, data = inner_loop(learner, family), _episode(REAL)
     theta, key = learner.init(jax.random.key(0)), jax.random.key(1)
@@ -108,10 +107,10 @@ def test_the_meta_gradient_of_the_loss_agrees_with_finite_differences_on_the_lib
 def test_a_loss_that_does_not_fit_is_refused():
     network = mlp(4, (), 3)
     with pytest.raises(ValueError, match=r"one float for logits \[3\] and one label, got float32\[3\]"):
-        online_by(CLASSES, network, optax.sgd(0.1), lambda z, y: z)
+        online_with_loss(CLASSES, network, optax.sgd(0.1), lambda z, y: z)
     with pytest.raises(ValueError, match=r"got float32\[3\]"):
-        online_by_learnable(
+        online_with_learnable_loss(
             CLASSES, network, optax.sgd(0.1), free_coefficients(CROSS_ENTROPY)._replace(apply=lambda t, z, y: z)
         )
     with pytest.raises(ValueError, match=r"link 'identity' need labels of shape"):
-        online_by(CLASSES, network, optax.sgd(0.1), mse())
+        online_with_loss(CLASSES, network, optax.sgd(0.1), mse())

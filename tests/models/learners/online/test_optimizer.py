@@ -8,8 +8,12 @@ import pytest
 
 from metalearn.errors import UnknownNameError
 from metalearn.learner import Signature, predictions_in_order
-from metalearn_models.learners.online.online import online_with
-from metalearn_models.learners.online.optimizer import OnlineOptimizerConfig, online_by_optimizer, online_optimizer
+from metalearn_models.learners.online import (
+    OnlineOptimizerConfig,
+    online_network,
+    online_optimizer,
+    online_with_optimizer,
+)
 from metalearn_models.learners.registry import build_learner, learner_entry
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.optimizers import LearnedOptimizer, learnable_sgd, rnn_mlp
@@ -36,8 +40,8 @@ def _predict(learner, theta):
 def test_learned_sgd_is_sgd():
     network = mlp(4, (5,), 3)
     learner, usual = (
-        online_by_optimizer(CLASSES, network, learnable_sgd(0.3)),
-        online_with(CLASSES, network, optax.sgd(0.3)),
+        online_with_optimizer(CLASSES, network, learnable_sgd(0.3)),
+        online_network(CLASSES, network, optax.sgd(0.3)),
     )
     np.testing.assert_allclose(_predict(learner, learner.init(jax.random.key(0))), _predict(usual, ()), rtol=1e-5)
 
@@ -70,14 +74,14 @@ def test_the_optimizer_is_told_loss_and_length():
         return optax.GradientTransformationExtraArgs(lambda params: (), update)
 
     optimizer = LearnedOptimizer(lambda key: (), transform)
-    _predict(online_by_optimizer(CLASSES, mlp(4, (), 3), optimizer), ())
+    _predict(online_with_optimizer(CLASSES, mlp(4, (), 3), optimizer), ())
     assert set(map(str, told)) == {"(9, ['value'])"}
 
 
 def test_state_counts_the_optimizers_memory():
     network = mlp(4, (), 3)
-    plain = online_with(CLASSES, network, optax.sgd(0.1)).state_size
-    learner = online_by_optimizer(CLASSES, network, rnn_mlp())
+    plain = online_network(CLASSES, network, optax.sgd(0.1)).state_size
+    learner = online_with_optimizer(CLASSES, network, rnn_mlp())
     memory = rnn_mlp().transform(rnn_mlp().init(jax.random.key(0)), 9).init(network.init(jax.random.key(0)))
     floats = sum(x.size for x in jax.tree.leaves(memory) if jnp.issubdtype(x.dtype, jnp.floating))
     assert learner.state_size == plain + floats

@@ -91,7 +91,7 @@ def test_classes_are_equally_likely_before_any_example_and_masked_until_one_show
 
 
 def test_a_full_memory_keeps_its_fit():
-    xs, ys = _episodes(1, 11, 6, 3)
+    xs, ys = map(jnp.asarray, _episodes(1, 11, 6, 3))
     learner = logistic(Signature(6, 3, 10), LogisticConfig(1.0, iterations=100))
     state = learner.start((), jax.random.key(0))
     observe = jax.jit(learner.observe)

@@ -120,7 +120,7 @@ def test_a_full_memory_keeps_its_examples():
     xs, ys = _episode(length=3)
     state = learner.start((), jax.random.key(0))
     for x, y in zip(xs, ys, strict=True):
-        state = learner.observe((), state, x, y)
+        state = learner.observe((), state, jnp.asarray(x), jnp.asarray(y))
     np.testing.assert_array_equal(state.xs, xs[:2])
 
 

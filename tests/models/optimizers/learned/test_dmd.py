@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn_models.optimizers.learned.dmd import dmd_lstm, fit, growth, predicted, travelled
-from metalearn_models.optimizers.learned.parts.coordinatewise import raveled
+from metalearn_models.optimizers.learned.dmd import dmd_lstm, fit, growth_bound, predict_snapshots, predict_sums
+from metalearn_models.optimizers.learned.parts.coordinatewise import ravel_leaves
 
 
 def _rotations(moduli, angles):
@@ -46,9 +46,9 @@ def test_a_linear_system_is_predicted_and_its_eigenvalues_are_found():
         np.sort_complex(np.linalg.eigvals(found.operator)), np.sort_complex(np.linalg.eigvals(matrix)), atol=1e-4
     )
     horizons = (1, 4, 16)
-    there = predicted(found, horizons) @ jnp.asarray(xs[:6], jnp.float32)
+    there = predict_snapshots(found, horizons) @ jnp.asarray(xs[:6], jnp.float32)
     np.testing.assert_allclose(there, xs[[7, 10, 22]], atol=1e-4)
-    sums = travelled(found, horizons) @ jnp.asarray(xs[:6], jnp.float32)
+    sums = predict_sums(found, horizons) @ jnp.asarray(xs[:6], jnp.float32)
     np.testing.assert_allclose(sums, [xs[7 : 7 + k].sum(0) for k in horizons], atol=3e-4)
 
 
@@ -57,21 +57,23 @@ def test_directions_that_are_not_there_are_left_out():
     xs = 0.8 ** np.arange(7)[:, None] * np.ones((7, 20))
     found = fit(_products(xs), 3)
     np.testing.assert_allclose(np.sort(np.abs(np.linalg.eigvals(found.operator))), [0, 0, 0.8], atol=1e-5)
-    np.testing.assert_allclose(predicted(found, (3,)) @ jnp.asarray(xs[:6], jnp.float32), 0.8**9 * xs[:1], rtol=1e-4)
+    np.testing.assert_allclose(
+        predict_snapshots(found, (3,)) @ jnp.asarray(xs[:6], jnp.float32), 0.8**9 * xs[:1], rtol=1e-4
+    )
 
 
 def test_nothing_is_predicted_from_nothing():
     found = fit(jnp.zeros((7, 7)), 3)
-    assert not any(np.any(x) for x in found) and not predicted(found, (1, 5)).any()
-    assert growth(found.operator) == 0
+    assert not any(np.any(x) for x in found) and not predict_snapshots(found, (1, 5)).any()
+    assert growth_bound(found.operator) == 0
 
 
 def test_the_growth_bounds_the_largest_eigenvalue_closely():
     for moduli in ([1.2, 0.9], [0.3, 0.1], [50.0, 1.0]):
         matrix = _rotations(moduli, [0.4, 1.7])
-        found = float(growth(jnp.asarray(matrix, jnp.float32)))
+        found = float(growth_bound(jnp.asarray(matrix, jnp.float32)))
         assert 0.999 * max(moduli) <= found <= 1.06 * max(moduli)
-    assert np.isfinite(growth(jnp.full((3, 3), 1e15)))
+    assert np.isfinite(growth_bound(jnp.full((3, 3), 1e15)))
 
 
 def _reading(optimizer, row):
@@ -131,7 +133,7 @@ def test_meta_gradients_are_finite_and_vmap_equals_a_loop():
             grads = {**params, "still": jnp.zeros(2)}
             updates, state = transform.update(grads, state, params)
             params = {**jax.tree.map(jnp.add, params, updates), "still": params["still"]}
-            return (params, state), jnp.square(raveled(params)).sum()
+            return (params, state), jnp.square(ravel_leaves(params)).sum()
 
         return jax.lax.scan(body, (params, transform.init(params)), length=6)[1].sum()
 
@@ -147,9 +149,9 @@ def test_meta_gradients_are_finite_and_vmap_equals_a_loop():
 
 
 def test_settings_without_meaning_are_refused():
-    with pytest.raises(ValueError, match="from 1 to the window of 4 pairs, got 5"):
+    with pytest.raises(ValueError, match="from 1 to window=4, got rank=5"):
         dmd_lstm(window=4, rank=5)
-    with pytest.raises(ValueError, match=r"must ascend, from at least 1, got \(4, 1\)"):
+    with pytest.raises(ValueError, match=r"must ascend from at least 1, got horizons=\(4, 1\)"):
         dmd_lstm(horizons=(4, 1))
     transform = dmd_lstm().transform(dmd_lstm().init(jax.random.key(0)))
     with pytest.raises(ValueError, match=r"update\(grads, state, params\), got None"):

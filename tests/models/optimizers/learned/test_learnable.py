@@ -74,7 +74,7 @@ def test_a_beta_beyond_its_range_is_0():
     jax.tree.map(np.testing.assert_array_equal, updates, expected)
 
 
-@pytest.mark.parametrize("make, value", [(learnable_sgd, 0), (learnable_momentum, -1), (learnable_adam, 0)])
+@pytest.mark.parametrize("make, value", [(learnable_sgd, 0.0), (learnable_momentum, -1.0), (learnable_adam, 0.0)])
 def test_a_learning_rate_that_has_no_logarithm_is_refused(make, value):
     with pytest.raises(ValueError, match=f"learning_rate must be positive.*got {value}"):
         make(value)

@@ -240,7 +240,7 @@ def test_a_validation_loss_is_followed_as_written_out():
 def test_the_two_level_optimizer_without_a_loss_is_refused():
     optimizer = rnn_mlp()
     transform = optimizer.transform(optimizer.init(jax.random.key(0)))
-    with pytest.raises(ValueError, match=r"value=loss\), got None"):
+    with pytest.raises(ValueError, match=r"value=loss\), got value=None"):
         transform.update(jnp.zeros(3), transform.init(jnp.zeros(3)), jnp.zeros(3))
 
 

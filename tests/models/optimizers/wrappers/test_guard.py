@@ -230,8 +230,8 @@ def test_a_guarded_learned_optimizer_has_the_same_theta_and_passes_on_what_updat
 def test_bad_arguments_are_refused():
     with pytest.raises(UnknownNameError, match=r"unknown on_fallback 'rest'. Did you mean 'reset'"):
         lgl2o(optax.sgd(0.1), optax.sgd(0.1), "rest")
-    with pytest.raises(ValueError, match=r"got factor=1, mixing=0.25"):
-        gl2o(optax.sgd(0.1), optax.sgd(0.1), 1)
+    with pytest.raises(ValueError, match=r"got factor=1.0, mixing=0.25"):
+        gl2o(optax.sgd(0.1), optax.sgd(0.1), 1.0)
     for scheme in (lgl2o, gl2o):
         transform = scheme(optax.sgd(0.1), optax.sgd(0.1))
         state = transform.init(jnp.ones(2))

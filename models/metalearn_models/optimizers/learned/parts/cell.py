@@ -1,8 +1,8 @@
-"""An optimizer of one parameter as a dynamical system: what the analysis of learned optimizers takes apart.
+"""An optimizer of one parameter as a dynamical system: the form in which learned optimizers are analysed.
 
 Maheswaranathan, Sussillo, Metz, Sun and Sohl-Dickstein 2021, "Reverse engineering learned optimizers reveals known
 and novel mechanisms" (arXiv 2011.02159). Component-wise recurrent optimizers are such systems, and so are
-hand-designed ones.
+hand-designed optimizers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 
 from metalearn_models.optimizers.learned.parts.coordinatewise import coordinatewise
 
+__all__ = ["Cell", "cell_rate", "cell_transform", "cell_update"]
+
 
 class Cell(NamedTuple):
     """An optimizer of one parameter x: `h' = F(h, g)`, then `x' = x + w.h'`.
@@ -26,7 +28,7 @@ class Cell(NamedTuple):
     Attributes:
         initial: the state h before the first step.
         advance: F, `(h, g) -> h'`, a pure function of one state and a scalar gradient.
-        readout: w.
+        readout: the weights w that turn the state into the update.
     """
 
     initial: Float[Array, "H"]
@@ -35,12 +37,12 @@ class Cell(NamedTuple):
 
 
 def cell_update(cell: Cell, h: Float[Array, "H"], g: Float[Array, ""]) -> Float[Array, ""]:
-    """Delta(h, g) = w.F(h, g), what is added to the parameter."""
+    """The update `Delta(h, g) = w.F(h, g)`, which is added to the parameter."""
     return cell.readout @ cell.advance(h, g)
 
 
 def cell_rate(cell: Cell, h: Float[Array, "H"], g: Float[Array, ""]) -> Float[Array, ""]:
-    """The learning rate at a state and a gradient: -dDelta/dg, the slope of the update function."""
+    """The learning rate at a state and a gradient: `-dDelta/dg`, minus the slope of the update function."""
     return -jax.grad(lambda g: cell_update(cell, h, g))(g)
 
 

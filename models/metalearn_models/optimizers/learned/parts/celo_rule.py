@@ -1,4 +1,4 @@
-"""The update rule of Celo: 30 features of a parameter, made of accumulators, and a network on them.
+"""The update rule of Celo: 30 features per parameter, made from accumulators, and a network that reads them.
 
 Moudgil, Knyazev, Lajoie and Belilovsky 2025, "Celo: Training Versatile Learned Optimizers on a Compute Diet" (TMLR,
 arXiv 2501.12670), after the authors' published code. Accumulators start at 0 and are not bias-corrected.
@@ -11,38 +11,43 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from metalearn_models.optimizers.contract import Layers, inverse_rms
 from metalearn_models.optimizers.learned.parts.blocks import Block, fold_blocks
-from metalearn_models.optimizers.learned.parts.factored import factored_axes
+from metalearn_models.optimizers.learned.parts.factored_update import factored_axes
+
+__all__ = ["FEATURES", "TensorMemory", "apply_rule", "start_memory"]
 
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
 SECOND_MOMENT_DECAYS = (0.999,)
 FACTORED_DECAYS = (0.9, 0.99, 0.999)
-"""Per step; not learned."""
+"""Decays per step; not learned."""
 
 CLIP, CLIPPED_FEATURE = 1000.0, 0.1
-"""Gradients enter the accumulators cut at the first, and one of the features at the second."""
+"""Gradients are clipped at the first in the accumulators, and at the second in one of the features."""
 
 BY_ROW, BY_COLUMN = (15, 16, 17, 21, 22, 23), (18, 19, 20, 24, 25, 26)
-"""Which of the features, hence which rows of the first weight matrix, are constant along an axis."""
+"""Numbers of the features that are constant along an axis, and so rows of the first weight matrix."""
 
 FEATURES = 30
+"""Number of features of a parameter."""
+
 ELEMENTWISE = tuple(i for i in range(FEATURES) if i not in BY_ROW + BY_COLUMN)
 
 BLOCK = 2**13
-"""Parameters per block of a tensor too large for a core's cache; measured on a CPU: twice as many are slower."""
+"""Parameters per block of a tensor that does not fit a core's cache; measured on a CPU: twice as many are slower."""
 
 
 class TensorMemory(NamedTuple):
     """The accumulators of one tensor of shape S.
 
     Attributes:
-        momenta: one a decay.
-        second_moment: the same.
-        rows: mean square gradient over the largest axis; of a vector or scalar, the square gradient itself.
-        columns: the same over the second largest axis; of a vector or scalar, empty.
+        momenta: one per decay.
+        second_moment: one per decay, of which there is one.
+        rows: mean square gradient over the largest axis; for a vector or scalar, the square gradient itself.
+        columns: mean square gradient over the second largest axis; for a vector or scalar, empty.
     """
 
     momenta: Float[Array, "3 *S"]
@@ -52,7 +57,7 @@ class TensorMemory(NamedTuple):
 
 
 def start_memory(shape: tuple[int, ...]) -> TensorMemory:
-    """All accumulators 0."""
+    """The memory of a fresh tensor of this shape: zeros."""
     axes = factored_axes(shape)
     rows, columns = (shape, (0,)) if axes is None else (shape[:a] + shape[a + 1 :] for a in reversed(axes))
     return TensorMemory(*(jnp.zeros(s) for s in ((3, *shape), (1, *shape), (3, *rows), (3, *columns))))
@@ -61,16 +66,16 @@ def start_memory(shape: tuple[int, ...]) -> TensorMemory:
 def apply_rule(
     layers: Layers, g: Float[Array, "*S"], p: Float[Array, "*S"], memory: TensorMemory
 ) -> tuple[Float[Array, "2 *S"], TensorMemory]:
-    """One step of the rule on one tensor that has entries.
+    """One step of the rule on one tensor, which must have entries.
 
     Args:
         layers: the network, its weights `[30, H]`, ..., `[H, 2]`.
         g: the gradient.
         p: the parameters.
-        memory: the accumulators before.
+        memory: the accumulators before the step.
 
     Returns:
-        Direction and magnitude of each parameter's update; the accumulators with this gradient in them.
+        Direction and magnitude of each parameter's update, and the accumulators after the step.
     """
     g = jnp.clip(g, -CLIP, CLIP)
     square = g * g + 1e-30
@@ -80,7 +85,7 @@ def apply_rule(
     if axes is None:
         rows, columns = _accumulate(FACTORED_DECAYS, memory.rows, square), memory.columns
         along_rows = along_columns = rows
-        scales, scaled = (rows,), _scaled_alone
+        scales, scale = (rows,), _scale_alone
     else:
         d1, d0 = axes
         rows = _accumulate(FACTORED_DECAYS, memory.rows, square.mean(d0))
@@ -88,7 +93,7 @@ def apply_rule(
         # What is constant along an axis keeps that axis with length 1.
         along_rows, along_columns = jnp.expand_dims(rows, d0 + 1), jnp.expand_dims(columns, d1 + 1)
         by_row = _safe_rsqrt(along_rows / (along_rows.mean(d1 + 1, keepdims=True) + 1e-9))
-        scales, scaled = (by_row, _safe_rsqrt(along_columns)), _scaled_by_factors
+        scales, scale = (by_row, _safe_rsqrt(along_columns)), _scale_by_factors
     tensors = (g[None], p[None], momenta, second, *scales)
     axis = min(axes or (0,))
     sizes = _block_sizes(p.shape, axis)
@@ -98,24 +103,24 @@ def apply_rule(
         g, p, momenta, second, *scales = (block.of(x, axis) for x in tensors)
         inverse = jax.lax.rsqrt(second + 1e-6)
         clipped = jnp.clip(g, -CLIPPED_FEATURE, CLIPPED_FEATURE)
-        g_scaled, m_scaled = scaled(g, momenta, *scales)
+        g_scaled, m_scaled = scale(g, momenta, *scales)
         return jnp.concatenate(
             [g, clipped, p, momenta, second, momenta * inverse, inverse, g_scaled, g * inverse, m_scaled]
         )
 
     def add_squares(block: Block, sums: Float[Array, "18"]) -> Float[Array, "18"]:
-        return sums + jnp.square(features(block)).reshape(sums.size, -1).sum(1)
+        return sums + rearrange(jnp.square(features(block)), "f ... -> f (...)").sum(1)
 
     means = fold_blocks(*sizes, add_squares, jnp.zeros(len(ELEMENTWISE))) / p.size
-    weight = _normalised(layers[0]["weight"], ELEMENTWISE, means)
+    weight = _normalise(layers[0]["weight"], ELEMENTWISE, means)
     by_rows = _along(layers[0]["weight"], BY_ROW, along_rows)
     by_columns = _along(layers[0]["weight"], BY_COLUMN, along_columns)
 
     def run_network(block: Block, outputs: Float[Array, "2 *S"]) -> Float[Array, "2 *S"]:
         units = jnp.tensordot(weight, features(block), (0, 0)) + block.of(by_rows, axis) + block.of(by_columns, axis)
-        units = _plus(units, layers[0]["bias"])
+        units = _add_bias(units, layers[0]["bias"])
         for layer in layers[1:]:
-            units = _plus(jnp.tensordot(layer["weight"], jax.nn.relu(units), (0, 0)), layer["bias"])
+            units = _add_bias(jnp.tensordot(layer["weight"], jax.nn.relu(units), (0, 0)), layer["bias"])
         return block.put(outputs, units, axis)
 
     outputs = fold_blocks(*sizes, run_network, jnp.zeros((2, *p.shape)))
@@ -128,33 +133,33 @@ def _block_sizes(shape: tuple[int, ...], axis: int) -> tuple[int, int]:
     return length, max(1, BLOCK * length // size) if size > 2 * BLOCK else length
 
 
-def _scaled_alone(g: Array, m: Array, square: Array) -> tuple[Array, Array]:
-    """Gradient and momenta of a vector over the root of its mean square gradients, one a decay."""
-    # Where gradients are 0 the momenta's has no derivative, and a constant stands for it.
+def _scale_alone(g: Array, m: Array, square: Array) -> tuple[Array, Array]:
+    """Gradient and momenta of a vector, each over the root of its mean square gradient, for each decay."""
+    # Where all gradients were 0, the scaled momentum has no derivative: there it is a constant.
     large = square > 1e-20
     ratio = m * jax.lax.rsqrt(jnp.where(large, square, 1))
     constant = jax.lax.stop_gradient(m * jax.lax.rsqrt(square))
     return g * _safe_rsqrt(square + 1e-9), jnp.where(large, ratio, constant)
 
 
-def _scaled_by_factors(g: Array, m: Array, by_row: Array, by_column: Array) -> tuple[Array, Array]:
+def _scale_by_factors(g: Array, m: Array, by_row: Array, by_column: Array) -> tuple[Array, Array]:
     factor = by_row * by_column
     return g * factor, m * factor
 
 
 def _along(weight: Float[Array, "30 H"], which: tuple[int, ...], x: Float[Array, "3 *S"]) -> Float[Array, "H *S"]:
-    """What the features of a whole row or column give the hidden units."""
+    """The contribution of features of whole rows or columns to the hidden units."""
     x = jnp.concatenate([x, jax.lax.rsqrt(x + 1e-8)])
-    means = jnp.square(x).reshape(len(which), -1).mean(1)
-    return jnp.tensordot(_normalised(weight, which, means), x, (0, 0))
+    means = rearrange(jnp.square(x), "f ... -> f (...)").mean(1)
+    return jnp.tensordot(_normalise(weight, which, means), x, (0, 0))
 
 
-def _normalised(weight: Float[Array, "30 H"], which: tuple[int, ...], means: Float[Array, "F"]) -> Float[Array, "F H"]:
-    """Some rows of the first weight matrix, each times the normaliser of its feature."""
+def _normalise(weight: Float[Array, "30 H"], which: tuple[int, ...], means: Float[Array, "F"]) -> Float[Array, "F H"]:
+    """Some rows of the first weight matrix, each multiplied by the normaliser of its feature."""
     return weight[np.array(which)] * jnp.broadcast_to(inverse_rms(means)[:, None], (len(which), weight.shape[1]))
 
 
-def _plus(units: Float[Array, "H *S"], bias: Float[Array, "H"]) -> Float[Array, "H *S"]:
+def _add_bias(units: Float[Array, "H *S"], bias: Float[Array, "H"]) -> Float[Array, "H *S"]:
     return units + bias.reshape(-1, *[1] * (units.ndim - 1))
 
 

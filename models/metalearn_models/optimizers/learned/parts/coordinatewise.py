@@ -1,10 +1,10 @@
 """Optimizers that treat every parameter by itself, with the same weights: the frame around a recurrent cell.
 
 Andrychowicz, Denil, Gomez, Hoffman, Pfau, Schaul, Shillingford and de Freitas 2016, "Learning to learn by gradient
-descent by gradient descent" (arXiv 1606.04474), where the name is from.
+descent by gradient descent" (arXiv 1606.04474), where the name "coordinatewise" is from.
 
-All tensors of a tree are laid one after another, so that a cell's products are a few matrices times [units, N] for the
-N parameters of the whole tree, and the compiled program does not grow with the number of tensors.
+All tensors of a tree are laid one after another. A cell's products are then a few matrices times [units, N] for the N
+parameters of the whole tree, and the compiled program does not grow with the number of tensors.
 """
 
 from __future__ import annotations
@@ -21,14 +21,31 @@ from metalearn_models.networks.recurrent import lstm_update
 from metalearn_models.optimizers.contract import check_params, float32
 from metalearn_models.optimizers.learned.parts.blocks import map_blocks
 
+__all__ = [
+    "CoordinatewiseState",
+    "LSTMLayer",
+    "LSTMMemory",
+    "LSTMNetwork",
+    "Readout",
+    "block_sizes",
+    "coordinatewise",
+    "lstm_advance",
+    "lstm_network",
+    "lstm_start",
+    "ravel_leaves",
+    "start_blocks",
+    "truncated_normal",
+    "unravel_leaves",
+]
+
 
 class CoordinatewiseState(NamedTuple):
     """What an optimizer remembers.
 
     Attributes:
-        memory: every leaf [B, ..., W]: the N parameters, in the order of the tree's leaves, each leaf raveled, cut into
-            B blocks of W; after the last, padding without a meaning.
-        step: updates made so far.
+        memory: every leaf [B, ..., W]. The N parameters, in the order of the tree's leaves and each leaf raveled, are
+            cut into B blocks of W; the end of the last block is padding.
+        step: number of updates so far.
     """
 
     memory: Any
@@ -57,8 +74,8 @@ class LSTMNetwork(NamedTuple):
     readout: Readout
 
 
-LSTMMemory = tuple[tuple[Float[Array, "U N"], Float[Array, "U N"]], ...]
-"""The (h, c) of each layer."""
+LSTMMemory = tuple[tuple[Float[Array, "_ N"], Float[Array, "_ N"]], ...]
+"""The (h, c) of each layer, [units, N]."""
 
 
 def coordinatewise(
@@ -68,71 +85,71 @@ def coordinatewise(
     """The optax transformation of an optimizer of single parameters.
 
     The values of the parameters are not read: `update` works without `params`. Updates have the dtype of the
-    gradients; the optimizer itself sees float32.
+    gradients; the optimizer itself computes in float32.
 
     Args:
-        start: `(W) -> memory`, of W fresh parameters; every leaf [..., W].
-        advance: `(memory, step, gradients) -> (memory, updates)`, for any number of parameters; `step` counts from 0.
+        start: `(W) -> memory` of W fresh parameters; every leaf [..., W].
+        advance: `(memory, step, gradients) -> (memory, updates)` for any number of parameters; `step` counts from 0.
 
     Returns:
-        The transformation. Its `init` raises TypeError for parameters that are not floating-point.
+        The transformation. Its `init` raises TypeError if a parameter is not floating-point.
     """
 
     def init(params: optax.Params) -> CoordinatewiseState:
         check_params(params)
-        return CoordinatewiseState(memory_of(start, sum(jnp.size(p) for p in jax.tree.leaves(params))), jnp.int32(0))
+        return CoordinatewiseState(start_blocks(start, sum(jnp.size(p) for p in jax.tree.leaves(params))), jnp.int32(0))
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CoordinatewiseState]:
         del params, extra
-        gradients = raveled(updates)
+        gradients = ravel_leaves(updates)
         memory, new = map_blocks(
             lambda m, g: advance(m, state.step, g), state.memory, gradients, *block_sizes(gradients.size)
         )
-        return unraveled(new, updates), CoordinatewiseState(memory, state.step + 1)
+        return unravel_leaves(new, updates), CoordinatewiseState(memory, state.step + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def raveled(tree: Any) -> Float[Array, "N"]:
+def ravel_leaves(tree: Any) -> Float[Array, "N"]:
     """All entries of all leaves, in float32."""
     leaves = [float32(x).ravel() for x in jax.tree.leaves(tree)]
     return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
 
 
-def unraveled(vector: Float[Array, "N"], like: Any) -> Any:
-    """The tree of `like`, its shapes and dtypes, with the entries of `vector`."""
+def unravel_leaves(vector: Float[Array, "N"], like: Any) -> Any:
+    """A tree with the shapes and dtypes of `like` and the entries of `vector`."""
     leaves, tree = jax.tree.flatten(like)
     parts = jax.lax.split(vector, [jnp.size(x) for x in leaves])
     new = [part.reshape(jnp.shape(x)).astype(jnp.result_type(x)) for part, x in zip(parts, leaves, strict=True)]
     return tree.unflatten(new)
 
 
-def memory_of(start: Callable[[int], Any], size: int) -> Any:
+def block_sizes(size: int) -> tuple[int, int]:
+    """Number of blocks, and parameters per block: about 512, whose gates stay in a processor's cache."""
+    blocks = max(1, round(size / 512))
+    return blocks, -(-size // blocks)
+
+
+def start_blocks(start: Callable[[int], Any], size: int) -> Any:
     """The memory of `size` fresh parameters in blocks, as in `CoordinatewiseState`."""
     blocks, width = block_sizes(size)
     return jax.tree.map(lambda x: jnp.tile(x, (blocks,) + (1,) * x.ndim), start(width))
 
 
-def block_sizes(size: int) -> tuple[int, int]:
-    """Number of blocks and parameters in each: about 512, whose gates stay in a processor's cache."""
-    blocks = max(1, round(size / 512))
-    return blocks, -(-size // blocks)
-
-
 def lstm_network(key: PRNGKeyArray, inputs: int, hidden: tuple[int, ...]) -> LSTMNetwork:
-    """Weights truncated normal (at two standard deviations) of scale 1 / sqrt(fan_in), biases 0.
+    """Fresh weights: truncated normal (at two standard deviations) of scale 1 / sqrt(fan_in), biases 0.
 
     The fan-in of a cell is its inputs and units together. The papers name no initialisation; this one is our choice.
 
     Args:
         key: random key.
-        inputs: numbers the first layer reads.
+        inputs: numbers that the first layer reads.
         hidden: units of each layer.
 
     Raises:
-        ValueError: when there is no layer, or one without units.
+        ValueError: there is no layer, or a layer has no units.
     """
     if not hidden or min(hidden) < 1:
         raise ValueError(f"a recurrent optimizer needs layers of at least one unit each, got hidden={hidden}")
@@ -145,12 +162,12 @@ def lstm_network(key: PRNGKeyArray, inputs: int, hidden: tuple[int, ...]) -> LST
 
 
 def truncated_normal(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int) -> Float[Array, "..."]:
-    """Truncated at two standard deviations of the untruncated distribution, which is 1 / sqrt(fan_in)."""
+    """Normal numbers of standard deviation 1 / sqrt(fan_in), truncated at two of these."""
     return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32) / fan_in**0.5
 
 
 def lstm_start(hidden: tuple[int, ...], size: int) -> LSTMMemory:
-    """Zeros."""
+    """The memory of `size` fresh parameters: zeros."""
     return tuple((jnp.zeros((units, size)), jnp.zeros((units, size))) for units in hidden)
 
 
@@ -162,7 +179,7 @@ def lstm_advance(
     Args:
         network: the weights.
         memory: of all layers.
-        x: what the first layer reads.
+        x: inputs of the first layer.
 
     Returns:
         The new memory, and the output.

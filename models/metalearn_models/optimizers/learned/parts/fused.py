@@ -1,7 +1,7 @@
-"""Small networks over all entries of a large tensor: no array of features, and blocks that fit a cache.
+"""Small networks over all entries of a large tensor, without an array of features, in blocks that fit a cache.
 
 A layer is written as sums of products of whole arrays with single weights, which a compiler fuses into one loop over
-the tensor; tensors that do not fit a cache are gone through in blocks.
+the tensor.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from jaxtyping import Array, Float
 from metalearn_models.optimizers.contract import Layers
 from metalearn_models.optimizers.learned.parts.blocks import Block, fold_blocks
 
-BLOCK = 2**14
-"""Parameters of a block, of which some twenty arrays fit a core's cache; measured on a CPU: 2^16 is a fifth slower."""
+__all__ = ["BLOCK", "WIDE", "network", "over_blocks", "products", "scalars"]
 
+BLOCK = 2**14
+"""Parameters per block; about twenty arrays of that size fit a core's cache. Measured on a CPU: 2^16 is 20 % slower."""
 
 WIDE = 512
-"""A layer of more weights is a matrix product: as so many scalar products it would take minutes to compile."""
+"""A layer with more weights is a matrix product: as scalar products it would take minutes to compile."""
 
 
 def over_blocks(shape: tuple[int, ...], axis: int, body: Callable[[Block, Any], Any], carry: Any) -> Any:
@@ -36,7 +37,7 @@ def over_blocks(shape: tuple[int, ...], axis: int, body: Callable[[Block, Any], 
 
 
 def network(layers: Layers, units: list[Array]) -> list[Array]:
-    """The network's outputs from the first layer's sums, hidden units one array each."""
+    """The network's outputs from the first layer's sums; hidden units are one array each."""
     for layer in layers[1:]:
         sums = products([jax.nn.relu(u) for u in units], layer["weight"])
         units = [x + b for x, b in zip(sums, scalars(layer["bias"][None])[0], strict=True)]
@@ -57,14 +58,14 @@ def products(xs: list[Array], weight: Float[Array, "M N"]) -> list[Array]:
 
 @products.defjvp
 def _products_jvp(primals: tuple[Any, Array], tangents: tuple[Any, Array]) -> tuple[list[Array], list[Array]]:
-    # As a matrix product: transposed, the scalar form is one pass over the tensor for each weight.
+    # As a matrix product: transposed, the scalar form would be one pass over the tensor per weight.
     (xs, weight), (xs_dot, weight_dot) = primals, tangents
     along = jnp.tensordot(weight_dot, jnp.stack(xs), (0, 0)) + jnp.tensordot(weight, jnp.stack(xs_dot), (0, 0))
     return products(xs, weight), list(along)
 
 
 def scalars(matrix: Float[Array, "M N"]) -> list[list[Array]]:
-    """The entries of a matrix. One split: the gradient of as many slices would be as many padded matrices."""
+    """The entries of a matrix, from one split: the gradient of that many slices would be that many padded matrices."""
     rows, columns = matrix.shape
     entries = [x.reshape(()) for x in jax.lax.split(matrix.ravel(), [1] * matrix.size)]
     return [entries[i * columns : (i + 1) * columns] for i in range(rows)]

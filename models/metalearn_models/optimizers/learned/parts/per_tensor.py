@@ -1,7 +1,7 @@
-"""Parts of the optimizers that run one LSTM over the tensors: NNAdam, and Metz et al. 2020 (arXiv 2009.11243).
+"""What optimizers with one LSTM per tensor share: NNAdam, Metz et al. 2020 (arXiv 2009.11243) and Celo.
 
-The cell is the LSTM of Zaremba, Sutskever and Vinyals 2014 (arXiv 1409.2329), the forget gate's bias raised by 1.
-Every tensor is one row of its batch, with the same weights; a tensor without entries has none.
+The cell is the LSTM of Zaremba, Sutskever and Vinyals 2014 (arXiv 1409.2329), with the bias of the forget gate raised
+by 1. All tensors share its weights; each is one row of its batch. A tensor without entries has no row.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from jaxtyping import Array, Float
 
 from metalearn_models.networks.recurrent import lstm_update
 
+__all__ = ["LSTMState", "linear", "log_size", "lstm_step", "repeat_state", "variance", "zero_state"]
+
 
 class LSTMState(NamedTuple):
-    """What the cell remembers, one row a tensor (`[H]` in theta, where all tensors start).
+    """What the cell remembers: one row per tensor, or in theta `[H]`, the state in which all tensors start.
 
     Attributes:
-        hidden: its output.
-        cell: its memory.
+        hidden: output of the cell.
+        cell: memory of the cell.
     """
 
     hidden: Float[Array, "*N H"]
@@ -28,12 +30,12 @@ class LSTMState(NamedTuple):
 
 
 def zero_state(units: int) -> LSTMState:
-    """Where a fresh theta starts the cell."""
+    """The state in which a fresh theta starts the cell: zeros."""
     return LSTMState(jnp.zeros(units), jnp.zeros(units))
 
 
-def one_each(state: LSTMState, rows: int) -> LSTMState:
-    """The same state for every tensor."""
+def repeat_state(state: LSTMState, rows: int) -> LSTMState:
+    """The same state for every tensor: from `[H]` to `[rows, H]`."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, x.size)), state)
 
 
@@ -47,19 +49,19 @@ def lstm_step(layer: dict[str, Array], x: Float[Array, "N D"], state: LSTMState)
     """One step of the cell on every tensor.
 
     Args:
-        layer: weight `[D + H, 4 H]` and bias `[4 H]`: input gate, candidate, forget gate, output gate.
+        layer: weight `[D + H, 4 H]` and bias `[4 H]`, in the order input gate, candidate, forget gate, output gate.
         x: the inputs.
-        state: the state before.
+        state: the state before the step.
     """
     gates = linear(layer, jnp.concatenate([x, state.hidden], 1))
     return LSTMState(*lstm_update(gates, state.cell))
 
 
 def log_size(x: Float[Array, ""]) -> Float[Array, ""]:
-    """The order of magnitude of a number, between -5 and 5."""
+    """The logarithm of the size of a number, clipped to [-5, 5]."""
     return jnp.clip(jnp.log(1e-8 + jnp.abs(x)), -5, 5)
 
 
 def variance(x: Float[Array, "*S"], mean: Float[Array, ""]) -> Float[Array, ""]:
-    """Mean squared distance of all entries from their mean."""
+    """Mean squared distance of all entries from `mean`, their mean."""
     return jnp.square(x - jnp.broadcast_to(mean, x.shape)).mean()

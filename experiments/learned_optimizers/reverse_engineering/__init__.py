@@ -1,0 +1,1 @@
+"""Reverse engineering of a learned optimizer (Maheswaranathan et al. 2021)."""
