@@ -9,7 +9,6 @@ the fastest update counts. Ratios carry over to other machines better than times
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.suite.one_core import prepare_process as prepare_process
 from experiments.suite.results import write_result
 from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress
@@ -64,13 +64,6 @@ class Cost(NamedTuple):
     ratio: float
     state: float
     compile_seconds: float
-
-
-def prepare_process() -> None:
-    """Confine this process to one core, without a thread pool. Must run before JAX makes its devices."""
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
 
 
 def run(config: OptimizerCostConfig, progress: Progress | None = None) -> dict[str, Any]:

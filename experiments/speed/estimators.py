@@ -16,7 +16,6 @@ Three comparisons:
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import jax.numpy as jnp
 
 from experiments.speed._against_evosax import against_evosax
 from experiments.speed._timed_cases import Case, outer_case
+from experiments.suite.one_core import prepare_process as prepare_process
 from metalearn.gradients import Estimator, dense, full_es, low_rank, pes
 from metalearn.gradients import _pairs as shared
 from metalearn.gradients.es import no_shaping
@@ -56,13 +56,6 @@ class EstimatorSpeedConfig:
 
 
 PRESETS = {"standard": EstimatorSpeedConfig()}
-
-
-def prepare_process() -> None:
-    """Confine this process to one core, without a thread pool. Must run before JAX makes its devices."""
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
 
 
 def with_stored_noise(loop: Any, sigma: float, pairs: int) -> Any:

@@ -19,6 +19,8 @@ __all__ = ["FORMAT", "make_result", "read_result", "read_settings", "write_resul
 
 FORMAT = 1
 """The version of result.json that this code writes and reads."""
+_RENAMED = {"plateau": {"tasks": "batch"}}
+"""Settings that earlier results have under another name, by experiment: old name -> name of today."""
 
 
 def make_result(experiment: Experiment, settings: Any, preset: str, records: Sequence[Record]) -> dict[str, Any]:
@@ -67,7 +69,8 @@ def read_result(path: Path) -> dict[str, Any]:
     missing = [key for key in ("experiment", "settings", "summary", "rows", "failed", "seconds") if key not in content]
     if missing:
         raise RunError(f"{path} is no result of an experiment: it lacks {', '.join(missing)}")
-    return content
+    renamed = _RENAMED.get(content["experiment"], {})
+    return {**content, "settings": {renamed.get(k, k): v for k, v in content["settings"].items()}}
 
 
 def read_settings(result: Mapping[str, Any]) -> Any:

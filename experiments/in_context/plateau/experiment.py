@@ -59,7 +59,7 @@ class Settings:
     """The first seed."""
     steps: int = 10_000
     """Maximum of outer steps, at which a run ends even if it is still at chance."""
-    tasks: int = 64
+    batch: int = 64
     """Tasks per outer step."""
     batches: tuple[int, ...] = (16, 32, 128, 256)
     """Further numbers of tasks per outer step, for the control."""
@@ -87,7 +87,7 @@ PRESETS = {
     "standard": Settings(),
     "paper": Settings(
         steps=50_000,
-        tasks=16,
+        batch=16,
         batches=(4, 8, 32, 64),
         batch_steps=(100_000, 100_000, 30_000, 20_000),
         anneal_steps=2000,
@@ -113,7 +113,7 @@ def cells(settings: Settings) -> list[Cell]:
             f"{len(settings.batches)}"
         )
     order = [
-        (seed, condition, settings.tasks) for seed in range(settings.seeds) for condition in settings.conditions
+        (seed, condition, settings.batch) for seed in range(settings.seeds) for condition in settings.conditions
     ] + [(seed, "unbiased", batch) for seed in range(settings.batch_seeds) for batch in settings.batches]
     order.sort(key=lambda cell: cell[0])
     return [{"condition": c, "batch": batch, "seed": settings.first_seed + seed} for seed, c, batch in order]
@@ -122,7 +122,7 @@ def cells(settings: Settings) -> list[Cell]:
 def config(settings: Settings, cell: Cell) -> TrainConfig:
     """The meta-training of a cell."""
     condition, batch, seed = str(cell["condition"]), int(str(cell["batch"])), int(str(cell["seed"]))
-    most = dict(zip(settings.batches, settings.batch_steps, strict=True)) | {settings.tasks: settings.steps}
+    most = dict(zip(settings.batches, settings.batch_steps, strict=True)) | {settings.batch: settings.steps}
     is_small = settings.size == "small"
     steps = most[batch]
     optimizer = OptimizerConfig(1e-3, warmup=min(200, steps // 5), clip=1.0) if is_small else OptimizerConfig(1e-3)
@@ -181,7 +181,7 @@ def summarise(settings: Settings, rows: list[Row]) -> dict[str, Any]:
     pair token is at most a fifth. Open: there are no runs of either kind, or all that is known of the ratio is an upper
     bound above a half.
     """
-    by = {c: [r for r in rows if r["condition"] == c and r["batch"] == settings.tasks] for c in CONDITIONS}
+    by = {c: [r for r in rows if r["condition"] == c and r["batch"] == settings.batch] for c in CONDITIONS}
     by = {c: group for c, group in by.items() if group}
     control = by.get("unbiased", [])
     found = {}

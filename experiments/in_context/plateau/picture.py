@@ -49,7 +49,7 @@ def table(result: dict[str, Any]) -> str:
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw accuracy against steps, then steps to leave chance for each intervention, and against the batch size."""
     found, settings = result["summary"], result["settings"]
-    shapes = [r for r in result["rows"] if r["batch"] == settings["tasks"]]
+    shapes = [r for r in result["rows"] if r["batch"] == settings["batch"]]
     with_batches = len(found["batches"]) > 1
     figure, axes = new_figure(columns=3 if with_batches else 2, width=4.4, height=3.5)
     left, middle = axes[:2]

@@ -11,7 +11,6 @@ from experiments.in_context.generalisation import experiment as generalisation
 from experiments.in_context.generalisation.experiment import LEARNERS, PRESETS, SGD, Settings, config, summarise
 from experiments.in_context.generalisation.foreign_data import episodes, examples, most_frequent, score
 from experiments.in_context.generalisation.picture import NEW
-from experiments.in_context.settings import small_config
 from experiments.in_context.state_size.experiment import RATES
 from experiments.suite import run as suite
 from experiments.suite.intervals import list_interval
@@ -20,6 +19,7 @@ from metalearn.recipes.in_context.config import DataConfig
 from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn_models.learners.reference.neighbours import nearest_neighbour
 from metalearn_tasks.datasets import Split, load
+from tests.experiments.in_context.toys import tiny_config
 from tests.metalearn.sweeps.sweep_cells import Recorded
 
 DIGITS = DataConfig("digits", pca=16)
@@ -162,16 +162,8 @@ def test_pictures_and_tables_of_partial_results(tmp_path, kept):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
-    def tiny(seed, steps, width, num_tasks):
-        base = small_config(seed, steps, width, num_tasks)
-        return dataclasses.replace(
-            base, family=dataclasses.replace(base.family, length=12), batch=4, eval_tasks=2, eval_sequences=2,
-            outer_optimizer=dataclasses.replace(base.outer_optimizer, warmup=0),
-            learner=dataclasses.replace(base.learner, layers=1, heads=2),
-        )  # fmt: skip
-
-    monkeypatch.setattr(generalisation, "small_config", tiny)
+def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch, shared_programs):
+    monkeypatch.setattr(generalisation, "small_config", tiny_config)
     monkeypatch.setattr(generalisation, "LEARNERS", ("transformer", "maml"))
     both = generalisation.references(Signature(16, 10, 12))
     monkeypatch.setattr(generalisation, "references", lambda signature: {k: both[k] for k in (SGD, "nearest centroid")})

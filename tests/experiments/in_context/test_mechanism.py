@@ -6,6 +6,7 @@ All by hand-made values; nothing is meta-trained.
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
+from experiments.in_context.mechanism import agreement
 from experiments.in_context.mechanism import experiment as mechanism
 from experiments.in_context.mechanism.agreement import (
     CLASSICAL,
@@ -207,28 +209,30 @@ TINY = replace(
 
 def test_a_layer_that_attends_by_its_own_weights_predicts_what_the_transformer_does():
     recipe = prepare(TINY)
-    theta = jax.tree.map(lambda x: 3 * x, recipe.learner.init(jax.random.key(1)))  # far from attending to all alike
+    theta = jax.tree.map(lambda x: 3 * x, jax.jit(recipe.learner.init)(jax.random.key(1)))  # far from equal weights
     xs, ys = map(jnp.asarray, draw_episodes(recipe, "unseen", 5))
     signature, model = recipe.family.signature, TINY.learner
-    weights = np.asarray(attention_weights(signature, model, theta, xs, ys))
+    weights = np.asarray(jax.jit(partial(attention_weights, signature, model))(theta, xs, ys))
     assert weights.std() > 0.05
-    logits = recipe.learner.run(theta, xs, ys)
+    logits = jax.jit(recipe.learner.run)(theta, xs, ys)
+    equal = np.broadcast_to(kernel_weights(np.zeros((5, 12, 12)), 1.0)[:, None], (5, 2, 12, 12))
     for layer in (0, 1):
         rest = np.maximum(1 - weights[layer][..., :1], 1e-9)
         kernels = np.pad(weights[layer][..., 1:] / rest, ((0, 0), (0, 0), (0, 0), (0, 1)))
-        own = predictions_with(signature, model, theta, xs, ys, layer, jnp.asarray(kernels))
+        change = jax.jit(partial(predictions_with, signature, model, theta, xs, ys, layer))
+        own = change(jnp.asarray(kernels))
         assert np.asarray(own) == pytest.approx(np.asarray(logits), abs=1e-4)
-        equal = jnp.asarray(kernel_weights(np.zeros((5, 12, 12)), 1.0)[:, None])
-        other = predictions_with(signature, model, theta, xs, ys, layer, equal)
-        assert float(jnp.abs(other - logits).max()) > 0.1
+        assert float(jnp.abs(change(jnp.asarray(equal)) - logits).max()) > 0.1
 
 
-def test_a_transformer_is_probed_from_end_to_end():
+def test_a_transformer_is_probed_from_end_to_end(monkeypatch):
+    for name in ("PENALTIES", "INVERSE_PENALTIES"):  # each is a program of its own
+        monkeypatch.setattr(agreement, name, getattr(agreement, name)[:2])
     recipe = prepare(TINY)
-    theta = recipe.learner.init(jax.random.key(1))
+    theta = jax.jit(recipe.learner.init)(jax.random.key(1))
     found = probe(recipe, theta, 6, True)
     (xs, ys), known = prepare_shared(TINY, 6)
-    predicted = np.asarray(recipe.learner.run(theta, xs, ys)).argmax(-1)
+    predicted = np.asarray(jax.jit(recipe.learner.run)(theta, xs, ys)).argmax(-1)
     test = (slice(6, None), slice(6, None))  # the second half of the sequences, and of the positions
     assert found["unseen_accuracy"] == pytest.approx((predicted == ys)[test].mean(), abs=1e-4)
     for name in ("1-NN", "ridge"):

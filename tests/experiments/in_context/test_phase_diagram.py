@@ -15,6 +15,7 @@ from experiments.suite.experiment import Trained
 from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.sweeps import cell_name
 from metalearn_models.learners.contextless import MLPConfig
+from tests.experiments.in_context.toys import tiny_config
 from tests.metalearn.sweeps.sweep_cells import Recorded
 
 
@@ -216,23 +217,15 @@ def test_partial_results_have_a_verdict_a_table_and_a_picture(what, tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
-    def tiny(seed, steps, width=8, num_tasks=None):
-        base = small_config(seed, steps, width, num_tasks)
-        return dataclasses.replace(
-            base, family=dataclasses.replace(base.family, length=12), batch=4, eval_tasks=2, eval_sequences=2,
-            outer_optimizer=dataclasses.replace(base.outer_optimizer, warmup=0),
-            learner=dataclasses.replace(base.learner, layers=1, heads=2),
-        )  # fmt: skip
-
-    monkeypatch.setattr(phase_diagram, "small_config", tiny)
-    settings = Settings((4,), (0, 3), 1, (), steps=2)
+def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch, shared_programs):
+    monkeypatch.setattr(phase_diagram, "small_config", tiny_config)
+    settings = Settings((8,), (0, 3), 1, (), steps=2)
     result = suite.run(
         "experiments.in_context.phase_diagram.experiment", settings, tmp_path, workers=0, watch=Recorded()
     )
     assert not result["failed"] and result["summary"]["verdict"] in ("open", "not reproduced")
     found = {(r["learner"], r["width"], r["exponent"]) for r in result["rows"]}
-    assert found == {("transformer", 4, 0), ("transformer", 4, 3)}
+    assert found == {("transformer", 8, 0), ("transformer", 8, 3)}
     for r in result["rows"]:
         scores = json.loads((tmp_path / "cells" / cell_of(r) / "result.json").read_text())["curves"]
         assert r["unseen_last"] == pytest.approx(np.mean(scores["unseen"]["mean"][-10:]), abs=1e-6)

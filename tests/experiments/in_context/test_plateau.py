@@ -5,10 +5,8 @@ import json
 import math
 from collections import Counter
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.in_context.plateau import experiment as plateau
 from experiments.in_context.plateau.experiment import CONDITIONS, PRESETS, Settings, summarise
@@ -27,7 +25,6 @@ from metalearn.recipes.in_context.config import CurriculumConfig
 from metalearn.runs.folder import open_run
 from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.runs.metrics import read_metrics
-from metalearn.sweeps import workers
 from metalearn_models.learners.contextless import MLPConfig
 from tests.metalearn.sweeps.sweep_cells import Recorded
 
@@ -41,7 +38,7 @@ def test_presets_have_a_cell_a_seed_and_one_seed_of_everything_first(preset, cou
     assert len(found) == len({tuple(c.items()) for c in found}) == count
     assert [c["seed"] for c in found] == sorted(c["seed"] for c in found)
     assert Counter(c["batch"] for c in found if c["condition"] != "unbiased") == {
-        settings.tasks: settings.seeds * (len(settings.conditions) - 1)
+        settings.batch: settings.seeds * (len(settings.conditions) - 1)
     }
     assert len({plateau.config(settings, c).steps for c in found}) == len({settings.steps, *settings.batch_steps})
 
@@ -271,21 +268,6 @@ def test_partial_results_have_a_table_and_a_picture(what, tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-@pytest.fixture
-def compiled(tmp_path):
-    """A store of compiled programs, and JAX afterwards as it was."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    workers.keep_compiled(tmp_path / "compiled")
-    compilation_cache.reset_cache()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "keep_compiled", lambda folder: None)
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 def tiny(settings, cell):
     base = plateau.config(settings, cell)
     return dataclasses.replace(
@@ -294,10 +276,10 @@ def tiny(settings, cell):
     )  # fmt: skip
 
 
-def test_runs_end_where_they_leave_chance_and_are_not_run_again(tmp_path, monkeypatch, compiled):
+def test_runs_end_where_they_leave_chance_and_are_not_run_again(tmp_path, monkeypatch, shared_programs):
     monkeypatch.setattr(suite, "load", lambda module: plateau.EXPERIMENT._replace(config=tiny))
     for level, condition, steps, left in ((2.0, "unbiased", [1, 2, 3, 4], None), (-1.0, "biased", [1], 1)):
-        settings = Settings((condition,), 1, steps=4, tasks=2, batches=(), batch_steps=(), evaluate_every=1)
+        settings = Settings((condition,), 1, steps=4, batch=2, batches=(), batch_steps=(), evaluate_every=1)
         monkeypatch.setattr(plateau, "LEVEL", level)
         out = tmp_path / condition
         result = suite.run("experiments.in_context.plateau.experiment", settings, out, workers=0, watch=Recorded())

@@ -1,13 +1,11 @@
 """The state-size experiment: configurations, arithmetic of the summary, end to end at toy size."""
 
-import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.in_context.settings import small_config
 from experiments.in_context.state_size import experiment as state_size
 from experiments.in_context.state_size.correlations import correlations, effect
 from experiments.in_context.state_size.experiment import PRESETS, RATES, Settings, config, equal_ratio, members
@@ -15,6 +13,7 @@ from experiments.suite import run as suite
 from metalearn.learner import Signature
 from metalearn.recipes.in_context.build import prepare
 from metalearn_models.learners.registry import build_learner, learner_name
+from tests.experiments.in_context.toys import tiny_config
 from tests.metalearn.sweeps.sweep_cells import Recorded
 
 SIGNATURES = {"small": Signature(16, 10, 50), "published": Signature(196, 10, 100)}
@@ -152,16 +151,8 @@ def test_pictures_and_tables_of_partial_results(tmp_path, kept):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
-    def tiny(seed, steps):
-        base = small_config(seed, steps)
-        return dataclasses.replace(
-            base, family=dataclasses.replace(base.family, length=12), batch=4, eval_tasks=2, eval_sequences=2,
-            outer_optimizer=dataclasses.replace(base.outer_optimizer, warmup=0),
-            learner=dataclasses.replace(base.learner, layers=1, heads=2),
-        )  # fmt: skip
-
-    monkeypatch.setattr(state_size, "small_config", tiny)
+def test_runs_end_to_end_at_toy_size(tmp_path, monkeypatch, shared_programs):
+    monkeypatch.setattr(state_size, "small_config", tiny_config)
     settings = Settings((4,), (), (), (8,), 8, (), (), (8,), 2, 2)
     result = suite.run("experiments.in_context.state_size.experiment", settings, tmp_path, workers=0, watch=Recorded())
     assert not result["failed"] and result["summary"]["verdict"] == "open"

@@ -4,10 +4,8 @@ import dataclasses
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.in_context import transition
 from experiments.in_context.settings import small_config
@@ -20,7 +18,6 @@ from metalearn.recipes.in_context import fits
 from metalearn.recipes.in_context.fits import check_largest, largest
 from metalearn.runs.folder import open_run
 from metalearn.runs.metrics import read_metrics
-from metalearn.sweeps import workers
 from metalearn_models.learners.contextless import MLPConfig
 from metalearn_models.learners.transformer import TransformerConfig
 from tests.metalearn.sweeps.sweep_cells import Recorded
@@ -43,23 +40,8 @@ def tiny(settings, cell):
 TOY = transition.EXPERIMENT._replace(config=tiny, presets={"toy": TWO, "other": ONE})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """One store of compiled programs for all tests here, and JAX afterwards as it was."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    workers.keep_compiled(tmp_path_factory.mktemp("compiled"))
-    compilation_cache.reset_cache()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "keep_compiled", lambda folder: None)
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 @pytest.fixture(autouse=True)
-def toy(monkeypatch):
+def toy(monkeypatch, shared_programs):
     """A function that makes the experiment that is loaded another one."""
 
     def use(**changes):
@@ -74,7 +56,7 @@ def run(settings, out):
 
 
 @pytest.fixture(scope="module")
-def finished_folder(tmp_path_factory, compiled):
+def finished_folder(tmp_path_factory, shared_programs):
     """A folder in which the experiment was run to its end, and what the call returned. Not to be written to."""
     out = tmp_path_factory.mktemp("whole") / "out"
     with pytest.MonkeyPatch.context() as patch:

@@ -24,13 +24,15 @@ CONFIG = ShippedConfig(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, shared_programs):
     """The folder of a run of four outer steps, and the result of the command. Not to be written to."""
     folder = tmp_path_factory.mktemp("shipped") / "run"
     return folder, experiment.run(experiment.Options("train", folder, config=CONFIG), Silent())
 
 
-def test_a_resumed_run_ends_with_the_same_weights(trained, tmp_path):
+def test_a_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "curve_scorer", lambda *_: lambda theta, data, key: np.zeros((2, 12)))
+
     class Stop(Silent):
         def update(self, done, metrics):
             if done == 2:

@@ -77,10 +77,24 @@ def ended(folder):
 
 def together(folder, partner_count=2):
     """Plan and work at the same moment as another process; prints how many cells this one ran."""
-    (folder / f"ready-{os.getpid()}").touch()
-    while len(list(folder.glob("ready-*"))) < partner_count:
+    meet(folder, "planning", partner_count)
+    # A process that gets a cell waits for the other one to get one too. Otherwise a fast one could run all of them.
+    seen = []
+
+    def run_one(cell, report):
+        if not seen:
+            seen.append(cell)
+            meet(folder, "working", partner_count)
+        return run(folder, (), cell, report)
+
+    print(work(open_sweep(plan(8), url(folder), heartbeat=1, grace=30), run_one, poll=0.05))
+
+
+def meet(folder, place, count):
+    """Wait until this many processes are at a place."""
+    (folder / f"{place}-{os.getpid()}").touch()
+    while len(list(folder.glob(f"{place}-*"))) < count:
         time.sleep(0.001)
-    print(work(open_sweep(plan(8), url(folder), heartbeat=1, grace=30), partial(run, folder, ()), poll=0.05))
 
 
 def alone(folder):
