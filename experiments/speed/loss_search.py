@@ -1,32 +1,42 @@
-"""How much faster a population of losses trains as tables than one loss at a time, as EvoMAL is written.
+"""How much faster a population of losses trains as tables than one loss at a time, at equal work.
 
-EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) trains the edge weights of each new tree by 250 gradients
-through one step of the network, rejects the tree by 1000 steps on the predictions of 100 examples, and trains a network
-with it for 500 steps. Here that protocol is written in JAX. Each part is jitted anew for each tree, which is the cost
-of a traced closure. It is compared with the same 500 steps of the same network, batch and optimizer by tables, a whole
-population in one function, and with the search's own protocol, which trains sixteen networks per tree.
+Equal work is 500 training steps of one network with one candidate: the fitness of EvoMAL (Raymond, Chen, Xue, Zhang
+2023, arXiv 2209.08907). Network, batch and optimizer are the same on all sides:
 
-Trees are random ones that pass the search's filters. Reported are seconds per tree, and also seconds without
-compiling, since only one of the two needs a compiler for each tree.
+- tables: a whole population in one function that is compiled once for every population;
+- JAX, one tree at a time: the function is compiled anew for each tree, and seconds are reported with and without that;
+- PyTorch, one tree at a time and not compiled, which is what EvoMAL's released code does.
+
+The parts of EvoMAL's protocol that the tables do without are timed beside it and enter no ratio: the edge weights of
+each new tree are trained by 250 gradients through one step of the network, and a tree is rejected by 1,000 steps on the
+predictions of 100 examples. The search's own protocol, which trains sixteen networks per tree, is timed too.
+
+Trees are random ones that pass the search's filters. Each time is the median over trees and repeats.
 
     python -m experiments loss_search_speed           # about two minutes on two cores
-    python -m experiments loss_search_speed --trees 10
+    python -m experiments loss_search_speed --torch-python other/bin/python     # PyTorch is in another environment
 """
 
 from __future__ import annotations
 
+import json
+import os
+import statistics
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array
 
+from experiments.speed._evomal import Work, one_at_a_time
 from metalearn.runs.progress import Progress
-from metalearn_models.losses.formulas import Expr, evaluate, number_of_coefficients
+from metalearn_models.losses.formulas import Const, Expr, Op
 from metalearn_models.losses.search.evolution import EvolutionConfig, initial_population
 from metalearn_models.losses.search.population import LossTask, TrainingConfig, trainer
 from metalearn_models.losses.search.screening import fingerprint, reject
@@ -37,10 +47,10 @@ __all__ = [
     "LossSearchSpeedConfig",
     "digits_task",
     "format_result",
-    "one_at_a_time",
     "run",
     "sound_trees",
     "together",
+    "torch_seconds",
 ]
 
 
@@ -62,6 +72,10 @@ class LossSearchSpeedConfig:
     """Steps of the filter on predictions, EvoMAL's number."""
     batch: int = 128
     """Examples per step, EvoMAL's number."""
+    repeats: int = 3
+    """How often each time is taken."""
+    torch_python: str = sys.executable
+    """The Python that has torch."""
     seed: int = 0
     """Of trees, networks and batches."""
 
@@ -104,142 +118,130 @@ def sound_trees(number: int, seed: int) -> list[Expr]:
     return list(found.values())[:number]
 
 
-def one_at_a_time(task: LossTask, expr: Expr, config: LossSearchSpeedConfig) -> tuple[dict[str, float], float]:
-    """EvoMAL's evaluation of one candidate: refine, filter, train; each part compiled for this tree alone.
+def together(
+    task: LossTask, losses: list[Expr], training: TrainingConfig, repeats: int
+) -> tuple[float, float, list[float]]:
+    """Train a population by tables.
 
     Returns:
-        Seconds of each part, with those of compiling under "compile", and the validation error.
+        Seconds of the first call, which compiles; the median over `repeats` of seconds per candidate; each of them.
     """
-    xs, ys = jnp.asarray(task.train[0]), jax.nn.one_hot(task.train[1], task.outputs)
-    valid_xs, valid_ys = jnp.asarray(task.valid[0]), jnp.asarray(task.valid[1])
-    key = jax.random.key(config.seed)
-    rule = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.01, momentum=0.9, nesterov=True))
-    adam, of_predictions = optax.adam(1e-3), optax.adam(0.01)
-
-    def loss(coefficients: Array, logits: Array, y: Array) -> Array:
-        return evaluate(expr, coefficients, y, jax.nn.softmax(logits)).sum(-1).mean()
-
-    def batch(key: Array) -> tuple[Array, Array]:
-        chosen = jax.random.randint(key, (config.batch,), 0, len(xs))
-        return xs[chosen], ys[chosen]
-
-    def base_step(coefficients: Array, params: Any, state: Any, key: Array) -> tuple[Any, Any]:
-        x, y = batch(key)
-        gradient = jax.grad(lambda p: loss(coefficients, task.apply(p, x), y))(params)
-        updates, state = rule.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
-    def refine(coefficients: Array, key: Array) -> Array:
-        def step(carry: Any, key: Array) -> tuple[Any, None]:
-            coefficients, state = carry
-            keys = jax.random.split(key, 3)
-            x, y = batch(keys[2])
-
-            def outer(coefficients: Array) -> Array:
-                params = task.init(keys[0])
-                params, _ = base_step(coefficients, params, rule.init(params), keys[1])
-                return optax.softmax_cross_entropy(task.apply(params, x), y).mean()
-
-            updates, state = adam.update(jax.grad(outer)(coefficients), state)
-            return (optax.apply_updates(coefficients, updates), state), None
-
-        keys = jax.random.split(key, config.refinements)
-        return jax.lax.scan(step, (coefficients, adam.init(coefficients)), keys)[0][0]
-
-    def filtered(coefficients: Array, key: Array) -> Array:
-        logits = task.apply(task.init(key), xs[:100])
-
-        def step(carry: Any, _: None) -> tuple[Any, None]:
-            logits, state = carry
-            updates, state = of_predictions.update(jax.grad(loss, 1)(coefficients, logits, ys[:100]), state)
-            return (optax.apply_updates(logits, updates), state), None
-
-        start = (logits, of_predictions.init(logits))
-        after = jax.lax.scan(step, start, None, length=config.filter_steps)[0][0]
-        right = ys[:100].argmax(-1)
-        return (logits.argmax(-1) != right).mean() - (after.argmax(-1) != right).mean()
-
-    def fitness(coefficients: Array, key: Array) -> Array:
-        params = task.init(key)
-
-        def step(carry: Any, key: Array) -> tuple[Any, None]:
-            params, state = carry
-            return base_step(coefficients, params, state, key), None
-
-        keys = jax.random.split(key, config.steps)
-        params = jax.lax.scan(step, (params, rule.init(params)), keys)[0][0]
-        return (task.apply(params, valid_xs).argmax(-1) != valid_ys).mean()
-
-    coefficients = 1 + 1e-3 * jax.random.normal(key, (number_of_coefficients(expr),))
-    seconds, out = {"compile": 0.0}, {}
-    for name, part in (("refine", refine), ("filter", filtered), ("train", fitness)):
-        began = time.perf_counter()
-        with jax.numpy_dtype_promotion("standard"):  # optax relies on it
-            compiled = jax.jit(part).lower(coefficients, key).compile()
-        seconds["compile"] += time.perf_counter() - began
-        seconds[f"compile {name}"] = time.perf_counter() - began
-        began = time.perf_counter()
-        out[name] = jax.block_until_ready(compiled(coefficients, key))
-        seconds[name] = time.perf_counter() - began
-        coefficients = out["refine"]
-    return seconds, float(out["train"])
-
-
-def together(task: LossTask, losses: list[Expr], training: TrainingConfig) -> tuple[float, float]:
-    """Seconds of the first call, which compiles, and seconds per candidate of the second."""
     train = trainer(task, training)
     keys = jax.random.split(jax.random.key(0), training.seeds)
     began = time.perf_counter()
     train.train(losses[: training.candidates], keys)
     first = time.perf_counter() - began
-    began = time.perf_counter()
-    train.train(losses, keys)
-    return first, (time.perf_counter() - began) / len(losses)
+    each = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        train.train(losses, keys)
+        each.append((time.perf_counter() - began) / len(losses))
+    return first, statistics.median(each), each
+
+
+def torch_seconds(task: LossTask, losses: list[Expr], config: LossSearchSpeedConfig) -> dict[str, Any]:
+    """Train one network per loss in a process of PyTorch.
+
+    Returns:
+        `seconds` and `errors` per loss and repeat, and `version`; or `missing`, the module that is not installed.
+
+    Raises:
+        OSError: the process failed; its own message is above.
+    """
+    xs, ys = task.train
+    data = {
+        "xs": xs,
+        "ys": np.eye(task.outputs, dtype=np.float32)[ys],
+        "valid_xs": task.valid[0],
+        "valid_ys": task.valid[1],
+    }
+    request = {
+        "data": {name: np.asarray(values).tolist() for name, values in data.items()},
+        "trees": [_as_lists(expr) for expr in losses] * config.repeats,
+        "hidden": config.hidden,
+        "steps": config.steps,
+        "batch": config.batch,
+        "seed": config.seed,
+    }
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    command = [config.torch_python, "-m", "experiments.speed._loss_search_torch"]
+    done = subprocess.run(
+        command, input=json.dumps(request), stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    if done.returncode != 0:
+        raise OSError(f"the process of PyTorch ended with status {done.returncode}: its own message is above")
+    return json.loads(done.stdout)
+
+
+def _as_lists(expr: Expr) -> Any:
+    """A tree as `_loss_search_torch.evaluate` reads it, with all coefficients 1."""
+    if isinstance(expr, Op):
+        return [expr.name, *(part for arg in expr.args for part in (1.0, _as_lists(arg)))]
+    return expr.value if isinstance(expr, Const) else expr.name
 
 
 def run(config: LossSearchSpeedConfig, progress: Progress | None = None) -> dict[str, Any]:
-    """Measure; returns `seconds` per candidate by what was done, `ratios`, and `first`, the seconds of compiling."""
+    """Measure.
+
+    Returns:
+        `seconds` per candidate by what was done; `ratios`, seconds of one at a time over seconds by tables, for equal
+        work; `spread`, the smallest and largest of the repeats by tables; `first`, the seconds of compiling the tables;
+        and `torch`, the version, or None where it is not installed.
+    """
     task = digits_task(config.hidden)
     losses = sound_trees(max(config.population, config.trees), config.seed)
+    work = Work(config.steps, config.refinements, config.filter_steps, config.batch, config.repeats, config.seed)
     parts = []
     for number, expr in enumerate(losses[: config.trees]):
-        parts.append(one_at_a_time(task, expr, config)[0])
+        parts.append(one_at_a_time(task, expr, work)[0])
         if progress is not None:
             progress.note(f"{number + 1} of {config.trees} trees one at a time")
-    mean = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
-    faithful = sum(mean[name] for name in ("compile", "refine", "filter", "train"))
-    trained = mean["compile train"] + mean["train"]
+    median = {name: statistics.median(part[name] for part in parts) for name in parts[0]}
+    eager = torch_seconds(task, losses[: config.trees], config)
+    if progress is not None and "missing" in eager:
+        progress.note(f"no {eager['missing']} here: pip install 'metalearn[bench]'")
 
     alike = TrainingConfig(config.steps, config.batch, "sgd", (0.01,), 1, config.population)
-    first, each = together(task, losses[: config.population], alike)
-    _, own = together(task, losses[: config.population], TrainingConfig())
+    first, each, spread = together(task, losses[: config.population], alike, config.repeats)
+    _, own, _ = together(task, losses[: config.population], TrainingConfig(), config.repeats)
+    seconds = {
+        f"tables, {config.population} trees together": each,
+        "JAX, one tree at a time": median["train"],
+        "JAX, one tree at a time, with compiling": median["compile train"] + median["train"],
+    }
+    if "seconds" in eager:
+        seconds["PyTorch, one tree at a time, not compiled"] = statistics.median(eager["seconds"])
     return {
-        "task": f"digits, network 64-{config.hidden}-10",
-        "seconds": {
-            f"one at a time, EvoMAL's protocol ({config.trees} trees)": faithful,
-            "  of which compiling": mean["compile"],
-            f"  of which {config.refinements} refinements": mean["refine"],
-            f"  of which {config.filter_steps} filter steps": mean["filter"],
-            f"  of which {config.steps} training steps": mean["train"],
-            "one at a time, training only, compiled for the tree": trained,
-            f"{config.population} together by tables, the same training": each,
+        "task": f"digits, network 64-{config.hidden}-10, {config.steps} steps of {config.batch} examples",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "seconds": seconds,
+        "spread": [min(spread), max(spread)],
+        "other": {
+            f"EvoMAL's {config.refinements} refinements in JAX": median["refine"],
+            f"EvoMAL's filter of {config.filter_steps} steps in JAX": median["filter"],
+            "compiling both": median["compile refine"] + median["compile filter"],
             "the search's own protocol: 16 networks of 300 steps": own,
         },
         "first": first - each * config.population,
-        "ratios": {
-            "whole protocol": faithful / each,
-            "whole protocol, without compiling": (faithful - mean["compile"]) / each,
-            "training only": trained / each,
-            "training only, without compiling": mean["train"] / each,
-            "whole protocol against the search's own": faithful / own,
-        },
+        "ratios": {name: value / each for name, value in seconds.items() if value is not each},
+        "torch": eager.get("version"),
     }
 
 
 def format_result(result: dict[str, Any]) -> str:
     """Seconds and ratios as text tables."""
-    lines = [f"{result['task']}; seconds per candidate", ""]
-    lines += [f"{name:60s} {value:9.4f}" for name, value in result["seconds"].items()]
-    lines += ["", f"the function for all populations compiled in {result['first']:.1f} s, once"]
-    lines += [f"{name:60s} {value:8.1f} x" for name, value in result["ratios"].items()]
+    low, high = result["spread"]
+    lines = [
+        f"{result['task']}; {result['cores']} cores, XLA_FLAGS={result['xla_flags']!r}, torch {result['torch']}",
+        "",
+        f"{'equal work, seconds per candidate':60s}   seconds   ratio",
+    ]
+    for name, value in result["seconds"].items():
+        ratio = result["ratios"].get(name)
+        lines.append(f"{name:60s} {value:9.4f}" + (f" {ratio:7.1f}x" if ratio is not None else ""))
+    lines.append(f"the tables took {low:.4f} to {high:.4f}; they were compiled in {result['first']:.1f} s, once")
+    lines += ["", "what is not compared, seconds per candidate"]
+    lines += [f"{name:60s} {value:9.4f}" for name, value in result["other"].items()]
     return "\n".join(lines)

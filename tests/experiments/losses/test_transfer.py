@@ -10,7 +10,6 @@ from experiments.losses import mnist as mnist_losses
 from experiments.losses import refinement
 from experiments.losses import transfer as loss_transfer
 from experiments.losses._comparison import compare, held_out
-from experiments.speed import loss_search as loss_search_speed
 from metalearn_models.losses import SymbolicLoss, load, parse
 from metalearn_models.losses.refinement.refine import Candidate, RefineResult
 from metalearn_models.losses.search.population import TrainingConfig
@@ -132,20 +131,3 @@ def test_refinement_reports_the_formula_that_was_kept(tmp_path, monkeypatch):
     assert (tmp_path / "refinement.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "result.json").read_text()) == found
     assert "diverged" in refinement.printed(found)
-
-
-def test_speed_is_measured_on_losses_that_train():
-    config = loss_search_speed.LossSearchSpeedConfig(
-        trees=1, population=2, hidden=4, steps=3, refinements=2, filter_steps=2, batch=16
-    )
-    result = loss_search_speed.run(config)
-    ratios = result["ratios"]
-    assert ratios["whole protocol"] > ratios["training only"] > ratios["training only, without compiling"] > 0
-    assert ratios["whole protocol"] > ratios["whole protocol, without compiling"]
-    assert f"{ratios['training only']:8.1f} x" in loss_search_speed.format_result(result)
-    trees = loss_search_speed.sound_trees(5, 0)
-    assert len(set(trees)) == 5 and not {parse("sub(f, y)"), parse("add(f, y)")} & set(trees)
-    # cross-entropy: what one at a time is timed does train
-    longer = loss_search_speed.LossSearchSpeedConfig(steps=300, refinements=1, filter_steps=1, batch=64)
-    task, loss = loss_search_speed.digits_task(16), parse("mul(-1, mul(y, log(f)))")
-    assert loss_search_speed.one_at_a_time(task, loss, longer)[1] < 0.2
