@@ -38,10 +38,11 @@ def test_every_public_name_is_described(path):
             bare += [] if ast.get_docstring(before) else [before.name]
         if isinstance(before, ast.Assign | ast.AnnAssign):
             target = before.targets[0] if isinstance(before, ast.Assign) else before.target
-            if getattr(target, "id", "") in names:
-                names.remove(target.id)
+            name = getattr(target, "id", "")
+            if name in names:
+                names.remove(name)
                 text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-                bare += [] if text else [target.id]
+                bare += [] if text else [name]
     assert not bare, f"without a docstring: {bare}"
     imported = {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
     assert not set(names) - imported, f"in __all__ and not defined: {set(names) - imported}"

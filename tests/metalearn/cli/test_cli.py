@@ -271,7 +271,7 @@ def test_seeds_the_number_of_tasks_and_their_bias_are_data_of_one_program(one, o
         recipe = prepare(parse(["digits", *TINY, "--steps", "2", *words])[1].config)
         loop, _ = compile_outer_loop(recipe.training, 2)
         state = initial_state(recipe.training, loop)
-        lowered.append(loop.step.lower(state, recipe.data).as_text())
+        lowered.append(loop.step.lower(state, recipe.data).as_text())  # pyright: ignore[reportFunctionMemberAccess]  # jitted
         rows.append([score(state.theta).shape[0] for score in learner_scorers(recipe).values()])
         programs.append(compiled())
     assert lowered[0] == lowered[1]

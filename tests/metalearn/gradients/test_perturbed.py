@@ -55,7 +55,7 @@ def perturb(theta: Any, rank: int = 1, members: tuple[int, ...] = (), skip: str 
 def traced(f: Callable[..., Any], *args: Any) -> tuple[Any, list[tuple[int, ...]]]:
     """The value, and the shapes of all arrays on the way to it, axes in ascending order."""
     trace = jax.jit(f).trace(*args)
-    shapes = [tuple(sorted(v.aval.shape)) for eqn in equations(trace.jaxpr) for v in eqn.outvars]
+    shapes = [tuple(sorted(v.aval.shape)) for eqn in equations(trace.jaxpr) for v in eqn.outvars]  # pyright: ignore[reportAttributeAccessIssue]  # all are arrays
     return trace.lower().compile()(*args), shapes
 
 
@@ -228,11 +228,11 @@ def test_all_members_share_one_product_with_the_weight():
     products = [
         eqn
         for eqn in equations(jax.make_jaxpr(of_all(apply_perturbed))(w, x))
-        if eqn.primitive.name == "dot_general" and any(v.aval.shape[-2:] in weights for v in eqn.invars)
+        if eqn.primitive.name == "dot_general" and any(v.aval.shape[-2:] in weights for v in eqn.invars)  # pyright: ignore[reportAttributeAccessIssue]  # all are arrays
     ]
     assert [eqn.params["dimension_numbers"][1] for eqn in products] == [((), ()), ((), ())]
     # x is the same for both signs: the first product serves 8, the second 16.
-    assert [eqn.outvars[0].aval.size for eqn in products] == [8 * 3 * 30, 16 * 3 * 20]
+    assert [eqn.outvars[0].aval.size for eqn in products] == [8 * 3 * 30, 16 * 3 * 20]  # pyright: ignore[reportAttributeAccessIssue]  # arrays
 
 
 SIGNATURE = Signature(inputs=3, outputs=5, length=6)

@@ -74,7 +74,7 @@ def test_a_gradient_that_is_not_finite_can_be_left_out(name):
     extra = {"value": jnp.float32(1.0)}
     updates, after = transform.update(bad, state, params, **extra)
     np.testing.assert_array_equal(updates["w"], 0)
-    jax.tree.map(np.testing.assert_array_equal, after.inner_state, state.inner_state)
+    jax.tree.map(np.testing.assert_array_equal, after.inner_state, state.inner_state)  # pyright: ignore[reportAttributeAccessIssue]  # any pytree, says optax
 
 
 @pytest.mark.parametrize("name", ["small-fc", "star", "mlp"])

@@ -38,7 +38,7 @@ def four(n=40, m=12):
 
 def write_prepared(folder, splits, file_format="array_record", supervised=("image", "label"), feature=None):
     """A data set as tensorflow-datasets prepares it, written without TensorFlow."""
-    from array_record.python import array_record_module
+    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # compiled
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -49,7 +49,7 @@ def write_prepared(folder, splits, file_format="array_record", supervised=("imag
         for x, y in zip(xs, ys, strict=True):
             png = io.BytesIO()
             Image.fromarray(x.squeeze(-1) if x.shape[-1] == 1 else x).save(png, "PNG")
-            example = tf_example_pb2.Example()
+            example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]  # generated
             example.features.feature["image"].bytes_list.value.append(png.getvalue())
             example.features.feature["label"].int64_list.value.append(int(y))
             writer.write(example.SerializeToString())

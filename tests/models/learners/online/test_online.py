@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +60,7 @@ def _numpy_sgd(rate):
 
 
 def _numpy_adam(rate, epsilon_root=0.0):
-    memory = {"t": 0}
+    memory: dict[Any, Any] = {"t": 0}
 
     def one(name, p, g):
         m, v = memory.get(name, (0.0, 0.0))

@@ -240,7 +240,7 @@ def test_meta_gradients_that_are_not_finite_are_skipped(bad):
 
     notes = []
     progress = Quiet()
-    progress.note = notes.append
+    progress.note = lambda text: notes.append(text)
     config = replace(SHORT, inner_steps=2, meta_steps=20, candidates=2, horizon=20, judge_seeds=2)
     result = refine(LearnableLoss(SQUARES.init, apply), jnp.ones(3), [_with_outliers()], config, progress)
     assert np.isfinite(result.theta).all() and "were not finite: skipped" in notes[0]

@@ -155,6 +155,7 @@ def test_crossover_takes_everything_from_its_two_parents():
 
 def test_every_place_of_a_tree_is_mutated():
     rng, parent = generator(0, 1), parse("add(square(y), sqrt(f))")
+    assert isinstance(parent, Op)
     changed = Counter()
     for _ in range(400):
         child = mutated(rng, parent, (0, 2))

@@ -115,7 +115,8 @@ def test_parameters_after_three_updates_are_those_recorded_from_the_published_co
     for t, loss in enumerate((2.0, 1.7, 1.4)):
         extra = {}
         if name == "rnn_mlp" and t == 1:  # a validation loss, there a step of its own
-            state, extra = state._replace(step=state.step + 1), {"valid_value": 1.7}
+            state = state._replace(step=state.step + 1)  # pyright: ignore[reportAttributeAccessIssue]  # any pytree, says optax
+            extra = {"valid_value": 1.7}
         updates, state = update(_tree(10.0 + t, 0.3), state, params, value=loss, **extra)
         params = jax.tree.map(jnp.add, params, updates)
     for leaf, recorded in RECORDED[name].items():

@@ -1,5 +1,7 @@
 """A learned learning-rate schedule against NumPy's interpolation, and against optax where the rate is constant."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from metalearn_models.optimizers import learnable_schedule
 
 
-def _run(transform, gradients):
+def _run(transform, gradients) -> Any:
     """Updates of each step."""
 
     def body(state, grads):
