@@ -1,14 +1,13 @@
 """Comparing loss functions fairly: each with its own learning rate, on splits and networks it has never seen.
 
-A loss is trained at every learning rate of a grid; the rate is chosen by clean validation examples, for each loss and
-task its own, and what is reported is the error on clean test examples. Adam, so that the scale of a loss cannot act as
-a learning rate. `robust_regression.py`, `label_noise.py`, `loss_transfer.py` and `refinement.py` compare by it.
+A network is trained with each loss at every learning rate of a grid. For each loss and task, the clean validation
+examples choose the rate, and the error on the clean test examples is reported. The optimizer is Adam, so the scale of a
+loss cannot act as a learning rate. All experiments in this folder but `downstream.py` compare in this way.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,29 +16,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from einops import rearrange
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from experiments.suite.tables import read_number, read_numbers
+from metalearn.intervals import half_width
 from metalearn_models.losses.search.population import LossTask, TrainingConfig
 from metalearn_tasks.datasets.corrupted import clean_splits, loss_task
 
 Loss = Callable[[Array, Array], Array]
-FRESH = 1000  # splits from this seed on are for comparing; searches use smaller ones
+FRESH = 1000
+"""The first split for comparisons; searches use smaller ones."""
 
 
-class Held(NamedTuple):
-    """A task that is compared on: train and validation of `task`, and its clean test examples."""
+class HeldOut(NamedTuple):
+    """A task to compare on: the training and validation examples of `task`, and its clean test examples."""
 
     task: LossTask
     test: tuple[np.ndarray, np.ndarray]
 
 
 class Scores(NamedTuple):
-    """What training with one loss gave on one task.
+    """Errors after training with one loss on one task.
 
     Attributes:
-        test: error rate or mean squared error on test examples, of each fresh seed, at the chosen learning rate.
-        valid: the same on validation examples.
+        test: error rate or mean squared error on the test examples at the chosen learning rate, per seed.
+        valid: the same on the validation examples.
         rate: the learning rate with the least mean validation error.
         by_rate: validation and test errors at every learning rate.
     """
@@ -50,30 +53,30 @@ class Scores(NamedTuple):
     by_rate: Float[np.ndarray, "2 L S"]
 
 
-def held_out(name: str, noise: float, hidden: tuple[int, ...], seeds: int, first: int = FRESH) -> list[Held]:
-    """A task with a split, and noise, of its own for each seed from `first` on."""
+def held_out_tasks(name: str, noise: float, hidden: tuple[int, ...], seeds: int, first: int = FRESH) -> list[HeldOut]:
+    """The same task once per seed from `first` on, each with its own split and noise."""
     return [
-        Held(loss_task(name, noise, hidden, seed), clean_splits(name, seed).test)
+        HeldOut(loss_task(name, noise, hidden, seed), clean_splits(name, seed).test)
         for seed in range(first, first + seeds)
     ]
 
 
 def compare(
     losses: Mapping[str, Loss],
-    tasks: Mapping[str, Sequence[Held]],
+    tasks: Mapping[str, Sequence[HeldOut]],
     config: TrainingConfig,
     at_once: int | None = None,
 ) -> dict[str, dict[str, Scores]]:
     """Train networks with each loss on each task.
 
     Args:
-        losses: by name, `loss(logits, labels)` for each example.
-        tasks: by name, one entry a seed; tasks of equal shapes and networks are trained together.
-        config: of the training; its seeds are not used.
-        at_once: networks trained side by side; None: all of a task, which suits small ones.
+        losses: by name, `loss(logits, labels)`, one value per example.
+        tasks: by name, one entry per seed. Tasks whose shapes and networks are equal are trained together.
+        config: how to train; its seeds are not used.
+        at_once: networks trained side by side. None: all of a task, which suits small networks.
 
     Returns:
-        By task, then by loss.
+        Scores by task, then by loss.
     """
     groups: dict[Any, list[str]] = {}
     for name, rows in tasks.items():
@@ -85,36 +88,35 @@ def compare(
         rows = [held for name in names for held in tasks[name]]
         data = jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *(_arrays(held) for held in rows))
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(FRESH), i))(jnp.arange(seeds))
-        done: dict[Loss, Float[np.ndarray, "L N 2"]] = {}  # several searches may have found one loss
+        done: dict[Loss, Float[np.ndarray, "L N 2"]] = {}  # several searches may have found the same loss
         for label, loss in losses.items():
             if loss not in done:
                 all_keys = jnp.tile(keys, len(names))
-                done[loss] = np.asarray(_trained(loss, rows[0].task, config, data, all_keys, at_once), np.float64)
-            scores = done[loss]
-            for i, name in enumerate(names):
-                by_rate = scores[:, i * seeds : (i + 1) * seeds].transpose(2, 0, 1)
-                results[name][label] = chosen(by_rate, config.learning_rates)
+                done[loss] = np.asarray(_train_all(loss, rows[0].task, config, data, all_keys, at_once), np.float64)
+            by_task = rearrange(done[loss], "rate (task seed) part -> task part rate seed", seed=seeds)
+            for name, by_rate in zip(names, by_task, strict=True):
+                results[name][label] = choose_rate(by_rate, config.learning_rates)
     return results
 
 
-def chosen(by_rate: Float[np.ndarray, "2 L S"], rates: Sequence[float], least: float = 0.0) -> Scores:
-    """The scores at the learning rate, of those that are not below `least`, that is best on validation examples."""
+def choose_rate(by_rate: Float[np.ndarray, "2 L S"], rates: Sequence[float], least: float = 0.0) -> Scores:
+    """The scores at the learning rate, among those of at least `least`, with the least mean validation error."""
     means = np.where(np.asarray(rates) >= least, by_rate[0].mean(-1), np.inf)
     best = int(np.argmin(means))
     return Scores(by_rate[1, best], by_rate[0, best], rates[best], by_rate)
 
 
-def _arrays(held: Held) -> tuple[Any, Any, Any]:
+def _arrays(held: HeldOut) -> tuple[Any, Any, Any]:
     return held.task.train, held.task.valid, held.test
 
 
-def _trained(
+def _train_all(
     loss: Loss, task: LossTask, config: TrainingConfig, data: Any, keys: PRNGKeyArray, at_once: int | None
 ) -> Float[Array, "L N 2"]:
-    """Validation and test error of a network for each learning rate and data set; infinity where it diverged."""
+    """Validation and test error of a network per learning rate and data set; infinity if it diverged."""
     rule = optax.scale_by_adam()
 
-    def error(params: Any, examples: Any) -> Array:
+    def measure_error(params: Any, examples: Any) -> Array:
         x, y = examples
         predicted = task.apply(params, x)
         if task.kind == "classification":
@@ -123,45 +125,51 @@ def _trained(
         score = jnp.square(predicted[:, 0] - y).mean()
         return jnp.where(jnp.isfinite(score), score, jnp.inf)
 
-    def one(rate: Array, key: PRNGKeyArray, data: Any) -> Array:
+    def train_one(rate: Array, key: PRNGKeyArray, data: Any) -> Array:
         (xs, ys), valid, test = data
         key_init, key_batches = jax.random.split(key)
         params = task.init(key_init)
 
         def step(carry: Any, t: Array) -> tuple[Any, None]:
             params, state = carry
-            chosen = jax.random.randint(jax.random.fold_in(key_batches, t), (config.batch,), 0, len(ys))
-            gradient = jax.grad(lambda p: loss(task.apply(p, xs[chosen]), ys[chosen]).mean())(params)
-            with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+            rows = jax.random.randint(jax.random.fold_in(key_batches, t), (config.batch,), 0, len(ys))
+            gradient = jax.grad(lambda p: loss(task.apply(p, xs[rows]), ys[rows]).mean())(params)
+            with jax.numpy_dtype_promotion("standard"):  # optax relies on it
                 direction, state = rule.update(gradient, state, params)
             return (jax.tree.map(lambda p, d: p - rate * d, params, direction), state), None
 
         with jax.numpy_dtype_promotion("standard"):
             state = rule.init(params)
         (params, _), _ = jax.lax.scan(step, (params, state), jnp.arange(config.steps, dtype=jnp.int32))
-        return jnp.stack([error(params, valid), error(params, test)])
+        return jnp.stack([measure_error(params, valid), measure_error(params, test)])
 
     rates = jnp.asarray(config.learning_rates, jnp.float32)
     if at_once is None:
-        return jax.jit(jax.vmap(jax.vmap(one, (None, 0, 0)), (0, None, None)))(rates, keys, data)
+        return jax.jit(jax.vmap(jax.vmap(train_one, (None, 0, 0)), (0, None, None)))(rates, keys, data)
 
     @jax.jit
-    def some_at_once(rates: Array, keys: PRNGKeyArray, data: Any) -> Array:
-        def numbered(i: Array) -> Array:
+    def train_some_at_once(rates: Array, keys: PRNGKeyArray, data: Any) -> Array:
+        def train_number(i: Array) -> Array:
             rate, row = i // len(keys), i % len(keys)
-            return one(rates[rate], keys[row], jax.tree.map(lambda a: a[row], data))
+            return train_one(rates[rate], keys[row], jax.tree.map(lambda a: a[row], data))
 
-        scores = jax.lax.map(numbered, jnp.arange(len(rates) * len(keys)), batch_size=at_once)
-        return scores.reshape(len(rates), len(keys), 2)
+        scores = jax.lax.map(train_number, jnp.arange(len(rates) * len(keys)), batch_size=at_once)
+        return rearrange(scores, "(rate seed) part -> rate seed part", seed=len(keys))
 
-    return some_at_once(rates, keys, data)
+    return train_some_at_once(rates, keys, data)
 
 
 @contextlib.contextmanager
-def compiled_once() -> Iterator[None]:
-    """Programs of equal shapes are compiled once, though every search builds its own."""
+def share_compilations() -> Iterator[None]:
+    """Keep compiled programs on disk meanwhile, so that all searches share one compilation per shape.
+
+    A compilation cache that is already configured is used as it is.
+    """
     options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [getattr(jax.config, option) for option in options]
+    if before[0]:
+        yield
+        return
     with tempfile.TemporaryDirectory() as folder:
         try:
             for option, value in zip(options, (folder, 0.3), strict=True):
@@ -170,38 +178,48 @@ def compiled_once() -> Iterator[None]:
         finally:
             for option, value in zip(options, before, strict=True):
                 jax.config.update(option, value)
-            compilation_cache.reset_cache()  # JAX holds on to the folder otherwise
+            compilation_cache.reset_cache()  # JAX would keep using the folder
 
 
-def merged(scores: Mapping[str, Scores], labels: Sequence[str]) -> dict[str, Any]:
-    """Means over fresh seeds of several losses, as JSON: one number each, their mean and extremes."""
+def summarise_losses(scores: Mapping[str, Scores], labels: Sequence[str]) -> dict[str, Any]:
+    """The mean test errors of several losses as JSON values: each of them, their mean and extremes."""
     means = [float(scores[label].test.mean()) for label in labels]
     return {"mean": float(np.mean(means)), "best": min(means), "worst": max(means), "each": means}
 
 
-def summary(scores: Scores) -> dict[str, Any]:
-    """Mean and standard error over fresh seeds, as JSON."""
-    spread = float(scores.test.std(ddof=1) / math.sqrt(len(scores.test))) if len(scores.test) > 1 else 0.0
-    return {"mean": float(scores.test.mean()), "sem": spread, "rate": scores.rate, "each": scores.test.tolist()}
+def summarise_seeds(scores: Scores) -> dict[str, Any]:
+    """The test errors of one loss as JSON values: their mean over seeds with half its 95 % interval, and each."""
+    mean, half = float(scores.test.mean()), float(half_width(scores.test))
+    return {"mean": mean, "half_width": half, "rate": scores.rate, "each": scores.test.tolist()}
 
 
-def text_table(rows: Sequence[str], columns: Mapping[str, Sequence[str]], corner: str = "") -> str:
-    """Aligned columns of text under their names."""
-    left = max(len(corner), *(len(row) for row in rows))
-    widths = {name: max(len(name), *(len(cell) for cell in cells)) for name, cells in columns.items()}
-    lines = [corner.ljust(left) + "".join(f"  {name:>{width}}" for name, width in widths.items())]
-    for i, row in enumerate(rows):
-        lines.append(row.ljust(left) + "".join(f"  {columns[name][i]:>{width}}" for name, width in widths.items()))
-    return "\n".join(lines)
+def format_mean(row: Mapping[str, Any], digits: int, unit: float = 1.0) -> str:
+    """The mean of a result.json with its 95 % interval, or with the worst of several losses: `0.123 ± 0.004`.
+
+    Args:
+        row: what `summarise_seeds` or `summarise_losses` returned, perhaps with null for numbers that are not finite.
+        digits: decimal places.
+        unit: what the numbers are multiplied by, such as 100 for per cent.
+    """
+    if not np.isfinite(mean := read_number(row["mean"])):
+        return "diverged"
+    text = f"{unit * mean:.{digits}f}"
+    if "worst" in row:
+        return f"{text} ({unit * read_number(row['worst']):.{digits}f})"
+    half = read_number(row["half_width"])
+    return f"{text} ± {unit * half:.{digits}f}" if np.isfinite(half) else text
 
 
-def draw_errors(ax: Any, points: Mapping[str, Sequence[float]], label: str, log: bool) -> None:
-    """A column of dots for each loss, and a bar at their mean."""
-    for x, values in enumerate(points.values()):
-        jitter = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(1)
+def draw_errors(ax: Any, points: Mapping[str, Sequence[float | None]], label: str, log: bool) -> None:
+    """Draw a column of dots per loss, and a bar at their mean; errors that are not finite are left out."""
+    for x, row in enumerate(points.values()):
+        values = read_numbers(row)
+        values = np.sort(values[np.isfinite(values)])
+        jitter = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))
         color = f"C{x % 10}"
-        ax.plot(x + jitter, np.sort(values), "o", markersize=3, color=color, alpha=0.7)
-        ax.plot([x - 0.3, x + 0.3], [np.mean(values)] * 2, color=color, linewidth=2)
+        ax.plot(x + jitter, values, "o", markersize=3, color=color, alpha=0.7)
+        if len(values):
+            ax.plot([x - 0.3, x + 0.3], [values.mean()] * 2, color=color, linewidth=2)
     ax.set_xticks(range(len(points)), list(points), rotation=35, ha="right")
     ax.set_ylabel(label)
     if log:

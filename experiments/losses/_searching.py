@@ -1,20 +1,31 @@
 """Searching for losses with several seeds, each beside a random search of equal budget, and choosing one to keep.
 
-What `robust_regression.py` and `label_noise.py` share. Everything here looks at the meta-training tasks alone: a search
-sees some splits of them, its finalists are judged on others, and which seed's loss is kept on others again.
+What `robust_regression.py` and `label_noise.py` share. Only the meta-training tasks are used here. A search sees some
+splits of them, its finalists are judged on others, and the seed whose loss is kept is chosen on others again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import ArrayLike, Float
 
-from experiments.losses._comparison import Scores, compare, held_out
+from experiments.losses._comparison import (
+    Scores,
+    compare,
+    format_mean,
+    held_out_tasks,
+    summarise_losses,
+    summarise_seeds,
+)
+from experiments.suite.tables import format_columns
+from metalearn.runs.json_values import finite_or_null
 from metalearn.runs.progress import Progress
 from metalearn_models.losses import SymbolicLoss
 from metalearn_models.losses.elementwise import Link
@@ -22,17 +33,23 @@ from metalearn_models.losses.search.population import LossTask, TrainingConfig
 from metalearn_models.losses.search.search import SearchConfig, SearchResult, random_control, search
 from metalearn_tasks.datasets.corrupted import loss_task
 
-CHOICE = 500  # splits from this seed on are for choosing between searches; theirs are smaller
+CHOICE = 500
+"""The first split for choosing between searches; searches use smaller ones."""
 
 
 class MetaTraining(NamedTuple):
-    """Tasks of a search, and those that its finalists are judged on: the same data sets, split and corrupted anew."""
+    """The tasks of a search and of its finalists: the same data sets, with other splits and other noise.
+
+    Attributes:
+        search: tasks that candidates are trained on.
+        final: tasks that the finalists are judged on.
+    """
 
     search: list[LossTask]
     final: list[LossTask]
 
 
-def meta_training(
+def meta_training_tasks(
     names: Sequence[str], noise: float, hidden: tuple[int, ...], seed: int, splits: tuple[int, int]
 ) -> MetaTraining:
     """The tasks of one seed.
@@ -40,9 +57,12 @@ def meta_training(
     Args:
         names: of the data sets.
         noise: share of the training labels that is corrupted.
-        hidden: widths of the networks.
-        seed: of the search; two seeds share no split.
-        splits: of each data set, for the search and for its finalists.
+        hidden: widths of the networks' hidden layers.
+        seed: seed of the search; two seeds share no split.
+        splits: number of splits per data set, for the search and for its finalists.
+
+    Raises:
+        ValueError: the seed would need splits that are kept for other uses.
     """
     first = seed * sum(splits)
     if first + sum(splits) > CHOICE:
@@ -53,14 +73,14 @@ def meta_training(
 
 @dataclass(frozen=True)
 class Found:
-    """What the searches of one seed found.
+    """What the two searches of one seed found.
 
     Attributes:
         evolved: best loss of the evolution.
         random: best loss of a random search that trained as many losses.
-        trained: how many that was.
-        slots: formulas that the evolution looked at.
-        fitness: of the two, mean validation error on the meta-training tasks, fresh networks.
+        trained: losses trained by each search.
+        slots: formulas in all generations of the evolution.
+        fitness: mean validation error of the two losses on the finalists' tasks.
         seconds: wall time of the two searches.
     """
 
@@ -75,7 +95,7 @@ class Found:
 def search_with_control(
     tasks: MetaTraining, config: SearchConfig, link: Link, progress: Progress | None = None
 ) -> Found:
-    """One search, and a random one that trains the same number of distinct losses."""
+    """Run an evolution, and a random search that trains the same number of distinct losses."""
     began = time.monotonic()
     evolved = search(tasks.search, config, progress=progress, final_tasks=tasks.final)
     between = time.monotonic()
@@ -103,22 +123,22 @@ def choose(
     splits: int,
     training: TrainingConfig,
 ) -> tuple[str, dict[str, float]]:
-    """Which loss to keep: the least validation error on splits of the meta-training tasks that no search has seen.
+    """Choose the loss with the least validation error on splits of the meta-training tasks that no search has seen.
 
     Returns:
-        Its label, and of each loss the geometric mean over tasks of the mean validation error.
+        The label of that loss, and the geometric mean over tasks of the validation error of each loss.
     """
-    scores = compare(losses, {name: held_out(name, noise, hidden, splits, CHOICE) for name in names}, training)
-    means = {label: _geometric([row[label] for row in scores.values()]) for label in losses}
+    scores = compare(losses, {name: held_out_tasks(name, noise, hidden, splits, CHOICE) for name in names}, training)
+    means = {label: _geometric_mean([row[label] for row in scores.values()]) for label in losses}
     return min(means, key=lambda label: means[label]), means
 
 
-def _geometric(scores: Sequence[Scores]) -> float:
+def _geometric_mean(scores: Sequence[Scores]) -> float:
     return float(np.exp(np.mean([np.log(max(one.valid.mean(), 1e-4)) for one in scores])))
 
 
-def records(found: Sequence[Found]) -> list[dict[str, Any]]:
-    """What the searches found, as JSON."""
+def list_found(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """What the searches found, as JSON values."""
     return [
         {
             **{name: getattr(one, name) for name in ("trained", "slots", "fitness")},
@@ -130,20 +150,62 @@ def records(found: Sequence[Found]) -> list[dict[str, Any]]:
     ]
 
 
-def with_provenance(found: Found, seed: int, results: Mapping[str, Any], losses: Mapping[str, str], **more: Any) -> Any:
-    """A loss as it can be shipped: with where it comes from, and its errors beside those of losses made by hand.
+def save_losses(
+    folder: Path, found: Sequence[Found], kept: int, results: Mapping[str, Any], losses: Mapping[str, str], **more: Any
+) -> None:
+    """Write the loss of each seed, and the kept one as it can be shipped: with where it comes from and its errors.
 
     Args:
-        found: by the search of one seed.
-        seed: of that search.
-        results: by task, by label, as `summary` and `merged` give them.
+        folder: gets `evolved-SEED.json` per seed, and `chosen.json`.
+        found: by the searches, one entry per seed.
+        kept: seed of the search whose loss is kept.
+        results: by task, then by label, as `summarise_seeds` and `summarise_losses` return them.
         losses: by label, the name under which a loss can be loaded.
-        more: entries of the provenance.
+        more: further entries of the provenance.
     """
+    for seed, one in enumerate(found):
+        one.evolved.save(folder / f"evolved-{seed}.json")
     scores = {
-        name: {"this": row["evolved"]["each"][seed], **{losses[label]: row[label]["mean"] for label in losses}}
+        name: {"this": row["evolved"]["each"][kept], **{losses[label]: row[label]["mean"] for label in losses}}
         for name, row in results.items()
     }
-    record = {"kind": "searched", "seed": seed, "trained": found.trained, "validation_error": found.fitness[0], **more}
+    one = found[kept]
+    record = {"kind": "searched", "seed": kept, "trained": one.trained, "validation_error": one.fitness[0], **more}
     rounded = {task: {name: float(f"{error:.3g}") for name, error in row.items()} for task, row in scores.items()}
-    return dataclasses.replace(found.evolved, provenance={**record, "scores": rounded})
+    shipped = dataclasses.replace(one.evolved, provenance=finite_or_null({**record, "scores": rounded}))
+    shipped.save(folder / "chosen.json")
+
+
+def tabulate(
+    scores: Mapping[str, Mapping[str, Scores]], evolved: Sequence[str], random: Sequence[str], baselines: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """The errors on each task as JSON values: of all evolved losses, of all random ones, and of each baseline.
+
+    Args:
+        scores: by task, then by label, as `compare` returns them.
+        evolved: labels of the losses of the evolutions, one per seed.
+        random: labels of the losses of the random searches.
+        baselines: labels of the losses made by hand.
+    """
+    return {
+        task: {
+            "evolved": summarise_losses(row, evolved),
+            "random": summarise_losses(row, random),
+            **{label: summarise_seeds(row[label]) for label in baselines},
+        }
+        for task, row in scores.items()
+    }
+
+
+def format_table(results: Mapping[str, Any], corner: str, digits: int, unit: float = 1.0) -> str:
+    """The table of errors by task and loss, as text; the arguments are those of `tabulate` and `format_mean`."""
+    labels = list(next(iter(results.values())))
+    titles = {label: f"{label} (worst seed)" if label in ("evolved", "random") else label for label in labels}
+    columns = {titles[label]: [format_mean(row[label], digits, unit) for row in results.values()] for label in labels}
+    return format_columns(list(results), columns, corner)
+
+
+def scale_to_unit(values: Float[ArrayLike, "N"]) -> Float[np.ndarray, "N"]:
+    """Values moved and scaled to reach from 0 to 1; zeros if they are all equal. For curves in one picture."""
+    exact = np.asarray(values, np.float64)
+    return (exact - exact.min()) / max(float(np.ptp(exact)), 1e-12)

@@ -1,16 +1,17 @@
 """A learned loss in a training loop of one's own: flax and optax, three lines changed.
 
-The loop is the one of any tutorial: an nnx network, an optax optimizer, cross-entropy. With `--loss NAME` it trains by
-another loss of `metalearn_models.losses`, hand-made or learned; the lines that change are marked. The labels of the
-training examples may be wrong in part, which is where losses differ.
+The loop is that of any tutorial: an nnx network, an optax optimizer, cross-entropy. With `--losses` it trains with
+other losses of `metalearn_models.losses`, hand-made or learned; the changed lines are marked. A share of the training
+labels may be wrong, which is where losses differ.
 
-    python experiments/losses/downstream.py                                    # cross-entropy and a learned loss
-    python experiments/losses/downstream.py --losses focal gce --noise 0.2
+    python -m experiments downstream_loss                               # cross-entropy and a learned loss
+    python -m experiments downstream_loss quick                         # the same with two networks per loss
+    python -m experiments downstream_loss --losses focal gce --noise 0.2
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,28 +19,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import metalearn_models.losses  # changed line 1
+from experiments.suite.intervals import list_interval
+from experiments.suite.tables import format_estimate
+from metalearn.runs.json_values import finite_or_null
+from metalearn.runs.progress import Progress
 
 
 @dataclass(frozen=True)
 class DownstreamConfig:
-    """Train a network on scikit-learn's digits by several losses."""
+    """Train networks on scikit-learn's digits with several losses."""
 
     losses: tuple[str, ...] = ("cross-entropy", "label-noise")
     """Names of `metalearn loss list`."""
     noise: float = 0.4
-    """Share of training labels replaced by random other ones."""
+    """Share of the training labels that is replaced by other classes."""
     steps: int = 600
     """Training steps."""
     seeds: int = 5
-    """Networks trained by each loss."""
-    json: bool = False
-    """Print one JSON object as the last line."""
+    """Networks per loss."""
+
+
+PRESETS = {"standard": DownstreamConfig(), "quick": DownstreamConfig(seeds=2)}
 
 
 class Network(nnx.Module):
@@ -54,8 +59,8 @@ class Network(nnx.Module):
         return self.head(nnx.relu(self.hidden(x)))
 
 
-def trained_accuracy(name: str, config: DownstreamConfig, seed: int) -> float:
-    """Train a network by the named loss; its accuracy on test digits, whose labels are right."""
+def train_and_test(name: str, config: DownstreamConfig, seed: int) -> float:
+    """Train a network with the named loss; returns its accuracy on test digits, whose labels are right."""
     xs, ys = load_digits(return_X_y=True)
     xs, test_xs, ys, test_ys = train_test_split(xs / 16.0, ys, test_size=397, random_state=0)
     rng = np.random.default_rng(seed)
@@ -79,16 +84,16 @@ def trained_accuracy(name: str, config: DownstreamConfig, seed: int) -> float:
     return float((predictions == test_ys).mean())
 
 
-def main(config: DownstreamConfig) -> dict[str, list[float]]:
-    """Test accuracy of every loss, one network a seed."""
-    return {name: [trained_accuracy(name, config, seed) for seed in range(config.seeds)] for name in config.losses}
+def run(config: DownstreamConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Train with every loss; returns the test accuracies: mean and 95 % interval per loss, and each network's."""
+    each: dict[str, list[float]] = {}
+    for name in config.losses:
+        if progress is not None:
+            progress.note(f"training {config.seeds} networks with {name}")
+        each[name] = [train_and_test(name, config, seed) for seed in range(config.seeds)]
+    return finite_or_null({"accuracy": {name: list_interval(row) for name, row in each.items()}, "each": each})
 
 
-if __name__ == "__main__":
-    command = tyro.cli(DownstreamConfig, description=__doc__)
-    found = main(command)
-    for name, accuracies in found.items():
-        half = 1.96 * np.std(accuracies) / max(1, len(accuracies) - 1) ** 0.5
-        print(f"{name:>20} {np.mean(accuracies):.3f} ± {half:.3f}")
-    if command.json:
-        print(json.dumps(found))
+def format_result(result: Mapping[str, Any]) -> str:
+    """One line per loss: mean test accuracy with its 95 % interval over networks."""
+    return "\n".join(f"{name:>20} {format_estimate(row)}" for name, row in result["accuracy"].items())

@@ -1,19 +1,19 @@
-"""A loss function learned on two tasks with wrong labels, on three data sets it has not seen; and without wrong labels.
+"""A loss learned from tasks with wrong labels, on three data sets that the search has not seen.
 
-Labels of 40 % of the training examples are drawn anew, uniformly from all classes. Losses are searched for on the
-digits 0 to 4, on the same with half of them turned as five more classes, and on wine, by genetic programming (the
-representation of EvoMAL, Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907), with five seeds; networks are then trained
-with the losses found on the digits 5 to 9, breast cancer and iris. Beside them: cross-entropy, label smoothing and two
-losses made for wrong labels, each with its own learning rate, and a random search that trained as many formulas. The
-same losses without any noise are in the last rows.
+Labels of 40 % of the training examples are drawn again, uniformly from all classes. Genetic programming searches for
+losses with five seeds (the representation of EvoMAL, Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907). Its tasks are
+the digits 0 to 4, the same with half of them turned as five more classes, and wine. Networks are then trained with the
+losses found on the digits 5 to 9, breast cancer and iris. Beside them stand cross-entropy, label smoothing, two losses
+made for wrong labels, and a random search that trained as many formulas, each loss with its own learning rate. The last
+rows compare the same losses without noise.
 
     python -m experiments label_noise            # about seven minutes on two cores
+    python -m experiments label_noise quick      # one small search, about a minute
     python -m experiments label_noise --help
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,22 +21,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from experiments.losses._comparison import (
     Scores,
-    chosen,
+    choose_rate,
     compare,
-    compiled_once,
     draw_errors,
-    held_out,
-    merged,
-    summary,
-    text_table,
+    held_out_tasks,
+    share_compilations,
 )
-from experiments.losses._searching import Found, choose, meta_training, records, search_with_control, with_provenance
+from experiments.losses._searching import (
+    Found,
+    choose,
+    format_table,
+    list_found,
+    meta_training_tasks,
+    save_losses,
+    scale_to_unit,
+    search_with_control,
+    tabulate,
+)
+from experiments.suite.results import write_result
+from experiments.suite.tables import read_number
 from metalearn.pictures import new_figure, save
-from metalearn.runs.progress import Progress, default_progress
+from metalearn.runs.progress import Progress
 from metalearn_models.losses import load
 from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig
 from metalearn_models.losses.search.population import TrainingConfig
@@ -46,9 +54,8 @@ from metalearn_tasks.objectives.baselines import learning_rates
 BASELINES = {"CE": "cross-entropy", "LS .1": "label-smoothing", "MAE": "probability-mae", "GCE .7": "gce"}
 META_TRAINING = ("digits-low", "digits-low-turned", "wine")
 RATES = learning_rates(1e-4, 3e-2, per_decade=2, digits=1)
-FULL_SPEED = (
-    1e-3  # slower, and 400 steps end before wrong labels are learned by heart: early stopping, whatever the loss
-)
+FULL_SPEED = 1e-3
+"""With a smaller learning rate the 400 steps end before wrong labels are memorised: early stopping, with any loss."""
 HELD_OUT = ("digits-high", "breast_cancer", "iris")
 
 
@@ -59,33 +66,46 @@ class LabelNoiseConfig:
     seeds: int = 5
     """Searches, from seed 0 on; each has its own splits, noise, networks and formulas."""
     splits: tuple[int, int] = (2, 4)
-    """Splits of each meta-training task: those of a search, and others on which its finalists are judged."""
+    """Splits per meta-training task: those of a search, and others for judging its finalists."""
     choice_splits: int = 6
-    """Further ones, by which one of the seeds' losses is chosen."""
+    """Further splits, for choosing one of the seeds' losses."""
     noise: float = 0.4
-    """Share of training labels that are drawn anew, in the search and in the comparison."""
+    """Share of the training labels that are drawn again from all classes, in the search and in the comparison."""
     population: int = 40
-    """Formulas in a generation."""
+    """Formulas per generation."""
     generations: int = 5
-    """Generations of a search, at most."""
+    """Generations per search at most."""
     max_trained: int = 60
-    """Distinct losses that a search trains, at most."""
+    """Distinct losses trained per search at most."""
     finalists: int = 8
-    """Losses of a search that are judged on further splits."""
+    """Losses per search that are judged on further splits."""
     steps: int = 400
-    """Steps of each training, in the search and in the comparison."""
+    """Steps per training, in the search and in the comparison."""
     fresh_seeds: int = 10
-    """Splits, noise and networks that each loss is compared on."""
+    """Splits, noises and networks per task that the losses are compared on."""
     hidden: tuple[int, ...] = (64,)
     """Widths of the network's hidden layers."""
     out: Path = Path("runs/label_noise")
-    """Folder of the picture, the table and the losses found."""
-    json: bool = False
-    """Print one JSON object as the last line."""
+    """Folder for the picture, the table and the losses found."""
+
+
+PRESETS = {
+    "standard": LabelNoiseConfig(),
+    "quick": LabelNoiseConfig(
+        seeds=1,
+        splits=(1, 2),
+        choice_splits=2,
+        population=16,
+        generations=3,
+        max_trained=16,
+        finalists=4,
+        fresh_seeds=4,
+    ),
+}
 
 
 def search_config(config: LabelNoiseConfig, seed: int) -> SearchConfig:
-    """The search of one seed: less selection, more mutation and newcomers, for so few generations."""
+    """The search of one seed: with less selection, more mutation and more newcomers, since generations are few."""
     evolution = EvolutionConfig(
         population=config.population,
         tournament=2,
@@ -105,13 +125,13 @@ def search_config(config: LabelNoiseConfig, seed: int) -> SearchConfig:
     )
 
 
-def main(config: LabelNoiseConfig, progress: Progress | None = None) -> dict[str, Any]:
-    """Search, compare, draw; returns what result.json holds, errors as shares."""
-    began = time.monotonic()
-    with compiled_once():
+def run(config: LabelNoiseConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Search, compare and draw; returns what result.json holds, errors as shares."""
+    start = time.monotonic()
+    with share_compilations():
         found: list[Found] = []
         for seed in range(config.seeds):
-            tasks = meta_training(META_TRAINING, config.noise, config.hidden, seed, config.splits)
+            tasks = meta_training_tasks(META_TRAINING, config.noise, config.hidden, seed, config.splits)
             found.append(search_with_control(tasks, search_config(config, seed), "softmax", progress))
         searched = time.monotonic()
         evolved = {f"evolved, seed {seed}": one.evolved for seed, one in enumerate(found)}
@@ -120,56 +140,46 @@ def main(config: LabelNoiseConfig, progress: Progress | None = None) -> dict[str
         kept, validation = choose(evolved, META_TRAINING, config.noise, config.hidden, config.choice_splits, training)
         losses = {**evolved, **random, **{label: load(name) for label, name in BASELINES.items()}}
         tasks = {
-            _title(name, noise): held_out(name, noise, config.hidden, config.fresh_seeds)
+            _title(name, noise): held_out_tasks(name, noise, config.hidden, config.fresh_seeds)
             for noise in (config.noise, 0.0)
             for name in HELD_OUT
         }
         scores = compare(losses, tasks, training)
-    results = {
-        name: {
-            "evolved": merged(row, list(evolved)),
-            "random": merged(row, list(random)),
-            **{label: summary(row[label]) for label in BASELINES},
-        }
-        for name, row in scores.items()
-    }
-    _draw(config, found, results)
-    for seed, one in enumerate(found):
-        one.evolved.save(config.out / f"evolved-{seed}.json")
+    results = tabulate(scores, list(evolved), list(random), BASELINES)
+    draw(config, found, results)
     seed = list(evolved).index(kept)
-    shipped = with_provenance(
-        found[seed],
+    save_losses(
+        config.out,
+        found,
         seed,
         results,
         BASELINES,
         command="python -m experiments label_noise",
         tasks="classification of the digits 0-4, of the digits 0-4 with half of them turned as five more classes, and "
-        f"of wine (scikit-learn), {config.noise:.0%} of the training labels drawn anew from all classes",
+        f"of wine (scikit-learn), {config.noise:.0%} of the training labels drawn again from all classes",
         unit=f"test error as a share, held-out data sets, mean over {config.fresh_seeds} splits, noises and networks",
         chosen=f"of {config.seeds} seeds, by validation error on further splits of the meta-training tasks",
     )
-    shipped.save(config.out / "chosen.json")
     result = {
         "results": results,
-        "claims": claims(scores[_title(HELD_OUT[0], config.noise)], list(evolved)),
-        "found": records(found),
+        "claims": compare_with_cross_entropy(scores[_title(HELD_OUT[0], config.noise)], list(evolved)),
+        "found": list_found(found),
         "chosen": {"seed": seed, "validation": list(validation.values())},
-        "search_seconds": round(searched - began, 1),
-        "seconds": round(time.monotonic() - began, 1),
+        "search_seconds": round(searched - start, 1),
+        "seconds": round(time.monotonic() - start, 1),
         "picture": str(config.out / "losses.png"),
     }
-    (config.out / "result.json").write_text(json.dumps(result, indent=2))
-    return result
+    return write_result(config.out, result)
 
 
-def claims(scores: Mapping[str, Scores], evolved: Sequence[str]) -> dict[str, Any]:
+def compare_with_cross_entropy(scores: Mapping[str, Scores], evolved: Sequence[str]) -> dict[str, Any]:
     """The error of each seed's loss over that of cross-entropy: at any learning rate, and at those of full speed.
 
     Args:
         scores: on one task, by loss.
         evolved: labels of the seeds' losses.
     """
-    fast = {label: chosen(scores[label].by_rate, RATES, FULL_SPEED) for label in ("CE", *evolved)}
+    fast = {label: choose_rate(scores[label].by_rate, RATES, FULL_SPEED) for label in ("CE", *evolved)}
     parts = {"of CE": scores, "of CE, rates from 0.001": fast}
     return {
         name: [float(part[label].test.mean() / max(part["CE"].test.mean(), 1e-12)) for label in evolved]
@@ -177,24 +187,17 @@ def claims(scores: Mapping[str, Scores], evolved: Sequence[str]) -> dict[str, An
     } | {"CE, rates from 0.001": float(fast["CE"].test.mean())}
 
 
-def printed(result: dict[str, Any]) -> str:
-    """The tables that are shown, errors in per cent."""
-    results = result["results"]
-    columns = {}
-    for label in ("evolved", "random", *BASELINES):
-        cells = [row[label] for row in results.values()]
-        if label in BASELINES:
-            columns[label] = [f"{100 * c['mean']:.1f} ± {100 * c['sem']:.1f}" for c in cells]
-        else:
-            columns[f"{label} (worst seed)"] = [f"{100 * c['mean']:.1f} ({100 * c['worst']:.1f})" for c in cells]
-    lines = [text_table(list(results), columns, "test error, %"), ""]
+def format_result(result: Mapping[str, Any]) -> str:
+    """The table of errors in per cent, and the loss of each seed."""
+    lines = [format_table(result["results"], "test error, %", digits=1, unit=100), ""]
     for seed, one in enumerate(result["found"]):
-        ratio, fast = (result["claims"][name][seed] for name in ("of CE", "of CE, rates from 0.001"))
+        ratio, fast = (read_number(result["claims"][name][seed]) for name in ("of CE", "of CE, rates from 0.001"))
         lines.append(
             f"seed {seed}: {one['evolved']}   ({HELD_OUT[0]}: {ratio:.2f} of CE's error, {fast:.2f} from 0.001 on; "
             f"{one['trained']} trained, {one['seconds'][0]} s; random: {one['random']})"
         )
     lines.append(f"chosen on the meta-training tasks: seed {result['chosen']['seed']}")
+    lines.append(f"picture: {result['picture']} ({result['search_seconds']} of {result['seconds']} s for searches)")
     return "\n".join(lines)
 
 
@@ -202,7 +205,8 @@ def _title(name: str, noise: float) -> str:
     return f"{name}, {noise:.0%} noise" if noise else f"{name}, clean"
 
 
-def _draw(config: LabelNoiseConfig, found: list[Found], results: dict[str, Any]) -> None:
+def draw(config: LabelNoiseConfig, found: Sequence[Found], results: Mapping[str, Any]) -> None:
+    """Draw the errors on the tasks with noise, and the losses found against the probability of the label."""
     figure, axes = new_figure(columns=4, width=3.4)
     for ax, name in zip(axes, HELD_OUT, strict=False):
         row = results[_title(name, config.noise)]
@@ -210,27 +214,13 @@ def _draw(config: LabelNoiseConfig, found: list[Found], results: dict[str, Any])
         draw_errors(ax, points, "test error, %", log=False)
         ax.set_title(f"{_title(name, config.noise)} (held out)", fontsize=9)
     p = np.linspace(1e-3, 1 - 1e-3, 400, dtype=np.float32)
+    logits, labels = np.stack([np.log(p), np.log1p(-p)], -1), np.zeros(len(p), np.int32)
     shown: dict[str, tuple[Any, str]] = {f"seed {seed}": (one.evolved, "-") for seed, one in enumerate(found)}
     baselines = {label: (load(name), "--") for label, name in BASELINES.items() if label in ("CE", "GCE .7")}
     for label, (loss, style) in (shown | baselines).items():
-        axes[3].plot(p, _scaled(loss, p), style, linewidth=1.4, label=label)
-    axes[3].set_xlabel("probability of the label (two classes)")
-    axes[3].set_ylabel("loss, from 0 to 1 on this range")
-    axes[3].set_title("losses found", fontsize=9)
-    axes[3].legend(fontsize=7, frameon=False)
+        axes[-1].plot(p, scale_to_unit(loss(logits, labels)), style, linewidth=1.4, label=label)
+    axes[-1].set_xlabel("probability of the label (two classes)")
+    axes[-1].set_ylabel("loss, from 0 to 1 on this range")
+    axes[-1].set_title("losses found", fontsize=9)
+    axes[-1].legend(fontsize=7, frameon=False)
     save(figure, config.out / "losses.png")
-
-
-def _scaled(loss: Any, p: np.ndarray) -> np.ndarray:
-    logits = np.stack([np.log(p), np.log1p(-p)], -1)
-    values = np.asarray(loss(logits, np.zeros(len(p), np.int32)), np.float64)
-    return (values - values.min()) / max(float(np.ptp(values)), 1e-12)
-
-
-if __name__ == "__main__":
-    command = tyro.cli(LabelNoiseConfig, description=__doc__)
-    outcome = main(command, default_progress())
-    print(printed(outcome))
-    print(f"picture: {outcome['picture']} ({outcome['search_seconds']} s searching, {outcome['seconds']} s in all)")
-    if command.json:
-        print(json.dumps(outcome))

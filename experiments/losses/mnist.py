@@ -1,21 +1,21 @@
-"""LeNet on MNIST by learned losses and by those made by hand, with wrong labels and without any.
+"""LeNet on MNIST with learned losses and with those made by hand, with wrong labels and without.
 
 The network is that of LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition"
 (1998), for images of half the size: two convolutions of 6 and 16 maps, each followed by a mean over 2 x 2, and a layer
-of 84. The search that found `label-noise` has seen no convolution, and no more than ten classes or 450 images. Each
-loss is trained at every learning rate; the one that is best on clean validation images is reported on test images
-(`loss_comparison.py`). On clean labels nothing is promised to a loss made for wrong ones; the table says what it costs.
+of 84. The search that found `label-noise` has seen no convolution, and no more than ten classes or 450 images. A
+network is trained with each loss at every learning rate, clean validation images choose the rate, and the error on test
+images is reported (`_comparison.py`). A loss made for wrong labels may do worse on clean ones; the table says how much.
 
-    python -m experiments mnist_losses --mnist FOLDER     # prepared by tensorflow-datasets; minutes on two cores
-    python -m experiments mnist_losses                    # the same from where tensorflow-datasets keeps "mnist"
+    python -m experiments mnist_losses                          # "mnist" where tensorflow-datasets keeps it; minutes
+    python -m experiments mnist_losses --mnist FOLDER           # from a folder that tensorflow-datasets prepared
+    python -m experiments mnist_losses quick --mnist FOLDER     # three losses, one seed, about a minute
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
+from einops import rearrange, reduce
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from experiments.losses._comparison import Held, compare, draw_errors, summary, text_table
+from experiments.losses._comparison import HeldOut, compare, draw_errors, format_mean, summarise_seeds
+from experiments.suite.results import write_result
+from experiments.suite.tables import format_columns
 from metalearn.errors import DataNotPreparedError
 from metalearn.pictures import new_figure, save
+from metalearn.runs.progress import Progress
 from metalearn_models.losses import SymbolicLoss, load
 from metalearn_models.losses.search.population import LossTask, TrainingConfig
 from metalearn_models.networks.network import Network
@@ -38,7 +41,7 @@ from metalearn_tasks.objectives.baselines import learning_rates
 
 @dataclass(frozen=True)
 class MnistLossesConfig:
-    """Train LeNet on MNIST by several losses."""
+    """Train LeNet on MNIST with several losses."""
 
     mnist: str = "mnist"
     """A folder that tensorflow-datasets prepared, or a name it knows."""
@@ -51,39 +54,50 @@ class MnistLossesConfig:
     )
     """Names of `metalearn loss list`, or JSON files."""
     noise: tuple[float, ...] = (0.4, 0.0)
-    """Shares of the training labels that are drawn anew from all classes."""
+    """Shares of the training labels that are drawn again from all classes."""
     size: int = 14
     """Height and width that images are reduced to."""
     train: int = 6000
     """Training images."""
     valid: int = 2000
-    """Validation images, with right labels: by them a learning rate is chosen."""
+    """Validation images, with right labels; they choose the learning rate."""
     steps: int = 600
-    """Steps of each training."""
+    """Steps per training."""
     batch: int = 64
-    """Images a step."""
+    """Images per step."""
     learning_rates: tuple[float, ...] = learning_rates(3e-4, 1e-2, per_decade=2, digits=1)
-    """Of Adam; each loss has its own."""
+    """Learning rates of Adam to choose from, for each loss separately."""
     seeds: int = 3
-    """Draws of training and validation images, of noise and of networks."""
+    """Number of repetitions, each with its own images, noise and networks."""
     out: Path = Path("runs/mnist_losses")
-    """Folder of the picture and the table."""
-    json: bool = False
-    """Print one JSON object as the last line."""
+    """Folder for the picture and the table."""
+
+
+PRESETS = {
+    "standard": MnistLossesConfig(),
+    "quick": MnistLossesConfig(
+        losses=("cross-entropy", "gce", "label-noise"),
+        train=2000,
+        valid=1000,
+        steps=250,
+        learning_rates=(1e-3, 3e-3),
+        seeds=1,
+    ),
+}
 
 
 def lenet(size: int, classes: int) -> Network:
-    """LeNet for images of `size` x `size` pixels, given flat; weights normal of variance 1/fan_in, biases 0.
+    """LeNet for flat images of `size` x `size` pixels; weights normal with variance 1/fan_in, biases 0.
 
     Args:
-        size: at least 10.
-        classes: C.
+        size: height and width of the images, at least 10.
+        classes: number of classes, C.
 
     Returns:
         Its `init`, and `apply(params, x[B, size * size]) -> logits[B, C]`.
 
     Raises:
-        ValueError: images that are too small for two convolutions.
+        ValueError: the images are too small for two convolutions.
     """
     if size < 10:
         raise ValueError(f"LeNet needs images of at least 10 x 10 pixels, got {size} x {size}")
@@ -99,35 +113,35 @@ def lenet(size: int, classes: int) -> Network:
 
     def apply(params: tuple[dict[str, Array], ...], x: Float[Array, "B D"]) -> Float[Array, "B C"]:
         first, second, third, last = params
-        x = jnp.pad(x.reshape(-1, size, size, 1), ((0, 0), (2, 2), (2, 2), (0, 0)))
-        x = halved(jax.nn.relu(convolved(x, first["weight"]) + first["bias"][None, None, None, :]))
-        x = halved(jax.nn.relu(convolved(x, second["weight"]) + second["bias"][None, None, None, :]))
-        x = jax.nn.relu(x.reshape(len(x), -1) @ third["weight"] + third["bias"][None, :])
+        x = jnp.pad(rearrange(x, "b (h w) -> b h w 1", h=size, w=size), ((0, 0), (2, 2), (2, 2), (0, 0)))
+        x = halve(jax.nn.relu(convolve(x, first["weight"]) + first["bias"][None, None, None, :]))
+        x = halve(jax.nn.relu(convolve(x, second["weight"]) + second["bias"][None, None, None, :]))
+        x = jax.nn.relu(rearrange(x, "b h w c -> b (h w c)") @ third["weight"] + third["bias"][None, :])
         return x @ last["weight"] + last["bias"][None, :]
 
     return Network(init, apply)
 
 
-def convolved(x: Float[Array, "B H W I"], weight: Float[Array, "K L I O"]) -> Float[Array, "B H2 W2 O"]:
-    """Convolution without padding, as one product of patches: on a CPU, and at these sizes, XLA's own is far slower."""
+def convolve(x: Float[Array, "B H W I"], weight: Float[Array, "K L I O"]) -> Float[Array, "B H2 W2 O"]:
+    """Convolve without padding, as one product of patches: far faster than XLA's own on a CPU at these sizes."""
     height, width = weight.shape[:2]
     rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
     patches = [x[:, i : i + rows, j : j + columns] for i in range(height) for j in range(width)]
-    return jnp.concatenate(patches, -1) @ weight.reshape(-1, weight.shape[-1])
+    return jnp.concatenate(patches, -1) @ rearrange(weight, "k l i o -> (k l i) o")
 
 
-def halved(x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
-    """Means over 2 x 2 pixels; a last odd row or column is left out."""
+def halve(x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
+    """Average over 2 x 2 pixels; a last odd row or column is left out."""
     rows, columns = x.shape[1] // 2, x.shape[2] // 2
     x = x[:, : 2 * rows, : 2 * columns]
-    return x.reshape(x.shape[0], rows, 2, columns, 2, x.shape[3]).mean((2, 4))
+    return reduce(x, "b (h 2) (w 2) c -> b h w c", "mean")
 
 
-def image_tasks(data: datasets.Dataset, config: MnistLossesConfig, noise: float) -> list[Held]:
-    """The task of each seed: other training and validation images, other noise, the data set's own test images.
+def image_tasks(data: datasets.Dataset, config: MnistLossesConfig, noise: float) -> list[HeldOut]:
+    """The task of each seed: its own training and validation images and noise, and all test images of the data set.
 
     Raises:
-        ValueError: more examples asked for than there are.
+        ValueError: `config` asks for more images than there are.
     """
     xs, ys = (np.asarray(a) for a in data.train)
     if config.train + config.valid > len(ys):
@@ -146,49 +160,58 @@ def image_tasks(data: datasets.Dataset, config: MnistLossesConfig, noise: float)
         labels[hit] = rng.integers(data.classes, size=len(hit))
         parts = (xs[train], labels), (xs[valid], ys[valid])
         task = LossTask(data.name, *parts, "classification", data.classes, network.init, network.apply)
-        tasks.append(Held(task, (np.asarray(data.test.inputs), np.asarray(data.test.labels))))
+        tasks.append(HeldOut(task, (np.asarray(data.test.inputs), np.asarray(data.test.labels))))
     return tasks
 
 
-def main(config: MnistLossesConfig) -> dict[str, Any]:
-    """Train, draw; returns what result.json holds, errors as shares; or `{"skipped": why}` where there is no data."""
-    began = time.monotonic()
+def run(config: MnistLossesConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Train and draw; returns what result.json holds, errors as shares.
+
+    If the data set is not there, nothing is written, and the result is `{"skipped": the reason}`.
+    """
+    start = time.monotonic()
     try:
         data = datasets.load(config.mnist, size=config.size)
     except DataNotPreparedError as error:
         return {"skipped": str(error)}
     losses = {name: SymbolicLoss.read(name) if name.endswith(".json") else load(name) for name in config.losses}
-    tasks = {_title(noise): image_tasks(data, config, noise) for noise in config.noise}
     training = TrainingConfig(steps=config.steps, batch=config.batch, learning_rates=config.learning_rates)
+    tasks = {_title(noise): image_tasks(data, config, noise) for noise in config.noise}
+    if progress is not None:
+        progress.note(f"{len(losses)} losses, {len(training.learning_rates)} rates, {config.seeds} networks each")
     scores = compare(losses, tasks, training, at_once=1)
+    results = {title: {name: summarise_seeds(row[name]) for name in losses} for title, row in scores.items()}
+    draw(config, results)
     result = {
         "data": f"{data.name}: {config.train} + {config.valid} of {len(data.train.labels)} training images, "
         f"{len(data.test.labels)} test images",
-        "results": {title: {name: summary(row[name]) for name in losses} for title, row in scores.items()},
-        "seconds": round(time.monotonic() - began, 1),
+        "results": results,
+        "seconds": round(time.monotonic() - start, 1),
         "picture": str(config.out / "mnist_losses.png"),
     }
-    _draw(config, result["results"])
-    (config.out / "result.json").write_text(json.dumps(result, indent=2))
-    return result
+    return write_result(config.out, result)
 
 
-def printed(result: dict[str, Any]) -> str:
-    """The table that is shown, errors in per cent, the chosen learning rates in brackets."""
+def format_result(result: Mapping[str, Any]) -> str:
+    """The table of errors in per cent, with the chosen learning rates in brackets."""
+    if "skipped" in result:
+        return f"skipped, no MNIST here: {result['skipped']}"
     results = result["results"]
     names: Sequence[str] = list(next(iter(results.values())))
     columns = {
-        title: [f"{100 * row[n]['mean']:.2f} ± {100 * row[n]['sem']:.2f} ({row[n]['rate']:g})" for n in names]
+        title: [f"{format_mean(row[name], 2, 100)} ({row[name]['rate']:g})" for name in names]
         for title, row in results.items()
     }
-    return text_table([Path(name).name for name in names], columns, "test error, % (learning rate)")
+    table = format_columns([Path(name).name for name in names], columns, "test error, % (learning rate)")
+    return f"{table}\n{result['data']}; picture: {result['picture']} ({result['seconds']} s)"
 
 
 def _title(noise: float) -> str:
     return f"{noise:.0%} noise" if noise else "clean"
 
 
-def _draw(config: MnistLossesConfig, results: dict[str, Any]) -> None:
+def draw(config: MnistLossesConfig, results: Mapping[str, Any]) -> None:
+    """Draw the test errors of each loss, one panel per share of noise."""
     figure, axes = new_figure(columns=len(results), width=4.2)
     for ax, (title, row) in zip(axes, results.items(), strict=True):
         draw_errors(
@@ -196,15 +219,3 @@ def _draw(config: MnistLossesConfig, results: dict[str, Any]) -> None:
         )
         ax.set_title(f"LeNet, MNIST, {title}", fontsize=9)
     save(figure, config.out / "mnist_losses.png")
-
-
-if __name__ == "__main__":
-    command = tyro.cli(MnistLossesConfig, description=__doc__)
-    outcome = main(command)
-    if "skipped" in outcome:
-        print(f"skipped, no MNIST here: {outcome['skipped']}")
-    else:
-        print(printed(outcome))
-        print(f"{outcome['data']}; picture: {outcome['picture']} ({outcome['seconds']} s)")
-    if command.json:
-        print(json.dumps(outcome))

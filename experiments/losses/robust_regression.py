@@ -1,30 +1,42 @@
-"""A loss function learned on two tasks with corrupted targets, on two tasks it has not seen.
+"""A loss learned from tasks with corrupted targets, on two tasks that the search has not seen.
 
-A fifth of the training targets is shifted by 3 to 8 standard deviations, four of five upward. Losses are searched for
-on diabetes and friedman1 by genetic programming (the representation of EvoMAL, Raymond, Chen, Xue, Zhang 2023, arXiv
-2209.08907), with five seeds; networks are then trained with the losses found on friedman2 and friedman3, with 20 and
-40 % corrupted targets and with none. Beside them: five losses made by hand, each with its own learning rate, and a
-random search that trained as many formulas.
+A fifth of the training targets is shifted by 3 to 8 standard deviations, four of five upward. Genetic programming
+searches for losses on diabetes and friedman1 with five seeds (the representation of EvoMAL, Raymond, Chen, Xue, Zhang
+2023, arXiv 2209.08907). Networks are then trained with the losses found on friedman2 and friedman3, with 20 and 40 %
+corrupted targets and with none. Beside them stand five losses made by hand, and a random search that trained as many
+formulas, each loss with its own learning rate.
 
     python -m experiments robust_regression            # about six minutes on two cores
+    python -m experiments robust_regression quick      # one small search, about a minute
     python -m experiments robust_regression --help
 """
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
-from experiments.losses._comparison import compare, compiled_once, draw_errors, held_out, merged, summary, text_table
-from experiments.losses._searching import Found, choose, meta_training, records, search_with_control, with_provenance
+from experiments.losses._comparison import compare, draw_errors, held_out_tasks, share_compilations
+from experiments.losses._searching import (
+    Found,
+    choose,
+    format_table,
+    list_found,
+    meta_training_tasks,
+    save_losses,
+    scale_to_unit,
+    search_with_control,
+    tabulate,
+)
+from experiments.suite.results import write_result
+from experiments.suite.tables import format_columns, read_numbers
 from metalearn.pictures import new_figure, save
-from metalearn.runs.progress import Progress, default_progress
+from metalearn.runs.progress import Progress
 from metalearn_models.losses import load
 from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig
 from metalearn_models.losses.search.population import TrainingConfig
@@ -45,36 +57,42 @@ class RobustRegressionConfig:
     seeds: int = 5
     """Searches, from seed 0 on; each has its own splits, noise, networks and formulas."""
     splits: tuple[int, int] = (3, 6)
-    """Splits of each meta-training task: those of a search, and others on which its finalists are judged."""
+    """Splits per meta-training task: those of a search, and others for judging its finalists."""
     choice_splits: int = 8
-    """Further ones, by which one of the seeds' losses is chosen."""
+    """Further splits, for choosing one of the seeds' losses."""
     noise: float = 0.2
-    """Share of corrupted training targets while searching."""
+    """Share of the training targets that is corrupted in the search."""
     population: int = 100
-    """Formulas in a generation."""
+    """Formulas per generation."""
     generations: int = 9
-    """Generations of a search."""
+    """Generations per search."""
     climbs: int = 3
-    """The last ones of them, which try all formulas one change away from the best."""
+    """How many of the last generations try all formulas one change away from the best."""
     finalists: int = 12
-    """Losses of a search that are judged on further splits."""
+    """Losses per search that are judged on further splits."""
     steps: int = 400
-    """Steps of each training, in the search and in the comparison."""
+    """Steps per training, in the search and in the comparison."""
     fresh_seeds: int = 20
-    """Splits, noise and networks that each loss is compared on."""
+    """Splits, noises and networks per task that the losses are compared on."""
     hidden: tuple[int, ...] = (32,)
     """Widths of the network's hidden layers."""
     out: Path = Path("runs/robust_regression")
-    """Folder of the picture, the table and the losses found."""
-    json: bool = False
-    """Print one JSON object as the last line."""
+    """Folder for the picture, the table and the losses found."""
+
+
+PRESETS = {
+    "standard": RobustRegressionConfig(),
+    "quick": RobustRegressionConfig(
+        seeds=1, splits=(1, 2), choice_splits=2, population=30, generations=4, climbs=1, finalists=4, fresh_seeds=5
+    ),
+}
 
 
 def search_config(config: RobustRegressionConfig, seed: int) -> SearchConfig:
-    """The search of one seed: smaller first trees, less selection, more mutation and newcomers, for few generations.
+    """The search of one seed: with smaller first trees, less selection, more mutation and newcomers: few generations.
 
-    The geometric mean, because the noise of diabetes is most of the sum of errors. Rows are so few that the tables of
-    all searches have the same shape, and are compiled for once.
+    The average over tasks is geometric, because the noise of diabetes is most of the sum of errors. Rows are so few
+    that the tables of all searches have the same shape, so they share one compilation.
     """
     training = TrainingConfig(steps=config.steps, seeds=1, rows=128, learning_rates=RATES[1:])
     evolution = EvolutionConfig(
@@ -97,13 +115,13 @@ def search_config(config: RobustRegressionConfig, seed: int) -> SearchConfig:
     )
 
 
-def main(config: RobustRegressionConfig, progress: Progress | None = None) -> dict[str, Any]:
-    """Search, compare, draw; returns what result.json holds."""
-    began = time.monotonic()
+def run(config: RobustRegressionConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Search, compare and draw; returns what result.json holds."""
+    start = time.monotonic()
     found: list[Found] = []
-    with compiled_once():
+    with share_compilations():
         for seed in range(config.seeds):
-            tasks = meta_training(META_TRAINING, config.noise, config.hidden, seed, config.splits)
+            tasks = meta_training_tasks(META_TRAINING, config.noise, config.hidden, seed, config.splits)
             found.append(search_with_control(tasks, search_config(config, seed), "identity", progress))
         searched = time.monotonic()
         training = TrainingConfig(steps=config.steps, learning_rates=RATES)
@@ -111,24 +129,17 @@ def main(config: RobustRegressionConfig, progress: Progress | None = None) -> di
         random = {f"random, seed {seed}": one.random for seed, one in enumerate(found)}
         kept, validation = choose(evolved, META_TRAINING, config.noise, config.hidden, config.choice_splits, training)
         losses = {**evolved, **random, **{name: load(name) for name in BASELINES}}
-        tasks = {_title(*task): held_out(*task, config.hidden, config.fresh_seeds) for task in (*HELD_OUT, *CLEAN)}
-        scores = compare(losses, tasks, training)
-
-    results = {
-        name: {
-            "evolved": merged(row, list(evolved)),
-            "random": merged(row, list(random)),
-            **{label: summary(row[label]) for label in BASELINES},
+        tasks = {
+            _title(*task): held_out_tasks(*task, config.hidden, config.fresh_seeds) for task in (*HELD_OUT, *CLEAN)
         }
-        for name, row in scores.items()
-    }
-    _draw(config, found, results)
-    for seed, one in enumerate(found):
-        one.evolved.save(config.out / f"evolved-{seed}.json")
-    chosen = list(evolved).index(kept)
-    shipped = with_provenance(
-        found[chosen],
-        chosen,
+        scores = compare(losses, tasks, training)
+    results = tabulate(scores, list(evolved), list(random), BASELINES)
+    draw(config, found, results)
+    seed = list(evolved).index(kept)
+    save_losses(
+        config.out,
+        found,
+        seed,
         results,
         {name: name for name in BASELINES},
         command="python -m experiments robust_regression",
@@ -138,29 +149,27 @@ def main(config: RobustRegressionConfig, progress: Progress | None = None) -> di
         f"{config.fresh_seeds} splits, noises and networks",
         chosen=f"of {config.seeds} seeds, by validation error on further splits of the meta-training tasks",
     )
-    shipped.save(config.out / "chosen.json")
     result = {
         "results": results,
-        "claims": claims({name: results[name] for name in (_title(*task) for task in HELD_OUT)}),
-        "found": records(found),
-        "chosen": {"seed": chosen, "validation": list(validation.values())},
-        "search_seconds": round(searched - began, 1),
-        "seconds": round(time.monotonic() - began, 1),
+        "claims": compare_with_baselines({name: results[name] for name in (_title(*task) for task in HELD_OUT)}),
+        "found": list_found(found),
+        "chosen": {"seed": seed, "validation": list(validation.values())},
+        "search_seconds": round(searched - start, 1),
+        "seconds": round(time.monotonic() - start, 1),
         "picture": str(config.out / "losses.png"),
     }
-    (config.out / "result.json").write_text(json.dumps(result, indent=2))
-    return result
+    return write_result(config.out, result)
 
 
-def claims(results: dict[str, Any]) -> dict[str, Any]:
-    """For each task, how the evolved losses of all seeds compare with three losses made by hand.
+def compare_with_baselines(results: Mapping[str, Any]) -> dict[str, Any]:
+    """How the evolved losses of all seeds compare with three losses made by hand, by task.
 
     Args:
         results: by task, by loss, as in result.json.
 
     Returns:
-        By task: `mse_over`, the error with MSE over that of each seed's loss; `over_mae` and `over_welsch`, the error
-        of each seed's loss over that with MAE and with Welsch's.
+        By task: `mse_over`, the error with MSE over that with each seed's loss; `over_mae` and `over_welsch`, the error
+        with each seed's loss over that with MAE and with Welsch's loss.
     """
     ratios = {}
     for name, row in results.items():
@@ -173,39 +182,40 @@ def claims(results: dict[str, Any]) -> dict[str, Any]:
     return ratios
 
 
-def printed(result: dict[str, Any]) -> str:
-    """The tables that are shown."""
-    results = result["results"]
-    columns = {}
-    for label in ("evolved", "random", *BASELINES):
-        cells = [row[label] for row in results.values()]
-        if label in BASELINES:
-            columns[label] = [f"{c['mean']:.3f} ± {c['sem']:.3f}" for c in cells]
-        else:
-            columns[f"{label} (worst seed)"] = [f"{c['mean']:.3f} ({c['worst']:.3f})" for c in cells]
-    lines = [text_table(list(results), columns, "test MSE"), ""]
-    ratios = {
-        "MSE / evolved": [f"{min(r['mse_over']):.1f} to {max(r['mse_over']):.1f}" for r in result["claims"].values()],
-        "evolved / MAE": [f"{min(r['over_mae']):.2f} to {max(r['over_mae']):.2f}" for r in result["claims"].values()],
-        "evolved / Welsch": [
-            f"{min(r['over_welsch']):.2f} to {max(r['over_welsch']):.2f}" for r in result["claims"].values()
-        ],
+def format_result(result: Mapping[str, Any]) -> str:
+    """The table of errors, the ratios to three baselines, and the loss of each seed."""
+    lines = [format_table(result["results"], "test MSE", digits=3), ""]
+    titles = {
+        "MSE / evolved": ("mse_over", 1),
+        "evolved / MAE": ("over_mae", 2),
+        "evolved / Welsch": ("over_welsch", 2),
     }
-    lines += [text_table(list(result["claims"]), ratios, "over search seeds"), ""]
+    ratios = {
+        title: [_format_range(row[key], digits) for row in result["claims"].values()]
+        for title, (key, digits) in titles.items()
+    }
+    lines += [format_columns(list(result["claims"]), ratios, "over search seeds"), ""]
     for seed, one in enumerate(result["found"]):
         lines.append(
             f"seed {seed}: {one['evolved']}   ({one['trained']} of {one['slots']} trained, {one['seconds'][0]} s; "
             f"random: {one['random']})"
         )
     lines.append(f"chosen on the meta-training tasks: seed {result['chosen']['seed']}")
+    lines.append(f"picture: {result['picture']} ({result['search_seconds']} of {result['seconds']} s for searches)")
     return "\n".join(lines)
+
+
+def _format_range(ratios: Sequence[float | None], digits: int) -> str:
+    values = read_numbers(ratios)
+    return f"{values.min():.{digits}f} to {values.max():.{digits}f}"
 
 
 def _title(name: str, noise: float) -> str:
     return f"{name}, {noise:.0%} corrupted" if noise else f"{name}, clean"
 
 
-def _draw(config: RobustRegressionConfig, found: list[Found], results: dict[str, Any]) -> None:
+def draw(config: RobustRegressionConfig, found: Sequence[Found], results: Mapping[str, Any]) -> None:
+    """Draw the errors on two held-out tasks, and the losses found against the residual."""
     figure, axes = new_figure(columns=3, width=4.0)
     for ax, task in zip(axes, HELD_OUT[:2], strict=False):
         row = results[_title(*task)]
@@ -214,24 +224,9 @@ def _draw(config: RobustRegressionConfig, found: list[Found], results: dict[str,
     r = np.linspace(-8, 8, 641, dtype=np.float32)
     shown: dict[str, tuple[Any, str]] = {f"seed {seed}": (one.evolved, "-") for seed, one in enumerate(found)}
     for label, (loss, style) in (shown | {name: (load(name), "--") for name in ("mae", "welsch")}).items():
-        axes[2].plot(r, _scaled(loss, r), style, linewidth=1.4, label=label)
-    axes[2].set_xlabel("prediction - target, target 0")
-    axes[2].set_ylabel("loss, from 0 to 1 on this range")
-    axes[2].set_title("losses found", fontsize=9)
-    axes[2].legend(fontsize=7, frameon=False)
+        axes[-1].plot(r, scale_to_unit(loss(r[:, None], np.zeros_like(r))), style, linewidth=1.4, label=label)
+    axes[-1].set_xlabel("prediction - target, target 0")
+    axes[-1].set_ylabel("loss, from 0 to 1 on this range")
+    axes[-1].set_title("losses found", fontsize=9)
+    axes[-1].legend(fontsize=7, frameon=False)
     save(figure, config.out / "losses.png")
-
-
-def _scaled(loss: Any, residuals: np.ndarray) -> np.ndarray:
-    target = np.zeros_like(residuals)
-    values = np.asarray(loss(residuals[:, None], target), np.float64)
-    return (values - values.min()) / max(float(np.ptp(values)), 1e-12)
-
-
-if __name__ == "__main__":
-    command = tyro.cli(RobustRegressionConfig, description=__doc__)
-    outcome = main(command, default_progress())
-    print(printed(outcome))
-    print(f"picture: {outcome['picture']} ({outcome['search_seconds']} s searching, {outcome['seconds']} s in all)")
-    if command.json:
-        print(json.dumps(outcome))

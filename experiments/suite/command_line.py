@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,10 +130,6 @@ def run_command(name: str, words: Sequence[str]) -> int:
         return 1
     try:
         module = importlib.import_module(path)
-        if not _keeps_contract(module):
-            sys.argv = [name, *words]
-            runpy.run_module(module.__name__, run_name="__main__", alter_sys=True)
-            return 0
         if hasattr(module, "prepare_process"):
             module.prepare_process()
         parsed = parse(name, words)
@@ -151,11 +146,6 @@ def run_command(name: str, words: Sequence[str]) -> int:
     if parsed.options.json:
         print(json.dumps(result))
     return 0
-
-
-def _keeps_contract(module: Any) -> bool:
-    """Whether a module has one of the forms above; the others still read `sys.argv` when they are run."""
-    return hasattr(module, "EXPERIMENT") or hasattr(module, "format_result")
 
 
 def _run_suite(parsed: Parsed, options: Suite[Any]) -> int:

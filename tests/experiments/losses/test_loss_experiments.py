@@ -7,10 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.losses import label_noise, robust_regression
-from experiments.losses._comparison import FRESH, Held, chosen, compare, held_out, merged, text_table
-from experiments.losses._searching import CHOICE, Found, choose, meta_training
+from experiments.losses._comparison import (
+    FRESH,
+    HeldOut,
+    choose_rate,
+    compare,
+    format_mean,
+    held_out_tasks,
+    share_compilations,
+    summarise_losses,
+    summarise_seeds,
+)
+from experiments.losses._searching import CHOICE, Found, choose, meta_training_tasks
 from metalearn_models.losses import SymbolicLoss, load, parse
 from metalearn_models.losses.search.population import LossTask, TrainingConfig
 from metalearn_models.networks.mlp import mlp
@@ -18,7 +29,7 @@ from metalearn_models.networks.mlp import mlp
 
 def test_a_comparison_gives_what_a_loop_over_rates_and_seeds_gives():
     config = TrainingConfig(steps=5, batch=8, learning_rates=(1e-3, 1e-1))
-    rows = held_out("iris", 0.4, (4,), 2)
+    rows = held_out_tasks("iris", 0.4, (4,), 2)
     loss = load("gce")
     got = compare({"gce": loss}, {"iris": rows}, config)["iris"]["gce"]
 
@@ -57,7 +68,7 @@ def test_tasks_of_equal_shapes_and_other_networks_are_not_trained_together():
         x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
         y = np.arange(20, dtype=np.int32) % outputs
         apply = jax.vmap(network.apply, (None, 0))
-        return Held(LossTask("t", (x, y), (x, y), "classification", outputs, network.init, apply), (x, y))
+        return HeldOut(LossTask("t", (x, y), (x, y), "classification", outputs, network.init, apply), (x, y))
 
     config = TrainingConfig(steps=1, batch=4, learning_rates=(1e-2,))
     losses = {"ce": load("cross-entropy")}
@@ -80,12 +91,12 @@ def test_searching_choosing_and_reporting_see_different_splits(module, config):
 
 def test_two_seeds_and_the_finalists_share_no_split():
     names = ("wine", "iris")
-    tasks = [meta_training(names, 0.4, (2,), seed, (2, 1)) for seed in (0, 1)]
+    tasks = [meta_training_tasks(names, 0.4, (2,), seed, (2, 1)) for seed in (0, 1)]
     assert [len(part) for part in tasks[0]] == [4, 2]
     noisy = [task.train[1].tobytes() + task.train[0].tobytes() for one in tasks for part in one for task in part]
     assert len(set(noisy)) == 12
     with pytest.raises(ValueError, match=f"search seed 170 with 3 splits reaches split {CHOICE}"):
-        meta_training(names, 0.4, (2,), 170, (2, 1))
+        meta_training_tasks(names, 0.4, (2,), 170, (2, 1))
 
 
 def test_the_kept_loss_has_the_least_geometric_mean_of_validation_errors():
@@ -96,7 +107,7 @@ def test_the_kept_loss_has_the_least_geometric_mean_of_validation_errors():
     training = TrainingConfig(steps=30, learning_rates=(1e-2,))
     label, means = choose(losses, ("friedman2", "friedman3"), 0.0, (4,), 2, training)
     assert label == "square" and means["square"] < 1 < means["away"]
-    rows = {name: held_out(name, 0.0, (4,), 2, CHOICE) for name in ("friedman2", "friedman3")}
+    rows = {name: held_out_tasks(name, 0.0, (4,), 2, CHOICE) for name in ("friedman2", "friedman3")}
     scores = compare(losses, rows, training)
     product = scores["friedman2"]["square"].valid.mean() * scores["friedman3"]["square"].valid.mean()
     np.testing.assert_allclose(means["square"], product**0.5, rtol=1e-5)
@@ -104,7 +115,7 @@ def test_the_kept_loss_has_the_least_geometric_mean_of_validation_errors():
 
 def test_claims_are_ratios_of_the_table():
     row = {"evolved": {"each": [0.1, 0.2]}, "mse": {"mean": 2.0}, "mae": {"mean": 0.4}, "welsch": {"mean": 0.1}}
-    got = robust_regression.claims({"t": row})["t"]
+    got = robust_regression.compare_with_baselines({"t": row})["t"]
     assert got == {"mse_over": [20.0, 10.0], "over_mae": [0.25, 0.5], "over_welsch": [1.0, 2.0]}
 
 
@@ -112,8 +123,8 @@ def test_learning_rates_are_chosen_by_validation_among_those_allowed():
     valid, test = [[0.1, 0.3], [0.3, 0.3], [0.2, 0.3]], [[0.9, 0.7], [0.1, 0.1], [0.4, 0.2]]
     by_rate = np.array([valid, test])
     rates = (1e-4, 1e-3, 1e-2)
-    assert chosen(by_rate, rates).rate == 1e-4 and chosen(by_rate, rates).test.tolist() == [0.9, 0.7]
-    fast = chosen(by_rate, rates, 1e-3)
+    assert choose_rate(by_rate, rates).rate == 1e-4 and choose_rate(by_rate, rates).test.tolist() == [0.9, 0.7]
+    fast = choose_rate(by_rate, rates, 1e-3)
     assert fast.rate == 1e-2 and fast.test.tolist() == [0.4, 0.2] and fast.valid.tolist() == [0.2, 0.3]
 
 
@@ -123,24 +134,42 @@ def test_label_noise_is_claimed_at_any_rate_and_at_full_speed():
     for label, (first, third) in errors.items():
         by_rate = slow.copy()
         by_rate[:, 0], by_rate[:, 2] = first, third
-        scores[label] = chosen(by_rate, label_noise.RATES)
-    got = label_noise.claims(scores, ["s"])
+        scores[label] = choose_rate(by_rate, label_noise.RATES)
+    got = label_noise.compare_with_cross_entropy(scores, ["s"])
     assert got == {"of CE": [0.5], "of CE, rates from 0.001": [0.25], "CE, rates from 0.001": 0.4}
 
 
-def test_tables_are_aligned():
-    assert text_table(["a", "bb"], {"x": ["1", "22"], "long": ["3", "4"]}, "c").splitlines() == [
-        "c    x  long",
-        "a    1     3",
-        "bb  22     4",
-    ]
+def test_a_mean_is_shown_with_students_interval_and_a_diverged_one_by_its_name():
+    scores = choose_rate(np.array([[[0.1, 0.3]], [[0.1, 0.3]]]), (0.1,))
+    row = summarise_seeds(scores)
+    np.testing.assert_allclose([row["mean"], row["half_width"]], [0.2, 12.7062 * 0.1], rtol=1e-4)  # t of one degree
+    assert format_mean(row, 1, 100) == "20.0 ± 127.1"
+    assert format_mean(summarise_seeds(choose_rate(np.full((2, 1, 1), 0.25), (0.1,))), 2) == "0.25", "one seed"
+    assert format_mean({"mean": None, "half_width": None}, 2) == "diverged"
+    assert format_mean({"mean": 0.5, "worst": None}, 1) == "0.5 (nan)"
+
+
+def test_a_store_of_programs_that_is_configured_is_left_alone(tmp_path):
+    option = "jax_compilation_cache_dir"
+    before = getattr(jax.config, option)
+    try:
+        jax.config.update(option, str(tmp_path))
+        with share_compilations():
+            assert getattr(jax.config, option) == str(tmp_path)
+        jax.config.update(option, None)
+        with share_compilations():
+            assert getattr(jax.config, option) not in (None, str(tmp_path))
+        assert getattr(jax.config, option) is None
+    finally:
+        jax.config.update(option, before)
+        compilation_cache.reset_cache()
 
 
 def _check_outcome(module, found, folder):
     assert json.loads((folder / "result.json").read_text())["results"] == found["results"]
     assert (folder / "losses.png").stat().st_size > 10_000
     assert str(SymbolicLoss.read(folder / "evolved-0.json")) == found["found"][0]["evolved"]
-    assert all(line in module.printed(found) for line in found["results"])
+    assert all(line in module.format_result(found) for line in found["results"])
     chosen = found["chosen"]
     kept = SymbolicLoss.read(folder / "chosen.json")
     assert chosen["seed"] == int(np.argmin(chosen["validation"]))
@@ -168,7 +197,7 @@ def test_label_noise_runs_end_to_end_at_toy_size(tmp_path, monkeypatch):
         hidden=(2,),
         out=tmp_path,
     )
-    found = label_noise.main(config)
+    found = label_noise.run(config)
     _check_outcome(label_noise, found, tmp_path)
     assert list(found["results"]) == ["iris, 40% noise", "iris, clean"]
 
@@ -183,7 +212,7 @@ def test_robust_regression_reports_what_its_searches_found(tmp_path, monkeypatch
 
     monkeypatch.setattr(robust_regression, "search_with_control", searched)
     monkeypatch.setattr(robust_regression, "BASELINES", ("mse", "mae", "welsch"))
-    found = robust_regression.main(
+    found = robust_regression.run(
         robust_regression.RobustRegressionConfig(
             seeds=1, steps=3, fresh_seeds=2, splits=(1, 2), choice_splits=1, hidden=(2,), out=tmp_path
         )
@@ -197,5 +226,5 @@ def test_robust_regression_reports_what_its_searches_found(tmp_path, monkeypatch
 
 def test_several_losses_are_merged_by_their_means():
     errors = {"a": [1.0, 3.0], "b": [4.0, 4.0]}
-    scores = {label: chosen(np.array([[values], [values]]), (0.1,)) for label, values in errors.items()}
-    assert merged(scores, ["a", "b"]) == {"mean": 3.0, "best": 2.0, "worst": 4.0, "each": [2.0, 4.0]}
+    scores = {label: choose_rate(np.array([[values], [values]]), (0.1,)) for label, values in errors.items()}
+    assert summarise_losses(scores, ["a", "b"]) == {"mean": 3.0, "best": 2.0, "worst": 4.0, "each": [2.0, 4.0]}

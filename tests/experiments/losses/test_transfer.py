@@ -9,7 +9,7 @@ import pytest
 from experiments.losses import mnist as mnist_losses
 from experiments.losses import refinement
 from experiments.losses import transfer as loss_transfer
-from experiments.losses._comparison import compare, held_out
+from experiments.losses._comparison import compare, held_out_tasks
 from metalearn_models.losses import SymbolicLoss, load, parse
 from metalearn_models.losses.refinement.refine import Candidate, RefineResult
 from metalearn_models.losses.search.population import TrainingConfig
@@ -20,17 +20,17 @@ def test_transfer_compares_every_network_and_data_set_by_the_same_rule(tmp_path,
     part = loss_transfer.Part("regression", "mse", ("mse", "mae"), (0.2, 0.0), ("friedman2",), ("friedman3",), (4,))
     monkeypatch.setattr(loss_transfer, "parts", lambda config: (part,))
     config = loss_transfer.LossTransferConfig(networks=("3-2",), learning_rates=(1e-2,), steps=2, seeds=2, out=tmp_path)
-    found = loss_transfer.main(config)
+    found = loss_transfer.run(config)
     rows = found["parts"]["regression"]["rows"]
     names = ["friedman2, 4", "friedman2, 3-2", "friedman3, 4"]
     assert list(rows) == [f"{name}, {kind}" for kind in ("20% noise", "clean") for name in names]
     training = TrainingConfig(steps=2, learning_rates=(1e-2,))
-    alone = compare({"mae": load("mae")}, {"t": held_out("friedman2", 0.2, (3, 2), 2)}, training)["t"]["mae"]
+    alone = compare({"mae": load("mae")}, {"t": held_out_tasks("friedman2", 0.2, (3, 2), 2)}, training)["t"]["mae"]
     np.testing.assert_allclose(rows["friedman2, 3-2, 20% noise"]["mae"]["each"], alone.test, rtol=1e-5)
     assert json.loads((tmp_path / "result.json").read_text()) == found
     assert (tmp_path / "transfer.png").stat().st_size > 10_000
     better = sum(row["mae"]["mean"] < row["mse"]["mean"] for name, row in rows.items() if name.endswith("clean"))
-    assert f"clean: better than mse in, of 3 rows: mae {better}" in loss_transfer.printed(found)
+    assert f"clean, 3 rows: better than mse: mae in {better}" in loss_transfer.format_result(found)
 
 
 def test_transfer_of_the_shipped_losses_is_to_other_networks_and_data():
@@ -39,19 +39,19 @@ def test_transfer_of_the_shipped_losses_is_to_other_networks_and_data():
         base = "-".join(map(str, part.hidden))
         assert base not in config.networks and part.losses[-1] in ("label-noise", "robust-regression")
         assert not {*part.networks_on} & {"digits-low", "wine", "diabetes", "friedman1"}
-    assert [loss_transfer.widths(text) for text in ("none", "16", "64-32")] == [(), (16,), (64, 32)]
+    assert [loss_transfer.read_widths(text) for text in ("none", "16", "64-32")] == [(), (16,), (64, 32)]
     for wrong in ("", "0", "64,32", "64-"):
         with pytest.raises(ValueError, match="written as 64-32"):
-            loss_transfer.widths(wrong)
+            loss_transfer.read_widths(wrong)
 
 
 def test_convolutions_by_patches_are_those_of_jax():
     x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
     weight = jax.random.normal(jax.random.key(1), (4, 3, 3, 5))
     exact = jax.lax.conv_general_dilated(x, weight, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    np.testing.assert_allclose(mnist_losses.convolved(x, weight), exact, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(mnist_losses.convolve(x, weight), exact, rtol=1e-4, atol=1e-4)
     means = np.asarray(x)[:, :6].reshape(2, 3, 2, 3, 2, 3).mean((2, 4))
-    np.testing.assert_allclose(mnist_losses.halved(x), means, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mnist_losses.halve(x), means, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture
@@ -89,17 +89,21 @@ def test_mnist_runs_end_to_end_at_toy_size(tmp_path, monkeypatch, images):
         seeds=2,
         out=tmp_path,
     )
-    found = mnist_losses.main(config)
+    found = mnist_losses.run(config)
     assert list(found["results"]) == ["40% noise", "clean"]
     assert json.loads((tmp_path / "result.json").read_text()) == found
     assert (tmp_path / "mnist_losses.png").stat().st_size > 10_000
     mean = found["results"]["clean"]["label-noise"]["mean"]
-    assert f"{100 * mean:.2f}" in mnist_losses.printed(found)
+    assert f"{100 * mean:.2f}" in mnist_losses.format_result(found)
 
 
 def test_where_there_is_no_mnist_the_experiment_says_so(tmp_path):
-    found = mnist_losses.main(mnist_losses.MnistLossesConfig(mnist=str(tmp_path / "nothing"), out=tmp_path / "out"))
-    assert "nothing" in found["skipped"] and not (tmp_path / "out").exists()
+    found = mnist_losses.run(mnist_losses.MnistLossesConfig(mnist=str(tmp_path / "nothing"), out=tmp_path / "out"))
+    assert (
+        "nothing" in found["skipped"]
+        and found["skipped"] in mnist_losses.format_result(found)
+        and not (tmp_path / "out").exists()
+    )
     with pytest.raises(ValueError, match="at least 10 x 10 pixels, got 8 x 8"):
         mnist_losses.lenet(8, 10)
 
@@ -120,14 +124,14 @@ def test_refinement_reports_the_formula_that_was_kept(tmp_path, monkeypatch):
     config = refinement.RefinementConfig(
         formulas=(formula,), inner_steps=(1, 7), horizon=3, fresh_seeds=2, hidden=(2,), out=tmp_path
     )
-    found = refinement.main(config)
+    found = refinement.run(config)
     before, same, other = (found["results"][f"{formula}{end}"] for end in ("", ", K = 1", ", K = 7"))
     assert same == before
     flipped = {"l": SymbolicLoss(parse(formula), (1.0, -1.0, 1.0), "identity")}
-    rows = {"friedman2": held_out("friedman2", 0.2, (2,), 2)}
+    rows = {"friedman2": held_out_tasks("friedman2", 0.2, (2,), 2)}
     exact = compare(flipped, rows, TrainingConfig(steps=3))["friedman2"]["l"]
     np.testing.assert_allclose(other["friedman2"]["each"], exact.test, rtol=1e-5)
     assert found["refined"][f"{formula}, K = 7"] == {"accepted": True, "steps": [0, 5], "ratios": [1.0, None]}
     assert (tmp_path / "refinement.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "result.json").read_text()) == found
-    assert "diverged" in refinement.printed(found)
+    assert "diverged" in refinement.format_result(found)

@@ -15,7 +15,6 @@ import pytest
 
 from experiments import catalogue
 from experiments.catalogue import EXPERIMENTS, ROOT, Entry, format_list
-from experiments.suite import command_line
 from experiments.suite.command_line import parse, run_command
 from metalearn.errors import RunError, UnknownNameError
 
@@ -30,10 +29,6 @@ def commands(text):
     return [tuple(w) for w in words if w and not any(set(word) & set("[]{}") or word == "NAME" for word in w)]
 
 
-def keeps_contract(name):
-    return name not in EXPERIMENTS or command_line._keeps_contract(importlib.import_module(EXPERIMENTS[name].module))
-
-
 def documented():
     """Commands and the files that name them."""
     found = {}
@@ -45,7 +40,7 @@ def documented():
 
 @pytest.mark.parametrize("words", documented(), ids=" ".join)
 def test_a_command_in_the_documentation_is_accepted(words):
-    if words == ("--list",) or not keeps_contract(words[0]):
+    if words == ("--list",):
         return
     try:
         parse(words[0], words[1:])
@@ -65,8 +60,6 @@ def test_commands_are_found_where_they_stand():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_keeps_the_contract(name):
-    if not keeps_contract(name):
-        return
     entry = EXPERIMENTS[name]
     module = importlib.import_module(entry.module)
     if hasattr(module, "EXPERIMENT"):
@@ -92,12 +85,7 @@ def test_every_module_that_runs_something_is_in_the_list():
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         names = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
         assert (module in listed) or "format_result" not in names, module
-        if (
-            path.name != "__main__.py"
-            and keeps_contract(module.split(".")[-1])
-            and "losses" not in module
-            and "if __name__" in path.read_text()
-        ):
+        if path.name != "__main__.py" and "if __name__" in path.read_text():
             assert path.name.startswith("_"), f"{module}: only the processes of an experiment start as modules"
 
 

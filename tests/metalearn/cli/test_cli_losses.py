@@ -85,5 +85,9 @@ def test_show_prints_formula_and_provenance_of_a_file_and_of_a_name(searched, ca
 def test_a_strangers_flax_loop_trains_by_a_loss_of_the_library():
     config = downstream_loss.DownstreamConfig(losses=("cross-entropy", "gce"), noise=0.0, steps=150, seeds=1)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # a stranger's are the defaults
-        found = downstream_loss.main(config)
-    assert min(accuracies[0] for accuracies in found.values()) > 0.85
+        found = downstream_loss.run(config)
+    assert min(accuracies[0] for accuracies in found["each"].values()) > 0.85
+    assert downstream_loss.format_result(found).split()[:2] == [
+        "cross-entropy",
+        f"{found['each']['cross-entropy'][0]:.3f}",
+    ]
