@@ -5,14 +5,19 @@ belongs here, with a test that passes on both sides of it.
 
 - `ClosedJaxpr` and `Jaxpr` are one class since 0.11.0, and `jaxpr.jaxpr` is the jaxpr itself. Before, only a closed
   jaxpr has `jaxpr` and `consts`.
+- No public function compiles one program without the persistent compilation cache. `compile_uncached` turns the cache
+  of the whole process off for a moment, in the same way on all versions.
 - A scan has the parameters `ft_in` and `ft_out` since 0.11.0, and `num_consts` and `num_carry` before.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.extend.core import Jaxpr, JaxprEqn
 
 
@@ -48,3 +53,30 @@ def scan_operands(equation: JaxprEqn) -> ScanOperands:
 
 def _has_more_axes(outside: Any, inside: Any) -> bool:
     return len(outside.aval.shape) > len(inside.aval.shape)
+
+
+def keeps_programs() -> bool:
+    """Whether JAX's persistent compilation cache has a folder, in which compiled programs are kept and looked up."""
+    settings: Any = jax.config  # pyright does not know its settings
+    return settings.jax_enable_compilation_cache and settings.jax_compilation_cache_dir is not None
+
+
+_CACHE_IS_OFF = threading.Lock()
+
+
+def compile_uncached(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compile a lowered function, whatever is in the caches of this process and in the persistent compilation cache.
+
+    What other threads compile at the same time may miss the persistent cache. Nothing else changes for them.
+    """
+    with _CACHE_IS_OFF:
+        settings: Any = jax.config
+        before = settings.jax_enable_compilation_cache
+        try:
+            jax.config.update("jax_enable_compilation_cache", False)
+            compilation_cache.reset_cache()  # JAX decides once per process whether to use the cache
+            # An option, with its default value, is part of the key under which this process keeps executables.
+            return lowered.compile({"xla_embed_ir_in_executable": False})
+        finally:
+            jax.config.update("jax_enable_compilation_cache", before)
+            compilation_cache.reset_cache()

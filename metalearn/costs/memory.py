@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from metalearn._jax_versions import compile_uncached, keeps_programs
 from metalearn.costs.jaxprs import equations
 from metalearn.errors import NotEnoughMemoryError
 
@@ -42,6 +43,9 @@ Program = Callable[[int], tuple[Any, tuple[Any, ...]]]
 def needed_bytes(step: Any, *args: Any) -> int:
     """Bytes that one call of a compiled function needs on each of its devices: arguments, results and scratch.
 
+    A program in JAX's persistent compilation cache is read from there, and compiled again only if the executable that
+    was read has no statistics of memory.
+
     Args:
         step: a function from `jax.jit`, such as `OuterLoop.step`. It is compiled, not run.
         args: its arguments, arrays or `jax.ShapeDtypeStruct`.
@@ -49,12 +53,26 @@ def needed_bytes(step: Any, *args: Any) -> int:
     Raises:
         NotImplementedError: the backend does not report the memory of a program.
     """
-    plan = step.lower(*args).compile().memory_analysis()
+    lowered = step.lower(*args)
+    plan = _plan_of(lowered.compile())
+    if plan is None and keeps_programs():
+        plan = _plan_of(compile_uncached(lowered))
     if plan is None:
         raise NotImplementedError(f"the backend {jax.default_backend()} does not report the memory of a program")
     # A result in the memory of a donated argument counts once.
     results = plan.output_size_in_bytes - plan.alias_size_in_bytes
     return plan.argument_size_in_bytes + results + plan.temp_size_in_bytes
+
+
+def _plan_of(program: jax.stages.Compiled) -> Any:
+    """XLA's plan of the memory; None if there is none, as in an executable that was read from a file may be."""
+    try:
+        plan = program.memory_analysis()
+    except NotImplementedError:
+        return None
+    if plan is None or not plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes:
+        return None
+    return plan
 
 
 def bound_bytes(function: Callable[..., Any], *args: Any) -> int:

@@ -1,10 +1,12 @@
 """Memory: exact for a program known by hand, predicted for larger batches than were compiled, and what is said."""
 
 import dataclasses
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from metalearn.costs import memory
 from metalearn.costs.memory import (
@@ -46,6 +48,68 @@ def test_arguments_and_results_count_and_what_is_donated_counts_once():
     add, x = (lambda x, y: x + y), shape(ROWS)
     assert needed_bytes(jax.jit(add), x, x) == 3 * 4 * ROWS
     assert needed_bytes(jax.jit(add, donate_argnums=0), x, x) == 2 * 4 * ROWS
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A persistent compilation cache in `tmp_path`; returns what JAX has done with it, one name per event."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path / "programs"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before, events = {name: getattr(jax.config, name) for name in options}, []
+
+    def listen(event, **_):
+        events.append(event.rpartition("/")[2])
+
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX holds on to the folder it used last
+    jax.monitoring.register_event_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_listener(listen)
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_a_program_from_the_persistent_cache_needs_what_it_needed_when_it_was_compiled(cache):
+    # From two functions, so that only the persistent cache can know the program the second time.
+    compiled, cached = (needed_bytes(step, *args) for step, args in map(program, (64, 64)))
+    assert cache.count("cache_hits") == 1 and cached == compiled > 4 * ROWS**2
+
+
+class WithoutStatistics:
+    """A lowered function whose executables have statistics of memory only if they are compiled with options."""
+
+    def __init__(self, lowered, plan):
+        self.lowered, self.plan = lowered, plan
+
+    def lower(self, *args):
+        return self
+
+    def compile(self, options=None):
+        return self.lowered.compile(options) if options else Mock(memory_analysis=Mock(return_value=self.plan))
+
+
+@pytest.mark.parametrize("plan", [None, Mock(argument_size_in_bytes=0, output_size_in_bytes=0, temp_size_in_bytes=0)])
+def test_a_program_whose_cached_executable_has_no_statistics_is_compiled_again(cache, plan):
+    step, args = program(64)
+    needed = needed_bytes(step, *args)
+    cache.clear()
+    assert needed_bytes(WithoutStatistics(step.lower(*args), plan)) == needed
+    assert "cache_hits" not in cache and "cache_misses" not in cache
+    again, args = program(64)
+    assert needed_bytes(again, *args) == needed and cache.count("cache_hits") == 1  # the cache is on again
+
+
+def test_a_backend_without_statistics_says_so(cache):
+    program_without = Mock(memory_analysis=Mock(side_effect=NotImplementedError))
+    lowered = Mock(compile=Mock(return_value=program_without))
+    with pytest.raises(NotImplementedError, match="the backend cpu does not report the memory of a program"):
+        needed_bytes(Mock(lower=Mock(return_value=lowered)), 1)
+    assert lowered.compile.call_count == 2  # with the cache, and without it
 
 
 def test_scratch_counts():
