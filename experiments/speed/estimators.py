@@ -1,15 +1,15 @@
 """How fast are the evolution strategies, on one core: against evosax, against dense noise, in inner steps per second.
 
-Three comparisons:
+Four comparisons:
 
 - evosax: PES and NRES of evosax (Lange 2022, arXiv 2212.04180) and ours on the same problems, in lock-step as evosax
   needs it: the Lorenz system (2 parameters) and the LSTM in-context learner. evosax leaves the inner state to its user;
   here it is kept as well as we know how. For both, many outer steps are one dispatch.
 - noise: one update of full ES on the LSTM learner of width 256 by 64 particles. Rank-1 noise from keys is compared with
   dense noise that is drawn anew and with dense noise that is stored.
-- optimizers: PES on learned optimizers: 16 tasks x 2 signs x 50 steps of an MLP 64-32-10 on digits, batch 64. On a
-  similar core google/learned_optimization does 5,700 (MLP optimizer) and 6,000 (small_fc) inner steps per second, and
-  its first step costs 13 and 17 CPU seconds.
+- optimizers: PES on learned optimizers: 16 tasks x 2 signs x 50 steps of an MLP 64-32-10 on digits, batch 64.
+- learned_optimization: the same beside PES of google/learned_optimization, in turn with ours
+  (`experiments/speed/_against_learned_optimization.py` says what it needs).
 
     python -m experiments estimator_speed          # two to three minutes, most of them compiling
 """
@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.speed._against_evosax import against_evosax
+from experiments.speed._against_learned_optimization import against_learned_optimization
 from experiments.speed._timed_cases import Case, outer_case
 from experiments.suite.one_core import prepare_process as prepare_process
 from metalearn.gradients import Estimator, dense, full_es, low_rank, pes
@@ -42,7 +43,7 @@ from metalearn_tasks.objectives.training import training_loop
 
 __all__ = ["PRESETS", "EstimatorSpeedConfig", "format_result", "prepare_process", "run"]
 
-Part = Literal["evosax", "noise", "optimizers"]
+Part = Literal["evosax", "noise", "optimizers", "learned_optimization"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class EstimatorSpeedConfig:
     """What to time, and how often."""
 
     parts: tuple[Part, ...] = ("evosax", "noise", "optimizers")
-    """Comparisons to make."""
+    """Comparisons to make. `learned_optimization` needs a clone of google/learned_optimization on PYTHONPATH."""
     turns: int = 7
     """Times that each case is timed, in turn with the others of its comparison; the fastest counts."""
 
@@ -109,6 +110,7 @@ PARTS: dict[Part, Callable[[], list[tuple[str, list[Case]]]]] = {
     "evosax": against_evosax,
     "noise": against_dense_noise,
     "optimizers": learned_optimizers,
+    "learned_optimization": against_learned_optimization,
 }
 
 
@@ -134,7 +136,10 @@ def run(config: EstimatorSpeedConfig, progress: Progress | None = None) -> dict[
         try:
             comparisons = PARTS[part]()
         except ModuleNotFoundError as error:
-            note(f"no {error.name} here, {part} is left out: pip install 'metalearn[evosax]'")
+            remedy = (
+                "pip install 'metalearn[evosax]'" if part == "evosax" else "see the head of the module of this part"
+            )
+            note(f"no {error.name} here, {part} is left out: {remedy}")
             continue
         for title, cases in comparisons:
             result[title] = _time_cases(cases, config.turns)
