@@ -12,6 +12,7 @@ __all__ = [
     "RunError",
     "RunLockedError",
     "UnknownNameError",
+    "UsageError",
     "unknown_name",
 ]
 
@@ -22,6 +23,10 @@ class MetalearnError(Exception):
 
 class UnknownNameError(MetalearnError, ValueError):
     """A name that the library does not know."""
+
+
+class UsageError(MetalearnError, ValueError):
+    """Words on the command line that cannot be read; the message names the option and what it takes."""
 
 
 class DataNotPreparedError(MetalearnError, FileNotFoundError):

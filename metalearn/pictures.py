@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from einops import reduce
 
 from metalearn.curves import Curve
+from metalearn.errors import RunError
 
 __all__ = [
     "draw_learning_curves",
@@ -19,6 +20,7 @@ __all__ = [
     "draw_training",
     "new_figure",
     "save",
+    "save_or_note",
     "with_readable_names",
 ]
 
@@ -57,10 +59,35 @@ def new_figure(columns: int = 1, width: float = 5.0, height: float = 3.6) -> tup
     return figure, list(axes)
 
 
-def save(figure: Any, path: Path) -> None:
-    """Write a figure to a file, PNG by default, and make its folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure to a file, and make its folder if there is none; a name without an ending is a PNG's.
+
+    Returns:
+        The file that was written: `path`, with `.png` if it has no ending.
+
+    Raises:
+        RunError: the file cannot be written, for instance because the disk is full.
+        ValueError: the ending is that of no format of pictures.
+    """
+    path = path.expanduser()
+    path = path if path.suffix else path.with_name(path.name + ".png")
+    known = sorted(figure.canvas.get_supported_filetypes())
+    if path.suffix[1:].lower() not in known:
+        raise ValueError(f"a picture must end in one of .{', .'.join(known)}, got {path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise RunError(f"cannot write the picture {path}: {error}; all numbers are safe") from error
+    return path
+
+
+def save_or_note(figure: Any, path: Path, note: Callable[[str], None]) -> None:
+    """Write a figure, or say why that is impossible: numbers that are on disk already are worth more than a picture."""
+    try:
+        save(figure, path)
+    except RunError as error:
+        note(str(error))
 
 
 def with_readable_names(curves: Mapping[str, Curve]) -> dict[str, Curve]:

@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tyro
-
 from metalearn.recipes.catalogue import catalogue
+from metalearn.recipes.options import read
 
 __all__ = ["ListCommand", "main"]
 
@@ -23,7 +22,7 @@ class ListCommand:
 
 def main(argv: Sequence[str]) -> None:
     """The command: print the names, one per line."""
-    command = tyro.cli(ListCommand, args=list(argv), prog="metalearn list")
+    command = read(ListCommand(), argv, "metalearn list")
     sections = catalogue()
     for title, entries in sections.items():
         print(title)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from metalearn.ranges import PathName
 from metalearn.recipes.in_context.evaluation import EvaluationConfig, evaluate
 from metalearn.recipes.in_context.scoring import table
+from metalearn.recipes.options import read
 
 __all__ = ["EvaluateCommand", "main"]
 
@@ -24,7 +25,7 @@ class EvaluateCommand:
     learner, and with --identity its unprojected inputs too.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[PathName, tyro.conf.Positional] = tyro.MISSING
     """Folder of the run."""
     options: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
     json: bool = False
@@ -33,7 +34,7 @@ class EvaluateCommand:
 
 def main(argv: Sequence[str]) -> None:
     """The command: parse, evaluate, print."""
-    command = tyro.cli(EvaluateCommand, args=list(argv), prog="metalearn evaluate")
+    command = read(EvaluateCommand(), argv, "metalearn evaluate", "RUN [options]")
     found = evaluate(command.run, command.options)
     print(table(found.scores, found.regression))
     print(f"\npicture: {found.result['picture']}")

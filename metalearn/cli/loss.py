@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from metalearn.errors import unknown_name
+from metalearn.ranges import PathName
 from metalearn.recipes.learned_loss.describe import describe, draw, list_losses
+from metalearn.recipes.options import read
 
 __all__ = ["LossCommand", "main"]
 
@@ -26,7 +27,7 @@ class LossCommand:
     """list, or show."""
     name: Annotated[str | None, tyro.conf.Positional] = None
     """The loss to show: a name, the path of a .json file, or the folder of a search."""
-    picture: Path | None = None
+    picture: PathName | None = None
     """Draw the loss and its gradient to this PNG."""
     json: bool = False
     """Print one JSON object as the last line."""
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
         ValueError: no loss was named, or a file holds no loss.
         FileNotFoundError: there is no such file.
     """
-    command = tyro.cli(LossCommand, args=list(argv), prog="metalearn loss")
+    command = read(LossCommand(), argv, "metalearn loss", "[list | show NAME] [options]")
     if command.action not in _ACTIONS:
         raise unknown_name("action", command.action, _ACTIONS)
     losses = list_losses()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 after an error, which is printed as one line on stderr; 2 if the command line cannot be
-        read; 130 after Ctrl-C.
+        read; 130 after Ctrl-C; 141 if nobody reads the output any more.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
@@ -39,17 +40,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
-    from metalearn.errors import MetalearnError, unknown_name
+    from metalearn.errors import MetalearnError, UsageError, unknown_name
 
     try:
         if words[0] not in COMMANDS:
             raise unknown_name("command", words[0], COMMANDS)
         importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # `metalearn train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return 141
+    except UsageError as error:
+        print(f"metalearn: {error}", file=sys.stderr)
+        return 2
     except (MetalearnError, ValueError, FloatingPointError, OSError) as error:
         print(f"metalearn: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print(f"metalearn: {error or 'interrupted'}", file=sys.stderr)
+        print(f"metalearn: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     return 0
 

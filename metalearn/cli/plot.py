@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -14,6 +13,8 @@ import tyro
 from metalearn.curves import Curve
 from metalearn.errors import RunError
 from metalearn.pictures import draw_learning_curves, draw_training, new_figure, save, with_readable_names
+from metalearn.ranges import PathName
+from metalearn.recipes.options import read
 from metalearn.runs.folder import open_run
 from metalearn.runs.metrics import read_metrics
 
@@ -24,9 +25,9 @@ __all__ = ["PlotCommand", "main"]
 class PlotCommand:
     """Draw a run from its files: its meta-training so far and, once it has ended, its learning curves."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[PathName, tyro.conf.Positional] = tyro.MISSING
     """Folder of the run."""
-    out: Path | None = None
+    out: PathName | None = None
     """The PNG to write; None: training.png in the run's folder."""
     json: bool = False
     """Print one JSON object as the last line."""
@@ -34,7 +35,7 @@ class PlotCommand:
 
 def main(argv: Sequence[str]) -> None:
     """The command: parse, draw, say where."""
-    command = tyro.cli(PlotCommand, args=list(argv), prog="metalearn plot")
+    command = read(PlotCommand(), argv, "metalearn plot", "RUN [options]")
     run = open_run(command.run)
     records = read_metrics(run)
     if not records:
@@ -50,8 +51,7 @@ def main(argv: Sequence[str]) -> None:
     else:
         figure, (right,) = new_figure()
         draw_training(right, records)
-    path = command.out or command.run / "training.png"
-    save(figure, path)
+    path = save(figure, command.out or command.run / "training.png")
     print(f"picture: {path}")
     if command.json:
         print(json.dumps({"picture": str(path), "run": str(command.run), "steps": records[-1]["step"]}))

@@ -10,8 +10,10 @@ from typing import Annotated
 
 import tyro
 
+from metalearn.ranges import PathName
 from metalearn.recipes.learned_loss.config import SearchLossConfig
 from metalearn.recipes.learned_loss.run import format_table, search_loss
+from metalearn.recipes.options import read
 from metalearn.runs.progress import Quiet, default_progress
 
 __all__ = ["SearchLossCommand", "main"]
@@ -28,7 +30,7 @@ class SearchLossCommand:
     """
 
     config: Annotated[SearchLossConfig, tyro.conf.arg(name="")] = field(default_factory=SearchLossConfig)
-    out: Path = Path("runs/search-loss")
+    out: PathName = Path("runs/search-loss")
     """Folder of the search, its loss.json, picture and result.json."""
     quiet: bool = False
     """No progress, only the result."""
@@ -38,7 +40,7 @@ class SearchLossCommand:
 
 def main(argv: Sequence[str]) -> None:
     """The command: search, refine, print what was found."""
-    command = tyro.cli(SearchLossCommand, args=list(argv), prog="metalearn search-loss")
+    command = read(SearchLossCommand(), argv, "metalearn search-loss")
     progress = Quiet() if command.quiet else default_progress("error")
     _, result = search_loss(command.config, command.out, progress)
     print(format_table(result))

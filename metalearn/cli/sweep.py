@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from metalearn.cli.arguments import describe, take_preset
-from metalearn.errors import RunError
+from metalearn.cli.arguments import describe, run_folder, take_preset
+from metalearn.errors import RunError, UsageError
+from metalearn.ranges import PathName
 from metalearn.recipes.in_context.config import TrainConfig
 from metalearn.recipes.in_context.sweep import SweepConfig, run
+from metalearn.recipes.options import read
 
 __all__ = ["SweepCommand", "main", "table"]
 
 
 @dataclass(frozen=True)
 class SweepCommand:
-    """Meta-train many configurations: metalearn sweep [PRESET] --grid FIELD=VALUE,VALUE,... [options].
+    """Meta-train many configurations, by grid or at random.
 
-    Presets: {presets}. Learners: {learners}.
     A FIELD is any option of `metalearn train PRESET` without its leading dashes: learner.width,
     outer-optimizer.learning-rate, family.num-tasks. The same command with the same --out continues with what is left.
     With the same --storage and a folder that all can reach, any number of machines share the work. Example:
 
         metalearn sweep digits --grid learner.width=32,64 family.num-tasks=64,512 --seeds 3 --out runs/widths
+
+    Presets: {presets}.
+
+    Learners: {learners}.
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     sweep: Annotated[SweepConfig, tyro.conf.arg(name="")] = field(default_factory=SweepConfig)
-    out: Path | None = None
+    out: PathName | None = None
     """Folder of the sweep and its runs; None: runs/sweep-PRESET-DATE-TIME."""
     json: bool = False
     """Print one JSON object as the last line."""
@@ -56,16 +59,11 @@ def main(argv: Sequence[str]) -> None:
     preset, config = take_preset(words)
     for option in ("--grid", "--random"):  # tyro would take the last one alone
         if sum(word == option or word.startswith(option + "=") for word in words) > 1:
-            raise ValueError(f"{option} is there twice: name all its fields behind one, {option} FIELD=... FIELD=...")
-    command = tyro.cli(
-        SweepCommand,
-        default=SweepCommand(config),
-        args=words,
-        prog="metalearn sweep",
-        description=describe(SweepCommand),
-    )
-    out = command.out or Path("runs") / f"sweep-{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    found = run(command.config, command.sweep, out)
+            raise UsageError(f"{option} is there twice: name all its fields behind one, {option} FIELD=... FIELD=...")
+    usage = "[PRESET] [--learner NAME] --grid FIELD=VALUE,VALUE,... [options]"
+    command = read(SweepCommand(config), words, "metalearn sweep", usage, describe(SweepCommand))
+    with run_folder(command.out, f"sweep-{preset}") as out:
+        found = run(command.config, command.sweep, out)
     print(table(found.rows))
     print(f"\npicture: {found.picture}\nsweep:   {out}")
     if command.json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,13 @@ from typing import Annotated
 
 import tyro
 
-from metalearn.cli.arguments import describe, take, take_name, take_preset
+from metalearn.cli.arguments import describe, run_folder, take, take_name, take_preset
+from metalearn.errors import UsageError
+from metalearn.ranges import PathName
 from metalearn.recipes.in_context.config import TrainConfig, from_json, predicts_numbers
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.recipes.in_context.scoring import table
+from metalearn.recipes.options import read
 from metalearn.runs.folder import open_run
 from metalearn.runs.progress import Quiet, default_progress
 
@@ -23,14 +25,19 @@ __all__ = ["TrainCommand", "main", "parse"]
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Meta-train a learner: metalearn train [PRESET] [--learner NAME] [--resume RUN] [options].
+    """Meta-train a learner, from a preset to a table and a picture.
 
-    Presets: {presets}. Learners: {learners}. The options below are those of the chosen preset and learner, with
-    their defaults.
+    PRESET, the first word, chooses the data and all defaults; without it, digits. --learner NAME takes another learner
+    in its default size. --resume RUN continues a run with its saved configuration. The options below are those of the
+    chosen preset and learner, with their defaults.
+
+    Presets: {presets}.
+
+    Learners: {learners}.
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    run: Path | None = None
+    run: PathName | None = None
     """Folder of the run; None: runs/PRESET-DATE-TIME."""
     overwrite: bool = False
     """Remove an older run in that folder first."""
@@ -43,12 +50,12 @@ class TrainCommand:
 def main(argv: Sequence[str]) -> None:
     """The command: parse, meta-train, print."""
     name, command, resume = parse(list(argv))
-    folder = resume or command.run or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     regression = predicts_numbers(command.config)
     progress = Quiet() if command.quiet else default_progress("squared error" if regression else "accuracy")
-    result, scores = meta_train(
-        command.config, folder, resume=resume is not None, overwrite=command.overwrite, progress=progress
-    )
+    with run_folder(resume or command.run, name) as folder:
+        result, scores = meta_train(
+            command.config, folder, resume=resume is not None, overwrite=command.overwrite, progress=progress
+        )
     print(table(scores, regression))
     print(f"\npicture: {folder / 'learning_curves.png'}\nrun:     {folder} ({result['seconds']} s)")
     if command.json:
@@ -60,7 +67,7 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
 
     Raises:
         UnknownNameError: there is no such preset or learner.
-        ValueError: options that do not go together.
+        UsageError: an option that cannot be read, or options that do not go together.
         RunError: there is no run to resume.
     """
     resume = take(argv, "--resume")
@@ -68,15 +75,11 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
         name, config = take_preset(argv)
     else:
         if take(argv, "--learner") is not None or take_name(argv) is not None:
-            raise ValueError("--resume continues a run with its saved configuration: remove the preset and --learner")
+            raise UsageError("--resume continues a run with its saved configuration: remove the preset and --learner")
+        resume = str(Path(resume).expanduser())
         name, config = "", from_json(open_run(resume).config)
-    command = tyro.cli(
-        TrainCommand,
-        default=TrainCommand(config),
-        args=argv,
-        prog="metalearn train",
-        description=describe(TrainCommand),
-    )
+    usage = "[PRESET] [--learner NAME] [options]\n--resume RUN [options]"
+    command = read(TrainCommand(config), argv, "metalearn train", usage, describe(TrainCommand))
     if resume is not None and (command.run is not None or command.overwrite):
-        raise ValueError("--resume continues in the run's own folder: remove --run and --overwrite")
+        raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
     return name, command, None if resume is None else Path(resume)

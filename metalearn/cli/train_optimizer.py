@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,12 @@ from typing import Annotated
 import jax
 import tyro
 
-from metalearn.cli.arguments import take, take_name
+from metalearn.cli.arguments import run_folder, take, take_name
+from metalearn.errors import UsageError
+from metalearn.ranges import PathName
 from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, from_json, optimizer_names, recommended
 from metalearn.recipes.learned_optimizer.run import meta_train, table
+from metalearn.recipes.options import read
 from metalearn.runs.folder import open_run
 from metalearn.runs.json_values import finite_or_null
 from metalearn.runs.progress import Quiet, default_progress
@@ -26,14 +28,17 @@ __all__ = ["TrainOptimizerCommand", "main", "parse", "use_all_cores"]
 
 @dataclass(frozen=True)
 class TrainOptimizerCommand:
-    """Meta-train a learned optimizer: metalearn train-optimizer [OPTIMIZER] [--resume RUN] [options].
+    """Meta-train a learned optimizer, from a name to weights, a table and a picture.
 
-    Optimizers: {optimizers}. The result is a file that metalearn_models.optimizers.load turns into an optax
-    transformation, a table and a picture beside hand-designed optimizers whose learning rates are tuned.
+    OPTIMIZER, the first word, chooses what is learned and all defaults; without it, small-fc. --resume RUN continues a
+    run with its saved configuration. The result is a file that metalearn_models.optimizers.load turns into an optax
+    transformation, and a comparison with hand-designed optimizers whose learning rates are tuned.
+
+    Optimizers: {optimizers}.
     """
 
     config: Annotated[TrainOptimizerConfig, tyro.conf.arg(name="")]
-    run: Path | None = None
+    run: PathName | None = None
     """Folder of the run; None: runs/OPTIMIZER-DATE-TIME."""
     overwrite: bool = False
     """Remove an older run in that folder first."""
@@ -48,11 +53,11 @@ def main(argv: Sequence[str]) -> None:
     use_all_cores()  # before anything that starts JAX
     command, resume = parse(list(argv))
     name = command.config.optimizer
-    folder = resume or command.run or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     progress = Quiet() if command.quiet else default_progress("loss")
-    result = meta_train(
-        command.config, folder, resume=resume is not None, overwrite=command.overwrite, progress=progress
-    )
+    with run_folder(resume or command.run, name) as folder:
+        result = meta_train(
+            command.config, folder, resume=resume is not None, overwrite=command.overwrite, progress=progress
+        )
     print(table(result, name))
     print(f"\npicture: {folder / 'training_curves.png'}\nweights: {folder / 'theta.safetensors'}")
     print(f'use:     metalearn_models.optimizers.load("{folder}", num_steps=STEPS)')
@@ -79,17 +84,13 @@ def parse(argv: list[str]) -> tuple[TrainOptimizerCommand, Path | None]:
     if resume is None:
         config = recommended(optimizer or "small-fc")
     elif optimizer is not None:
-        raise ValueError("--resume continues a run with its saved configuration: remove the optimizer's name")
+        raise UsageError("--resume continues a run with its saved configuration: remove the optimizer's name")
     else:
+        resume = str(Path(resume).expanduser())
         config = from_json(open_run(resume).config)
     description = str(TrainOptimizerCommand.__doc__).replace("{optimizers}", ", ".join(optimizer_names()))
-    command = tyro.cli(
-        TrainOptimizerCommand,
-        default=TrainOptimizerCommand(config),
-        args=argv,
-        prog="metalearn train-optimizer",
-        description=description,
-    )
+    usage = "[OPTIMIZER] [options]\n--resume RUN [options]"
+    command = read(TrainOptimizerCommand(config), argv, "metalearn train-optimizer", usage, description)
     if resume is not None and (command.run is not None or command.overwrite):
-        raise ValueError("--resume continues in the run's own folder: remove --run and --overwrite")
+        raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
     return command, Path(resume) if resume is not None else None

@@ -17,6 +17,7 @@ from metalearn.gradients import (
     truncated_es,
 )
 from metalearn.inner import InnerLoop
+from metalearn.ranges import Positive, Size, Steps
 
 __all__ = ["GradientConfig", "make_estimator"]
 
@@ -31,13 +32,13 @@ class GradientConfig:
     """backprop: backpropagation, truncated if there is a window. Evolution strategies: es perturbs whole trajectories;
     nres keeps the noise for a trajectory; pes credits noise with all later losses; truncated-es scores each window by
     itself, and is biased."""
-    window: int | None = None
+    window: Steps | None = None
     """Inner steps between two outer steps; None: whole trajectories."""
-    sigma: float = 0.05
+    sigma: Positive = 0.05
     """Evolution strategies: standard deviation of the perturbations of theta."""
-    pairs: int | None = None
+    pairs: Steps | None = None
     """Evolution strategies: antithetic pairs, which share the batch evenly; None: one pair per task."""
-    rank: int | None = 1
+    rank: Size | None = 1
     """Evolution strategies: rank of the perturbations of matrices; None: dense."""
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metalearn.errors import RunError
+from metalearn.errors import DataNotPreparedError, RunError, UnknownNameError
 from metalearn.gradients import Estimator, linear_growth, with_curriculum, with_schedule
 from metalearn.inner import InnerLoop
 from metalearn.learner import Family, Learner, inner_loop
@@ -22,6 +23,7 @@ from metalearn.recipes.in_context.config import (
     from_json,
     rename_old_fields,
     to_json,
+    validate,
 )
 from metalearn.recipes.outer_optimizer import outer_optimizer
 from metalearn.recipes.streams import stream
@@ -69,9 +71,26 @@ def load_data(config: TrainConfig) -> Dataset | None:
     return load_dataset(config.data)
 
 
-def load_dataset(config: DataConfig) -> Dataset:
-    """A data set, prepared as configured. Errors are those of `metalearn_tasks.datasets.load`."""
-    return load(config.source, size=config.size, pca=config.pca, data_dir=config.data_dir)
+def load_dataset(config: DataConfig, source: str = "--data.source", others: str = "--data.") -> Dataset:
+    """A data set, prepared as configured.
+
+    Errors are those of `metalearn_tasks.datasets.load`, with the names of options.
+
+    Args:
+        config: which data set.
+        source: the option that named it.
+        others: the beginning of the options `size`, `pca` and `data-dir`.
+    """
+    try:
+        return load(config.source, size=config.size, pca=config.pca, data_dir=config.data_dir)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{source}: {error}") from error
+    except DataNotPreparedError as error:
+        raise DataNotPreparedError(f"{source}: {error}") from error
+    except ValueError as error:
+        text = re.sub(r"\b(size|pca)=", rf"{others}\1 ", str(error))
+        advice = f": lower it, or keep all inputs with {others}pca none" if "components" in text else ""
+        raise ValueError(f"{source} {config.source}: {text}{advice}") from error
 
 
 def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
@@ -84,9 +103,7 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
     Raises:
         ValueError: parts that do not fit each other, or numbers out of range.
     """
-    for name in ("batch", "sequences", "steps_per_call", "eval_tasks", "eval_sequences"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    validate(config)
     source = entry_of(config.family).build(config.family, dataset or load_data(config))
     learner = build_learner(source.family.signature, config.learner)
     loop = inner_loop(learner, source.family, config.sequences)
@@ -118,11 +135,6 @@ def _estimator(loop: InnerLoop, config: TrainConfig) -> Estimator:
     first, steps, length = config.curriculum.first, config.curriculum.steps, config.family.length
     if not steps:
         return make_estimator(loop, config.gradient, config.batch)
-    if not 1 <= first <= length or steps < 0:
-        raise ValueError(
-            f"a curriculum goes from 1 to {length} examples, the length of a sequence, in a positive number of steps; "
-            f"got {first} examples at first and {steps} steps"
-        )
     growth = linear_growth(first, length, steps)
     return with_curriculum(loop, lambda weighted: make_estimator(weighted, config.gradient, config.batch), growth)
 

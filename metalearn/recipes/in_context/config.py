@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from metalearn.errors import RunError
+from metalearn.errors import RunError, unknown_name
+from metalearn.ranges import Count, Existing, Named, Place, Seed, Size, Steps, check
 from metalearn.recipes.gradient import GradientConfig
-from metalearn.recipes.outer_optimizer import OptimizerConfig
+from metalearn.recipes.outer_optimizer import OptimizerConfig, check_warmup
 from metalearn_models.learners.registry import LEARNERS, learner_entry, learner_name
 from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_tasks.families.projected import ProjectedConfig
@@ -18,30 +19,42 @@ from metalearn_tasks.families.registry import entry_of, family_entry
 __all__ = [
     "CurriculumConfig",
     "DataConfig",
+    "Reference",
     "TrainConfig",
     "free_fields",
     "from_json",
     "learner_names",
     "predicts_numbers",
+    "reference_names",
     "rename_old_fields",
     "to_json",
+    "validate",
     "with_learner",
 ]
 
 REFERENCES = ("1nn", "centroid", "ridge", "logistic")
 
 
+def reference_names() -> tuple[str, ...]:
+    """The learners that need no meta-training, with which a learner is compared."""
+    return tuple(name for name, entry in LEARNERS.items() if not entry.meta_learned)
+
+
+Reference = Annotated[str, Named("reference learner", reference_names)]
+"""The name of a reference learner."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the examples come from."""
 
-    source: str = "digits"
+    source: Annotated[str, Place()] = "digits"
     """A bundled set (`metalearn list`), a tensorflow-datasets name, or a folder prepared by tensorflow-datasets."""
-    size: int | None = None
+    size: Size | None = None
     """Resize images to size x size; None: leave them as they are."""
-    pca: int | None = None
+    pca: Size | None = None
     """Reduce inputs to this many principal components, fitted on the training examples; None: keep all."""
-    data_dir: str | None = None
+    data_dir: Annotated[str, Place(), Existing("folder")] | None = None
     """Where tensorflow-datasets keeps its prepared sets; None: its own default."""
 
 
@@ -49,9 +62,9 @@ class DataConfig:
 class CurriculumConfig:
     """Short contexts first: only the first examples of each sequence count in the loss, and their number grows."""
 
-    first: int = 10
+    first: Size = 10
     """Examples that count at the first outer step."""
-    steps: int = 0
+    steps: Count = 0
     """Outer steps over which that number grows linearly to all examples; 0: all count from the start."""
 
 
@@ -67,32 +80,45 @@ class TrainConfig:
     """The learner that is meta-trained; choose another with --learner NAME."""
     outer_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The outer optimizer."""
-    batch: int = 64
+    batch: Steps = 64
     """Tasks per outer step."""
-    sequences: int = 1
+    sequences: Steps = 1
     """Sequences per task."""
     gradient: GradientConfig = field(default_factory=GradientConfig)
     """Where meta-gradients come from."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     """Short contexts first."""
-    steps: int = 1500
+    steps: Steps = 1500
     """Outer steps."""
-    steps_per_call: int = 25
+    steps_per_call: Steps = 25
     """Outer steps per dispatch to the device; results are equal up to rounding."""
-    start: str | None = None
+    start: Annotated[str, Place(), Existing("run")] | None = None
     """Begin from the meta-parameters of this run's newest checkpoint, as a further phase; None: from fresh ones."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of everything random except the tasks, which have family.seed."""
-    evaluate_every: int = 250
+    evaluate_every: Count = 250
     """Outer steps between evaluations on held-out examples."""
-    checkpoint_every: int = 500
+    checkpoint_every: Count = 500
     """Outer steps between checkpoints."""
-    eval_tasks: int = 512
+    eval_tasks: Steps = 512
     """Tasks in an evaluation."""
-    eval_sequences: int = 1
+    eval_sequences: Steps = 1
     """Sequences per task in an evaluation."""
-    references: tuple[str, ...] = REFERENCES
+    references: tuple[Reference, ...] = REFERENCES
     """Reference learners in the final table and picture."""
+
+
+def validate(config: TrainConfig) -> None:
+    """Refuse what can be refused before data are loaded: values out of range, and fields that do not fit each other.
+
+    Raises:
+        ValueError: names the options, what they may be, and what they are.
+    """
+    check(config)
+    check_warmup(config.outer_optimizer, config.steps)
+    first, length = config.curriculum.first, config.family.length
+    if config.curriculum.steps and first > length:
+        raise ValueError(f"--curriculum.first must be at most --family.length, got {first} and {length}")
 
 
 def free_fields(config: TrainConfig) -> tuple[str, ...]:
@@ -168,9 +194,14 @@ def with_learner(config: TrainConfig, name: str) -> TrainConfig:
         UnknownNameError: with the nearest names.
         ValueError: for a learner in which nothing is meta-learned.
     """
-    entry = learner_entry(name)
+    if name not in LEARNERS:
+        raise unknown_name("learner", name, learner_names())
+    entry = LEARNERS[name]
     if not entry.meta_learned:
-        raise ValueError(f"{name} has nothing to meta-train: it is a reference learner, shown by `metalearn evaluate`")
+        raise ValueError(
+            f"--learner {name} has nothing to meta-train: it is a reference learner, shown by `metalearn evaluate "
+            f"RUN --references {name}`; take one of {', '.join(learner_names())}"
+        )
     if type(config.learner) is entry.config:
         return config
     return dataclasses.replace(config, learner=entry.config())

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from metalearn.curves import last_positions
 from metalearn.learner import Family, Signature
 from metalearn.pictures import draw_learning_curves, new_figure, save
+from metalearn.ranges import Existing, Place, Seed, Size, Steps, check
 from metalearn.recipes.in_context.build import load_data, load_dataset, prepare, read_theta
-from metalearn.recipes.in_context.config import REFERENCES, TrainConfig, from_json, rename_old_fields
+from metalearn.recipes.in_context.config import REFERENCES, Reference, TrainConfig, from_json, rename_old_fields
 from metalearn.recipes.in_context.scoring import (
     LAST,
-    check_references,
     curves,
     curves_as_json,
     evaluations,
@@ -35,25 +35,25 @@ __all__ = ["Evaluation", "EvaluationConfig", "evaluate"]
 class EvaluationConfig:
     """On which tasks a learner is scored, and beside whom."""
 
-    data: str | None = None
+    data: Annotated[str, Place()] | None = None
     """A bundled set, a tensorflow-datasets name, or a prepared folder; None: the run's own data."""
-    size: int | None = None
+    size: Size | None = None
     """With --data: resize images to size x size; None: leave them as they are."""
-    pca: int | None = None
+    pca: Size | None = None
     """With --data: reduce inputs to this many principal components; None: keep all."""
-    data_dir: str | None = None
+    data_dir: Annotated[str, Place(), Existing("folder")] | None = None
     """Where tensorflow-datasets keeps its prepared sets, also those of the run; None: where the run found them."""
     identity: bool = False
     """Score the unprojected task too; needs inputs of the learner's own width."""
-    average: int = 1
+    average: Size = 1
     """Average predictions over this many random rotations of the inputs and permutations of the labels."""
-    references: tuple[str, ...] = REFERENCES
+    references: tuple[Reference, ...] = REFERENCES
     """Reference learners on the same episodes."""
-    tasks: int = 128
+    tasks: Steps = 128
     """Tasks, the unit of the intervals."""
-    sequences: int = 4
+    sequences: Steps = 4
     """Sequences per task."""
-    seed: int = 0
+    seed: Seed = 0
     """Names the episodes."""
 
 
@@ -92,7 +92,7 @@ def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
     """
     if options.data is None and (options.size is not None or options.pca is not None):
         raise ValueError("--size and --pca go with --data: the run's own data are as its configuration has them")
-    check_references(options.references)
+    check(options)
     run = open_run(folder, rename_old_fields)
     config = from_json(run.config)
     if options.data_dir is not None:
@@ -147,7 +147,7 @@ def _transfer(entry: FamilyEntry, config: TrainConfig, options: EvaluationConfig
     """Tasks over another data set."""
     assert options.data is not None and entry.transfer is not None
     source = dataclasses.replace(config.data, source=options.data, size=options.size, pca=options.pca)
-    dataset = load_dataset(source)
+    dataset = load_dataset(source, "--data", "--")
     made = entry.transfer(config.family, dataset, signature)
     return _Tasks(
         options.data, made.family, {"unseen": (made.family.unseen, made.test_data)}, 1.0 / dataset.classes, dataset

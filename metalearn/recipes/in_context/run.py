@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.curves import last_positions
-from metalearn.pictures import draw_learning_curves, draw_training, new_figure, save, with_readable_names
+from metalearn.pictures import draw_learning_curves, draw_training, new_figure, save_or_note, with_readable_names
 from metalearn.recipes.driving import drive
 from metalearn.recipes.in_context.build import Recipe, prepare
 from metalearn.recipes.in_context.config import TrainConfig
@@ -20,7 +20,7 @@ from metalearn.recipes.in_context.scoring import (
     learner_scorers,
     score_references,
 )
-from metalearn.runs.folder import Run, write_result
+from metalearn.runs.folder import Run, note_on_stderr, write_result
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
@@ -83,15 +83,13 @@ def meta_train(
         "run": str(run.folder),
     }
     write_result(run, {**result, "chance": recipe.chance, "curves": curves_as_json(scores)})
-    draw_run(recipe, run, scores)
+    draw_run(recipe, run, scores, note_on_stderr if progress is None else progress.note)
     return result, scores
 
 
-def draw_run(recipe: Recipe, run: Run, scores: dict[str, Any]) -> Path:
-    """The picture of a run: learning curves on the left, meta-training on the right."""
+def draw_run(recipe: Recipe, run: Run, scores: dict[str, Any], note: Callable[[str], None]) -> None:
+    """Draw a run, learning curves on the left and meta-training on the right, or note why it cannot be written."""
     figure, (left, right) = new_figure(columns=2)
     draw_learning_curves(left, with_readable_names(curves(scores)), recipe.chance)
     draw_training(right, read_metrics(run), recipe.chance)
-    path = run.folder / "learning_curves.png"
-    save(figure, path)
-    return path
+    save_or_note(figure, run.folder / "learning_curves.png", note)

@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import tyro
 
-from metalearn.pictures import draw_sweep, new_figure, save
+from metalearn.pictures import draw_sweep, new_figure, save_or_note
+from metalearn.ranges import Steps, Within
 from metalearn.recipes.in_context.build import prepare
-from metalearn.recipes.in_context.config import TrainConfig, from_json, predicts_numbers, to_json
+from metalearn.recipes.in_context.config import TrainConfig, from_json, predicts_numbers, to_json, validate
 from metalearn.recipes.in_context.fits import check_largest
 from metalearn.recipes.in_context.run import meta_train
+from metalearn.recipes.options import read
 from metalearn.runs.files import write_atomically
+from metalearn.runs.folder import note_on_stderr
 from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.runs.progress import Silent
 from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_name, grid, random_search, run_sweep
@@ -39,25 +41,49 @@ __all__ = [
 
 
 @dataclass(frozen=True)
+class _Axis:
+    """Text of the form FIELD=VALUES; see `Rule`."""
+
+    def allows(self, value: Any) -> bool:
+        field, equals, values = str(value).partition("=")
+        return bool(field and equals and values)
+
+    def describe(self) -> str:
+        return "FIELD=VALUE,VALUE,... such as learner.width=32,64"
+
+
+@dataclass(frozen=True)
+class _DatabaseURL:
+    """The URL of a database, as SQLAlchemy reads it; see `Rule`."""
+
+    def allows(self, value: Any) -> bool:
+        driver, colon, place = str(value).partition("://")
+        return bool(driver and colon and place)
+
+    def describe(self) -> str:
+        return "the URL of a database, such as sqlite:///FILE"
+
+
+@dataclass(frozen=True)
 class SweepConfig:
     """What is swept, and by how many workers."""
 
-    grid: tuple[str, ...] = ()
+    grid: tuple[Annotated[str, _Axis()], ...] = ()
     """FIELD=VALUE,VALUE,...: every combination of the values of all fields is run."""
-    random: tuple[str, ...] = ()
+    random: tuple[Annotated[str, _Axis()], ...] = ()
     """FIELD=LOW..HIGH draws uniformly, FIELD=LOW..HIGH:log uniformly in the logarithm; whole numbers if both ends are
     whole. FIELD=VALUE,VALUE,... draws from a list. --trials says how many draws of all fields are made."""
-    trials: int = 20
+    trials: Steps = 20
     """With --random: number of draws; equal draws count once. Each draw is run with every combination of --grid and
     every seed."""
-    seeds: int = 1
+    seeds: Steps = 1
     """Runs of each configuration, with seeds from --seed on."""
     halving: bool = False
     """Asynchronous successive halving: of three runs, stop the two that are behind at their first evaluation after 1/9
     and after 1/3 of --steps. Set --evaluate-every to at most 1/9 of --steps."""
-    storage: str | None = None
+    storage: Annotated[str, _DatabaseURL()] | None = None
     """Where the sweep is kept, as a database URL; None: an SQLite file in its folder."""
-    workers: int | None = None
+    workers: Annotated[int, Within(0, 4096)] | None = None
     """Worker processes; None: one per core, or a single one with an accelerator; 0: run in this process."""
 
 
@@ -93,8 +119,14 @@ def run(config: TrainConfig, options: SweepConfig, out: Path) -> SweepResult:
     cells = list_cells(config, options)
     for field, value in dict.fromkeys((f, v) for cell in cells for f, v in cell.items()):
         configure_cell(config, {field: value})  # what cannot be configured is refused before anything is run
+    unfinished = _unfinished(config, cells, out)
+    for name, cell_config in unfinished.items():
+        try:
+            validate(cell_config)
+        except ValueError as error:
+            raise ValueError(f"the cell {name} cannot be run: {error}") from error
     prepare(configure_cell(config, cells[0]))
-    check_largest(_unfinished(config, cells, out), worker_count(options.workers))
+    check_largest(unfinished, worker_count(options.workers))
     plan = Plan(out.resolve().name, {"command": "metalearn sweep", "config": to_json(config)}, cells)
     trial = partial(run_trial, to_json(config), out)
     halving = Halving(max(1, config.steps // 9)) if options.halving else None
@@ -109,7 +141,7 @@ def run(config: TrainConfig, options: SweepConfig, out: Path) -> SweepResult:
     figure, panels = new_figure(columns=max(1, len(fields)), width=3.6)
     for ax, field in zip(panels, fields or ["seed"], strict=True):
         draw_sweep(ax, field, [(r.cell.get(field), r.value, r.state) for r in records if r.value is not None])
-    save(figure, out / "sweep.png")
+    save_or_note(figure, out / "sweep.png", note_on_stderr)
     return SweepResult(rows, values, [r for r in records if r.state == "failed"], out / "sweep.png")
 
 
@@ -169,13 +201,13 @@ def configure_cell(base: TrainConfig, cell: Cell) -> TrainConfig:
     """The configuration of a cell: `base` with the cell's fields, read as `metalearn train` reads them.
 
     Raises:
-        ValueError: a field or value that the command line does not have; the reason is on stderr.
+        ValueError: a field or value that `metalearn train` does not take.
     """
-    words = [word for field, value in cell.items() for word in (f"--{field}", str(value))]
+    words = [f"--{field}={value}" for field, value in cell.items()]
     try:
-        return tyro.cli(TrainConfig, default=base, args=words, prog="metalearn train")
-    except SystemExit as error:
-        raise ValueError(f"the cell {cell_name(cell)} cannot be configured: {' '.join(words)} (see above)") from error
+        return read(base, words, "metalearn train PRESET")
+    except ValueError as error:
+        raise ValueError(f"the cell {cell_name(cell)} cannot be configured: {error}") from error
 
 
 def _unfinished(base: TrainConfig, cells: Sequence[Cell], out: Path) -> dict[str, TrainConfig]:

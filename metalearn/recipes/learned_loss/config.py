@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from metalearn.ranges import Named, NonEmpty, Seed, Share, Size, Steps
 from metalearn_models.losses.refinement.refine import RefineConfig
 from metalearn_models.losses.search.population import TrainingConfig
+from metalearn_tasks.datasets.corrupted import names
 
 __all__ = ["SearchLossConfig"]
+
+
+_DataName = Annotated[str, Named("data set of losses", names)]
 
 
 @dataclass(frozen=True)
 class SearchLossConfig:
     """Everything that decides the numbers of a search and of the refinement after it."""
 
-    data: tuple[str, ...] = ("digits-low", "wine")
+    data: Annotated[tuple[_DataName, ...], NonEmpty()] = ("digits-low", "wine")
     """Data sets to train on, all of one kind. Classification: digits, digits-low (classes 0 to 4), digits-high, wine,
     breast_cancer, iris. Regression: diabetes, friedman1, friedman2, friedman3."""
-    noise: float = 0.0
+    noise: Share = 0.0
     """Share of training labels that are wrong, or of training targets that are shifted; validation stays clean."""
-    hidden: tuple[int, ...] = (32,)
+    hidden: tuple[Size, ...] = (32,)
     """Widths of the hidden layers of the networks."""
-    population: int = 25
+    population: Size = 25
     """Formulas per generation."""
-    generations: int = 50
+    generations: Steps = 50
     """Generations."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How networks are trained with a candidate."""
@@ -33,5 +39,5 @@ class SearchLossConfig:
     """How coefficients are refined."""
     control: bool = False
     """Also run a random search that trains as many distinct losses."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of everything random."""

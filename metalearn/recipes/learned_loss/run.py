@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from metalearn.ranges import check
 from metalearn.recipes.learned_loss.config import SearchLossConfig
 from metalearn.runs.progress import Progress
 from metalearn_models.losses.formulas import size, to_text
@@ -43,6 +44,7 @@ def search_loss(config: SearchLossConfig, out: Path, progress: Progress) -> tupl
     from metalearn_tasks.datasets.corrupted import loss_task
 
     began = time.monotonic()
+    check(config)
     tasks = [loss_task(name, noise=config.noise, hidden=config.hidden, seed=config.seed) for name in config.data]
     searched = search_config(config, tasks)
     found = search(tasks, searched, out, progress)

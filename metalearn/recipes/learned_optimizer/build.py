@@ -10,6 +10,7 @@ import jax
 
 from metalearn.gradients import Estimator, log_uniform_horizon
 from metalearn.inner import InnerLoop
+from metalearn.ranges import check
 from metalearn.recipes.driving import MetaTraining
 from metalearn.recipes.gradient import make_estimator
 from metalearn.recipes.learned_optimizer.config import (
@@ -19,7 +20,7 @@ from metalearn.recipes.learned_optimizer.config import (
     settings_of,
     to_json,
 )
-from metalearn.recipes.outer_optimizer import outer_optimizer
+from metalearn.recipes.outer_optimizer import check_warmup, outer_optimizer
 from metalearn.recipes.streams import stream
 from metalearn_models.optimizers import library
 from metalearn_models.optimizers.contract import LearnedOptimizer, first_order
@@ -56,9 +57,8 @@ def prepare(config: TrainOptimizerConfig) -> OptimizerRecipe:
     Raises:
         ValueError: unknown names, numbers out of range, or parts that do not fit each other.
     """
-    for name in ("steps", "steps_per_call", "eval_runs", "batch"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    check(config)
+    check_warmup(config.outer_optimizer, config.steps)
     problem = objectives.load(config.objective, config.size, config.data_dir)
     settings = dataclasses.asdict(config.settings or settings_of(config.optimizer))
     optimizer = library.make(config.optimizer, **settings)

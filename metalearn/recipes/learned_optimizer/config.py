@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from metalearn.errors import RunError
+from metalearn.ranges import Count, Decay, Existing, NonNegative, Place, Positive, Seed, Size, Steps, Within
 from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.outer_optimizer import OptimizerConfig
 from metalearn_models.optimizers.registry import OPTIMIZERS, make, setting_descriptions
+from metalearn_tasks import objectives
 
 __all__ = [
     "RECOMMENDED",
@@ -32,6 +34,43 @@ EVERY_50_STEPS = GradientConfig("pes", window=50, sigma=0.01, rank=None)
 
 
 @dataclass(frozen=True)
+class _Objective:
+    """The name of an objective, with any data set in it; see `Rule`."""
+
+    def allows(self, value: Any) -> bool:
+        over_data = tuple(name.removesuffix("DATA") for name in objectives.names() if name.endswith("-DATA"))
+        return value in objectives.names() or any(value.startswith(n) and value != n for n in over_data)
+
+    def known(self) -> list[str]:
+        return list(objectives.names())
+
+    def describe(self) -> str:
+        return f"the name of an objective ({', '.join(objectives.names())}), where DATA is a data set"
+
+
+_SETTINGS: dict[str, Any] = {
+    "hidden": Size,
+    "units": Size,
+    "embed": Size,
+    "window": Size,
+    "rank": Size,
+    "knots": Size,
+    "horizons": Steps,
+    "step_size": Positive,
+    "nominal_step_size": Positive,
+    "learning_rate": Positive,
+    "output_scale": Positive,
+    "epsilon": Positive,
+    "exponent": NonNegative,
+    "decay": Decay,
+    "momentum": Decay,
+    "beta1": Decay,
+    "beta2": Decay,
+}
+"""What the settings of learned optimizers may be; of a tuple, each of its items."""
+
+
+@dataclass(frozen=True)
 class TrainOptimizerConfig:
     """Everything that decides the numbers of a learned optimizer's meta-training."""
 
@@ -39,39 +78,39 @@ class TrainOptimizerConfig:
     """The learned optimizer; given as the first word."""
     settings: Any = None
     """Its own settings."""
-    objective: str = "mlp-digits"
+    objective: Annotated[str, _Objective()] = "mlp-digits"
     """What networks are trained on; `metalearn list` names all."""
-    size: int | None = None
+    size: Size | None = None
     """Resize images to size x size; None: leave them as they are."""
-    data_dir: str | None = None
+    data_dir: Annotated[str, Place(), Existing("folder")] | None = None
     """Where tensorflow-datasets keeps its prepared sets; None: its own default."""
-    length: int | None = None
+    length: Steps | None = None
     """Steps of a training run; None: the default of the objective."""
-    shortest: int | None = None
+    shortest: Steps | None = None
     """Draw the length of each training run log-uniformly from this to --length; None: all runs have that length."""
     measure: Literal["loss", "log-loss"] = "loss"
     """What meta-training minimises. loss: the mean training loss of a run. log-loss: the mean of log(loss + 1e-4), in
     which the end of a run, where losses are small, weighs as much as its beginning."""
-    ceiling: float = 20.0
+    ceiling: Annotated[float, Within(0, 1e12, above=True)] = 20.0
     """Losses above this, and NaN or infinity, are replaced by it. Backpropagation through a run that is not finite
     still fails."""
-    batch: int = 8
+    batch: Steps = 8
     """Training runs per outer step, side by side; antithetic pairs of them with evolution strategies."""
     gradient: GradientConfig = EVERY_50_STEPS
     """Where meta-gradients come from."""
     outer_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(1e-3))
     """The outer optimizer."""
-    steps: int = 5000
+    steps: Steps = 5000
     """Outer steps."""
-    steps_per_call: int = 50
+    steps_per_call: Steps = 50
     """Outer steps per dispatch to the device; results are equal up to rounding."""
-    seed: int = 0
+    seed: Seed = 0
     """The one seed."""
-    evaluate_every: int = 500
+    evaluate_every: Count = 500
     """Outer steps between evaluations on training runs of their own."""
-    checkpoint_every: int = 500
+    checkpoint_every: Count = 500
     """Outer steps between checkpoints."""
-    eval_runs: int = 16
+    eval_runs: Size = 16
     """Training runs in an evaluation, and for each learning rate of a baseline."""
     baselines: tuple[Literal["adam", "momentum", "sgd"], ...] = ("adam", "momentum")
     """Hand-designed optimizers in the final table and picture, each with its learning rate tuned."""
@@ -177,12 +216,18 @@ def settings_of(name: str, values: Mapping[str, Any] | None = None) -> Any:
     if unknown:
         raise RunError(f"{name} has no setting {', '.join(unknown)}: it has {', '.join(plain) or 'none'}")
     fields = [
-        (n, Annotated[hints[n], tyro.conf.arg(help=descriptions.get(n, ""))], field(default=default))
+        (n, Annotated[_with_range(n, hints[n]), tyro.conf.arg(help=descriptions.get(n, ""))], field(default=default))
         for n, default in plain.items()
     ]
     cls = dataclasses.make_dataclass("Settings", fields, frozen=True)
     cls.__doc__ = f"Settings of the learned optimizer {name}."
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in (values or {}).items()})
+
+
+def _with_range(name: str, hint: Any) -> Any:
+    if name not in _SETTINGS:
+        return hint
+    return tuple[_SETTINGS[name], ...] if typing.get_origin(hint) is tuple else _SETTINGS[name]
 
 
 def free_fields(config: TrainOptimizerConfig) -> tuple[str, ...]:

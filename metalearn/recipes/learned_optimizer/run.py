@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from metalearn.pictures import draw_loss_curves, draw_meta_loss, new_figure, save
+from metalearn.pictures import draw_loss_curves, draw_meta_loss, new_figure, save_or_note
 from metalearn.recipes.driving import WEIGHTS, drive
 from metalearn.recipes.learned_optimizer.build import OptimizerRecipe, prepare
 from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, to_json
 from metalearn.recipes.streams import stream
-from metalearn.runs.folder import Run, write_result
+from metalearn.runs.folder import Run, note_on_stderr, write_result
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
@@ -93,7 +94,7 @@ def meta_train(
     }
     result["seconds"] = round(time.monotonic() - began, 1)
     write_result(run, result)
-    draw(run, recipe, curves, rivals)
+    draw(run, recipe, curves, rivals, note_on_stderr if progress is None else progress.note)
     return result
 
 
@@ -115,17 +116,21 @@ def baselines(recipe: OptimizerRecipe) -> dict[str, TunedLearningRate]:
     }
 
 
-def draw(run: Run, recipe: OptimizerRecipe, curves: np.ndarray, rivals: dict[str, TunedLearningRate]) -> Path:
-    """The picture of a run: training losses on the left, meta-training on the right."""
+def draw(
+    run: Run,
+    recipe: OptimizerRecipe,
+    curves: np.ndarray,
+    rivals: dict[str, TunedLearningRate],
+    note: Callable[[str], None],
+) -> None:
+    """Draw a run, training losses on the left and meta-training on the right, or note why it cannot be written."""
     figure, (left, right) = new_figure(columns=2)
     lines = {recipe.config.optimizer: curves}
     lines |= {f"reference: {name}, {t.rate:g}": t.curves for name, t in rivals.items()}
     draw_loss_curves(left, lines)
     left.set_title(recipe.config.objective, fontsize=9)
     draw_meta_loss(right, read_metrics(run))
-    path = run.folder / "training_curves.png"
-    save(figure, path)
-    return path
+    save_or_note(figure, run.folder / "training_curves.png", note)
 
 
 def table(result: dict[str, Any], name: str) -> str:

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature
+from metalearn.ranges import Size
 from metalearn_models.learners._dense import Dense, make_functional
 
 __all__ = ["MLPConfig", "mlp"]
@@ -23,7 +24,7 @@ __all__ = ["MLPConfig", "mlp"]
 class MLPConfig:
     """Size of the contextless network. The paper varies it from 2 to 1024; 64 is ours."""
 
-    hidden: int = 64
+    hidden: Size = 64
     """Units of each of the two hidden layers."""
 
 

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from metalearn.learner import Learner, Signature
+from metalearn.ranges import Size
 from metalearn_models.learners._dense import Dense
 from metalearn_models.learners._recurrent import Recurrent, Token, recurrent_learner
 from metalearn_models.networks.recurrent import lstm_update
@@ -28,7 +29,7 @@ _State = tuple[Float[Array, "*B H"], Float[Array, "*B H"]]
 class LSTMConfig:
     """Size and input of the LSTM learner. The paper varies the size and names no default; 64 is ours."""
 
-    hidden: int = 64
+    hidden: Size = 64
     """Units of the cell, and of the two layers before it; the state holds twice as many floats."""
     token: Token = "paper"
     """What is read at an example: "paper" [x_j, y_{j-1}]; "pair" adds x_{j-1}, so that it meets its label."""

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from metalearn.learner import Learner, Signature
+from metalearn.ranges import Size
 from metalearn_models.learners._dense import Dense
 from metalearn_models.learners._recurrent import Recurrent, Token, recurrent_learner
 
@@ -29,9 +30,9 @@ _State = tuple[Float[Array, "*B {self.width}"], Float[Array, "*B N H H"]]
 class OuterLSTMConfig:
     """Size and input of the outer-product LSTM learner. One head is the paper's default; the size 64 is ours."""
 
-    hidden: int = 64
+    hidden: Size = 64
     """Side of a head's square memory, and units of the two layers before the cell."""
-    heads: int = 1
+    heads: Size = 1
     """Number of memories; the state holds heads x hidden x (hidden + 1) floats."""
     token: Token = "paper"
     """What is read at an example: "paper" [x_j, y_{j-1}]; "pair" adds x_{j-1}, so that it meets its label."""

@@ -28,6 +28,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature, encode_label
+from metalearn.ranges import Size
 from metalearn_models.learners._attention import Attend, make_attention
 from metalearn_models.learners._dense import Dense, LayerNorm, make_functional
 
@@ -38,15 +39,15 @@ __all__ = ["Block", "Transformer", "TransformerConfig", "TransformerState", "seq
 class TransformerConfig:
     """Sizes of the Transformer; the defaults are the paper's."""
 
-    width: int = 256
+    width: Size = 256
     """N_M, the width of a token inside the model."""
-    layers: int = 4
+    layers: Size = 4
     """Number of blocks."""
-    heads: int = 8
+    heads: Size = 8
     """Attention heads."""
-    key_size: int = 32
+    key_size: Size = 32
     """Width of a key, query and value of one head; independent of the width of the model."""
-    mlp_ratio: int = 4
+    mlp_ratio: Size = 4
     """Hidden width of a block's MLP, as a multiple of the model's width."""
     token: Literal["pair", "paper"] = "paper"
     """What one token holds: "paper" [x_j, y_{j-1}]; "pair" adds x_{j-1}, which shortens the plateau a lot."""
@@ -54,7 +55,7 @@ class TransformerConfig:
     """Initial weights: "paper" variance scaling; "matching", our own, makes attention compare inputs from the start."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix products; weights, LayerNorm, softmax and the head stay in float32."""
-    window: int | None = None
+    window: Size | None = None
     """Attend only to the last `window` tokens, with the same parameters and less state. None: to all."""
     attention: Literal["written", "fused"] = "written"
     """Attention of whole sequences: "written" for a CPU; "fused" for cuDNN's in bfloat16 on a GPU, else XLA's."""

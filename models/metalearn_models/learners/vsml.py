@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature, encode_label
+from metalearn.ranges import Size
 from metalearn_models.learners._dense import Dense, make_functional
 from metalearn_models.networks.recurrent import lstm_update
 
@@ -32,11 +33,11 @@ __all__ = ["VSMLConfig", "vsml"]
 class VSMLConfig:
     """Size of VSML's cells, by default the paper's; the task decides the size of the grid."""
 
-    hidden: int = 16
+    hidden: Size = 16
     """Units of each LSTM; the state holds 2 x hidden x inputs x outputs floats."""
-    messages: int = 8
+    messages: Size = 8
     """Floats in a message."""
-    ticks: int = 2
+    ticks: Size = 2
     """Steps of the LSTMs per example."""
 
 

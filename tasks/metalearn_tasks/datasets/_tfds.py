@@ -22,7 +22,7 @@ import numpy as np
 
 from metalearn.errors import DataNotPreparedError, UnknownNameError, unknown_name
 
-_NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
+_NAME = re.compile(r"(?P<set>[^\W\d]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
 _NOISE = ("OpenCV is not installed", "Variant folder")  # log messages of absl that are of no use to our caller
 
 

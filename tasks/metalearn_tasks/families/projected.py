@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, UInt32
 
 from metalearn.learner import Family, Signature
+from metalearn.ranges import Count, Seed, Share, Size, Steps
 from metalearn_tasks.families._numbered import numbered_tasks
 
 __all__ = [
@@ -34,17 +35,17 @@ __all__ = [
 class ProjectedConfig:
     """The distribution of projected classification tasks; by default every task is new and permutes its labels."""
 
-    length: int = 50
+    length: Size = 50
     """T, examples per sequence."""
-    num_tasks: int | None = None
+    num_tasks: Steps | None = None
     """Number of meta-training tasks, at least 1 (the paper: 2^0 to 2^25). None: a new task every time."""
-    project_to: int | None = None
+    project_to: Size | None = None
     """Width of the projected inputs. None: the width of the data."""
-    permute_prob: float = 1.0
+    permute_prob: Share = 1.0
     """Probability that a task permutes its labels, decided once per task. 0.1 is the paper's "90 % biased"."""
-    anneal_steps: int = 0
+    anneal_steps: Count = 0
     """From this outer step on, permute_prob p grows as p * step / anneal_steps, up to 1. 0: it never grows."""
-    seed: int = 0
+    seed: Seed = 0
     """Names the tasks: task i of one seed is the same whenever it is drawn."""
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Family, Signature
+from metalearn.ranges import NonNegative, Seed, Size, Steps, Within
 from metalearn_tasks.families._numbered import numbered_tasks
 
 __all__ = [
@@ -45,21 +46,21 @@ class RegressionConfig:
 
     kind: Literal["linear", "sparse", "sinusoid", "network", "tree"] = "linear"
     """The class of functions."""
-    inputs: int | None = None
+    inputs: Size | None = None
     """D, the width of one input. None: 20 as in the paper, or 1 for sinusoids, which allow no other width."""
-    length: int = 41
+    length: Size = 41
     """T, examples per sequence (the paper: 41 for linear and sparse, 101 for networks and trees)."""
-    num_tasks: int | None = None
+    num_tasks: Steps | None = None
     """Number of meta-training tasks, at least 1. None: a new task every time."""
-    noise: float = 0.0
+    noise: NonNegative = 0.0
     """Standard deviation of Gaussian noise added to every label."""
-    seed: int = 0
+    seed: Seed = 0
     """Names the tasks: task i of one seed is the same whenever it is drawn."""
-    nonzeros: int = 3
+    nonzeros: Size = 3
     """Number of non-zero weights of a sparse function."""
-    hidden: int = 100
+    hidden: Size = 100
     """Number of hidden units of a network."""
-    depth: int = 4
+    depth: Annotated[int, Within(1, 16)] = 4
     """Number of comparisons between the root of a tree and a leaf."""
 
 

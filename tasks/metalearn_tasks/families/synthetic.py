@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Family, Signature
+from metalearn.ranges import NonEmpty, Seed, Share, Size, Steps, Within
 from metalearn_tasks.families._numbered import numbered_tasks
 from metalearn_tasks.families._teachers import (
     REFERENCE_POINTS,
@@ -65,19 +66,19 @@ TAIL = 0.8
 class SyntheticConfig:
     """The prior of synthetic classification tasks."""
 
-    inputs: int = 16
+    inputs: Size = 16
     """D, the width of one input."""
-    classes: int = 10
+    classes: Annotated[int, Within(2, 2**16)] = 10
     """C, the largest number of classes; every task has 2 to C."""
-    length: int = 50
+    length: Size = 50
     """T, examples per sequence."""
-    num_tasks: int | None = None
+    num_tasks: Steps | None = None
     """Number of meta-training tasks, at least 1. None: a new task every time."""
-    label_noise: float = 0.2
+    label_noise: Share = 0.2
     """Largest probability that a label is replaced by a random one; half of the tasks have no noise."""
-    teachers: tuple[Teacher, ...] = TEACHERS
+    teachers: Annotated[tuple[Teacher, ...], NonEmpty()] = TEACHERS
     """What labels the examples: one of these per task, with equal probability."""
-    seed: int = 0
+    seed: Seed = 0
     """Names the tasks: task i of one seed is the same whenever it is drawn."""
 
 

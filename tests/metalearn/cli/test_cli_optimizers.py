@@ -94,19 +94,19 @@ def test_the_same_command_gives_the_same_theta(trained, capsys, tmp_path):
     [
         (["smal-fc"], "Did you mean 'small-fc'"),
         (["star", "--objective", "mlp-digit"], "Did you mean 'digits'"),
-        (["star", "--objective", "mlp"], "needs a data set in its name"),
+        (["star", "--objective", "mlp"], "mlp-DATA, sigmoid-mlp-DATA"),
         (["star", "--objective", "rosenbrok"], "Did you mean 'rosenbrock'"),
         (["star", "--length", "10", "--gradient.window", "20"], "at most the length of a trajectory"),
-        (["star", "--steps", "0"], "at least 1"),
+        (["star", "--steps", "0"], "--steps must be a whole number from 1"),
         (["star", "--objective", "conv-wine"], "images"),
-        (["star", "--ceiling", "nan"], "ceiling must be a finite number, got nan"),
+        (["star", "--ceiling", "nan"], "--ceiling must be a number above 0 and at most 1000000000000, got 'nan'"),
         (["--resume", "nowhere"], "not a run folder"),
     ],
 )
 def test_bad_input_is_one_clear_line(capsys, tmp_path, words, message):
     folder = [] if "--resume" in words else ["--run", tmp_path / "run"]
     status, _, err = run(capsys, "train-optimizer", *words, *folder, "--quiet")
-    assert status == 1 and message in err and err.count("\n") == 1
+    assert status in (1, 2) and message in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

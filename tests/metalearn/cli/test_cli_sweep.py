@@ -67,9 +67,9 @@ def test_a_cell_is_read_as_the_command_line_reads_it(capsys):
     built = configure_cell(DIGITS, {"family.num-tasks": "64", "outer-optimizer.learning-rate": 0.01, "seed": 3})
     assert (built.family.num_tasks, built.outer_optimizer.learning_rate, built.seed) == (64, 0.01, 3)
     assert built.learner == DIGITS.learner
-    with pytest.raises(ValueError, match=r"cannot be configured: --learner\.depth 3"):
+    with pytest.raises(ValueError, match=r"the cell depth-3 cannot be configured: unknown option --learner\.depth\. "):
         configure_cell(DIGITS, {"learner.depth": 3})
-    with pytest.raises(ValueError, match="cannot be configured: --batch many"):
+    with pytest.raises(ValueError, match="the cell batch-many cannot be configured: --batch must be a whole number"):
         configure_cell(DIGITS, {"batch": "many"})
     capsys.readouterr()
 
@@ -130,34 +130,26 @@ def test_a_run_is_compared_by_its_score_and_not_stopped_at_its_last_step(monkeyp
 
 
 @pytest.mark.parametrize(
-    ("words", "error", "shown"),
+    ("words", "error"),
     [
-        (("digtis",), "unknown preset 'digtis'", ""),
-        (
-            ("--grid", "learner.depth=1,2"),
-            "the cell depth-1 cannot be configured: --learner.depth 1 (see above)",
-            "Unrecognized options: --learner.depth",
-        ),
-        (
-            ("--grid", "batch=4,many"),
-            "the cell batch-many cannot be configured: --batch many (see above)",
-            "invalid literal for int() with base 10: 'many'",
-        ),
-        (("--grid", "batch=4,4"), "the axis batch of the grid has a value twice: 4, 4", ""),
+        (("digtis",), "unknown preset 'digtis'"),
+        (("--grid", "learner.depth=1,2"), "the cell depth-1 cannot be configured: unknown option --learner.depth. Did"),
+        (("--grid", "batch=4,many"), "the cell batch-many cannot be configured: --batch must be a whole number from 1"),
+        (("--grid", "batch=4,4"), "the axis batch of the grid has a value twice: 4, 4"),
         (
             ("--grid", "batch=2,4", "--grid", "steps=1"),
             "--grid is there twice: name all its fields behind one, --grid FIELD=... FIELD=...",
-            "",
         ),
-        (("--grid", "batch=0,4"), "batch must be at least 1, got 0", ""),
-        (("--seeds", "2", "--workers", "-1"), "workers must be at least 0, got -1", ""),
+        (("--grid", "batch=0,4"), "the cell batch-0 cannot be configured: --batch must be a whole number from 1 to"),
+        (("--grid", "steps=9,500"), "the cell steps-9,seed-0 cannot be run: --outer-optimizer.warmup must be shorter"),
+        (("--seeds", "2", "--workers", "-1"), "--workers must be a whole number from 0 to 4096, or none, got -1"),
     ],
 )
-def test_what_is_refused_before_anything_is_run(tmp_path, capsys, words, error, shown):
+def test_what_is_refused_before_anything_is_run(tmp_path, capsys, words, error):
     out = tmp_path / "y"
-    assert main(["sweep", *words, "--out", str(out)]) == 1
+    assert main(["sweep", *words, "--out", str(out)]) in (1, 2)
     err = capsys.readouterr().err
-    assert f"metalearn: {error}" in err.splitlines()[-1] and shown in err
+    assert err.startswith(f"metalearn: {error}") and err.count("\n") == 1
     assert not (out / "cells").exists() and not (out / "sweep.db").exists()
 
 

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from metalearn.learner import Learner, Signature
+from metalearn.ranges import NonNegative, Positive, Size
 from metalearn_models.learners.online.network import Optimizer, loss_of_predictions, named_optimizer, online_learner
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
@@ -24,13 +25,13 @@ __all__ = ["MAMLConfig", "maml", "maml_network"]
 class MAMLConfig:
     """A multilayer perceptron whose initial weights are meta-learned, one optimizer step per example."""
 
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[Size, ...] = (128, 128)
     """Widths of the hidden layers."""
     optimizer: Optimizer = "adam"
     """Takes the step on each example."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Its step size."""
-    epsilon_root: float = 1e-8
+    epsilon_root: NonNegative = 1e-8
     """Adam's constant inside the square root. Zero makes the meta-gradient NaN at a weight whose gradients were
     all exactly 0 (a dead ReLU): the square root has no slope there."""
 

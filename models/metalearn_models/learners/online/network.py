@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Labels, Learner, Signature, prediction_loss
+from metalearn.ranges import Positive, Size
 from metalearn_models.learners._common import no_theta
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
@@ -42,12 +43,12 @@ class OnlineState(NamedTuple):
 class OnlineConfig:
     """A fresh multilayer perceptron per sequence, one optimizer step per example."""
 
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Size, ...] = ()
     """Widths of the hidden layers. Without any it is softmax (or linear) regression trained online, the best of this
     kind here as in the paper, whose code starts from 128 128 with a step size of 0.001."""
     optimizer: Optimizer = "adam"
     """Takes the step on each example."""
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
     """Its step size. The default is our choice, tuned for Adam without hidden layers on randomly projected digits (16
     inputs of unit variance); the best falls as 1.6 / inputs (0.01 with 196). With 128 128: 0.005."""
 

@@ -8,9 +8,10 @@ the same estimators, and is judged by the same curves as a Transformer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from metalearn.learner import Learner, Signature
+from metalearn.ranges import Named, Place, Size
 from metalearn_models.learners.online.network import (
     fresh_params,
     loss_of_predictions,
@@ -21,6 +22,7 @@ from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
 from metalearn_models.optimizers.contract import LearnedOptimizer, first_order
 from metalearn_models.optimizers.library import load, make
+from metalearn_models.optimizers.registry import names
 
 __all__ = [
     "OnlineOptimizerConfig",
@@ -35,10 +37,10 @@ __all__ = [
 class OnlineOptimizerConfig:
     """A fresh multilayer perceptron per sequence, trained online by a learned optimizer that is meta-trained."""
 
-    optimizer: str = "lstm-log"
+    optimizer: Annotated[str, Named("learned optimizer", names)] = "lstm-log"
     """Name of a learned optimizer; `metalearn list` has all. Recurrent ones are quickly meta-trained by
     backpropagation; the others compile faster by evolution strategies (--gradient.method nres --gradient.window 10)."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Size, ...] = ()
     """Widths of the network's hidden layers. Without any it is online softmax (or linear) regression."""
 
 
@@ -46,9 +48,9 @@ class OnlineOptimizerConfig:
 class PretrainedOptimizerConfig:
     """A fresh multilayer perceptron per sequence, trained online by a meta-trained optimizer."""
 
-    weights: str = "small-fc"
+    weights: Annotated[str, Place()] = "small-fc"
     """A meta-trained optimizer in the package, a file, or the folder of a run of `metalearn train-optimizer`."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Size, ...] = ()
     """Widths of the network's hidden layers."""
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature
+from metalearn.ranges import Positive, Steps
 from metalearn_models.learners._common import dot, no_theta
 from metalearn_models.learners.reference.neighbours import UNSEEN
 
@@ -61,10 +62,10 @@ class LogisticState(NamedTuple):
 class LogisticConfig:
     """Multinomial logistic regression with an L2 penalty."""
 
-    inverse_penalty: float = 10.0
+    inverse_penalty: Positive = 10.0
     """scikit-learn's C: multiplies the sum of cross-entropies; half the sum of squared weights is added. The default is
     our choice, tuned on randomly projected digits (16 inputs of unit variance); accuracy is flat from 3 to 30."""
-    iterations: int = 80
+    iterations: Steps = 80
     """Accelerated steps after each example, from the previous solution. For the same precision (probabilities within
     0.01), a C ten times smaller needs half as many; a larger C needs more."""
 

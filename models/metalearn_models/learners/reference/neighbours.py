@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature, batch_run
+from metalearn.ranges import Positive
 from metalearn_models.learners._common import dot, no_theta
 
 __all__ = ["UNSEEN", "NearestCentroidConfig", "NearestNeighbourConfig", "nearest_centroid", "nearest_neighbour"]
@@ -42,7 +43,7 @@ class _ClassMeans(NamedTuple):
 class NearestNeighbourConfig:
     """Predicts the label of the nearest example so far."""
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Divides the squared distances, minus which are the logits. It changes the loss, never the predicted class."""
 
 
@@ -50,7 +51,7 @@ class NearestNeighbourConfig:
 class NearestCentroidConfig:
     """Predicts the class with the nearest mean."""
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Divides the squared distances, minus which are the logits. It changes the loss, never the predicted class."""
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature, encode_label
+from metalearn.ranges import Positive
 from metalearn_models.learners._common import dot, no_theta
 
 __all__ = ["RidgeConfig", "RidgeState", "ridge"]
@@ -42,7 +43,7 @@ class RidgeState(NamedTuple):
 class RidgeConfig:
     """Least squares with a penalty on the weights."""
 
-    penalty: float = 1.0
+    penalty: Positive = 1.0
     """Multiplies the sum of squared weights, which is added to that of squared errors; the intercept is free. The
     default is our choice, tuned on randomly projected digits (16 inputs of unit variance); 10 to 100 was best with 196
     inputs."""

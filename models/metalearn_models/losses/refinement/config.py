@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from metalearn.errors import unknown_name
+from metalearn.ranges import Decay, NonEmpty, NonNegative, Positive, Seed, Size, Steps
 from metalearn_models.losses.refinement.loop import Moment
 from metalearn_models.losses.search.population import LossTask
 
@@ -24,47 +25,47 @@ class RefineConfig:
     estimator: Gradient = "backprop"
     """Source of meta-gradients: "backprop" through all inner steps, or evolution strategies: "es" over whole
     trajectories, "nres" or "pes" over windows of them."""
-    inner_steps: int = 20
+    inner_steps: Steps = 20
     """Steps of training a meta-gradient sees, K. EvoMAL: 1."""
-    meta_steps: int = 250
+    meta_steps: Steps = 250
     """Updates of theta."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Of Adam on theta."""
-    trajectories: int = 1
+    trajectories: Size = 1
     """Fresh networks per meta-step and task; antithetic pairs of them for evolution strategies."""
     optimizer: Optimizer = "sgd"
     """Inner optimizer: "sgd" with Nesterov momentum 0.9, EvoMAL's, or "adam", whose first step hardly depends on the
     loss: not for K = 1."""
-    inner_learning_rate: float = 0.01
+    inner_learning_rate: Positive = 0.01
     """Its step size."""
-    batch: int = 128
+    batch: Steps = 128
     """Examples of each training step, and of each judgement of it on validation data."""
     moment: Moment = "every"
     """Validation loss "every" step, or after the "last" step only."""
-    sigma: float = 0.1
+    sigma: Positive = 0.1
     """Standard deviation of the perturbations of theta, for evolution strategies."""
-    window: int = 5
+    window: Steps = 5
     """Inner steps between two updates, for "nres" and "pes"."""
-    clip: float = 1.0
+    clip: Positive = 1.0
     """Greatest norm of a meta-gradient; longer ones are shortened to it."""
-    candidates: int = 5
+    candidates: Steps = 5
     """How often theta is judged on the way; divides `meta_steps`."""
-    horizon: int = 500
+    horizon: Steps = 500
     """Steps of the trainings by which theta is judged: as many as it will be used for."""
-    judge_learning_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    judge_learning_rates: Annotated[tuple[Positive, ...], NonEmpty()] = (3e-3, 1e-2, 3e-2)
     """Step sizes of these trainings, by Adam, which does not see the scale of a loss; the best one counts, for each
     task and each theta its own."""
-    judge_seeds: int = 8
+    judge_seeds: Size = 8
     """Fresh networks for each judgement, task and step size; other ones to accept than to choose."""
     score: Score = "error"
     """What is judged, on whole sets: "error", the rate of wrong classes or the squared error; or "loss",
     cross-entropy or squared error."""
-    judge_share: float = 0.5
+    judge_share: Decay = 0.5
     """Share of each task's validation examples, drawn at random, that is kept for judging; the others are for
     meta-gradients. 0: all are for both."""
-    margin: float = 1.0
+    margin: NonNegative = 1.0
     """Accepted is what scores better by more than so many standard errors of the paired difference."""
-    seed: int = 0
+    seed: Seed = 0
     """Of everything random."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.errors import unknown_name
+from metalearn.ranges import NonEmpty, Positive, Size, Steps, Within
 from metalearn_models.losses.formulas import Expr
 from metalearn_models.losses.search import table
 from metalearn_models.losses.search.screening import scale
@@ -58,19 +59,19 @@ class LossTask(NamedTuple):
 class TrainingConfig:
     """How a network is trained by a candidate loss. Every loss is divided by its mean absolute gradient first."""
 
-    steps: int = 300
+    steps: Steps = 300
     """Steps of the inner optimizer; no early stopping."""
-    batch: int = 64
+    batch: Steps = 64
     """Examples a step, drawn with replacement; all of them where there are no more."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Adam, whose steps do not depend on the scale of a loss, or SGD with Nesterov momentum 0.9."""
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    learning_rates: Annotated[tuple[Positive, ...], NonEmpty()] = (1e-3, 3e-3, 1e-2, 3e-2)
     """Each candidate is judged at the best of these."""
-    seeds: int = 4
+    seeds: Size = 4
     """Networks trained for each candidate and learning rate, the same starts and batches for all candidates."""
-    candidates: int = 4
+    candidates: Size = 4
     """Losses trained at once; a last group that is smaller is filled up. Changes speed and memory, not the results."""
-    rows: int = 256
+    rows: Annotated[int, Within(2, 2**16)] = 256
     """Regression: targets at which losses are tabulated; between them tables are linear in y."""
 
     def __post_init__(self) -> None:
