@@ -56,7 +56,9 @@ def save_weights(path: str | Path, theta: Any, metadata: dict[str, Any]) -> None
 
 
 def load_weights(path: str | Path) -> tuple[Any, dict[str, Any]]:
-    """Read a file of `save_weights`: `theta` in JAX arrays, and the metadata.
+    """Read a file of `save_weights`: `theta` in NumPy arrays, and the metadata.
+
+    The arrays become JAX arrays where they are used, so that weights can be loaded inside any trace.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -128,7 +130,7 @@ def _describe_node(node: Any) -> Any:
 
 def _build(node: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     if node is None:
-        return jnp.asarray(arrays[name])
+        return arrays[name]
     if "none" in node:
         return None
     prefix = f"{name}/" if name else ""
