@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.intervals import half_width, mean_interval
-from metalearn.learner import Family, Learner, check_signatures, prediction_score, predictions
+from metalearn.learner import Family, Learner, check_signatures, competing, prediction_score, predictions
 
 __all__ = ["Curve", "curve_scorer", "last_positions", "summarise"]
 
@@ -54,7 +54,7 @@ def curve_scorer(
 
     Returns:
         A compiled function `(theta, data, key) -> scores[tasks, T]`. A score is the mean of `prediction_score` over the
-        sequences of a task: the accuracy, or the squared error in regression.
+        sequences of a task: the accuracy among the classes of the task, or the squared error in regression.
 
     Raises:
         ValueError: learner and family do not fit, or a number is not positive.
@@ -78,7 +78,11 @@ def curve_scorer(
             else:  # the learner of each task has its own key, which does not depend on the chunk
                 keys = jax.vmap(lambda i: jax.random.fold_in(key_learner, i))(indices)
                 logits = jax.vmap(lambda x, y, k: predictions(learner, theta, x, y, k))(xs, ys, keys)
-            return prediction_score(logits, ys).mean(1)
+            classes = None
+            if family.classes is not None:
+                of = family.classes
+                classes = rearrange(jax.vmap(lambda i: of(data, task(data, i)))(indices), "n c -> n 1 1 c")
+            return prediction_score(competing(logits, family.signature, classes), ys).mean(1)
 
         # Padded to whole chunks; the tasks beyond the last are scored and dropped.
         padded = jnp.arange(-(-tasks // chunk) * chunk, dtype=jnp.int32)

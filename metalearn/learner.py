@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from einops import pack, unpack
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from einops import pack, rearrange, unpack
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from metalearn.inner import InnerLoop
 
@@ -29,6 +29,7 @@ __all__ = [
     "Signature",
     "batch_run",
     "check_signatures",
+    "competing",
     "encode_label",
     "inner_loop",
     "prediction_loss",
@@ -94,6 +95,8 @@ class Family(NamedTuple):
         seen: `(data, index) -> task`, the index-th task of meta-training; None if each task of meta-training is new.
         unseen: `(data, index) -> task`, the index-th task that does not occur in meta-training.
         episode: `(data, task, key) -> (xs[T, D], ys[T])`, a new sequence of examples of one task.
+        classes: `(data, task) -> bool[C]`, the outputs that stand for a class of the data; only these compete in scores
+            and losses. None: the first `signature.outputs`.
     """
 
     signature: Signature
@@ -101,6 +104,7 @@ class Family(NamedTuple):
     seen: Callable[..., Any] | None
     unseen: Callable[..., Any]
     episode: Callable[..., tuple[Array, Array]]
+    classes: Callable[..., Array] | None = None
 
 
 def encode_label(y: Labels, outputs: int) -> Float[Array, "*T C"]:
@@ -108,6 +112,27 @@ def encode_label(y: Labels, outputs: int) -> Float[Array, "*T C"]:
     if jnp.issubdtype(y.dtype, jnp.integer):
         return jax.nn.one_hot(y, outputs, dtype=jnp.float32)
     return jnp.broadcast_to(y[..., None], (*y.shape, outputs)).astype(jnp.float32)
+
+
+def competing(
+    logits: Float[Array, "*T C"], signature: Signature, classes: Bool[Array, "..."] | None = None
+) -> Float[Array, "..."]:
+    """Leave only the outputs that stand for a class of the data: a learner can have more than there are classes.
+
+    A name that no class has is no answer. It must neither win nor take probability from the classes.
+
+    Args:
+        logits: of a learner.
+        signature: of the tasks; outputs from `signature.outputs` on are dropped. In regression all are kept.
+        classes: which of the remaining outputs are classes; it broadcasts against them. None: all.
+
+    Returns:
+        The first `signature.outputs` logits, -inf where no class is. The same array where nothing is dropped.
+    """
+    if signature.regression:
+        return logits
+    kept = logits if logits.shape[-1] == signature.outputs else logits[..., : signature.outputs]
+    return kept if classes is None else jnp.where(classes, kept, -jnp.inf)
 
 
 def prediction_loss(logits: Float[Array, "*T C"], y: Labels) -> Float[Array, "*T"]:
@@ -201,7 +226,7 @@ def inner_loop(learner: Learner, family: Family, sequences: int = 1) -> InnerLoo
 
     Returns:
         An `InnerLoop` of `family.signature.length` steps, with the `data` of the family. The loss of a step is
-        `prediction_loss`, its aux is `{"score": prediction_score}`.
+        `prediction_loss`, its aux is `{"score": prediction_score}`, both among the outputs that are `competing`.
 
     Raises:
         ValueError: the signatures do not fit.
@@ -209,29 +234,36 @@ def inner_loop(learner: Learner, family: Family, sequences: int = 1) -> InnerLoo
     check_signatures(learner, family)
     length = family.signature.length
 
+    def compete(logits: Array, classes: list[Array]) -> Array:
+        return competing(logits, family.signature, *classes)
+
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> Any:
         key_task, key_episode, key_learner = jax.random.split(key, 3)
         task = family.sample(data, key_task)
         episode = jax.vmap(lambda k: family.episode(data, task, k))(jax.random.split(key_episode, sequences))
+        if family.classes is not None:
+            episode = (*episode, family.classes(data, task))
         state = jax.vmap(lambda k: learner.start(theta, k))(jax.random.split(key_learner, sequences))
         return episode, state
 
     def step(theta: Any, state: Any, t: Array, key: PRNGKeyArray, data: Any) -> tuple[Any, Array, dict[str, Array]]:
         del key, data  # all randomness of an episode is drawn in init
-        (xs, ys), inner = state
+        episode, inner = state
+        xs, ys, *classes = episode
         x, y = jax.lax.dynamic_index_in_dim(xs, t, 1, False), jax.lax.dynamic_index_in_dim(ys, t, 1, False)
-        logits = jax.vmap(lambda s, x: learner.predict(theta, s, x))(inner, x)
+        logits = compete(jax.vmap(lambda s, x: learner.predict(theta, s, x))(inner, x), classes)
         inner = jax.vmap(lambda s, x, y: learner.observe(theta, s, x, y))(inner, x, y)
         aux = {"score": prediction_score(logits, y).mean()}
-        return ((xs, ys), inner), prediction_loss(logits, y).mean(), aux
+        return (episode, inner), prediction_loss(logits, y).mean(), aux
 
     def run(
         theta: Any, states: Any, t0: Array, window: int, keys: Key[Array, "B"], data: Any
     ) -> tuple[Any, Array, dict[str, Array]]:
         del t0, keys, data
-        (xs, ys), _ = states
+        (xs, ys, *classes), _ = states
         assert learner.run is not None and window == length, "the parallel run covers whole sequences"
-        logits = learner.run(theta, xs, ys)  # [B, S, T, C]
+        classes = [rearrange(c, "b c -> b 1 1 c") for c in classes]
+        logits = compete(learner.run(theta, xs, ys), classes)  # [B, S, T, C]
         return states, prediction_loss(logits, ys).mean(1), {"score": prediction_score(logits, ys).mean(1)}
 
     return InnerLoop(init, step, run if learner.run is not None else None, length)

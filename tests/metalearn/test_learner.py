@@ -92,6 +92,48 @@ def test_curves_score_every_task_at_every_position():
     np.testing.assert_array_equal(scores[:, 0], np.arange(20) % 3 == 0)  # nothing seen: class 0 by argmax
 
 
+WIDE = SIGNATURE._replace(outputs=5)
+
+
+def wide_learner(parallel: bool) -> Learner:
+    """Counts as the learner above, and would rather answer with one of two names that no class has."""
+    narrow = counting_learner(parallel)
+
+    def widen(logits):
+        return jnp.concatenate([logits, jnp.full((*logits.shape[:-1], 2), 100.0)], -1)
+
+    return narrow._replace(
+        predict=lambda theta, state, x: widen(narrow.predict(theta, state, x)),
+        run=(lambda theta, xs, ys: widen(narrow.run(theta, xs, ys))) if parallel else None,
+        signature=WIDE,
+    )
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_name_that_no_class_has_is_no_answer_and_takes_no_probability(parallel):
+    """Scores, losses and curves of a learner with five outputs on three classes are those of one with three."""
+    theta, data, keys = jnp.float32(0.7), jnp.float32(0), jax.random.split(jax.random.key(0), 4)
+    found, wanted = (
+        (unroll(inner_loop(of(parallel), constant_family(), 3), theta, data, keys, 7),
+         curve_scorer(of(parallel), constant_family(), constant_family().unseen, 6, 2)(theta, data, keys[0]))
+        for of in (wide_learner, counting_learner)
+    )  # fmt: skip
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
+    assert np.asarray(found[1])[:, 1:].min() == 1
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_each_task_can_say_which_outputs_are_its_classes(parallel):
+    """A task with a single class, in any place among five outputs, leaves nothing to be wrong about."""
+    family = constant_family()
+    own = family._replace(signature=WIDE, classes=lambda data, task: jnp.arange(5) == task)
+    theta, data, keys = jnp.float32(0.7), jnp.float32(0), jax.random.split(jax.random.key(0), 4)
+    losses, aux = unroll(inner_loop(wide_learner(parallel), own, 3), theta, data, keys, 7)
+    np.testing.assert_allclose(losses, 0.0, atol=1e-6)  # one class: certain
+    assert np.all(np.asarray(aux["score"]) == 1)
+    assert np.all(np.asarray(curve_scorer(wide_learner(parallel), own, own.unseen, 6, 2)(theta, data, keys[0])) == 1)
+
+
 def test_intervals_are_over_tasks():
     scores = np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
     curve = summarise(scores)

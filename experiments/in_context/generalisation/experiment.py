@@ -163,7 +163,7 @@ def measure(settings: Settings, cell: Cell, trained: Trained) -> dict[str, Any]:
     row = {"value": float(np.mean(new)), **found, "missing": missing}
     if cell["learner"] == LEARNERS[0]:
         beside = {
-            "most frequent": _summarise_scores({k: most_frequent(ys, signature.outputs) for k, (_, ys) in sets.items()})
+            "most frequent": _summarise_scores({k: most_frequent(ys, classes) for k, (_, ys, classes) in sets.items()})
         }
         for name, reference in references(signature).items():
             learner = build_learner(signature, reference)

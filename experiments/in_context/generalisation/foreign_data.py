@@ -2,8 +2,9 @@
 
 The protocol of GPICL (Kirsch, Harrison, Sohl-Dickstein, Metz 2022, arXiv 2212.04458): each task projects the data set
 at random to the learner's inputs and maps its classes to random ones of the learner's ten labels. A data set with fewer
-classes uses that many of the ten labels. The paper's Random set draws its ten images with replacement, so that the task
-is to remember them.
+classes uses that many of the ten labels, and only these compete: a label that stands for no class is no answer of any
+learner or reference. The paper's Random set draws its ten images with replacement, so that the task is to remember
+them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from metalearn.errors import DataNotPreparedError
 from metalearn.learner import Family, Learner, Signature
@@ -91,7 +92,7 @@ def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def episodes(
     name: str, split: Split, signature: Signature, tasks: int, sequences: int, seed: int
-) -> tuple[Float[np.ndarray, "N T D"], Int[np.ndarray, "N T"]]:
+) -> tuple[Float[np.ndarray, "N T D"], Int[np.ndarray, "N T"], Bool[np.ndarray, "N C"]]:
     """N = tasks x sequences sequences of new tasks over a data set, in the shapes of a learner.
 
     The tasks are those of `metalearn_tasks.families.projected`, with labels among all outputs of the learner. They are
@@ -105,10 +106,13 @@ def episodes(
         tasks: number of projections, each with its own choice of labels.
         sequences: sequences per task.
         seed: of all draws.
+
+    Returns:
+        Inputs and labels of each sequence, and which outputs stand for a class of the data set in it.
     """
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     count, inputs = split.inputs.shape
-    xs, ys = [], []
+    xs, ys, classes = [], [], []
     for _ in range(tasks):
         projection = (rng.standard_normal((inputs, signature.inputs)) / inputs**0.5).astype(np.float32)
         labels = rng.permutation(signature.outputs).astype(np.int32)
@@ -116,36 +120,37 @@ def episodes(
             rows = rng.choice(count, signature.length, replace=count < signature.length)
             xs.append(np.asarray(split.inputs)[rows] @ projection)
             ys.append(labels[np.asarray(split.labels)[rows]])
-    return np.stack(xs), np.stack(ys)
+        classes.append(np.isin(np.arange(signature.outputs), labels[: split.labels.max() + 1]))
+    return np.stack(xs), np.stack(ys), np.repeat(np.stack(classes), sequences, axis=0)
 
 
-def score(learner: Learner, theta: Any, sets: dict[str, tuple[Any, Any]], seed: int) -> dict[str, np.ndarray]:
+def score(learner: Learner, theta: Any, sets: dict[str, tuple[Any, Any, Any]], seed: int) -> dict[str, np.ndarray]:
     """Whether a learner is right, [N, T], on the episodes of each data set, in one program for all of them.
 
     Args:
         learner: any learner with the signature of the episodes.
         theta: its meta-parameters.
-        sets: inputs and labels from `episodes` by data set, with equal numbers of sequences.
+        sets: what `episodes` returns, by data set, with equal numbers of sequences.
         seed: of the learner's own randomness.
     """
-    xs, ys = (jnp.asarray(np.concatenate(parts)) for parts in zip(*sets.values(), strict=True))
+    data = tuple(jnp.asarray(np.concatenate(parts)) for parts in zip(*sets.values(), strict=True))
     scored = score_learner(
-        learner, theta, _given_sequences(learner.signature), {"": (_pick, (xs, ys))}, len(ys), 1, seed
+        learner, theta, _given_sequences(learner.signature), {"": (_pick, data)}, len(data[0]), 1, seed
     )[""]
     return dict(zip(sets, np.split(scored, len(sets)), strict=True))
 
 
-def most_frequent(ys: Int[np.ndarray, "N T"], outputs: int) -> np.ndarray:
-    """Whether the label seen most often so far is right, [N, T]; of equally frequent labels the lowest."""
-    one_hot = np.eye(outputs)[np.asarray(ys)]
-    before = one_hot.cumsum(1) - one_hot
+def most_frequent(ys: Int[np.ndarray, "N T"], classes: Bool[np.ndarray, "N C"]) -> np.ndarray:
+    """Whether the class seen most often so far is right, [N, T]; of equally frequent classes the lowest."""
+    one_hot = np.eye(classes.shape[1])[np.asarray(ys)]
+    before = np.where(classes[:, None], one_hot.cumsum(1) - one_hot, -1.0)
     return (before.argmax(-1) == ys).astype(np.float32)
 
 
-def _pick(data: tuple[Array, Array], index: Array) -> tuple[Array, Array]:
-    return data[0][index], data[1][index]
+def _pick(data: tuple[Array, ...], index: Array) -> tuple[Array, ...]:
+    return tuple(part[index] for part in data)
 
 
 def _given_sequences(signature: Signature) -> Family:
     """The family whose tasks are given sequences, one sequence per task."""
-    return Family(signature, _pick, None, _pick, lambda data, task, key: task)
+    return Family(signature, _pick, None, _pick, lambda data, task, key: task[:2], lambda data, task: task[2])

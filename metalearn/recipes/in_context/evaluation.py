@@ -117,7 +117,10 @@ def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
             f"{tasks.dataset.inputs}: set --size or --pca so that they agree"
         )
     theta = read_theta(folder, recipe)
-    learner = recipe.learner if options.average == 1 else averaged(recipe.learner, options.average, options.seed)
+    learner = recipe.learner
+    if options.average > 1:
+        classes = None if entry.regression else tasks.family.signature.outputs
+        learner = averaged(learner, options.average, options.seed, classes)
     shape = (options.tasks, options.sequences, options.seed)
     scores = score_learner(learner, theta, tasks.family, tasks.kinds, *shape)
     scores |= score_references(options.references, tasks.family, tasks.kinds["unseen"][1], *shape)

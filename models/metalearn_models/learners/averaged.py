@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn.learner import Labels, Learner
+from metalearn.learner import Labels, Learner, competing
 
 __all__ = ["averaged"]
 
 
-def averaged(learner: Learner, members: int, seed: int = 0) -> Learner:
+def averaged(learner: Learner, members: int, seed: int = 0, classes: int | None = None) -> Learner:
     """Average a learner of classes over `members` random rotations of its inputs and permutations of its labels.
 
     The first member sees inputs and labels unchanged. The members' probabilities are averaged.
@@ -30,18 +30,24 @@ def averaged(learner: Learner, members: int, seed: int = 0) -> Learner:
         learner: a learner of classes; its theta is used unchanged.
         members: number of passes to average.
         seed: draws rotations and permutations.
+        classes: number of classes in the data. Each member gives the other outputs no probability, so that no member
+            counts less because it has spent some on them. None: all outputs are classes.
 
     Returns:
         A learner of the same signature, with `members` times the state. Its logits are log-probabilities.
 
     Raises:
-        ValueError: fewer than one member, or a regression learner, whose labels have no permutations.
+        ValueError: fewer than one member, a number of classes out of range, or a regression learner, whose labels have
+            no permutations.
     """
     if members < 1:
         raise ValueError(f"members must be at least 1, got {members}")
     if learner.signature.regression:
         raise ValueError("averaging permutes class labels: it needs a learner of classes, not of real labels")
     inputs, outputs = learner.signature.inputs, learner.signature.outputs
+    if classes is not None and not 1 <= classes <= outputs:
+        raise ValueError(f"classes must be between 1 and the learner's {outputs} outputs, got {classes}")
+    compete = None if classes is None or classes == outputs else np.arange(outputs) < classes
     rng = np.random.default_rng(seed)
     # Q of the QR decomposition of a Gaussian matrix, with the signs of R's diagonal removed, is uniform over rotations
     # (Mezzadri 2007).
@@ -52,9 +58,9 @@ def averaged(learner: Learner, members: int, seed: int = 0) -> Learner:
     )
 
     def average(logits: Float[Array, "M *T C"]) -> Float[Array, "*T C"]:
-        log_probs = jax.nn.log_softmax(logits, axis=-1)
-        renamed = jax.vmap(lambda row, permutation: jnp.take(row, permutation, axis=-1))(log_probs, permutations)
-        return jax.nn.logsumexp(renamed, axis=0) - np.log(members).astype(np.float32)
+        renamed = jax.vmap(lambda row, permutation: jnp.take(row, permutation, axis=-1))(logits, permutations)
+        log_probs = jax.nn.log_softmax(competing(renamed, learner.signature, compete), axis=-1)
+        return jax.nn.logsumexp(log_probs, axis=0) - np.log(members).astype(np.float32)
 
     def start(theta: Any, key: PRNGKeyArray) -> Any:
         return jax.vmap(lambda k: learner.start(theta, k))(jax.random.split(key, members))

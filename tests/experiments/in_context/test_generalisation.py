@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -48,7 +49,7 @@ def test_which_examples_are_taken(tmp_path):
 def test_episodes_are_projections_with_renamed_labels():
     multiples = np.outer(np.arange(1, 31), np.eye(8)[0]).astype(np.float32)  # so that a row's length tells its number
     split, signature = Split(multiples, np.arange(30, dtype=np.int32) % 3), Signature(64, 10, 30)
-    xs, ys = episodes("a", split, signature, 3, 2, 0)
+    xs, ys, classes = episodes("a", split, signature, 3, 2, 0)
     assert xs.shape == (6, 30, 64) and xs.dtype == np.float32 and ys.shape == (6, 30) and ys.dtype == np.int32
     lengths = np.linalg.norm(xs, axis=-1)
     numbers = np.rint(lengths / lengths.min(1, keepdims=True)).astype(int)
@@ -63,6 +64,8 @@ def test_episodes_are_projections_with_renamed_labels():
     ]
     assert all(len(names) == 1 for task in renamed for names in task)
     assert all(len(set.union(*task)) == 3 for task in renamed) and len({str(task) for task in renamed}) == 3
+    for row, own in zip(ys, classes, strict=True):  # the outputs that stand for a class are the names in use
+        assert own.shape == (10,) and set(np.flatnonzero(own)) == {int(y) for y in row}
     assert np.array_equal(xs, episodes("a", split, signature, 3, 2, 0)[0])
     assert not np.array_equal(xs, episodes("b", split, signature, 3, 2, 0)[0])
     assert not np.array_equal(xs, episodes("a", split, signature, 3, 2, 1)[0])
@@ -74,10 +77,23 @@ def test_scores_by_hand():
     signature = Signature(5, 10, 12)
     sets = {name: episodes(name, few, signature, 2, 2, 0) for name in ("a", "b")}
     found = score(nearest_neighbour(signature), (), sets, 0)
-    for name, (_, ys) in sets.items():
+    for name, (_, ys, _) in sets.items():
         met = [[label in row[:t] for t, label in enumerate(row)] for row in ys]
         assert found[name].shape == ys.shape and np.array_equal(found[name][:, 4:], np.asarray(met)[:, 4:])
-    assert most_frequent(np.array([[2, 2, 0, 0, 0, 0]]), 3).tolist() == [[0, 1, 0, 0, 1, 1]]
+    several = np.array([[True, True, True], [False, True, True]])
+    ys = np.array([[2, 2, 0, 0, 0, 0], [1, 1, 2, 2, 2, 2]])
+    # Of no examples, the lowest name of a class is the answer.
+    assert most_frequent(ys, several).tolist() == [[0, 1, 0, 0, 1, 1], [1, 1, 0, 0, 0, 1]]
+
+
+def test_a_name_that_stands_for_no_class_is_no_answer():
+    """A learner that says nothing scores the share of its lowest class, not that of ten names."""
+    few = Split(np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32) % 2)
+    signature = Signature(5, 10, 12)
+    sets = {"a": episodes("a", few, signature, 4, 2, 0)}
+    silent = nearest_neighbour(signature)._replace(predict=lambda theta, state, x: jnp.zeros(10), run=None)
+    lowest = sets["a"][2].argmax(1)
+    assert np.array_equal(score(silent, (), sets, 0)["a"], sets["a"][1] == lowest[:, None])
 
 
 def test_configurations():

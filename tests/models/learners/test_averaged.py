@@ -46,6 +46,22 @@ def test_the_average_is_of_probabilities_with_labels_named_back():
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(4), atol=1e-6)
 
 
+def test_only_outputs_that_are_classes_compete_within_each_member():
+    """Each member's probabilities are over two of three outputs, and its third has none."""
+    learner = mlp(SIGNATURE, MLPConfig(hidden=8))
+    theta, x = learner.init(jax.random.key(0)), jnp.asarray([0.3, -1.0, 0.5, 2.0])
+    rng = np.random.default_rng(3)
+    q, r = np.linalg.qr(rng.normal(size=(4, 4)))
+    rotation, permutation = (q * np.sign(np.diag(r))).astype(np.float32), rng.permutation(3)
+    named = [learner.predict(theta, (), x), learner.predict(theta, (), x @ rotation)[permutation]]
+    wanted = (jax.nn.softmax(named[0][:2]) + jax.nn.softmax(named[1][:2])) / 2
+    both = averaged(learner, 2, seed=3, classes=2)
+    found = jnp.exp(both.predict(theta, both.start(theta, jax.random.key(0)), x))
+    np.testing.assert_allclose(found, [*wanted, 0.0], rtol=1e-4)
+    with pytest.raises(ValueError, match="classes must be between 1 and the learner's 3 outputs, got 4"):
+        averaged(learner, 2, classes=4)
+
+
 def test_the_parallel_run_equals_the_loop():
     learner = averaged(transformer(SIGNATURE, TINY), 3)
     theta, (xs, ys) = learner.init(jax.random.key(0)), sequence()
