@@ -120,8 +120,8 @@ def _train_all(
         x, y = examples
         predicted = task.apply(params, x)
         if task.kind == "classification":
-            right = (jnp.argmax(predicted, -1) == y) & jnp.isfinite(predicted).all(-1)
-            return 1 - right.astype(jnp.float32).mean()
+            wrong = (jnp.argmax(predicted, -1) != y) | ~jnp.isfinite(predicted).all(-1)
+            return wrong.astype(jnp.float32).mean()
         score = jnp.square(predicted[:, 0] - y).mean()
         return jnp.where(jnp.isfinite(score), score, jnp.inf)
 

@@ -28,9 +28,8 @@ from experiments.suite.tables import format_columns
 from metalearn.runs.json_values import finite_or_null
 from metalearn.runs.progress import Progress
 from metalearn_models.losses import SymbolicLoss
-from metalearn_models.losses.elementwise import Link
 from metalearn_models.losses.search.population import LossTask, TrainingConfig
-from metalearn_models.losses.search.search import SearchConfig, SearchResult, random_control, search
+from metalearn_models.losses.search.search import SearchConfig, SearchResult, as_loss, random_control, search
 from metalearn_tasks.datasets.corrupted import loss_task
 
 CHOICE = 500
@@ -92,18 +91,16 @@ class Found:
     seconds: tuple[float, float]
 
 
-def search_with_control(
-    tasks: MetaTraining, config: SearchConfig, link: Link, progress: Progress | None = None
-) -> Found:
+def search_with_control(tasks: MetaTraining, config: SearchConfig, progress: Progress | None = None) -> Found:
     """Run an evolution, and a random search that trains the same number of distinct losses."""
-    began = time.monotonic()
+    start = time.monotonic()
     evolved = search(tasks.search, config, progress=progress, final_tasks=tasks.final)
     between = time.monotonic()
     control = search(tasks.search, random_control(config, evolved), progress=progress, final_tasks=tasks.final)
     end = time.monotonic()
 
     def best(result: SearchResult) -> SymbolicLoss:
-        return SymbolicLoss(result.best[0].expr, link=link)
+        return as_loss(result.best[0].expr, tasks.search)
 
     return Found(
         best(evolved),
@@ -111,7 +108,7 @@ def search_with_control(
         len(evolved.trained),
         len(evolved.generations) * config.evolution.population,
         (evolved.best[0].fitness, control.best[0].fitness),
-        (between - began, end - between),
+        (between - start, end - between),
     )
 
 

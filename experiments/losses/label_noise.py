@@ -132,7 +132,7 @@ def run(config: LabelNoiseConfig, progress: Progress | None = None) -> dict[str,
         found: list[Found] = []
         for seed in range(config.seeds):
             tasks = meta_training_tasks(META_TRAINING, config.noise, config.hidden, seed, config.splits)
-            found.append(search_with_control(tasks, search_config(config, seed), "softmax", progress))
+            found.append(search_with_control(tasks, search_config(config, seed), progress))
         searched = time.monotonic()
         evolved = {f"evolved, seed {seed}": one.evolved for seed, one in enumerate(found)}
         random = {f"random, seed {seed}": one.random for seed, one in enumerate(found)}

@@ -40,6 +40,7 @@ from metalearn_models.losses.search.population import TrainingConfig
 from metalearn_tasks.datasets.corrupted import loss_task
 
 HELD_OUT = ("friedman2", "friedman3")
+SCORE = "squared error"
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def draw(config: RefinementConfig, result: Mapping[str, Any]) -> None:
     axes[-1].set_xscale("log")
     shown = [f"{label.split('(')[0]}(...), {label.rsplit(', ', 1)[1]}" for label in labels]
     axes[-1].set_yticks(-np.arange(len(labels)), shown, fontsize=6)
-    axes[-1].set_xlabel("held-out error of what is kept, over that before")
+    axes[-1].set_xlabel("held-out error, kept over before")
     axes[-1].legend(fontsize=7, frameon=False)
     save(figure, config.out / "refinement.png")
 

@@ -122,7 +122,7 @@ def run(config: RobustRegressionConfig, progress: Progress | None = None) -> dic
     with share_compilations():
         for seed in range(config.seeds):
             tasks = meta_training_tasks(META_TRAINING, config.noise, config.hidden, seed, config.splits)
-            found.append(search_with_control(tasks, search_config(config, seed), "identity", progress))
+            found.append(search_with_control(tasks, search_config(config, seed), progress))
         searched = time.monotonic()
         training = TrainingConfig(steps=config.steps, learning_rates=RATES)
         evolved = {f"evolved, seed {seed}": one.evolved for seed, one in enumerate(found)}

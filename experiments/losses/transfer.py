@@ -6,7 +6,7 @@ row every loss has the learning rate that is best for it. The search has seen tw
 the classes of digits. Raymond, Chen, Xue, Zhang (2023, arXiv 2209.08907) test theirs on other networks too.
 
     python -m experiments loss_transfer            # about five minutes on two cores
-    python -m experiments loss_transfer quick      # two seeds and one other network, about a minute
+    python -m experiments loss_transfer quick      # three seeds and one other network, about a minute
     python -m experiments loss_transfer --help
 """
 
@@ -34,6 +34,9 @@ from metalearn.runs.progress import Progress
 from metalearn_models.losses import SymbolicLoss, load
 from metalearn_models.losses.search.population import TrainingConfig
 from metalearn_tasks.objectives.baselines import learning_rates
+
+LEAST = {"classification": 1e-3, "regression": 1e-6}
+"""Least error in the ratios of the picture, so that a baseline without an error does not make them infinite."""
 
 
 class Part(NamedTuple):
@@ -95,7 +98,7 @@ PRESETS = {
         networks=("16",),
         learning_rates=(1e-3, 1e-2),
         steps=200,
-        seeds=2,
+        seeds=3,
     ),
 }
 
@@ -199,14 +202,19 @@ def _mean(row: Mapping[str, Any], label: str) -> float:
     return read_number(row[label]["mean"], missing=float("inf"))
 
 
+def _ratio(row: Mapping[str, Any], label: str, baseline: str, least: float) -> float:
+    return max(_mean(row, label), least) / max(_mean(row, baseline), least)
+
+
 def draw(config: LossTransferConfig, result: Mapping[str, Any]) -> None:
     """Draw one dot per row and loss: its error over that of the first loss."""
     figure, axes = new_figure(columns=len(result["parts"]), width=6.5, height=6.0)
     for ax, (title, part) in zip(axes, result["parts"].items(), strict=True):
         names = list(part["rows"])
+        least = LEAST[title]
         labels = [label for label in next(iter(part["rows"].values())) if label != part["baseline"]]
         for number, label in enumerate(labels):
-            ratio = [_mean(row, label) / max(_mean(row, part["baseline"]), 1e-12) for row in part["rows"].values()]
+            ratio = [_ratio(row, label, part["baseline"], least) for row in part["rows"].values()]
             last = number == len(labels) - 1
             ax.plot(
                 ratio,
@@ -220,7 +228,7 @@ def draw(config: LossTransferConfig, result: Mapping[str, Any]) -> None:
         ax.axvline(1, color="0.5", linewidth=1)
         ax.set_xscale("log")
         ax.set_yticks(-np.arange(len(names)), names, fontsize=7)
-        ax.set_xlabel(f"test error over that with {part['baseline']}")
+        ax.set_xlabel(f"test error over that with {part['baseline']} (both at least {least:g})")
         ax.set_title(title, fontsize=9)
         ax.legend(fontsize=7, frameon=False)
     save(figure, config.out / "transfer.png")

@@ -12,6 +12,7 @@ Every other experiment defines
   `metalearn.runs.progress.Progress`; the command passes the default one. Functions that print have no place here:
   what a person should read meanwhile goes to `progress.note`.
 - `format_result(result) -> str`: what is printed when it has ended, with the path of the picture.
+- `SCORE`, optional: the name of the score that `progress` shows, "accuracy" by default.
 - `prepare_process()`, optional: environment variables and CPU affinity; called before JAX has made its devices.
 
 A tool, whose command line has words of its own, defines a frozen dataclass `Options` in the place of `PRESETS`.
@@ -135,7 +136,7 @@ def run_command(name: str, words: Sequence[str]) -> int:
         parsed = parse(name, words)
         if isinstance(parsed.options, Suite):
             return _run_suite(parsed, parsed.options)
-        result = module.run(parsed.options.settings, default_progress())
+        result = module.run(parsed.options.settings, default_progress(getattr(module, "SCORE", "accuracy")))
     except (MetalearnError, ValueError, OSError, FloatingPointError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

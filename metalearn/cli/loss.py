@@ -1,4 +1,4 @@
-"""`metalearn loss`: name the losses, or show one."""
+"""`metalearn loss`: list the losses, or show one."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class LossCommand:
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command: print the names, or a formula and its provenance.
+    """The command: print the names of all losses, or the formula and the provenance of one.
 
     Raises:
         UnknownNameError: there is no such action or loss.
-        ValueError: no loss was named, or a file holds no loss.
+        ValueError: `name` is missing, or the file holds no loss.
         FileNotFoundError: there is no such file.
     """
     command = read(LossCommand(), argv, "metalearn loss", "[list | show NAME] [options]")
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
             print(json.dumps(losses))
         return
     if command.name is None:
-        raise ValueError(f"say which loss to show: one of {', '.join(losses)}, or a .json file")
+        raise ValueError(f"name a loss to show: one of {', '.join(losses)}, or a .json file")
     described = describe(command.name)
     for label, value in described.items():
         print(f"{label + ':':<13} {value}")

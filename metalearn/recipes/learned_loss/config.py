@@ -18,7 +18,7 @@ _DataName = Annotated[str, Named("data set of losses", names)]
 
 @dataclass(frozen=True)
 class SearchLossConfig:
-    """Everything that decides the numbers of a search and of the refinement after it."""
+    """All settings of a search and of the refinement after it."""
 
     data: Annotated[tuple[_DataName, ...], NonEmpty()] = ("digits-low", "wine")
     """Data sets to train on, all of one kind. Classification: digits, digits-low (classes 0 to 4), digits-high, wine,

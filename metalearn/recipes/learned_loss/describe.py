@@ -1,4 +1,4 @@
-"""What there is to say of a loss: formula, provenance, picture."""
+"""Descriptions of losses: range, formula, provenance and picture."""
 
 from __future__ import annotations
 
@@ -9,30 +9,43 @@ import numpy as np
 
 from metalearn_models.losses import library
 from metalearn_models.losses.formulas import to_text
-from metalearn_models.losses.symbolic_loss import SymbolicLoss
+from metalearn_models.losses.handmade import HandmadeLoss
+from metalearn_models.losses.symbolic_loss import MOST_CLASSES, SymbolicLoss
 
 __all__ = ["describe", "draw", "list_losses"]
 
 
 def list_losses() -> dict[str, str]:
-    """All losses by name, and whether each was made by hand or learned."""
-    learned = library.shipped()
-    return {name: "learned" if name in learned else "made by hand" for name in library.names()}
+    """All losses by name: made by hand or learned, and the range that they are for."""
+    return {name: f"{_origin(name)}{_range(library.load(name))}" for name in library.names()}
+
+
+def _origin(name: str) -> str:
+    return "learned" if name in library.shipped() else "made by hand"
+
+
+def _range(loss: SymbolicLoss | HandmadeLoss) -> str:
+    if loss.link == "identity":
+        return "; regression, scale= is the unit of the targets (default 1)"
+    learned = isinstance(loss, SymbolicLoss) and loss.classes is not None
+    return f"; 2 to {MOST_CLASSES:,} classes" if learned else ""
 
 
 def describe(source: str) -> dict[str, Any]:
-    """A loss in words: its link, its formula in several notations, its provenance.
+    """Describe a loss: its link, its range, its formula in several notations, its provenance.
 
     Args:
         source: a name, the path of a .json file, or the folder of a search.
 
     Raises:
-        UnknownNameError: no loss of that name, and no such path.
-        FileNotFoundError: the file is not there.
+        UnknownNameError: there is no loss with this name, and no such path.
+        FileNotFoundError: there is no such file.
         ValueError: the file holds no loss.
     """
     loss = library.load(source)
     described: dict[str, Any] = {"name": source, "link": loss.link}
+    if text := _range(loss).removeprefix("; "):
+        described["range"] = text
     if not isinstance(loss, SymbolicLoss):
         return {**described, "made": "by hand, see metalearn_models.losses.handmade"}
     from metalearn_models.losses.reading import latex, to_sympy  # sympy takes a second to import

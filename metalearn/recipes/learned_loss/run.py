@@ -1,4 +1,4 @@
-"""Search for a loss, refinement of it, and what both leave in a folder."""
+"""Search for a loss, refinement of its coefficients, and the files that both leave in a folder."""
 
 from __future__ import annotations
 
@@ -18,39 +18,38 @@ from metalearn_models.losses.formulas import size, to_text
 from metalearn_models.losses.refinement.refine import refine
 from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig
 from metalearn_models.losses.search.population import LossTask
-from metalearn_models.losses.search.search import SearchConfig, random_control, search
+from metalearn_models.losses.search.search import SearchConfig, as_loss, random_control, search
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
 __all__ = ["format_table", "refine_coefficients", "search_config", "search_loss"]
 
 
 def search_loss(config: SearchLossConfig, out: Path, progress: Progress) -> tuple[SymbolicLoss, dict[str, Any]]:
-    """Search for a loss and refine it; a search that is in the folder already continues.
+    """Search for a loss and refine it. A search that the folder holds already continues.
 
     Args:
-        config: what to search, and on which data.
-        out: folder of the search, its loss.json, loss.png and result.json.
-        progress: what a person sees.
+        config: settings of the search and its data sets.
+        out: folder for the search, loss.json, loss.png and result.json.
+        progress: shows how far the search is.
 
     Returns:
-        The loss, and what is in result.json.
+        The loss, and the content of result.json.
 
     Raises:
-        ValueError: data sets of two kinds, or numbers that do not fit.
+        ValueError: data sets of two kinds, or numbers out of range.
         RunError: the folder holds another search.
     """
     from metalearn.pictures import save
     from metalearn_models.losses.reading import picture
     from metalearn_tasks.datasets.corrupted import loss_task
 
-    began = time.monotonic()
+    start = time.monotonic()
     check(config)
     tasks = [loss_task(name, noise=config.noise, hidden=config.hidden, seed=config.seed) for name in config.data]
     searched = search_config(config, tasks)
     found = search(tasks, searched, out, progress)
     best = found.best[0]
-    link = "softmax" if tasks[0].kind == "classification" else "identity"
-    loss = SymbolicLoss(best.expr, link=link)
+    loss = as_loss(best.expr, tasks)
     result: dict[str, Any] = {
         "formula": to_text(best.expr),
         "finalists": [_row(entry) for entry in found.best],
@@ -77,13 +76,13 @@ def search_loss(config: SearchLossConfig, out: Path, progress: Progress) -> tupl
     loss = dataclasses.replace(loss, provenance=provenance)
     loss.save(out / "loss.json")
     save(picture(loss), out / "loss.png")
-    result["seconds"] = round(time.monotonic() - began, 1)
+    result["seconds"] = round(time.monotonic() - start, 1)
     (out / "result.json").write_text(json.dumps(result, indent=2))
     return loss, result
 
 
 def search_config(config: SearchLossConfig, tasks: Sequence[LossTask]) -> SearchConfig:
-    """The search alone; its first population holds cross-entropy, or squared and absolute error."""
+    """The settings of the search; its first population holds cross-entropy, or squared and absolute error."""
     return SearchConfig(
         evolution=EvolutionConfig(population=config.population, seeds=SEEDS[tasks[0].kind]),
         training=config.training,
@@ -95,7 +94,11 @@ def search_config(config: SearchLossConfig, tasks: Sequence[LossTask]) -> Search
 def refine_coefficients(
     loss: SymbolicLoss, tasks: Sequence[LossTask], config: SearchLossConfig, progress: Progress
 ) -> tuple[SymbolicLoss, dict[str, Any]]:
-    """The loss with refined coefficients if they were validated to train better; otherwise the loss as it was."""
+    """Refine the coefficients of a loss, and keep them only if they train better on validation examples.
+
+    Returns:
+        The loss to use, and the scores before and after with the decision.
+    """
     import jax
 
     from metalearn_models.losses.parametric import free_coefficients
@@ -109,10 +112,8 @@ def refine_coefficients(
 
 def format_table(result: dict[str, Any]) -> str:
     """The finalists, the losses the search was seeded with, and the control, with their validation errors."""
-    lines = [
-        f"{'validation error':>17} {'size':>5}   of {result['trained']} losses trained, {result['candidates']} met"
-    ]
-    groups = [("", result["finalists"]), ("seeded, as judged in the search: ", result["seeded"])]
+    lines = [f"{'validation error':>17} {'size':>5}   trained {result['trained']} of {result['candidates']} candidates"]
+    groups = [("", result["finalists"]), ("seed, with its error in the search: ", result["seeded"])]
     groups.append(("random search: ", [result["control"]] if result["control"] else []))
     for label, rows in groups:
         lines += [f"{row['error']:>17.4f} {row['size']:>5}   {label}{row['formula']}" for row in rows]

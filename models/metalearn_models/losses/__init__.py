@@ -1,8 +1,8 @@
 """Losses: learned formulas, hand-made losses and losses with free parameters, all with the signature of optax.
 
-`loss(logits, labels)` gives one value per example. `load(name)` gives a loss of `names()`; `shipped()` are the learned
-ones. Formulas are in `formulas`, the search for one in `search`, the refinement of coefficients in `refinement`, and
-the factories of the hand-made losses in `handmade`.
+`loss(logits, labels)` gives one value per example. `load(name)` gives a loss of `names()`; `shipped()` are the names of
+the learned ones. Losses of regression take the unit of the targets, `load(name, scale=robust_scale(y))`. Formulas are
+in `formulas`, the search in `search`, the refinement of coefficients in `refinement`, hand-made losses in `handmade`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from metalearn_models.losses.ml3 import ml3 as ml3
 from metalearn_models.losses.parametric import LearnableLoss as LearnableLoss
 from metalearn_models.losses.parametric import free_coefficients as free_coefficients
 from metalearn_models.losses.parametric import fresh_coefficients as fresh_coefficients
+from metalearn_models.losses.scaling import robust_scale as robust_scale
 from metalearn_models.losses.symbolic_loss import SymbolicLoss as SymbolicLoss
 from metalearn_models.losses.taylor_glo import taylor_glo as taylor_glo
 
@@ -47,6 +48,7 @@ __all__ = [
     "names",
     "parse",
     "picture",
+    "robust_scale",
     "shipped",
     "taylor_glo",
     "to_sympy",

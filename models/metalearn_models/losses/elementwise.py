@@ -1,8 +1,8 @@
-"""Losses as functions of logits and labels, one value for each example, with optax's conventions.
+"""Losses as functions of logits and labels, one value per example, with optax's conventions.
 
 A loss here is a sum over classes (regression: a mean over outputs) of one elementwise function of the target y and
-the prediction f. The link makes f of the logits: `softmax` and `sigmoid` for classification, `identity` for
-regression, where the logits are the predictions.
+the prediction f. The link turns logits into f: `softmax` and `sigmoid` for classification, `identity` for regression,
+where the logits are the predictions.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from metalearn_models.losses.formulas import LIMIT
 from metalearn_models.losses.formulas.values import at_least_single
+from metalearn_models.losses.scaling import Scale, batch_unit
 
 __all__ = ["Prediction", "check_inputs", "cotangent", "per_example", "predict"]
 
@@ -26,12 +27,12 @@ LINKS: tuple[str, ...] = get_args(Link)
 
 
 class Prediction(NamedTuple):
-    """What an elementwise loss may know of the prediction.
+    """The prediction, in the forms that an elementwise loss may use.
 
     Attributes:
-        f: probabilities, or the values predicted.
-        log_f: log of the probabilities, exact where f itself underflows, at least -LIMIT; None in regression.
-        log_not_f: `() -> log(1 - f)`, exact where f rounds to 1; in regression it must not be called.
+        f: probabilities, or the predicted values.
+        log_f: log of the probabilities, exact where f itself underflows, at least -LIMIT. None: regression.
+        log_not_f: `() -> log(1 - f)`, exact where f rounds to 1. Raises ValueError in regression.
         classes: size of the last axis of the logits.
     """
 
@@ -45,7 +46,11 @@ Terms = Callable[[Float[Array, "... C"], Prediction], Float[Array, "... C"]]
 
 
 def predict(logits: Float[Array, "... C"], link: Link) -> Prediction:
-    """The prediction that logits stand for."""
+    """The prediction that belongs to logits.
+
+    Raises:
+        ValueError: softmax logits of a single class.
+    """
     classes = logits.shape[-1]
     if link == "identity":
         return Prediction(logits, None, lambda: _no_probability(), classes)
@@ -54,12 +59,12 @@ def predict(logits: Float[Array, "... C"], link: Link) -> Prediction:
         return Prediction(jax.nn.sigmoid(logits), log_f, lambda: jax.nn.log_sigmoid(-logits), classes)
     if classes < 2:
         raise ValueError("softmax needs logits of at least 2 classes on the last axis, got 1: use link='sigmoid'")
-    # bounded, so that a class masked by a logit of -inf has the finite product 0 * log_f and no NaN
+    # Bounded: the product 0 * log_f of a class that is masked by a logit of -inf must be finite.
     log_f = jnp.maximum(jax.nn.log_softmax(logits), -LIMIT)
     f = jnp.exp(log_f)
 
     def log_not_f() -> Array:
-        # 1 - f loses all digits only for the likeliest class: there the others are added up
+        # 1 - f loses all digits only for the likeliest class; there the other probabilities are added up.
         likeliest = jax.nn.one_hot(jnp.argmax(logits, -1), classes, dtype=bool)
         others = jax.nn.logsumexp(log_f, -1, keepdims=True, where=~likeliest)
         return jnp.maximum(jnp.where(likeliest, others, jnp.log1p(-jnp.where(likeliest, 0, f))), -LIMIT)
@@ -68,37 +73,49 @@ def predict(logits: Float[Array, "... C"], link: Link) -> Prediction:
 
 
 def _no_probability() -> Array:
-    raise ValueError("a regression prediction is no probability")
+    raise ValueError("a prediction of regression is not a probability, so log(1 - f) does not exist")
 
 
-def per_example(terms: Terms, link: Link, logits: ArrayLike, labels: ArrayLike) -> Float[Array, "..."]:
-    """Add up elementwise terms for each example.
+def per_example(
+    terms: Terms, link: Link, logits: ArrayLike, labels: ArrayLike, scale: Scale = 1.0
+) -> Float[Array, "..."]:
+    """Add up elementwise terms per example.
 
     Args:
         terms: `(y, prediction) -> values`, all of the logits' shape.
-        link: what makes predictions of logits.
+        link: turns logits into predictions.
         logits: floats `[..., C]`; half precision is widened to float32.
         labels: softmax: integer classes `[...]`, or distributions `[..., C]`; sigmoid: `[..., C]` in [0, 1];
             identity: targets `[..., C]`. With one output, C = 1, the last two may also be `[...]`.
+        scale: regression only: the unit s of the targets, see `losses.scaling`. The loss is
+            `s^2 terms(y / s, f / s)`. "batch": estimated per output from the targets of all examples.
 
     Returns:
-        `[...]`: sums over classes; with the identity link means over outputs. An example whose integer label is no
-        class gets NaN and no gradient: multiply nothing by it, mask it with `jnp.where`.
+        `[...]`: sums over classes; with the identity link means over outputs. NaN in logits or labels gives NaN, in the
+        value and in the gradient. An example with an integer label that is not a class has the value NaN and the
+        gradient 0; mask it with `jnp.where`, since a product with NaN is NaN.
 
     Raises:
         TypeError: labels or logits of the wrong dtype.
-        ValueError: shapes that do not belong together; the message says what would be right.
+        ValueError: shapes that do not fit; the message says what would be right.
     """
     logits = jnp.asarray(logits)
     y, valid = _targets(logits, jnp.asarray(labels), link)
     logits = logits.astype(at_least_single(logits.dtype))
-    values = terms(y.astype(logits.dtype), predict(logits, link))
+    y = y.astype(logits.dtype)
+    if scale == 1.0:
+        values = terms(y, predict(logits, link))
+    else:
+        unit = batch_unit(scale, y)
+        values = unit**2 * terms(y / unit, predict(logits / unit, link))
     total = values.mean(-1) if link == "identity" else values.sum(-1)
+    # Maxima and clips have the slope 0 at NaN; the factor carries NaN into the gradient.
+    total = total * jnp.where(jnp.isnan(total), jnp.nan, 1.0)
     return total if valid is None else jnp.where(valid, total, jnp.nan)
 
 
 def _targets(logits: Array, labels: Array, link: Link) -> tuple[Array, Array | None]:
-    """Labels in the shape of the logits; for integer classes also which of them exist."""
+    """Labels in the shape of the logits, and for integer classes whether each label is a class."""
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if logits.ndim == 0:
@@ -119,25 +136,25 @@ def _targets(logits: Array, labels: Array, link: Link) -> tuple[Array, Array | N
 def cotangent(
     loss: Callable[[Array, Array], Array], logits: Float[ArrayLike, "... C"], labels: ArrayLike
 ) -> Float[Array, "... C"]:
-    """The gradient d loss / d logits of each example, for any loss of this signature; differentiable itself."""
+    """The gradient d loss / d logits per example, for any loss of this signature; it can be differentiated again."""
     return jax.grad(lambda z: loss(z, jnp.asarray(labels)).sum())(jnp.asarray(logits))
 
 
 def check_inputs(logits: ArrayLike, labels: ArrayLike, link: Link = "softmax") -> None:
-    """Look at the values themselves, once, outside `jit`: the losses cannot raise for values while traced.
+    """Check the values of logits and labels once, outside `jit`: traced losses cannot raise for values.
 
     Args:
         logits: as for the loss.
         labels: as for the loss.
-        link: of the loss, `loss.link`.
+        link: link of the loss, `loss.link`.
 
     Raises:
-        ValueError: NaN among the logits (-inf, as a mask, is allowed; +inf is not), labels out of range, not finite,
-            or negative, or shapes that do not belong together. Says where the first one is.
-        TypeError: wrong dtypes, or values that are traced.
+        ValueError: NaN or +inf among the logits (-inf is allowed as a mask), labels out of range or not finite, or
+            shapes that do not fit. Says where the first wrong value is.
+        TypeError: wrong dtypes, or traced values.
     """
     if any(isinstance(x, Tracer) for x in (logits, labels)):
-        raise TypeError("check_inputs looks at values, call it outside jit, grad and vmap")
+        raise TypeError("check_inputs reads values: call it outside jit, grad and vmap")
     _targets(jnp.asarray(logits), jnp.asarray(labels), link)
     z, y = np.asarray(logits, np.float64), np.asarray(labels)
     wrong = ~np.isfinite(z) if link == "identity" else np.isnan(z) | (z == np.inf)

@@ -1,6 +1,6 @@
-"""Losses made by hand, with the signature of the learned ones: `loss(logits, labels)` for each example.
+"""Losses made by hand, with the signature of the learned ones: `loss(logits, labels)`, one value per example.
 
-Each factory below returns a `HandmadeLoss`; the paper stands at the factory.
+Each factory below returns a `HandmadeLoss`; its docstring names the paper. Every loss of regression takes a `scale`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from metalearn_models.losses.elementwise import Link, Prediction, Terms, cotangent, per_example
+from metalearn_models.losses.scaling import Scale, check_scale
 
 __all__ = [
     "HandmadeLoss",
@@ -39,19 +40,21 @@ class HandmadeLoss:
     Attributes:
         name: the factory's name in `HANDMADE` with its parameters.
         link: "softmax" or "identity".
-        terms: `(y, prediction) -> values`, elementwise.
+        terms: `(y, prediction) -> values`, elementwise, of targets and predictions in units of `scale`.
+        scale: unit of the targets of regression, see `losses.scaling`.
     """
 
     name: str
     link: Link
     terms: Terms = field(repr=False)
+    scale: Scale = 1.0
 
     def __call__(self, logits: Float[ArrayLike, "... C"], labels: ArrayLike) -> Float[Array, "..."]:
-        """The loss of each example; see `loss.per_example` for shapes."""
-        return per_example(self.terms, self.link, logits, labels)
+        """The loss per example; `elementwise.per_example` describes the shapes."""
+        return per_example(self.terms, self.link, logits, labels, self.scale)
 
     def cotangent(self, logits: Float[ArrayLike, "... C"], labels: ArrayLike) -> Float[Array, "... C"]:
-        """The gradient d loss / d logits of each example."""
+        """The gradient d loss / d logits per example."""
         return cotangent(self, logits, labels)
 
     def __str__(self) -> str:
@@ -59,7 +62,7 @@ class HandmadeLoss:
 
 
 def _log(prediction: Prediction) -> Array:
-    assert prediction.log_f is not None  # only the identity link has none
+    assert prediction.log_f is not None  # None only with the identity link
     return prediction.log_f
 
 
@@ -80,7 +83,7 @@ def label_smoothing(smoothing: float = 0.1) -> HandmadeLoss:
     Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture" (2016, arXiv 1512.00567).
 
     Args:
-        smoothing: that share, in [0, 1].
+        smoothing: the share, in [0, 1].
     """
     _check(smoothing, "smoothing", 0, 1)
 
@@ -93,9 +96,9 @@ def label_smoothing(smoothing: float = 0.1) -> HandmadeLoss:
 def sparse_lsr(smoothing: float = 0.1) -> HandmadeLoss:
     """Sparse label smoothing: label smoothing as if the other classes shared the remaining probability evenly.
 
-    Of the target class only, and equal to label smoothing where the others do share evenly:
-    `-(1 - s + s/C) log p - (s (C-1)/C) log((1-p)/(C-1))`. Raymond, Chen, Xue, Zhang (2023, arXiv 2209.08907); both
-    terms are subtracted, as in the paper's curve, not as in the authors' published code, which adds the second.
+    A function of the target's probability only: `-(1 - s + s/C) log p - (s (C-1)/C) log((1-p)/(C-1))`. It equals label
+    smoothing if the others do share evenly. Raymond, Chen, Xue, Zhang (2023, arXiv 2209.08907). Both terms are
+    subtracted, as in the paper's curve; the authors' published code adds the second.
 
     Args:
         smoothing: the share s, in [0, 1].
@@ -122,7 +125,7 @@ def focal(gamma: float = 2.0) -> HandmadeLoss:
     _check(gamma, "gamma", 0, 1e3)
 
     def terms(y: Array, p: Prediction) -> Array:
-        # floored: the slope of x^gamma with gamma < 1 is infinite at 0, where log p is 0
+        # Floored: for gamma < 1 the slope of x^gamma is infinite at 0, where log p is 0.
         return -y * jnp.maximum(1 - p.f, 1e-7) ** gamma * _log(p)
 
     return HandmadeLoss(f"focal(gamma={gamma:g})", "softmax", terms)
@@ -134,7 +137,7 @@ def poly_1(epsilon: float = 1.0) -> HandmadeLoss:
     Leng, Tan, Liu, Cubuk, Shi, Cheng, Anguelov, "PolyLoss" (2022, arXiv 2204.12511).
 
     Args:
-        epsilon: what is added to that coefficient, at least -1.
+        epsilon: added to that coefficient, at least -1.
     """
     _check(epsilon, "epsilon", -1, 1e3)
     return HandmadeLoss(f"poly-1(epsilon={epsilon:g})", "softmax", lambda y, p: y * (epsilon * (1 - p.f) - _log(p)))
@@ -142,6 +145,8 @@ def poly_1(epsilon: float = 1.0) -> HandmadeLoss:
 
 def gce(q: float = 0.7) -> HandmadeLoss:
     """Generalised cross-entropy `(1 - p^q) / q`, between cross-entropy (q -> 0) and `1 - p` (q = 1).
+
+    Its gradient at p = 1/C is C^q times smaller than that of cross-entropy, so with many classes it begins slowly.
 
     Zhang, Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels" (2018,
     arXiv 1805.07836).
@@ -156,31 +161,46 @@ def gce(q: float = 0.7) -> HandmadeLoss:
 def probability_mae() -> HandmadeLoss:
     """Sum over classes of `|y - p|`, which is `2 (1 - p)` of the target.
 
+    Its gradient at p = 1/C is C/2 times smaller than that of cross-entropy, so with many classes it hardly begins.
+
     Ghosh, Kumar, Sastry, "Robust Loss Functions under Label Noise for Deep Neural Networks" (2017, arXiv 1712.09482).
     """
     return HandmadeLoss("probability-mae", "softmax", lambda y, p: jnp.abs(y - p.f))
 
 
 def brier() -> HandmadeLoss:
-    """Sum over classes of `(y - p)^2` (Brier, 1950)."""
+    """Sum over classes of `(y - p)^2` (Brier, 1950).
+
+    Its gradient at p = 1/C is C/2 times smaller than that of cross-entropy, so with many classes it hardly begins.
+    """
     return HandmadeLoss("brier", "softmax", lambda y, p: jnp.square(y - p.f))
 
 
-def mse() -> HandmadeLoss:
-    """Mean over outputs of the squared error."""
+def mse(scale: Scale = 1.0) -> HandmadeLoss:
+    """Mean over outputs of the squared error.
+
+    Args:
+        scale: changes nothing here; accepted as by every loss of regression.
+    """
+    check_scale(scale)
     return HandmadeLoss("mse", "identity", lambda y, p: jnp.square(p.f - y))
 
 
-def mae() -> HandmadeLoss:
-    """Mean over outputs of the absolute error."""
-    return HandmadeLoss("mae", "identity", lambda y, p: jnp.abs(p.f - y))
-
-
-def huber(delta: float = 1.0) -> HandmadeLoss:
-    """`r^2 / 2` up to |r| = delta, from there on a straight line (Huber, 1964).
+def mae(scale: Scale = 1.0) -> HandmadeLoss:
+    """Mean over outputs of the absolute error, times the scale.
 
     Args:
-        delta: in units of the targets, positive.
+        scale: unit of the targets, see `losses.scaling`. It only multiplies this loss.
+    """
+    return _regression("mae", scale, lambda y, p: jnp.abs(p.f - y))
+
+
+def huber(delta: float = 1.0, scale: Scale = 1.0) -> HandmadeLoss:
+    """`r^2 / 2` up to |r| = delta, beyond it a straight line (Huber, 1964).
+
+    Args:
+        delta: in units of `scale`, positive.
+        scale: unit of the targets, see `losses.scaling`.
     """
     _check(delta, "delta", 0, 1e12, low_is_allowed=False)
 
@@ -189,35 +209,34 @@ def huber(delta: float = 1.0) -> HandmadeLoss:
         quadratic = jnp.minimum(r, delta)
         return 0.5 * quadratic**2 + delta * (r - quadratic)
 
-    return HandmadeLoss(f"huber(delta={delta:g})", "identity", terms)
+    return _regression("huber", scale, terms, delta=delta)
 
 
-def cauchy(scale: float = 1.0) -> HandmadeLoss:
+def cauchy(scale: Scale = 1.0) -> HandmadeLoss:
     """`(c^2 / 2) log(1 + (r/c)^2)`: the pull of an outlier fades as 1/r.
 
     Args:
-        scale: c, in units of the targets, positive.
+        scale: c, in units of the targets, see `losses.scaling`.
     """
-    _check(scale, "scale", 0, 1e12, low_is_allowed=False)
-
-    def terms(y: Array, p: Prediction) -> Array:
-        return 0.5 * scale**2 * jnp.log1p(((p.f - y) / scale) ** 2)
-
-    return HandmadeLoss(f"cauchy(scale={scale:g})", "identity", terms)
+    return _regression("cauchy", scale, lambda y, p: 0.5 * jnp.log1p(jnp.square(p.f - y)))
 
 
-def welsch(scale: float = 1.0) -> HandmadeLoss:
+def welsch(scale: Scale = 1.0) -> HandmadeLoss:
     """`(c^2 / 2) (1 - exp(-(r/c)^2))`: an outlier does not pull at all (Dennis and Welsch, 1978).
 
     Args:
-        scale: c, in units of the targets, positive.
+        scale: c, in units of the targets, see `losses.scaling`.
     """
-    _check(scale, "scale", 0, 1e12, low_is_allowed=False)
+    return _regression("welsch", scale, lambda y, p: -0.5 * jnp.expm1(-jnp.square(p.f - y)))
 
-    def terms(y: Array, p: Prediction) -> Array:
-        return -0.5 * scale**2 * jnp.expm1(-(((p.f - y) / scale) ** 2))
 
-    return HandmadeLoss(f"welsch(scale={scale:g})", "identity", terms)
+def _regression(name: str, scale: Scale, terms: Terms, **parameters: float) -> HandmadeLoss:
+    scale = check_scale(scale)
+    given = {**parameters, "scale": scale}
+    named = ", ".join(
+        f"{key}={value}" if isinstance(value, str) else f"{key}={value:g}" for key, value in given.items()
+    )
+    return HandmadeLoss(f"{name}({named})", "identity", terms, scale)
 
 
 HANDMADE: Mapping[str, Callable[..., HandmadeLoss]] = MappingProxyType(

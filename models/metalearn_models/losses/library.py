@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from metalearn.errors import unknown_name
@@ -24,13 +27,18 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in SHIPPED.glob("*.json")))
 
 
-def load(source: str | os.PathLike[str], **parameters: float) -> SymbolicLoss | HandmadeLoss:
+def load(source: str | os.PathLike[str], **parameters: float | str) -> SymbolicLoss | HandmadeLoss:
     """Load a loss: `load("focal", gamma=1.0)(logits, labels)` gives one value per example.
+
+    Losses of regression take `scale`, the unit of the targets. The default of 1 is right for targets whose standard
+    deviation without outliers is 1. Otherwise give the number, such as `float(robust_scale(y_train))`, or "batch",
+    which estimates it in each batch. Learned losses of classification are for 2 to 1,000 classes; with more, they warn.
 
     Args:
         source: one of `names()`; or a `.json` file that `SymbolicLoss.save` or `metalearn search-loss` wrote; or the
             folder of such a search.
-        parameters: arguments of the loss's factory in `handmade`. Learned losses have none.
+        parameters: arguments of the loss's factory in `handmade`. Learned losses of regression have `scale`, those of
+            classification none.
 
     Returns:
         A `HandmadeLoss` for the name of a hand-made loss, otherwise a `SymbolicLoss`.
@@ -38,11 +46,12 @@ def load(source: str | os.PathLike[str], **parameters: float) -> SymbolicLoss | 
     Raises:
         UnknownNameError: no such name, and no such path; lists all names.
         FileNotFoundError: a path that ends in `.json` and does not exist, or a folder without a loss.
-        TypeError: parameters that the loss does not have.
+        TypeError: a parameter that the loss does not have; the message names those that it has.
         ValueError: a parameter out of range, or a file that does not hold a loss.
     """
     name = str(source)
     if name in HANDMADE:
+        _check_parameters(name, parameters, inspect.signature(HANDMADE[name]).parameters)
         return HANDMADE[name](**parameters)
     if name in shipped():
         file = SHIPPED / f"{name}.json"
@@ -52,6 +61,12 @@ def load(source: str | os.PathLike[str], **parameters: float) -> SymbolicLoss | 
         raise unknown_name("loss (and no such path exists)", name, names())
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}: metalearn search-loss writes loss.json when it has finished")
-    if parameters:
-        raise TypeError(f"{name} is a learned loss and has no parameters, got {', '.join(parameters)}")
-    return SymbolicLoss.read(file)
+    loss = SymbolicLoss.read(file)
+    _check_parameters(name, parameters, ("scale",) if loss.link == "identity" else ())
+    return dataclasses.replace(loss, **parameters) if parameters else loss
+
+
+def _check_parameters(name: str, given: Iterable[str], known: Iterable[str]) -> None:
+    if unknown := [parameter for parameter in given if parameter not in known]:
+        right = f"the parameters {', '.join(known)}" if list(known) else "no parameters"
+        raise TypeError(f"the loss {name} has {right}, got {', '.join(unknown)}")

@@ -1,9 +1,10 @@
-"""A formula used as a loss: called as optax's losses are, trained as a pytree, kept as JSON."""
+"""A formula used as a loss: called like the losses of optax, trained as a pytree, stored as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,33 +21,55 @@ from metalearn_models.losses import formulas
 from metalearn_models.losses.elementwise import LINKS, Link, Prediction, cotangent, per_example
 from metalearn_models.losses.formulas import Expr
 from metalearn_models.losses.formulas.notation import from_record, read_json, to_record
+from metalearn_models.losses.scaling import Scale, check_scale
 
-__all__ = ["SymbolicLoss"]
+__all__ = ["MOST_CLASSES", "SymbolicLoss", "weight_of_wrong"]
+
+MOST_CLASSES = 1000
+"""The largest number of classes that learned losses are screened and tested for."""
+
+
+def weight_of_wrong(classes: int, found_with: int) -> float:
+    """The factor of the wrong classes' terms: 1 up to `found_with` classes, beyond it (found_with - 1) / (classes - 1).
+
+    So the wrong classes together never weigh more than they did in the search.
+    """
+    return min(1.0, (found_with - 1) / (classes - 1))
 
 
 @dataclass(frozen=True, eq=False)
 class SymbolicLoss:
     """A formula used as a loss.
 
-    It is a pytree whose leaves are the coefficients: it can be passed through `jit`, `vmap` and `grad`, and trained.
-    The value is bounded and has a finite gradient for all logits that are numbers. Where the formula takes log
-    directly of f, the logarithm of the link is used, not the clamped one of `expression`, so that confidently wrong
-    predictions keep their gradient; `log(1 - f)` and the like are clamped at 1e-7.
+    It is a pytree whose leaves are the coefficients, so it passes through `jit`, `vmap` and `grad`, and can be trained.
+    The value is bounded and has a finite gradient for all finite logits. `log(f)` in the formula uses the logarithm of
+    the link, not the clamped one of `formulas`, so confidently wrong predictions keep their gradient; `log(1 - f)` and
+    the like are clamped at 1e-7.
+
+    A formula that was found with few classes adds up too much over the wrong ones of many: with 1,000 classes the term
+    of the right class is one of 1,000. With `classes`, the terms of the wrong classes (y = 0) are multiplied by
+    (classes - 1) / (C - 1) if there are C > classes of them. Up to `classes` the formula is as it was found.
 
     Attributes:
-        expr: contains y and f.
-        coefficients: one an edge, prefix order; None: all 1.
+        expr: the formula; contains y and f.
+        coefficients: one per edge, in prefix order. None: all 1.
         link: "softmax", "sigmoid" or "identity".
-        provenance: where it comes from, anything JSON can hold. Two losses are equal if all the rest is.
+        provenance: origin of the loss, any JSON values. It does not count when two losses are compared.
+        classes: largest number of classes that the formula was found with, softmax only. None: a plain sum over
+            classes, as published formulas have it.
+        scale: unit of the targets of regression, see `losses.scaling`; 1 with the other links.
 
     Raises:
-        ValueError: a formula without y or f, an unknown link, a wrong number of coefficients.
+        ValueError: a formula without y or f, an unknown link, a wrong number of coefficients, `classes` or `scale` out
+            of range or with a link that has none.
     """
 
     expr: Expr
     coefficients: tuple[float, ...] | Float[Array, "E"] | None = None
     link: Link = "softmax"
     provenance: Mapping[str, Any] | None = None
+    classes: int | None = None
+    scale: Scale = 1.0
 
     def __post_init__(self) -> None:
         formulas.check_loss(self.expr)
@@ -55,19 +78,33 @@ class SymbolicLoss:
         expected = formulas.number_of_coefficients(self.expr)
         if self.coefficients is None:
             object.__setattr__(self, "coefficients", (1.0,) * expected)
-        elif not isinstance(self.coefficients, jax.Array):  # hashable, and numbers rather than leaves of any kind
+        elif not isinstance(self.coefficients, jax.Array):  # a tuple of numbers can be hashed
             object.__setattr__(self, "coefficients", tuple(float(c) for c in self.coefficients))
         shape = np.shape(self.coefficients)  # type: ignore[arg-type]
         if shape != (expected,):
-            raise ValueError(f"{self.expr!s:.200} has {expected} coefficients, one an edge; got shape {shape}")
+            raise ValueError(f"{self.expr!s:.200} has {expected} coefficients, one per edge; got shape {shape}")
+        if self.classes is not None and (self.link != "softmax" or self.classes < 2):
+            raise ValueError(f"classes must be at least 2, with link 'softmax', got {self.classes} with {self.link!r}")
+        object.__setattr__(self, "scale", check_scale(self.scale))
+        if self.link != "identity" and self.scale != 1.0:
+            raise ValueError(f"only losses of regression have a scale, got {self.scale!r} with link {self.link!r}")
 
     def __call__(self, logits: Float[ArrayLike, "... C"], labels: ArrayLike) -> Float[Array, "..."]:
-        """The loss of each example; see `per_example` for shapes, and `check_inputs` for what is not checked."""
-        return per_example(self.terms, self.link, logits, labels)
+        """The loss per example; `per_example` describes the shapes, and `check_inputs` checks the values."""
+        return per_example(self.terms, self.link, logits, labels, self.scale)
 
     def terms(self, y: Float[Array, "... C"], prediction: Prediction) -> Float[Array, "... C"]:
-        """The formula itself, element by element."""
-        return formulas.evaluate(self.expr, self._vector(), y, prediction.f, prediction.log_f)
+        """The formula itself, element by element, of targets and predictions in units of `scale`."""
+        values = formulas.evaluate(self.expr, self._vector(), y, prediction.f, prediction.log_f)
+        if self.classes is None or prediction.classes <= self.classes:
+            return values
+        if prediction.classes > MOST_CLASSES:
+            warnings.warn(
+                f"the loss {self!s:.80} was screened for 2 to {MOST_CLASSES} classes, got {prediction.classes}: "
+                "compare it with cross-entropy before you rely on it",
+                stacklevel=4,
+            )
+        return (y + (1 - y) * weight_of_wrong(prediction.classes, self.classes)) * values
 
     def _vector(self) -> Array | np.ndarray | None:
         c = self.coefficients
@@ -75,41 +112,49 @@ class SymbolicLoss:
             return c
         if all(isinstance(x, float) for x in c):
             return None if all(x == 1 for x in c) else np.asarray(c)
-        return jnp.stack([jnp.asarray(x, jnp.float32) for x in c])  # leaves that JAX has put there, traced perhaps
+        return jnp.stack([jnp.asarray(x, jnp.float32) for x in c])  # leaves that JAX put there, perhaps traced
 
     def cotangent(self, logits: Float[ArrayLike, "... C"], labels: ArrayLike) -> Float[Array, "... C"]:
-        """The gradient d loss / d logits of each example."""
+        """The gradient d loss / d logits per example."""
         return cotangent(self, logits, labels)
 
     def with_coefficients(self, coefficients: Float[ArrayLike, "E"]) -> SymbolicLoss:
-        """The same formula with other coefficients, for instance those being trained."""
+        """The same loss with other coefficients, for instance those in training."""
         return dataclasses.replace(self, coefficients=coefficients)
 
     def __str__(self) -> str:
         return str(self.expr)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SymbolicLoss) or (self.expr, self.link) != (other.expr, other.link):
+        if not isinstance(other, SymbolicLoss) or self._fixed() != other._fixed():
             return False
         return self is other or np.array_equal(np.asarray(self.coefficients), np.asarray(other.coefficients))
 
-    def __hash__(self) -> int:  # `jit(loss)` hashes it, also with coefficients in an array
-        return hash((self.expr, self.link))
+    def __hash__(self) -> int:  # `jit(loss)` hashes it, also if its coefficients are an array
+        return hash(self._fixed())
+
+    def _fixed(self) -> tuple[Any, ...]:
+        return self.expr, self.link, self.classes, self.scale
 
     def to_json(self) -> str:
-        """Formula, coefficients, link and provenance as versioned JSON."""
+        """All fields as versioned JSON. Version 2 is for losses with `classes` or `scale`, which version 1 lacks."""
         values = [float(c) for c in self.coefficients]  # type: ignore[union-attr]
         record = to_record(self.expr, values) | {"link": self.link}
+        if self.classes is not None:
+            record |= {"version": 2, "classes": self.classes}
+        if self.scale != 1.0:
+            record |= {"version": 2, "scale": self.scale}
         if self.provenance is not None:
             record["provenance"] = dict(self.provenance)
         return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str | bytes) -> SymbolicLoss:
-        """Read what `to_json` wrote.
+        """Read the JSON that `to_json` wrote.
 
         Raises:
-            ValueError: see `formulas.from_json`; also an unknown link, or a formula without y or f.
+            ValueError: see `formulas.from_json`; also an unknown link, a formula without y or f, or `classes` or
+                `scale` that are wrong.
         """
         record = read_json(text)
         expr, coefficients = from_record(record)
@@ -118,7 +163,12 @@ class SymbolicLoss:
             raise unknown_name("link", str(link)[:40], LINKS)
         if provenance is not None and not isinstance(provenance, dict):
             raise ValueError(f'"provenance" must be a JSON object, got {provenance!r:.80}')
-        return SymbolicLoss(expr, coefficients, link, provenance)  # type: ignore[arg-type]
+        classes, scale = record.get("classes"), record.get("scale", 1.0)
+        if classes is not None and type(classes) is not int:
+            raise ValueError(f'"classes" must be an integer of at least 2, got {classes!r:.80}')
+        if type(scale) not in (int, float, str):
+            raise ValueError(f'"scale" must be a positive number or "batch", got {scale!r:.80}')
+        return SymbolicLoss(expr, coefficients, link, provenance, classes, scale)  # type: ignore[arg-type]
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file, replacing it in one step."""
@@ -139,13 +189,13 @@ class SymbolicLoss:
 
 def _flatten(loss: SymbolicLoss) -> tuple[tuple[Any], tuple[Any, ...]]:
     provenance = None if loss.provenance is None else json.dumps(dict(loss.provenance), sort_keys=True)
-    return (loss.coefficients,), (loss.expr, loss.link, provenance)
+    return (loss.coefficients,), (*loss._fixed(), provenance)
 
 
 def _unflatten(aux: tuple[Any, ...], children: tuple[Any, ...]) -> SymbolicLoss:
     loss = object.__new__(SymbolicLoss)  # without the checks: JAX puts placeholders into the leaves
-    expr, link, provenance = aux
-    values = {"expr": expr, "coefficients": children[0], "link": link}
+    *fixed, provenance = aux
+    values = dict(zip(("expr", "link", "classes", "scale"), fixed, strict=True)) | {"coefficients": children[0]}
     for name, value in (values | {"provenance": None if provenance is None else json.loads(provenance)}).items():
         object.__setattr__(loss, name, value)
     return loss

@@ -206,7 +206,7 @@ def test_robust_regression_reports_what_its_searches_found(tmp_path, monkeypatch
     absolute, square = (SymbolicLoss(parse(text), link="identity") for text in ("abs(sub(y, f))", "square(sub(y, f))"))
     seen = []
 
-    def searched(tasks, config, link, progress):
+    def searched(tasks, config, progress):
         seen.append([[task.name for task in part] for part in tasks])
         return Found(absolute, square, 3, 4, (0.1, 0.2), (1.0, 2.0))
 

@@ -49,8 +49,9 @@ def test_a_finished_search_is_not_made_again_and_another_one_is_refused(searched
     assert status == 0, err
     assert (searched / "search.json").read_bytes() == before
     assert json.loads(out.splitlines()[-1])["refined"] is None
-    status, _, err = run(capsys, "search-loss", *TINY, "--out", searched, "--seed", 1)
-    assert status == 1 and "seed" in err
+    status, _, err = run(capsys, "search-loss", *TINY, "--out", searched, "--seed", 1, "--generations", 3)
+    assert status == 1 and len(err.splitlines()) == 1 and "{" not in err
+    assert "another search, old -> new: config.generations: 2 -> 3; config.seed: 0 -> 1; tasks.0 iris: " in err
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_a_finished_search_is_not_made_again_and_another_one_is_refused(searched
         (["search-loss", "--data", "wine", "diabetes"], "kind"),
         (["search-loss", "--data", "wine", "--noise", "1.5"], "noise"),
         (["loss", "show", "fokal"], "Did you mean 'focal'"),
-        (["loss", "show"], "say which loss to show"),
+        (["loss", "show"], "name a loss to show"),
         (["loss", "show", "nowhere.json"], "there is no file nowhere.json"),
         (["loss", "draw"], "unknown action 'draw'"),
     ],
@@ -79,7 +80,12 @@ def test_show_prints_formula_and_provenance_of_a_file_and_of_a_name(searched, ca
     status, out, _ = run(capsys, "loss", "show", "focal")
     assert status == 0 and "by hand" in out
     status, out, _ = run(capsys, "loss", "list", "--json")
-    assert status == 0 and json.loads(out.splitlines()[-1])["cross-entropy"] == "made by hand"
+    listed = json.loads(out.splitlines()[-1])
+    assert status == 0 and listed["cross-entropy"] == "made by hand"
+    assert listed["label-noise"] == "learned; 2 to 1,000 classes"
+    assert listed["robust-regression"] == "learned; regression, scale= is the unit of the targets (default 1)"
+    status, out, _ = run(capsys, "loss", "show", "label-noise")
+    assert status == 0 and "range:        2 to 1,000 classes" in out and "9 / (C - 1)" in out
 
 
 def test_a_strangers_flax_loop_trains_by_a_loss_of_the_library():

@@ -216,7 +216,7 @@ def test_a_wrong_loss_is_refused_when_it_is_made():
         SymbolicLoss(parse("log(f)"))
     with pytest.raises(UnknownNameError, match=r"unknown link 'softmx'. Did you mean 'softmax'"):
         SymbolicLoss(parse("f - y"), link="softmx")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"has 2 coefficients, one an edge; got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"has 2 coefficients, one per edge; got shape \(3,\)"):
         SymbolicLoss(parse("f - y"), (1.0, 1.0, 1.0))
 
 
@@ -263,7 +263,7 @@ def test_unknown_losses_and_parameters():
         UnknownNameError, match=r"unknown loss \(and no such path exists\) 'focl'. Did you mean 'focal'"
     ):
         metalearn_models.losses.load("focl")
-    with pytest.raises(TypeError, match="robust-regression is a learned loss and has no parameters, got gamma"):
+    with pytest.raises(TypeError, match="the loss robust-regression has the parameters scale, got gamma"):
         metalearn_models.losses.load("robust-regression", gamma=1.0)
     with pytest.raises(TypeError, match="gama"):
         metalearn_models.losses.load("focal", gama=1.0)

@@ -26,8 +26,8 @@ __all__ = ["MAX_TEXT", "VERSION", "from_json", "parse", "to_json", "to_text"]
 
 MAX_TEXT = 65_536
 """Largest number of characters of a formula."""
-VERSION = 1
-"""Version of the JSON format that is written."""
+VERSION = 2
+"""Newest version of the JSON format that is read. A bare formula is written as version 1; 2 adds entries of losses."""
 
 
 def to_text(expr: Expr) -> str:
@@ -195,7 +195,7 @@ def to_record(expr: Expr, coefficients: Sequence[float]) -> dict[str, Any]:
     values = [check_number(float(c), "a coefficient") for c in coefficients]
     if len(values) != number_of_coefficients(expr):
         raise ValueError(f"{expr!s:.200} has {number_of_coefficients(expr)} coefficients, got {len(values)}")
-    return {"format": "metalearn-loss", "version": VERSION, "expression": to_text(expr), "coefficients": values}
+    return {"format": "metalearn-loss", "version": 1, "expression": to_text(expr), "coefficients": values}
 
 
 def from_json(text: str | bytes) -> tuple[Expr, tuple[float, ...]]:

@@ -41,7 +41,7 @@ def evaluate(
     The result is differentiable in the coefficients, y, f and log_f, to any order, in forward and reverse mode. A
     node's value is `clip(op(clip(c1 * value1), clip(c2 * value2)))`, where `clip` bounds the magnitude by `LIMIT`. The
     first derivative clips the slopes of every node in the same way, so value and gradient are finite for all finite
-    inputs. Where nothing is clipped, both are those of the formula.
+    inputs. Where nothing is clipped, both are those of the formula. NaN among the inputs gives NaN in both.
 
     Args:
         expr: the formula.
@@ -154,14 +154,15 @@ def _slopes(expr: Expr, c: Array, y: Array, f: Array, log_f: Array | None) -> tu
 def _jvp(expr: Expr, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     c, y, f, log_f = primals
     value, (of_c, *of_inputs) = _slopes(expr, c, y, f, log_f)
+    keep_nan = jnp.where(jnp.isnan(value), jnp.nan, 1.0).astype(value.dtype)  # maxima and clips have the slope 0 there
     out = jnp.zeros_like(value)
     if not _is_zero(tangents[0]):
         for i, slope in enumerate(of_c):
             if slope is not None:
-                out = out + slope * tangents[0][i]
+                out = out + keep_nan * slope * tangents[0][i]
     for slope, tangent in zip(of_inputs, tangents[1:], strict=True):
         if slope is not None and not _is_zero(tangent):
-            out = out + slope * tangent
+            out = out + keep_nan * slope * tangent
     return value, out
 
 

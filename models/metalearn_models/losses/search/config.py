@@ -17,36 +17,39 @@ Average = Literal["arithmetic", "geometric"]
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """A search; with its tasks it determines every number of the result."""
+    """The settings of a search; together with the tasks they determine every number of its result."""
 
     evolution: EvolutionConfig = dataclasses.field(default_factory=EvolutionConfig)
     """How formulas are bred."""
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    """How networks are trained by them."""
+    """How networks are trained with a candidate."""
     generations: int = 50
-    """Populations judged, the first one included."""
+    """Number of generations, the first one included."""
     climbs: int = 0
-    """How many of them, the last ones, are not bred but all formulas one change away from the best so far."""
+    """Number of last generations that hold all formulas one change away from the best, in place of bred ones."""
     strategy: Literal["evolution", "random"] = "evolution"
-    """random: each generation is an independent first population, without seeds after the first."""
+    """evolution: each generation is bred from the one before. random: each is a new first population, the seeds only in
+    the first."""
     max_trained: int | None = None
-    """Stop when so many distinct losses have been trained: equal budgets for two strategies. None: no limit."""
+    """Distinct losses trained before the search stops, for equal budgets of two strategies. None: no limit."""
     finalists: int = 8
-    """The best distinct losses, which are judged once more on fresh seeds; these decide."""
+    """How many of the best distinct losses are judged again on fresh seeds; that judgement decides."""
     final_rounds: int = 1
-    """Times `training.seeds` fresh seeds."""
+    """Rounds of that judgement, each with `training.seeds` fresh seeds."""
     average: Average = "arithmetic"
-    """Mean over tasks that makes the fitness of their errors. In the "geometric" one each task counts by how many times
-    its error shrinks, whatever its level; less than half an example's counts as that."""
+    """Mean over the errors of the tasks. In the geometric mean a task counts by the factor of its improvement, whatever
+    its level; errors below half an example are raised to half an example."""
     seed: int = 0
-    """Of formulas, networks and batches."""
+    """Seed of formulas, networks and batches."""
 
     def __post_init__(self) -> None:
         for name in ("generations", "finalists", "final_rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.climbs < self.generations:
-            raise ValueError(f"climbs are some of the {self.generations} generations, but not all, got {self.climbs}")
+            raise ValueError(
+                f"climbs must be from 0 to {self.generations - 1}, less than the generations, got {self.climbs}"
+            )
         if self.max_trained is not None and self.max_trained < 1:
             raise ValueError(f"max_trained must be at least 1 or None, got {self.max_trained}")
         if self.strategy not in ("evolution", "random"):

@@ -1,7 +1,7 @@
-"""What a search knows after a generation, and the file in which it is kept.
+"""The state of a search after a generation, and its file.
 
-The file is JSON, formulas in prefix notation; it also says which tasks and settings it belongs to, and is refused to a
-search of others.
+The file is JSON with formulas in prefix notation. It names the tasks and settings of the search; a search with others
+refuses to continue it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from metalearn.errors import RunError
+from metalearn.runs.json_values import check_same_config
 from metalearn_models.losses.formulas import Expr, parse, to_text
 from metalearn_models.losses.search.population import LossTask
 
@@ -26,14 +27,14 @@ FORMAT = 1
 
 
 class Trained(NamedTuple):
-    """A loss that was trained.
+    """A loss with its errors after training.
 
     Attributes:
-        expr: the smallest formula met that has this table.
+        expr: the smallest of the candidates with this table.
         fitness: mean over tasks of `errors`, arithmetic or geometric as configured; smaller is better.
-        errors: of each task, at its best learning rate: error rate or mean squared error on validation examples, mean
-            over seeds.
-        rates: those learning rates.
+        errors: error rate or mean squared error on validation examples, mean over seeds, per task at its best learning
+            rate.
+        rates: the best learning rate per task.
     """
 
     expr: Expr
@@ -43,13 +44,13 @@ class Trained(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """What became of a population.
+    """Numbers of one generation.
 
     Attributes:
-        rejected: candidates refused by their table, by the first words of the reason.
-        known: candidates whose table had been seen before, in this generation or an earlier one.
-        trained: new candidates, trained.
-        best: smallest fitness so far; infinity when there is none.
+        rejected: number of candidates rejected by their table, by the first words of the reason.
+        known: number of candidates whose table equals an earlier one, in this generation or before.
+        trained: number of new candidates, which were trained.
+        best: smallest fitness so far; infinity if there is none.
         seconds: wall time.
     """
 
@@ -61,7 +62,14 @@ class Generation(NamedTuple):
 
 
 class State(NamedTuple):
-    """What is known after a generation: the contents of `search.json`."""
+    """The state of a search after a generation: the content of `search.json`.
+
+    Attributes:
+        population: formulas of the newest generation.
+        fitness: fitness of each of them; infinity if it was rejected.
+        trained: all trained losses, by fingerprint.
+        generations: numbers of each generation.
+    """
 
     population: tuple[Expr, ...]
     fitness: tuple[float, ...]
@@ -70,7 +78,7 @@ class State(NamedTuple):
 
 
 def identity_of(tasks: Sequence[LossTask], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a folder must agree with to be gone on with."""
+    """The tasks and settings of a search. A folder can be continued only if its own are equal."""
     return {
         "config": json.loads(json.dumps(settings)),
         "tasks": {f"{i} {task.name}": _digest(task) for i, task in enumerate(tasks)},
@@ -87,7 +95,7 @@ def _digest(task: LossTask) -> str:
 
 
 def dump(state: State, identity: dict[str, Any]) -> bytes:
-    """JSON without infinities, for which it has no word: null."""
+    """The state and the identity of a search as JSON, which writes infinity as null."""
 
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None
@@ -112,10 +120,10 @@ def dump(state: State, identity: dict[str, Any]) -> bytes:
 
 
 def load(path: Path, identity: dict[str, Any]) -> State:
-    """Read what `dump` wrote.
+    """Read the state that `dump` wrote.
 
     Raises:
-        RunError: the file cannot be read, or is of another search than `identity`.
+        RunError: the file cannot be read, or belongs to a search with another identity; names the differing settings.
     """
 
     def number(value: float | None) -> float:
@@ -125,7 +133,8 @@ def load(path: Path, identity: dict[str, Any]) -> State:
         record = json.loads(path.read_bytes())
         if record["format"] != FORMAT:
             raise RunError(f"{path} has format {record['format']}, this metalearn writes {FORMAT}: use another folder")
-        _check_same(path, record, identity)
+        old = {part: record[part] for part in identity}
+        check_same_config(old, identity, (), f"{path} belongs to another search")
         trained = {
             key: Trained(
                 parse(entry["loss"]),
@@ -140,14 +149,5 @@ def load(path: Path, identity: dict[str, Any]) -> State:
         return State(population, tuple(number(value) for value in record["fitness"]), trained, generations)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
-            f"{path} is not the file of a search, or damaged ({error!r:.200}): choose another folder"
+            f"{path} is damaged, or not the file of a search ({error!r:.200}): choose another folder"
         ) from error
-
-
-def _check_same(path: Path, record: dict[str, Any], identity: dict[str, Any]) -> None:
-    for part, ours in identity.items():
-        theirs = record[part]
-        if theirs != ours:
-            names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-            told = "; ".join(f"{name}: there {theirs.get(name)!r:.300}, here {ours.get(name)!r:.300}" for name in names)
-            raise RunError(f"{path} belongs to another search, its {part} differ ({told}): choose another folder")

@@ -1,6 +1,6 @@
 """Formulas and their first two derivatives by one variable, in NumPy: forward-mode derivatives (Wengert 1964).
 
-Float64 on the host and nothing compiled: a search looks at thousands of formulas once each.
+Computed in float64 on the host without compiling, since a search tabulates thousands of formulas once each.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ class Jet(NamedTuple):
 
 
 def evaluate_jet(expr: Expr, coefficients: Sequence[float] | None, y: np.ndarray, f: Jet) -> Jet:
-    """A formula and its first two derivatives, as `expression.evaluate` defines it, in NumPy.
+    """Evaluate a formula, as `formulas.evaluate` defines it, and its first two derivatives, in NumPy.
 
     At a kink the slope is the mean of those on both sides: 0 for abs at 0, where JAX takes 1.
 
     Args:
         expr: the formula.
-        coefficients: one an edge in prefix order; None: all 1.
+        coefficients: one per edge in prefix order. None: all 1.
         y: targets.
-        f: predictions as a function of the variable of differentiation.
+        f: predictions, with their derivatives by the variable of differentiation.
+
+    Raises:
+        ValueError: a wrong number of coefficients.
     """
     if coefficients is not None and len(coefficients) != number_of_coefficients(expr):
         raise ValueError(f"{expr!s:.200} has {number_of_coefficients(expr)} coefficients, got {len(coefficients)}")
     nothing = np.zeros_like(y)
-    known: dict[Expr, Jet] = {}  # equal subtrees have equal values only where no coefficient tells them apart
+    known: dict[Expr, Jet] = {}  # equal subtrees have equal values, unless their coefficients differ
 
     def visit(node: Expr, index: int) -> Jet:
         if isinstance(node, Var):
@@ -48,17 +51,17 @@ def evaluate_jet(expr: Expr, coefficients: Sequence[float] | None, y: np.ndarray
             return known[node]
         args, at = [], index + 1
         for arg in node.args:
-            jet = _bounded(visit(arg, at))
-            args.append(jet if coefficients is None else _bounded(Jet(*(coefficients[at - 1] * x for x in jet))))
+            jet = _bound(visit(arg, at))
+            args.append(jet if coefficients is None else _bound(Jet(*(coefficients[at - 1] * x for x in jet))))
             at += size(arg)
         known[node] = result = OPERATIONS[node.name](*args)
         return result
 
     with np.errstate(all="ignore"):
-        return _bounded(visit(expr, 0))
+        return _bound(visit(expr, 0))
 
 
-def _bounded(x: Jet) -> Jet:
+def _bound(x: Jet) -> Jet:
     beyond = np.abs(x.value) > LIMIT
     if not beyond.any():
         return x
@@ -121,4 +124,4 @@ OPERATIONS = {
     "sqrt": _sqrt,
     "tanh": _tanh,
 }
-"""The operators of `expression.OPERATORS` on jets."""
+"""The operators of `formulas.OPERATORS` on jets."""

@@ -1,7 +1,7 @@
-"""All formulas one change away from a formula: what is left to try around the best one, systematically.
+"""All formulas one change away from a formula, for a systematic search around the best one.
 
-A search by recombination rarely makes the one small change that its best formula lacks; point mutation (Koza 1992),
-here in all its possibilities, does.
+Recombination rarely makes the one small change that the best formula lacks. Point mutation (Koza 1992) does; here all
+its results are listed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ __all__ = ["neighbours"]
 
 
 def neighbours(expr: Expr) -> tuple[Expr, ...]:
-    """Formulas that differ from `expr` in one place, contain y and f, and are not larger.
+    """List the formulas that differ from `expr` in one place, contain y and f, and are not larger.
 
-    At each place: an operator is exchanged for each other one with as many arguments, or gives way to one of its
-    arguments; a terminal is exchanged for each other one.
+    An operator is replaced by each other operator of as many arguments, and by each of its arguments. A terminal is
+    replaced by each other terminal.
 
     Args:
         expr: a loss.

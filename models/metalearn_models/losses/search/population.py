@@ -1,9 +1,9 @@
-"""Training networks with many losses at once: one compiled function for every population there will be.
+"""Training networks with many losses at once: one compiled function for all populations.
 
 Losses enter as tables of numbers (`table.py`), so candidates, seeds and learning rates are three batch axes of one
-program, compiled once a task and reused for all generations. Candidates are split over the local devices. The design
-follows the measurements named in `experiments/speed/loss_search.py`; the protocol is EvoMAL's (Raymond et al. 2023,
-arXiv 2209.08907) but for a grid of learning rates, without which a loss can win by being a learning rate.
+program. It is compiled once per task and reused for all generations. Candidates are split over the local devices. The
+measurements behind this design are in `experiments/speed/loss_search.py`. The protocol is EvoMAL's (Raymond et al.
+2023, arXiv 2209.08907), with a grid of learning rates in addition; without it a loss can win by its scale alone.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Examples = tuple[Any, Any]
 
 
 class LossTask(NamedTuple):
-    """A data set and a network, on which losses are compared.
+    """A data set and a network, for comparing losses.
 
     Attributes:
-        name: for people.
+        name: name in results and errors.
         train: `(x[N, ...], y[N])`; inputs float32. Labels are classes from 0, or real numbers (standardised: tables
-            resolve residuals up to 32). This is where corrupted labels belong, and only here.
-        valid: `(x[M, ...], y[M])`, never trained on: what a loss is judged by.
+            resolve residuals up to 32). Only these labels may be corrupted.
+        valid: `(x[M, ...], y[M])`, never trained on; they judge a loss.
         kind: "classification" or "regression".
         outputs: C, the number of classes; 1 for regression.
         init: `(key) -> params`, a pytree of float arrays.
@@ -57,22 +57,22 @@ class LossTask(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a network is trained by a candidate loss. Every loss is divided by its mean absolute gradient first."""
+    """How a network is trained with a candidate loss, which is first divided by its mean absolute gradient."""
 
     steps: Steps = 300
-    """Steps of the inner optimizer; no early stopping."""
+    """Steps of the inner optimizer, without early stopping."""
     batch: Steps = 64
-    """Examples a step, drawn with replacement; all of them where there are no more."""
+    """Examples per step, drawn with replacement; all of them if there are no more."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Adam, whose steps do not depend on the scale of a loss, or SGD with Nesterov momentum 0.9."""
     learning_rates: Annotated[tuple[Positive, ...], NonEmpty()] = (1e-3, 3e-3, 1e-2, 3e-2)
-    """Each candidate is judged at the best of these."""
+    """Learning rates to choose from, for each candidate separately."""
     seeds: Size = 4
-    """Networks trained for each candidate and learning rate, the same starts and batches for all candidates."""
+    """Networks per candidate and learning rate; all candidates share their initial values and batches."""
     candidates: Size = 4
-    """Losses trained at once; a last group that is smaller is filled up. Changes speed and memory, not the results."""
+    """Losses trained at once. Changes speed and memory, not the results."""
     rows: Annotated[int, Within(2, 2**16)] = 256
-    """Regression: targets at which losses are tabulated; between them tables are linear in y."""
+    """Regression: number of targets in a table; between them it is linear in y."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "seeds", "candidates"):
@@ -81,7 +81,7 @@ class TrainingConfig:
         if self.rows < 2:
             raise ValueError(f"rows must be at least 2, got {self.rows}")
         if not self.learning_rates or not all(0 < rate < float("inf") for rate in self.learning_rates):
-            raise ValueError(f"learning_rates must be positive numbers, at least one, got {self.learning_rates}")
+            raise ValueError(f"learning_rates must be at least one positive number, got {self.learning_rates}")
         if self.optimizer not in ("adam", "sgd"):
             raise unknown_name("optimizer", self.optimizer, ("adam", "sgd"))
 
@@ -91,11 +91,10 @@ class Trainer(NamedTuple):
 
     Attributes:
         train: `(losses, keys[S]) -> [losses, learning rates, S]`, float64: the error rate or the mean squared error on
-            the validation examples after the last step; infinity for predictions that are not finite in regression,
-            where in classification they count as wrong. S is the configured number of seeds.
-        compilations: how often the training was traced so far: once, whatever losses came.
-        least: the error that stands for none where errors are compared by their ratio: half a validation example's in
-            classification, 1e-4 in regression.
+            the validation examples after the last step. Predictions that are not finite give infinity in regression and
+            count as wrong in classification. S is the configured number of seeds.
+        compilations: `() -> number` of times that the training was traced: one for any number of losses.
+        least: least error in ratios of errors: that of half a validation example in classification, 1e-4 in regression.
     """
 
     train: Callable[[Sequence[Expr], PRNGKeyArray], Float[np.ndarray, "P L S"]]
@@ -104,15 +103,15 @@ class Trainer(NamedTuple):
 
 
 def trainer(task: LossTask, config: TrainingConfig, devices: Sequence[Any] | None = None) -> Trainer:
-    """The training of any losses on a task.
+    """Prepare the training of any losses on a task.
 
     Args:
-        task: checked here; see `check_task`.
-        config: of the training.
-        devices: candidates are split over them; by default all local ones.
+        task: a data set and a network; checked here.
+        config: how to train.
+        devices: candidates are split over them. None: all local devices.
 
     Raises:
-        ValueError: for a task that cannot be trained on.
+        ValueError: nothing can be trained on the task, see `check_task`.
     """
     check_task(task)
     devices = jax.local_devices() if devices is None else list(devices)
@@ -126,36 +125,36 @@ def trainer(task: LossTask, config: TrainingConfig, devices: Sequence[Any] | Non
     arrays = [np.asarray(a, np.float32) for a in (task.train[0], task.train[1], task.valid[0], task.valid[1])]
     rates = np.asarray(config.learning_rates, np.float32)
 
-    def all_of_a_group(cells: Array, keys: PRNGKeyArray, rates: Array, data: Any) -> Array:
+    def train_group(cells: Array, keys: PRNGKeyArray, rates: Array, data: Any) -> Array:
         traces[0] += 1
-        over_seeds = jax.vmap(lambda c, r, k: _one_network(task, config, c, r, k, data), (None, None, 0))
+        over_seeds = jax.vmap(lambda c, r, k: _train_one(task, config, c, r, k, data), (None, None, 0))
         over_rates = jax.vmap(over_seeds, (None, 0, None))
         return jax.vmap(over_rates, (0, None, None))(cells, rates, keys)
 
-    run = all_of_a_group
+    run = train_group
     place, everywhere = devices[0], devices[0]
     if len(devices) > 1:
         mesh = Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
         split, whole = PartitionSpec(AXIS), PartitionSpec()
         place, everywhere = NamedSharding(mesh, split), NamedSharding(mesh, whole)
-        run = jax.shard_map(  # nothing is summed over candidates, so there is nothing for the check to find
-            all_of_a_group, mesh=mesh, in_specs=(split, whole, whole, whole), out_specs=split, check_vma=False
+        run = jax.shard_map(  # without the check of replication: nothing is summed over candidates
+            train_group, mesh=mesh, in_specs=(split, whole, whole, whole), out_specs=split, check_vma=False
         )
     run = jax.jit(run)
     data = jax.device_put((*arrays, labels), cast(Any, everywhere))
 
-    def tabulated(expr: Expr) -> np.ndarray:
+    def tabulate(expr: Expr) -> np.ndarray:
         screened = table.screening_table(expr, task.kind)
         exact = screened if task.kind == "classification" else table.regression_table(expr, nodes)
         return table.gradient_cells(exact, task.kind, scale(screened, task.kind))
 
     def train(losses: Sequence[Expr], keys: PRNGKeyArray) -> np.ndarray:
         if keys.shape != (config.seeds,):
-            raise ValueError(f"the training was compiled for {config.seeds} seeds, got keys of shape {keys.shape}")
+            raise ValueError(f"keys must have the shape ({config.seeds},), one per seed, got {keys.shape}")
         keys, where = jax.device_put((keys, rates), cast(Any, everywhere))
         scores = []
-        for first in range(0, len(losses), group):  # the next tables are made while the last networks train
-            cells = [tabulated(expr) for expr in losses[first : first + group]]
+        for first in range(0, len(losses), group):  # tables are made while earlier networks train
+            cells = [tabulate(expr) for expr in losses[first : first + group]]
             cells += cells[:1] * (group - len(cells))
             scores.append(run(jax.device_put(np.stack(cells), cast(Any, place)), keys, where, data))
         done = [np.asarray(s, np.float64) for s in scores]
@@ -166,10 +165,10 @@ def trainer(task: LossTask, config: TrainingConfig, devices: Sequence[Any] | Non
     return Trainer(train, lambda: traces[0], least)
 
 
-def _one_network(
+def _train_one(
     task: LossTask, config: TrainingConfig, cells: Array, rate: Array, key: PRNGKeyArray, data: Any
 ) -> Float[Array, ""]:
-    """Train one network by one table and judge it."""
+    """Train one network with one table, and return its validation error."""
     xs, ys, valid_xs, valid_ys, labels = data
     key_init, key_batches = jax.random.split(key)
     params = task.init(key_init)
@@ -188,7 +187,7 @@ def _one_network(
         else:
             cotangent = table.regression_cotangent(cells, label, logits[:, 0] - y)[:, None]
         (gradient,) = pull((cotangent * (1 / x.shape[0])).astype(logits.dtype))
-        with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it
             direction, state = rule.update(gradient, state, params)
         params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, params, direction)
         return (params, state), None
@@ -209,24 +208,26 @@ def _validation_score(task: LossTask, params: Any, xs: Array, ys: Array) -> Floa
 
 
 def check_task(task: LossTask) -> None:
-    """Refuse a task that no loss can be trained on.
+    """Check that networks can be trained on a task.
 
     Raises:
         ValueError: unknown kind, wrong shapes, inputs or targets that are not finite, labels out of range, or a network
-            whose output has another shape than the task.
+            whose output does not fit the task.
     """
     if task.kind not in KINDS:
         raise unknown_name("kind of task", task.kind, KINDS)
     if task.outputs < (2 if task.kind == "classification" else 1) or (task.kind == "regression" and task.outputs > 1):
-        right = "at least 2 classes" if task.kind == "classification" else "1, one number an example"
+        right = "at least 2 classes" if task.kind == "classification" else "1, one number per example"
         raise ValueError(f"task {task.name!r}: outputs of {task.kind} must be {right}, got {task.outputs}")
     for part, (xs, ys) in (("train", task.train), ("valid", task.valid)):
         where = f"task {task.name!r}, {part}"
         xs, ys = np.asarray(xs), np.asarray(ys)
         if xs.ndim < 2 or ys.ndim != 1 or xs.shape[0] != ys.shape[0] or not len(ys):
-            raise ValueError(f"{where}: need x of shape [N, ...] and y of shape [N], N > 0, got {xs.shape}, {ys.shape}")
+            raise ValueError(f"{where}: x must have the shape [N, ...] and y [N], N > 0, got {xs.shape} and {ys.shape}")
         if xs.shape[1:] != np.shape(task.train[0])[1:]:
-            raise ValueError(f"{where}: inputs of shape {xs.shape[1:]} but {np.shape(task.train[0])[1:]} in train")
+            raise ValueError(
+                f"{where}: inputs must have the shape {np.shape(task.train[0])[1:]} as in train, got {xs.shape[1:]}"
+            )
         for name, values in (("inputs", xs), ("targets", ys)):
             bad = int((~np.isfinite(values)).sum())
             if bad:

@@ -1,7 +1,7 @@
-"""Losses refused or recognised by their tables, before any network is trained with them.
+"""Rejecting or recognising losses by their tables, before any network is trained with them.
 
-EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) tries a loss on the predictions of 100 examples, and compares
-gradients there to recognise one that it has had; a table holds the gradient for all predictions at once.
+EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) computes the gradients of a loss on the predictions of 100
+examples, and recognises losses that it has tried by these. Here a table holds the gradient for all predictions.
 """
 
 from __future__ import annotations
@@ -12,24 +12,32 @@ import numpy as np
 
 from metalearn_models.losses.formulas import LIMIT
 from metalearn_models.losses.search.table import LOGITS, PROBABILITIES, RESIDUALS, Kind, Table
+from metalearn_models.losses.symbolic_loss import weight_of_wrong
 
-__all__ = ["effective", "fingerprint", "reject", "scale"]
+__all__ = ["SCREENED_CLASSES", "effective", "fingerprint", "reject", "scale"]
+
+SCREENED_CLASSES = (2, 10, 100, 1000)
+"""Numbers of classes that a loss of classification must be fit for."""
 
 
-def reject(table: Table, kind: Kind) -> str | None:
-    """Why a loss need not be trained, or None.
+def reject(table: Table, kind: Kind, classes: int = 10) -> str | None:
+    """The reason why a loss need not be trained. None: it should be trained.
 
-    In classification the gradient that reaches the logit of the right class is looked at for 2 and for 10 classes of
-    which the wrong ones are equally probable: averaged over logits of p from -8 to 8 it must be negative for one of
-    them. In regression dl/df must have the sign of f - y more often than not: the mean product of the two signs over
-    targets in [-3, 3] and residuals up to 8, evenly in their logarithm far out, must be at least 0.2.
+    Classification: tested with 2, 10, 100 and 1,000 classes; beyond `classes` the terms of the wrong ones are weighted
+    as `SymbolicLoss` does. With each number the mean gradient on the right logit must be negative, over logits of p
+    from -8 to 8 and with the wrong classes equally likely. And being sure of one wrong class must not cost less than
+    equal probabilities, or a network learns to give the same answer to everything.
+
+    Regression: dl/df must have the sign of f - y more often than not. The mean product of both signs over targets in
+    [-3, 3] and residuals up to 8, evenly in their logarithm far out, must be at least 0.2.
 
     Args:
         table: the `screening_table` of the loss.
-        kind: of task.
+        kind: kind of the tasks.
+        classes: largest number of classes among the tasks.
 
     Returns:
-        A sentence, "flat", "not finite" or "wrong sign" its first words.
+        A sentence that begins with "flat", "not finite", "wrong sign" or "one answer".
     """
     if not all(np.isfinite(x).all() for x in table):
         return "not finite: the loss or its gradient overflows"
@@ -39,9 +47,7 @@ def reject(table: Table, kind: Kind) -> str | None:
     if np.abs(effect).max() <= 1e-6:
         return "flat: no gradient reaches the network"
     if kind == "classification":
-        if min(_push(table.gradient, classes) for classes in (2, 10)) >= -1e-9:
-            return "wrong sign: it does not push the right class up"
-        return None
+        return _reject_classes(table, classes)
     near = np.abs(RESIDUALS) <= 8
     agreement = np.mean(np.sign(effect[:, near]) * np.sign(RESIDUALS[near])[None, :])
     if agreement < 0.2:
@@ -49,41 +55,69 @@ def reject(table: Table, kind: Kind) -> str | None:
     return None
 
 
-def fingerprint(table: Table, kind: Kind) -> str:
-    """A key that is equal for losses which train a network alike: same gradients up to a factor, to about 1 %.
+def _reject_classes(table: Table, classes: int) -> str | None:
+    for number in SCREENED_CLASSES:
+        share = weight_of_wrong(number, classes)
+        if _mean_push(table.gradient, number, share) >= -1e-9:
+            return f"wrong sign: with {number} classes it does not push the right class up"
+    for number in SCREENED_CLASSES:
+        share = weight_of_wrong(number, classes)
+        nothing, wrong = _cost_of_equal(table.loss, number, share), _cost_of_wrong(table.loss, number, share)
+        if nothing > wrong + 1e-6 * (abs(nothing) + abs(wrong)):
+            return f"one answer: with {number} classes being sure of a wrong one costs less than equal probabilities"
+    return None
 
-    In classification a multiple of p added to both curves reaches no logit, since probabilities sum to one; it is
-    removed first. Then the gradient is divided by its mean absolute value and compressed by asinh, since gradients
-    like 1/r span many orders of magnitude, and rounded to 1/50.
+
+def fingerprint(table: Table, kind: Kind) -> str:
+    """A key that is equal for losses whose gradients are equal up to a factor, to about 1 %.
+
+    In classification a multiple of p that is added to both curves reaches no logit, since probabilities sum to one; it
+    is removed first. Then the gradient is divided by its mean absolute value, compressed by asinh, since gradients like
+    1/r span many orders of magnitude, and rounded to 1/50.
 
     Args:
         table: the `screening_table` of the loss.
-        kind: of task.
+        kind: kind of the tasks.
     """
     effect = effective(table, kind)
     scaled = np.arcsinh(effect / max(float(np.abs(effect).mean()), 1e-300))
-    # The offset keeps the round numbers that formulas like to have away from where rounding goes up or down.
+    # The offset keeps round numbers, which formulas often have, away from the edges between two rounded values.
     rounded = np.floor(scaled * 50 + 0.3819660113).astype(np.int32)
     return hashlib.sha256(kind.encode() + rounded.tobytes()).hexdigest()[:32]
 
 
 def effective(table: Table, kind: Kind) -> np.ndarray:
-    """What of the gradient reaches the network."""
+    """The part of the gradient that reaches the network."""
     if kind == "regression":
         return table.gradient
     p = PROBABILITIES[None, :]
     return table.gradient - p * ((table.gradient * p).sum() / (2 * (p * p).sum()))
 
 
-def _push(h: np.ndarray, classes: int) -> float:
-    """Mean gradient of the right class's logit, the wrong ones sharing what probability is left."""
+def _mean_push(h: np.ndarray, classes: int, share: float) -> float:
+    """Mean gradient on the right logit, while the wrong classes share the remaining probability equally."""
     inside = np.abs(LOGITS) <= 8
     p = PROBABILITIES[inside]
-    others = (1 - p) / (classes - 1)
-    wrong = np.interp(np.log(others) - np.log1p(-others), LOGITS, h[0])
+    wrong = share * np.interp(_logit((1 - p) / (classes - 1)), LOGITS, h[0])
     return float(np.mean(h[1, inside] * (1 - p) - p * (classes - 1) * wrong))
 
 
+def _cost_of_equal(loss: np.ndarray, classes: int, share: float) -> float:
+    """The loss of one example if all classes are equally likely."""
+    at = _logit(np.asarray(1 / classes))
+    right, wrong = np.interp(at, LOGITS, loss[1]), np.interp(at, LOGITS, loss[0])
+    return float(right + share * (classes - 1) * wrong)
+
+
+def _cost_of_wrong(loss: np.ndarray, classes: int, share: float) -> float:
+    """The loss of one example if one wrong class has almost all probability."""
+    return float(loss[1, 0] + share * (loss[0, -1] + (classes - 2) * loss[0, 0]))
+
+
+def _logit(p: np.ndarray) -> np.ndarray:
+    return np.log(p) - np.log1p(-p)
+
+
 def scale(table: Table, kind: Kind) -> float:
-    """The mean absolute gradient, by which candidates are divided before training: the learning rate means the same."""
+    """The mean absolute gradient. Candidates are divided by it, so that a learning rate means the same for all."""
     return max(float(np.abs(effective(table, kind)).mean()), 1e-30)

@@ -1,13 +1,13 @@
-"""The search for loss functions: genetic programming over formulas, fitness by training networks with them.
+"""The search for loss functions: genetic programming over formulas, with training of networks as the fitness.
 
-EvoMAL's outer loop (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) with its filters moved to the front: a candidate
-is tabulated, refused or recognised by its table, and only what is new is trained, all of a generation together
+This is the outer loop of EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) with its filters moved to the front.
+Candidates are rejected or recognised by their tables; the new ones of a generation are trained together
 (`population.py`). Random search over the same formulas is the control.
 
-    search.json     after each generation, everything that the search knows; written in one piece
+    search.json     the state of the search after each generation, replaced in one step
     lock            held by the process that searches
 
-A search that was killed goes on from its folder, with the numbers of one that was not.
+A search that was killed continues from its folder, with the numbers of one that was not.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from metalearn_models.losses.search.neighbours import neighbours
 from metalearn_models.losses.search.population import LossTask, Trainer, trainer
 from metalearn_models.losses.search.screening import fingerprint, reject
 from metalearn_models.losses.search.table import Kind, screening_table
+from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
-__all__ = ["SearchResult", "pareto_front", "random_control", "search"]
+__all__ = ["SearchResult", "as_loss", "pareto_front", "random_control", "search"]
 
 FILE = "search.json"
 
@@ -46,10 +47,10 @@ class SearchResult(NamedTuple):
     """The outcome of a search.
 
     Attributes:
-        best: the finalists as judged on fresh seeds, best first.
-        trained: every distinct loss that was trained, as judged during the search, best first.
-        generations: one record each.
-        compilations: of the training, in this process: one a task.
+        best: the finalists with their errors on fresh seeds, best first.
+        trained: every distinct loss that was trained, with its errors during the search, best first.
+        generations: numbers of each generation.
+        compilations: number of compilations of the training in this process: one per task.
     """
 
     best: tuple[Trained, ...]
@@ -66,23 +67,24 @@ def search(
     devices: Sequence[Any] | None = None,
     final_tasks: Sequence[LossTask] | None = None,
 ) -> SearchResult:
-    """Search for the loss function by which networks get best on the validation examples of some tasks.
+    """Search for the loss function with which networks have the least error on the validation examples of some tasks.
 
     Args:
         tasks: at least one, all of one kind.
-        config: of the search.
-        folder: where the search is kept after each generation, created if need be; a search that is there already
-            goes on. None: nothing is written.
-        progress: told of each generation; its "loss" is the best fitness so far.
-        devices: candidates are split over them; by default all local ones. The results stay the same.
-        final_tasks: on which the finalists are judged, such as other splits of the same data: what is best of hundreds
-            owes some of it to the examples it was chosen by. None: the same tasks, with fresh networks.
+        config: the settings of the search.
+        folder: folder for the state after each generation, created if needed. If it holds a search already, that
+            search continues. None: nothing is written.
+        progress: receives one update per generation; "loss" is the best fitness so far.
+        devices: candidates are split over them, without a change of the results. None: all local devices.
+        final_tasks: tasks that judge the finalists, such as other splits of the same data, since the best of hundreds
+            is partly chosen for its luck with the examples. None: the same tasks, with fresh networks.
 
     Raises:
-        ValueError: no task, tasks of two kinds, data that cannot be trained on, or every candidate was refused.
-        RunError: the folder holds another search, or one that cannot be read, or another process writes it.
+        ValueError: no task, tasks of two kinds, data that cannot be trained on, or all candidates were rejected.
+        RunError: the folder holds another search or a damaged one, or another process writes to it.
     """
     kind = _common_kind([*tasks, *(final_tasks or ())] if tasks else ())
+    classes = max(task.outputs for task in tasks)
     trainers = [trainer(task, config.training, devices) for task in tasks]
     judges = [trainer(task, config.training, devices) for task in final_tasks] if final_tasks else trainers
     with contextlib.ExitStack() as stack:
@@ -96,8 +98,8 @@ def search(
         if progress is not None:
             progress.start(len(state.generations), config.generations)
             stack.callback(progress.close)
-        while len(state.generations) < config.generations and not _spent(config, state):
-            state = _advance(state, kind, trainers, config)
+        while len(state.generations) < config.generations and not _has_spent_budget(config, state):
+            state = _advance(state, kind, classes, trainers, config)
             if path is not None:
                 write_atomically(path, dump(state, identity))
             if progress is not None:
@@ -105,8 +107,15 @@ def search(
         return _finish(state, trainers, judges, config)
 
 
+def as_loss(expr: Expr, tasks: Sequence[LossTask]) -> SymbolicLoss:
+    """A formula that was found on tasks as a loss, with the link of their kind and their largest number of classes."""
+    if _common_kind(tasks) == "regression":
+        return SymbolicLoss(expr, link="identity")
+    return SymbolicLoss(expr, link="softmax", classes=max(task.outputs for task in tasks))
+
+
 def pareto_front(trained: Sequence[Trained]) -> tuple[Trained, ...]:
-    """The losses that no smaller formula beats, from the smallest to the best."""
+    """The losses that have less error than every smaller formula, from the smallest to the best."""
     front: list[Trained] = []
     for entry in sorted(trained, key=lambda e: (size(e.expr), e.fitness, to_text(e.expr))):
         if math.isfinite(entry.fitness) and (not front or entry.fitness < front[-1].fitness):
@@ -115,18 +124,18 @@ def pareto_front(trained: Sequence[Trained]) -> tuple[Trained, ...]:
 
 
 def random_control(config: SearchConfig, result: SearchResult) -> SearchConfig:
-    """The configuration of a random search that trains as many distinct losses as `result` did.
+    """The settings of a random search that trains as many distinct losses as `result` did.
 
-    It may look at more formulas for that: up to 20 times as many generations.
+    It may need more formulas for that, so it has 20 times as many generations.
     """
     return dataclasses.replace(
         config, strategy="random", max_trained=len(result.trained), generations=20 * config.generations, climbs=0
     )
 
 
-def _advance(state: State, kind: Kind, trainers: Sequence[Trainer], config: SearchConfig) -> State:
-    """One generation: breed, refuse, recognise, train."""
-    began, number = time.monotonic(), len(state.generations)
+def _advance(state: State, kind: Kind, classes: int, trainers: Sequence[Trainer], config: SearchConfig) -> State:
+    """One generation: breed, reject, recognise and train."""
+    start, number = time.monotonic(), len(state.generations)
     if number == 0 or config.strategy == "random":
         population = initial_population(config.evolution, config.seed, number)
     elif number >= config.generations - config.climbs and state.trained:
@@ -138,7 +147,7 @@ def _advance(state: State, kind: Kind, trainers: Sequence[Trainer], config: Sear
     trained, known = dict(state.trained), 0
     for expr in population:
         screened = screening_table(expr, kind)
-        reason = reject(screened, kind)
+        reason = reject(screened, kind, classes)
         keys.append(None if reason else fingerprint(screened, kind))
         key = keys[-1]
         if reason or key is None:
@@ -155,21 +164,21 @@ def _advance(state: State, kind: Kind, trainers: Sequence[Trainer], config: Sear
     trained |= dict(zip(new, judged, strict=True))
     fitness = tuple(trained[key].fitness if key in trained else math.inf for key in keys)
     best = min((entry.fitness for entry in trained.values()), default=math.inf)
-    record = Generation(dict(sorted(rejected.items())), known, len(new), best, time.monotonic() - began)
+    record = Generation(dict(sorted(rejected.items())), known, len(new), best, time.monotonic() - start)
     return State(population, fitness, trained, (*state.generations, record))
 
 
 def _judge(
     losses: Sequence[Expr], trainers: Sequence[Trainer], config: SearchConfig, keys: PRNGKeyArray
 ) -> list[Trained]:
-    """Train losses on all tasks; a loss is judged at the learning rate that is best for it on each task."""
-    scores = [one.train(losses, keys).mean(-1) for one in trainers]  # [P, L] a task
+    """Train losses on all tasks. The error of a loss on a task is that at its best learning rate."""
+    scores = [one.train(losses, keys).mean(-1) for one in trainers]  # [P, L] per task
     rates = np.asarray(config.training.learning_rates)
     judged = []
     for i, expr in enumerate(losses):
         errors = tuple(float(s[i].min()) for s in scores)
-        chosen = tuple(float(rates[s[i].argmin()]) for s in scores)
-        judged.append(Trained(expr, _average(errors, trainers, config), errors, chosen))
+        best = tuple(float(rates[s[i].argmin()]) for s in scores)
+        judged.append(Trained(expr, _average(errors, trainers, config), errors, best))
     return judged
 
 
@@ -180,7 +189,7 @@ def _average(errors: Sequence[float], trainers: Sequence[Trainer], config: Searc
 
 
 def _keys(config: SearchConfig, round_number: int) -> PRNGKeyArray:
-    """The seeds of networks and batches: round 0 is the search, the others are fresh."""
+    """Keys of networks and batches: round 0 is for the search, the others are for finalists."""
     seeds = config.training.seeds
     numbers = np.arange(round_number * seeds, (round_number + 1) * seeds, dtype=np.uint32)
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(config.seed), i))(numbers)
@@ -192,9 +201,9 @@ def _finish(state: State, trainers: Sequence[Trainer], judges: Sequence[Trainer]
     if not finalists:
         slots = len(state.generations) * config.evolution.population
         reasons = sum((Counter(g.rejected) for g in state.generations), Counter[str]())
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        rejected = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise ValueError(
-            f"none of {slots} candidates can be used ({told or 'none refused'}; {len(trained)} trained without a "
+            f"none of {slots} candidates can be used (rejected: {rejected or 'none'}; {len(trained)} trained without a "
             "finite error): search longer, with a larger population or another seed, or begin with known losses "
             "(EvolutionConfig(seeds=evolution.SEEDS[...]))"
         )
@@ -211,7 +220,7 @@ def _order(entry: Trained) -> tuple[float, int, str]:
     return entry.fitness, size(entry.expr), to_text(entry.expr)
 
 
-def _spent(config: SearchConfig, state: State) -> bool:
+def _has_spent_budget(config: SearchConfig, state: State) -> bool:
     return config.max_trained is not None and len(state.trained) >= config.max_trained
 
 
@@ -222,6 +231,6 @@ def _common_kind(tasks: Sequence[LossTask]) -> Kind:
     if len(kinds) > 1:
         raise ValueError(
             f"the tasks of a search must be of one kind, got {' and '.join(kinds)}: f is a probability in one, a "
-            "prediction in the other"
+            "number in the other"
         )
     return tasks[0].kind

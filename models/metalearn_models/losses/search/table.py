@@ -1,15 +1,15 @@
-"""Losses as tables: a candidate is a few curves, so a whole population trains in one compiled function.
+"""Losses as tables: a candidate is a few curves, so one compiled function trains a whole population.
 
 A classification loss is a sum over classes of l(y_c, p_c), p = softmax(z). With h = p dl/dp its gradient is
-dL/dz_c = h_c - p_c sum_k h_k: the loss is described completely by the two curves h(0, u) and h(1, u) of the logit
-u = log p - log(1 - p). A regression loss l(y, f) is described by dl/df, here as one curve over the residual r = f - y
-for each target y. Trees become arrays of fixed shape, and compiled training never sees a tree.
+dL/dz_c = h_c - p_c sum_k h_k, so the two curves h(0, u) and h(1, u) of the logit u = log p - log(1 - p) describe the
+loss completely. A regression loss l(y, f) is described by dl/df, here one curve over the residual r = f - y per target
+y. Trees become arrays of fixed shape, and compiled training never sees a tree.
 
 Curves and their slopes are computed on the host in float64, by NumPy and forward-mode derivatives up to the second,
-without compiling anything. Between grid points they are cubic Hermite polynomials; their error where a curve is smooth
-is (spacing)^4 / 384 times the fourth derivative. A slope larger than three times the change to either neighbour is
-cut to that, so a jump becomes a steep step of one cell and nothing overshoots: in a cell with a kink or a jump, and
-only there, table and loss differ by up to the height of the jump.
+without compiling. Between grid points they are cubic Hermite polynomials. If a curve is smooth, their error is
+(spacing)^4 / 384 times the fourth derivative. A slope is cut to three times the change to either neighbour, so a jump
+becomes a steep step of one cell without overshoot. Only in a cell with a kink or a jump do table and loss differ, by up
+to the height of the jump.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ Kind = Literal["classification", "regression"]
 KINDS: tuple[Kind, ...] = ("classification", "regression")
 
 LOGIT_RANGE = 16.0
-"""Logits of p beyond it, p < 1.1e-7 or 1 - p < 1.1e-7, are moved to its end."""
+"""Largest magnitude of the logit of p in a table. Beyond it, p < 1.1e-7 or 1 - p < 1.1e-7, the end is used."""
 LOGIT_POINTS = 513
 RESIDUAL_RANGE = 32.0
-"""Residuals beyond it are moved to its end: the gradient stays what it is there. Targets are standardised."""
+"""Largest residual in a table, in units of standardised targets. Beyond it the gradient of the end is used."""
 RESIDUAL_SCALE = 0.1
-"""Residuals are spaced evenly in asinh(r / scale): 0.0034 apart near zero, 3.4 % of r far out."""
+"""Residuals are spaced evenly in asinh(r / RESIDUAL_SCALE): 0.0034 apart near zero, 3.4 % of r far out."""
 RESIDUAL_POINTS = 385
 SCREENED_TARGETS = np.linspace(-3.0, 3.0, 13)
 
@@ -66,10 +66,10 @@ PROBABILITIES: np.ndarray = 1 / (1 + np.exp(-LOGITS))
 
 
 class Table(NamedTuple):
-    """A loss on its grid, float64; rows are y = 0 and y = 1, or the targets; G grid points, x the grid's coordinate.
+    """A loss on a grid of G points with the coordinate x; R rows, for y = 0 and y = 1 or for the targets of regression.
 
     Attributes:
-        loss: l.
+        loss: l, float64 like the others.
         loss_slope: dl/dx.
         gradient: p dl/dp in classification, dl/df in regression.
         gradient_slope: its derivative by x.
@@ -82,7 +82,7 @@ class Table(NamedTuple):
 
 
 def classification_table(expr: Expr, coefficients: Sequence[float] | None = None) -> Table:
-    """The curves of a loss of one-hot labels and probabilities: rows y = 0 and y = 1, `LOGIT_POINTS` logits."""
+    """Tabulate a loss of classification: rows for y = 0 and y = 1, columns for `LOGIT_POINTS` logits of p."""
     p = np.broadcast_to(PROBABILITIES, (2, LOGIT_POINTS))
     y = np.broadcast_to(np.array([[0.0], [1.0]]), p.shape)
     # By log p, so that the first derivative is p dl/dp.
@@ -94,7 +94,7 @@ def classification_table(expr: Expr, coefficients: Sequence[float] | None = None
 def regression_table(
     expr: Expr, targets: Float[np.ndarray, " R"], coefficients: Sequence[float] | None = None
 ) -> Table:
-    """The curves of a loss of targets and predictions: one row a target, `RESIDUAL_POINTS` residuals f - y."""
+    """Tabulate a loss of regression: one row per target, columns for `RESIDUAL_POINTS` residuals f - y."""
     r = RESIDUALS[None, :]
     y = np.broadcast_to(np.asarray(targets, np.float64)[:, None], (len(targets), RESIDUAL_POINTS))
     jet = evaluate_jet(expr, coefficients, y, Jet(y + r, np.ones_like(y), np.zeros_like(y)))
@@ -103,19 +103,19 @@ def regression_table(
 
 
 def screening_table(expr: Expr, kind: Kind, coefficients: Sequence[float] | None = None) -> Table:
-    """The table by which losses are compared and refused, the same for all tasks of a kind."""
+    """Tabulate a loss for screening, on a grid that is the same for all tasks of a kind."""
     if kind == "classification":
         return classification_table(expr, coefficients)
     return regression_table(expr, SCREENED_TARGETS, coefficients)
 
 
 def gradient_cells(table: Table, kind: Kind, divide_by: float = 1.0) -> Float[np.ndarray, "R G-1 4"]:
-    """The gradient between grid points, as coefficients of t^0 to t^3, t from 0 to 1 in each cell; float32."""
+    """The gradient between grid points as coefficients of t^0 to t^3, float32; t goes from 0 to 1 in each cell."""
     return _cells(table.gradient / divide_by, table.gradient_slope / divide_by, _spacing(kind))
 
 
 def loss_cells(table: Table, kind: Kind) -> Float[np.ndarray, "R G-1 4"]:
-    """The loss itself, as `gradient_cells`."""
+    """The loss itself between grid points, in the form of `gradient_cells`."""
     return _cells(table.loss, table.loss_slope, _spacing(kind))
 
 
@@ -134,7 +134,7 @@ def _cells(values: np.ndarray, slopes: np.ndarray, spacing: float) -> np.ndarray
 
 
 def look_up(cells: Float[Array, "R K 4"], row: Int[Array, "*B"], position: Float[Array, "*B"]) -> Float[Array, "*B"]:
-    """The curve `row` at `position`, counted in cells from the first grid point; positions outside move to the end."""
+    """Values of the curve `row` at `position`, counted in cells from the first grid point and clipped to the grid."""
     position = jnp.clip(position, 0.0, float(cells.shape[-2]))
     cell = jnp.minimum(position.astype(jnp.int32), cells.shape[-2] - 1)
     t = position - cell.astype(position.dtype)
@@ -143,9 +143,9 @@ def look_up(cells: Float[Array, "R K 4"], row: Int[Array, "*B"], position: Float
 
 
 def logit_position(logits: Float[Array, "*B C"]) -> tuple[Float[Array, "*B C"], Float[Array, "*B C"]]:
-    """Of each class: its probability, and where in the table the logit of that probability lies.
+    """The probability of each class, and the position of its logit in a table.
 
-    1 - p is the sum over the other classes, never a difference from one: float32 has no digits left there.
+    1 - p is computed as the sum over the other classes; the difference would have no digits left in float32.
     """
     below_top = logits - logits.max(-1, keepdims=True)
     e = jnp.exp(below_top)
@@ -155,30 +155,37 @@ def logit_position(logits: Float[Array, "*B C"]) -> tuple[Float[Array, "*B C"], 
 
 
 def residual_position(residuals: Float[Array, "*B"]) -> Float[Array, "*B"]:
-    """Where in the table a residual f - y lies."""
+    """The position of a residual f - y in a table."""
     return (jnp.arcsinh(residuals * (1 / RESIDUAL_SCALE)) + _END) * ((RESIDUAL_POINTS - 1) / (2 * _END))
 
 
 def classification_cotangent(
     cells: Float[Array, "2 K 4"], logits: Float[Array, "*B C"], labels: Int[Array, "*B"]
 ) -> Float[Array, "*B C"]:
-    """dL/dlogits of each example, L the sum over its classes."""
+    """The gradient dL/dlogits per example, with L the sum over its classes."""
     p, position = logit_position(logits)
     h = look_up(cells, jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.int32), position)
     return h - p * h.sum(-1, keepdims=True)
 
 
 class Targets(NamedTuple):
-    """Where the target of each example lies among the rows of a table: `(1 - weight) row + weight (row + 1)`."""
+    """Positions of targets among the rows of a table: `(1 - weight) row + weight (row + 1)`."""
 
     row: Int[np.ndarray | Array, "*N"]
     weight: Float[np.ndarray | Array, "*N"]
 
 
 def target_rows(y: Float[np.ndarray, " N"], rows: int) -> tuple[Float[np.ndarray, " R"], Targets]:
-    """Targets at which a regression loss is tabulated, at most `rows`: each one there is, or their quantiles.
+    """Choose at most `rows` targets for the table of a regression loss: all distinct ones, or their quantiles.
 
-    Between quantiles curves are interpolated linearly in y.
+    Between them curves are interpolated linearly in y.
+
+    Args:
+        y: targets of all training examples.
+        rows: largest number of rows of the table.
+
+    Returns:
+        The targets of the rows, and the positions of `y` among them.
     """
     nodes = np.unique(np.asarray(y, np.float64))
     if len(nodes) > rows:
@@ -192,7 +199,7 @@ def target_rows(y: Float[np.ndarray, " N"], rows: int) -> tuple[Float[np.ndarray
 def regression_cotangent(
     cells: Float[Array, "R K 4"], targets: Targets, residuals: Float[Array, "*B"]
 ) -> Float[Array, "*B"]:
-    """dl/df of each example."""
+    """The gradient dl/df per example."""
     position = residual_position(residuals)
     row, weight = jnp.asarray(targets.row), jnp.asarray(targets.weight)
     here, next_row = look_up(cells, row, position), look_up(cells, row + 1, position)

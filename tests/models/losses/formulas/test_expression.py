@@ -313,7 +313,7 @@ def record(**changes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (record(version=2), "format version 2, this metalearn reads up to 1: upgrade"),
+        (record(version=3), "format version 3, this metalearn reads up to 2: upgrade"),
         (record(version="1"), '"version" must be an integer'),
         (record(format="other"), "not a loss"),
         ("[]", "not a loss"),

@@ -14,7 +14,7 @@ from metalearn_models.losses.search.evolution import (
     crossover,
     generator,
     initial_population,
-    mutated,
+    mutate,
     next_generation,
 )
 from metalearn_models.losses.search.neighbours import neighbours
@@ -91,7 +91,7 @@ def test_best_fitness_never_gets_worse():
 def copies(config, population, fitness):
     """Counts of the parents that selection takes: no variation, duplicates allowed."""
     rng = np.random.default_rng(0)
-    return Counter(evolution._selected(config, rng, population, fitness) for _ in range(4000))
+    return Counter(evolution._select(config, rng, population, fitness) for _ in range(4000))
 
 
 def test_the_fittest_win_tournaments_as_often_as_they_must():
@@ -158,7 +158,7 @@ def test_every_place_of_a_tree_is_mutated():
     assert isinstance(parent, Op)
     changed = Counter()
     for _ in range(400):
-        child = mutated(rng, parent, (0, 2))
+        child = mutate(rng, parent, (0, 2))
         assert child is not None
         if isinstance(child, Op) and child.name == "add" and len(child.args) == 2:
             changed.update(i for i in range(2) if child.args[i] != parent.args[i])
@@ -170,7 +170,7 @@ def test_every_place_of_a_tree_is_mutated():
 @pytest.mark.parametrize("text", ["1", "y", "add(1, square(f))", "add(1, -1)"])
 def test_trees_without_y_or_f_are_repaired_below_the_height_limit(text):
     for seed in range(20):
-        tree = evolution._constrained(generator(seed, 0), parse(text), max(height(parse(text)), 1))
+        tree = evolution._repair(generator(seed, 0), parse(text), max(height(parse(text)), 1))
         assert variables(tree) == {"y", "f"} and height(tree) <= max(height(parse(text)), 1)
 
 
@@ -180,8 +180,8 @@ def test_trees_without_y_or_f_are_repaired_below_the_height_limit(text):
         ({"population": 1}, "population must be at least 2, got 1"),
         ({"initial_height": (3, 2)}, "initial_height must be 0 <= from"),
         ({"initial_height": (2, 11)}, "initial_height must be 0 <= from"),
-        ({"smaller_wins": 1.2}, "probability, got 1.2"),
-        ({"crossover": 0.9, "mutation": 0.2}, "sum at most 1, got 0.9 and 0.2"),
+        ({"smaller_wins": 1.2}, "smaller_wins must be a probability, from 0 to 1, got 1.2"),
+        ({"crossover": 0.9, "mutation": 0.2}, "sum at most 1, got 0.9, 0.2"),
         ({"elites": 26}, "elites must be from 0 to the population, 25, got 26"),
         ({"seeds": ("add(y, 1)",)}, "lacks f"),
         ({"newcomers": 1.5}, "from 0 to 1, got 1.5"),

@@ -71,6 +71,7 @@ def numbers_task(corrupt=0.2):
 
 TRAINING = TrainingConfig(steps=30, batch=16, learning_rates=(0.01, 0.1), seeds=2, candidates=3)
 CONFIG = SearchConfig(EvolutionConfig(population=8), TRAINING, generations=4, finalists=3, seed=1)
+SEEDED = dataclasses.replace(CONFIG, evolution=EvolutionConfig(population=8, seeds=SEEDS["classification"]))
 KEYS = jax.random.split(jax.random.key(0), 2)
 
 
@@ -148,7 +149,7 @@ def same(one, two):
 
 def test_one_compilation_a_task_serves_all_generations_and_the_finals():
     tasks = [classes_task(), classes_task("fewer", 40)]
-    result = search(tasks, CONFIG)
+    result = search(tasks, SEEDED)
     assert sum(g.trained > 0 for g in result.generations) >= 2
     assert result.compilations == 2
 
@@ -214,7 +215,7 @@ def test_finalists_are_judged_on_tasks_of_their_own(reused):
 
 
 def test_in_the_geometric_mean_a_task_counts_by_ratios_and_no_error_as_half_an_example(reused):
-    config = dataclasses.replace(CONFIG, generations=1, average="geometric")
+    config = dataclasses.replace(SEEDED, generations=1, average="geometric")
     result = search([classes_task(), classes_task("the same again")], config)
     for entry in result.trained:
         np.testing.assert_allclose(entry.fitness, np.sqrt(np.prod(np.maximum(entry.errors, 0.5 / 48))), rtol=1e-6)
@@ -241,7 +242,7 @@ class Killed(Exception):
 
 
 def test_a_killed_search_goes_on_to_the_same_result(tmp_path, monkeypatch, reused):
-    whole = search([classes_task()], CONFIG)
+    whole = search([classes_task()], SEEDED)
     real, calls = search_module.write_atomically, []
 
     def killing(path, content):
@@ -252,7 +253,7 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path, monkeypatch, reuse
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(search_module, "write_atomically", killing)
-        search([classes_task()], CONFIG, tmp_path)
+        search([classes_task()], SEEDED, tmp_path)
     assert len(json.loads((tmp_path / FILE).read_text())["generations"]) == 2
     told = []
 
@@ -269,10 +270,10 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path, monkeypatch, reuse
         def note(self, text):
             pass
 
-    same(search([classes_task()], CONFIG, tmp_path, Watching()), whole)
+    same(search([classes_task()], SEEDED, tmp_path, Watching()), whole)
     best = [g.best for g in whole.generations]
     assert told == [(2, 4), (3, best[2]), (4, best[3]), "closed"]
-    same(search([classes_task()], CONFIG, tmp_path), whole)  # finished: nothing is trained again but the finals
+    same(search([classes_task()], SEEDED, tmp_path), whole)  # finished: nothing is trained again but the finals
 
 
 def test_a_search_without_any_finite_error_survives_its_file(tmp_path, reused):
@@ -295,9 +296,11 @@ def test_folders_of_other_searches_are_refused(tmp_path, reused):
     short = dataclasses.replace(CONFIG, generations=1)
     search([numbers_task()], short, tmp_path)
     before = (tmp_path / FILE).read_bytes()
-    with pytest.raises(RunError, match=r"config differ \(seed: there 1, here 2\)"):
+    with pytest.raises(
+        RunError, match=r"another search, old -> new: config.seed: 1 -> 2\. Use the old values, or another folder"
+    ):
         search([numbers_task()], dataclasses.replace(short, seed=2), tmp_path)
-    with pytest.raises(RunError, match="tasks differ"):
+    with pytest.raises(RunError, match=r"another search, old -> new: tasks\.0 numbers: "):
         search([numbers_task(0.3)], short, tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
     for damaged in (before[:-20], b"[]", b'{"format": 1}', before.replace(b'"format": 1', b'"format": 9')):
@@ -320,7 +323,7 @@ def test_a_search_whose_every_candidate_is_refused_says_why(monkeypatch, reused)
     )
     monkeypatch.setattr(search_module, "initial_population", lambda *_: backwards)
     config = dataclasses.replace(CONFIG, generations=1, evolution=EvolutionConfig(population=3))
-    with pytest.raises(ValueError, match=r"none of 3 candidates can be used \(3 wrong sign; 0 trained"):
+    with pytest.raises(ValueError, match=r"none of 3 candidates can be used \(rejected: 3 wrong sign; 0 trained"):
         search([numbers_task()], config)
 
 
@@ -340,8 +343,8 @@ C, R = classes_task(), numbers_task()
         ([with_train(C, ys=C.train[1].astype(np.float32))], "labels must be integers from 0 to 2, got float32"),
         ([with_train(C, xs=np.where(np.arange(4) == 1, np.nan, C.train[0]))], "48 of 192 inputs are not finite"),
         ([with_train(R, ys=R.train[1] * np.inf)], "60 of 60 targets are not finite"),
-        ([with_train(R, ys=R.train[1][:, None])], r"got \(60, 3\), \(60, 1\)"),
-        ([with_train(R, xs=R.train[0][:, :2])], "inputs of shape"),
+        ([with_train(R, ys=R.train[1][:, None])], r"got \(60, 3\) and \(60, 1\)"),
+        ([with_train(R, xs=R.train[0][:, :2])], r"inputs must have the shape \(2,\) as in train, got \(3,\)"),
         ([with_train(C, xs=C.train[0][:0], ys=C.train[1][:0])], "N > 0"),
         ([C._replace(outputs=4)], r"must give \[2, 4\], got \(2, 3\)"),
         ([R._replace(outputs=2)], "outputs of regression must be 1"),
@@ -358,11 +361,11 @@ def test_tasks_that_cannot_be_trained_on_are_refused(tasks, message):
     [
         (lambda: TrainingConfig(steps=0), "steps must be at least 1, got 0"),
         (lambda: TrainingConfig(learning_rates=()), "at least one"),
-        (lambda: TrainingConfig(learning_rates=(0.1, -1.0)), "positive numbers"),
+        (lambda: TrainingConfig(learning_rates=(0.1, -1.0)), "at least one positive number, got"),
         (lambda: TrainingConfig(optimizer="adan"), "Did you mean 'adam'"),
         (lambda: SearchConfig(strategy="randm"), "Did you mean 'random'"),
         (lambda: SearchConfig(average="geometrical"), "Did you mean 'geometric'"),
-        (lambda: SearchConfig(generations=3, climbs=3), "some of the 3 generations, but not all, got 3"),
+        (lambda: SearchConfig(generations=3, climbs=3), "climbs must be from 0 to 2, less than the generations, got 3"),
         (lambda: SearchConfig(generations=0), "generations must be at least 1"),
         (lambda: SearchConfig(seed=-1), "seed must not be negative"),
     ],
@@ -381,7 +384,7 @@ SCRIPT = """
 import jax, numpy as np
 from tests.models.losses.search import test_search as t
 assert len(jax.devices()) == 3
-result = t.search([t.classes_task()], t.CONFIG)
+result = t.search([t.classes_task()], t.SEEDED)
 print([(str(e.expr), e.errors) for e in result.trained], result.compilations)
 """
 
@@ -396,5 +399,5 @@ def test_several_devices_give_the_same_numbers(reused):
         check=True,
         cwd=Path(__file__).parents[4],
     )
-    result = search([classes_task()], CONFIG)
+    result = search([classes_task()], SEEDED)
     assert out.stdout.strip() == f"{[(str(e.expr), e.errors) for e in result.trained]} 1"

@@ -230,6 +230,7 @@ def test_fingerprints_are_equal_when_networks_would_train_alike(kind, first, sec
         ("classification", "abs(sub(y, f))", None),
         ("classification", "mul(sub(1, y), f)", None),
         ("classification", "mul(sub(y, 1), f)", "wrong sign"),
+        ("classification", "sub(log(add(f, y)), y)", "one answer"),
         ("regression", "square(sub(y, f))", None),
         ("regression", "square(tanh(sub(y, f)))", None),
         ("regression", "max(log(abs(sub(y, f))), -1)", None),
@@ -242,6 +243,20 @@ def test_fingerprints_are_equal_when_networks_would_train_alike(kind, first, sec
 def test_losses_that_cannot_train_are_refused_before_training(kind, text, reason):
     got = reject(screening_table(parse(text), kind), kind)
     assert got is None if reason is None else (got or "").startswith(reason)
+
+
+def test_a_loss_is_screened_for_as_many_classes_as_it_may_meet():
+    """The sum over wrong classes of `label-noise` outgrows its other term, unless it is normalised."""
+    table = screening_table(parse("sqrt(log(sub(sub(f, y), -1)))"), "classification")
+    assert reject(table, "classification", 10) is None
+    assert reject(table, "classification", 1000) == (
+        "one answer: with 100 classes being sure of a wrong one costs less than equal probabilities"
+    )
+    # right with 2 and with 10 classes, wrong with 100: the wrong ones push the right one down together
+    push = screening_table(parse("sub(mul(mul(1, f), sub(1, y)), mul(y, tanh(f)))"), "classification")
+    assert reject(push, "classification", 10) is None
+    shifted = screening_table(parse("add(mul(-1, mul(y, f)), mul(div(f, 1), add(1, 1)))"), "classification")
+    assert str(reject(shifted, "classification", 10)).startswith("wrong sign: with 100 classes")
 
 
 def test_scale_makes_multiples_of_a_loss_the_same_table():
