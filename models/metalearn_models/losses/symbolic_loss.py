@@ -172,7 +172,9 @@ class SymbolicLoss:
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file, replacing it in one step."""
-        write_atomically(Path(path), self.to_json().encode())
+        write_atomically(
+            Path(path), self.to_json().encode(errors="backslashreplace")
+        )  # lone surrogates, as JSON has them
 
     @staticmethod
     def read(path: str | Path) -> SymbolicLoss:

@@ -237,7 +237,7 @@ def from_record(record: Any) -> tuple[Expr, tuple[float, ...]]:
         raise ValueError(f'"version" must be an integer from 1 to {VERSION}, got {version!r:.80}')
     if version > VERSION:
         raise ValueError(
-            f"this loss has format version {version:.8g}, this metalearn reads up to {VERSION}: upgrade it"
+            f"this loss has format version {version!r:.20}, this metalearn reads up to {VERSION}: upgrade it"
         )
     if not isinstance(record.get("expression"), str):
         raise ValueError(f'"expression" must be text like "mul(y, log(f))", got {record.get("expression")!r:.80}')
