@@ -1,8 +1,8 @@
 """ML3: the loss of each output is a small neural network of target and prediction.
 
 Bechtle, Molchanov, Chebotar, Grefenstette, Righetti, Sukhatme, Meier, "Meta Learning via Learned Loss" (2021, arXiv
-1906.05374), in the form to which EvoMAL compares itself (2209.08907): 2-50-50-1, ReLU, no biases, softplus at the
-output so that no loss is negative.
+1906.05374), in the form that EvoMAL compares with (2209.08907): 2-50-50-1, ReLU, no biases, and a softplus at the
+output, so the loss is never negative.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def ml3(link: Link = "softmax", hidden: tuple[int, ...] = (50, 50)) -> Learnable
     """A multilayer perceptron of (y, f), the same for every output.
 
     Args:
-        link: what makes predictions f of logits; "identity" for regression.
+        link: turns logits into predictions f; "identity" for regression.
         hidden: widths of the hidden layers.
 
     Returns:
-        A learnable loss. Theta is a tuple of weights [in, out], one a layer, drawn from N(0, 2 / in).
+        A learnable loss. Theta is a tuple of weights [in, out], one per layer, drawn from N(0, 2 / in).
 
     Raises:
-        ValueError: unknown link, or a width that is not positive.
+        ValueError: an unknown link, or a width that is not positive.
     """
     if link not in LINKS:
         raise unknown_name("link", link, LINKS)
     widths = (2, *hidden, 1)
     if min(widths) < 1:
-        raise ValueError(f"every layer needs at least one unit, got the hidden widths {hidden}")
+        raise ValueError(f"hidden must be widths of at least one unit, got {hidden}")
 
     def init(key: PRNGKeyArray) -> Weights:
         keys = jax.random.split(key, len(widths) - 1)

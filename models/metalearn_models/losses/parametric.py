@@ -1,8 +1,8 @@
-"""Losses with free parameters: what evolution leaves to be refined, and what refinement asks of a loss.
+"""Losses with free parameters, which refinement meta-trains.
 
-Members: the formulas of EvoMAL with their coefficients as parameters (here), ML3's small network (`ml3.py`)
-and TaylorGLO's polynomial (`taylor_glo.py`). EvoMAL is Raymond, Chen, Xue, Zhang, "Learning Symbolic Model-Agnostic
-Loss Functions via Meta-Learning" (2023, arXiv 2209.08907).
+There are three kinds: formulas with their coefficients as parameters (here), the small network of ML3 (`ml3.py`) and
+the polynomial of TaylorGLO (`taylor_glo.py`). The formulas are those of EvoMAL: Raymond, Chen, Xue, Zhang, "Learning
+Symbolic Model-Agnostic Loss Functions via Meta-Learning" (2023, arXiv 2209.08907).
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from metalearn_models.losses.symbolic_loss import SymbolicLoss
 __all__ = ["SPREAD", "LearnableLoss", "free_coefficients", "fresh_coefficients"]
 
 SPREAD = 1e-3
-"""Standard deviation of fresh coefficients around their mean, EvoMAL's."""
+"""Standard deviation of fresh coefficients around 1, as in EvoMAL."""
 
 
 class LearnableLoss(NamedTuple):
-    """A family of losses, one for each theta.
+    """A loss with parameters theta.
 
     Attributes:
-        init: `(key) -> theta`, where learning begins: a pytree of float arrays.
-        apply: `(theta, logits[..., C], labels) -> values[...]`, one a example; shapes as `loss.per_example`.
+        init: `(key) -> theta`, initial parameters: a pytree of float arrays.
+        apply: `(theta, logits[..., C], labels) -> values[...]`, one per example, with the shapes of
+            `elementwise.per_example`.
     """
 
     init: Callable[[PRNGKeyArray], Any]
@@ -36,24 +37,24 @@ class LearnableLoss(NamedTuple):
 
 
 def free_coefficients(loss: SymbolicLoss) -> LearnableLoss:
-    """The coefficients of a formula, beginning at the loss's own.
+    """A formula with its coefficients as theta, which start at the coefficients of the loss.
 
     Args:
         loss: any formula.
 
     Returns:
-        A learnable loss; theta is one vector, a coefficient for each edge in prefix order.
+        A learnable loss; theta is a vector of one coefficient per edge, in prefix order.
     """
 
     def init(key: PRNGKeyArray) -> Float[Array, "E"]:
         del key
         return jnp.asarray(loss.coefficients, jnp.float32)
 
-    return LearnableLoss(init, _applied(loss))
+    return LearnableLoss(init, _make_apply(loss))
 
 
 def fresh_coefficients(loss: SymbolicLoss) -> LearnableLoss:
-    """The coefficients of a formula, beginning near 1 whatever the loss's own are, as in EvoMAL: 1 + 1e-3 N(0, 1).
+    """A formula with its coefficients as theta, which start at 1 + 1e-3 N(0, 1) as in EvoMAL.
 
     Args:
         loss: any formula.
@@ -65,8 +66,8 @@ def fresh_coefficients(loss: SymbolicLoss) -> LearnableLoss:
     def init(key: PRNGKeyArray) -> Float[Array, "E"]:
         return 1 + SPREAD * jax.random.normal(key, (number_of_coefficients(loss.expr),), jnp.float32)
 
-    return LearnableLoss(init, _applied(loss))
+    return LearnableLoss(init, _make_apply(loss))
 
 
-def _applied(loss: SymbolicLoss) -> Callable[[Any, Any, Any], Array]:
+def _make_apply(loss: SymbolicLoss) -> Callable[[Any, Any, Any], Array]:
     return lambda theta, logits, labels: loss.with_coefficients(theta)(logits, labels)

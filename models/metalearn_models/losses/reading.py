@@ -1,7 +1,7 @@
-"""Formulas for reading: sympy, LaTeX, and a picture of a loss and of its gradient.
+"""Formulas in sympy and LaTeX, and a picture of a loss and of its gradient.
 
-The symbolic forms leave out what only guards the arithmetic: log and sqrt stand for log|x| and sqrt|x| (floored at
-1e-7 in the library), and nothing is bounded. sympy and matplotlib are imported when they are needed.
+The symbolic forms leave out what only guards the arithmetic: nothing is bounded, and log and sqrt stand for log|x| and
+sqrt|x|, which the library floors at 1e-7. sympy and matplotlib are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
 __all__ = ["curves", "latex", "picture", "to_sympy"]
 
-LARGEST = 120  # nodes; sympy's simplification of larger formulas can take minutes
+LARGEST = 120
+"""Largest number of nodes that sympy simplifies; larger formulas can take it minutes."""
 
 
 def to_sympy(loss: SymbolicLoss | Expr, simplify: bool = True) -> Any:
-    """The formula as a sympy expression in real symbols y and f; f is positive where it is a probability.
+    """The formula as a sympy expression of the real symbols y and f; f is positive if it is a probability.
 
     Args:
-        loss: a loss, or a bare formula, whose coefficients are then 1 and whose f is any real number.
-        simplify: apply sympy's simplification where the formula has at most `LARGEST` nodes.
+        loss: a loss, or a formula, whose coefficients are then 1 and whose f is any real number.
+        simplify: let sympy simplify formulas of at most `LARGEST` nodes.
     """
     formula, _, _ = _formula(loss)
-    return _simplified(formula) if simplify else formula
+    return _simplify(formula) if simplify else formula
 
 
 def curves(loss: SymbolicLoss, simplify: bool = True) -> tuple[Any, Any]:
-    """The two curves a classification loss is: `(l(1, f), l(0, f))` as sympy expressions in f.
+    """The two curves of a classification loss, `(l(1, f), l(0, f))`, as sympy expressions of f.
 
     Raises:
-        ValueError: a regression loss, whose target is not only 0 and 1.
+        ValueError: a regression loss, whose targets are not only 0 and 1.
     """
     if loss.link == "identity":
-        raise ValueError("a regression loss has no two curves, use to_sympy")
+        raise ValueError("curves needs a loss of classification, got one of regression: use to_sympy")
     formula, y, f = _formula(loss)
     pair = [_without_abs(formula.subs(y, value), f) for value in (1, 0)]
-    return (_simplified(pair[0]), _simplified(pair[1])) if simplify else (pair[0], pair[1])
+    return (_simplify(pair[0]), _simplify(pair[1])) if simplify else (pair[0], pair[1])
 
 
 def latex(loss: SymbolicLoss | Expr, simplify: bool = True, digits: int = 4) -> str:
-    """LaTeX without dollar signs; a classification loss as its two curves.
+    """LaTeX without dollar signs, for a classification loss that of its two curves.
 
     Args:
         loss: as for `to_sympy`.
@@ -105,7 +106,7 @@ def _formula(loss: SymbolicLoss | Expr) -> tuple[Any, Any, Any]:
 
 
 def _without_abs(formula: Any, f: Any) -> Any:
-    """Resolve |a| where a is linear in f and of one sign on 0 <= f <= 1."""
+    """Resolve |a| if a is linear in f and does not change its sign on 0 <= f <= 1."""
     import sympy
 
     resolved = {}
@@ -120,7 +121,7 @@ def _without_abs(formula: Any, f: Any) -> Any:
     return formula.xreplace(resolved)
 
 
-def _simplified(formula: Any) -> Any:
+def _simplify(formula: Any) -> Any:
     import sympy
 
     nodes = sum(1 for _ in sympy.preorder_traversal(formula))
@@ -128,12 +129,11 @@ def _simplified(formula: Any) -> Any:
 
 
 def picture(loss: SymbolicLoss | HandmadeLoss) -> Any:
-    """A matplotlib figure: the loss on the left, its gradient on the right.
+    """Draw a matplotlib figure: the loss on the left, its gradient on the right.
 
-    Classification: the two curves over the probability f, and the gradient with respect to the target class's
-    logit over the target's probability, the other classes sharing the rest evenly (sigmoid: with respect to the
-    logit, for both targets); cross-entropy's gradient beside it. Regression: over r = f - y, for y = -1, 0, 1 where
-    these differ.
+    Classification: the two curves against the probability f; the gradient on the target's logit against the target's
+    probability, the other classes equally likely (sigmoid: on the logit, for both targets); and the gradient of
+    cross-entropy. Regression: both against r = f - y in units of the scale, for y = -1, 0, 1 if these differ.
     """
     from metalearn.pictures import new_figure
 
@@ -172,7 +172,7 @@ def _draw_classification(loss: SymbolicLoss | HandmadeLoss, left: Any, right: An
     u = jnp.linspace(-7, 7, 561)
     slope_of = jax.jit(lambda z, y: loss.cotangent(z, y))
     p = np.asarray(jax.nn.sigmoid(u))
-    # of two classes: what depends on their number (label smoothing) is drawn for the smallest
+    # Drawn for two classes, if the loss depends on their number as label smoothing does.
     prediction = Prediction(jax.nn.sigmoid(u), jax.nn.log_sigmoid(u), lambda: jax.nn.log_sigmoid(-u), 2)
     terms = jax.jit(lambda y: loss.terms(y, prediction))
     for target in (1, 0):
@@ -188,7 +188,7 @@ def _draw_classification(loss: SymbolicLoss | HandmadeLoss, left: Any, right: An
     else:
         slopes = {}
         for classes in (2, 10):
-            # the target's logit that gives it the probability p when the others' are 0
+            # The logit that gives the target the probability p if those of the others are 0.
             logits = jnp.zeros((len(u), classes)).at[:, 0].set(u + jnp.log(float(classes - 1)))
             slopes[f"{classes} classes"] = np.asarray(slope_of(logits, jnp.zeros(len(u), jnp.int32)))[:, 0]
         if np.allclose(slopes["2 classes"], slopes["10 classes"], atol=1e-4):

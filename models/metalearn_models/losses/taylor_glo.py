@@ -1,7 +1,7 @@
 """TaylorGLO: a loss that is a third-order polynomial in target and prediction, eight parameters.
 
 Gonzalez, Miikkulainen, "Optimizing Loss Functions Through Multivariate Taylor Polynomial Parameterization" (2021, arXiv
-2002.00059). There the parameters are found by CMA-ES; here they are meta-trained like those of any other loss.
+2002.00059). The paper finds the parameters by CMA-ES; here they are meta-trained like those of other losses.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ def taylor_glo(link: Link = "softmax") -> LearnableLoss:
 
         -(theta2 b + theta3 b^2 / 2 + theta4 b^3 / 6 + theta5 a b + theta6 a b^2 / 2 + theta7 a^2 b / 2)
 
-    Of the ten terms of third order these are the six in which the prediction f occurs; the others have no gradient.
-    With two parameters for the centre that makes eight.
+    These are the six terms up to third order that contain the prediction f; the others have no gradient. The centre
+    adds two parameters.
 
     Args:
-        link: what makes predictions f of logits; "identity" for regression, where the polynomial is not bounded
-            below for most theta, and training by it may diverge.
+        link: turns logits into predictions f. With "identity", for regression, the polynomial is not bounded below for
+            most theta, and training with it may diverge.
 
     Returns:
-        A learnable loss. Theta, a vector of 8, begins at the squared error, plus normal noise of deviation 1e-3
-        (our choice: CMA-ES begins at a loss that is 0 everywhere). As for the other losses the terms of an example
-        are added up over classes, where the paper takes their mean.
+        A learnable loss. Theta is a vector of 8, which starts at the squared error plus normal noise of deviation 1e-3
+        (our choice: CMA-ES starts at a loss that is 0 everywhere). The terms of an example are added up over classes as
+        for the other losses; the paper takes their mean.
 
     Raises:
-        ValueError: unknown link.
+        ValueError: an unknown link.
     """
     if link not in LINKS:
         raise unknown_name("link", link, LINKS)

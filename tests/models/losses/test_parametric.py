@@ -127,5 +127,5 @@ def test_what_cannot_be_built_is_refused():
         ml3("soft")
     with pytest.raises(ValueError, match=r"unknown link 'linear'.*identity"):
         taylor_glo("linear")
-    with pytest.raises(ValueError, match=r"at least one unit, got the hidden widths \(0,\)"):
+    with pytest.raises(ValueError, match=r"hidden must be widths of at least one unit, got \(0,\)"):
         ml3(hidden=(0,))

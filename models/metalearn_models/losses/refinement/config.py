@@ -1,4 +1,4 @@
-"""The settings of refinement and of the judgement that goes with it."""
+"""The settings of refinement and of its judgement."""
 
 from __future__ import annotations
 
@@ -20,60 +20,60 @@ Score = Literal["error", "loss"]
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """How a loss is refined and how it is judged."""
+    """How the coefficients of a loss are refined and judged."""
 
     estimator: Gradient = "backprop"
-    """Source of meta-gradients: "backprop" through all inner steps, or evolution strategies: "es" over whole
-    trajectories, "nres" or "pes" over windows of them."""
+    """Source of meta-gradients: backprop through all inner steps, or evolution strategies, es over whole trajectories,
+    nres and pes over windows of them."""
     inner_steps: Steps = 20
-    """Steps of training a meta-gradient sees, K. EvoMAL: 1."""
+    """Training steps per meta-gradient, K. EvoMAL: 1."""
     meta_steps: Steps = 250
     """Updates of theta."""
     learning_rate: Positive = 1e-3
-    """Of Adam on theta."""
+    """Learning rate of Adam on theta."""
     trajectories: Size = 1
     """Fresh networks per meta-step and task; antithetic pairs of them for evolution strategies."""
     optimizer: Optimizer = "sgd"
-    """Inner optimizer: "sgd" with Nesterov momentum 0.9, EvoMAL's, or "adam", whose first step hardly depends on the
-    loss: not for K = 1."""
+    """Inner optimizer: sgd with Nesterov momentum 0.9, as EvoMAL has it, or adam. The first step of adam hardly depends
+    on the loss, so adam needs more than one inner step."""
     inner_learning_rate: Positive = 0.01
-    """Its step size."""
+    """Learning rate of the inner optimizer."""
     batch: Steps = 128
-    """Examples of each training step, and of each judgement of it on validation data."""
+    """Training examples per inner step, and validation examples per judgement of it."""
     moment: Moment = "every"
-    """Validation loss "every" step, or after the "last" step only."""
+    """When the validation loss counts: after every step, or after the last one only."""
     sigma: Positive = 0.1
-    """Standard deviation of the perturbations of theta, for evolution strategies."""
+    """Evolution strategies: standard deviation of the perturbations of theta."""
     window: Steps = 5
-    """Inner steps between two updates, for "nres" and "pes"."""
+    """nres and pes: inner steps between two updates."""
     clip: Positive = 1.0
-    """Greatest norm of a meta-gradient; longer ones are shortened to it."""
+    """Largest norm of a meta-gradient; longer ones are scaled down to it."""
     candidates: Steps = 5
-    """How often theta is judged on the way; divides `meta_steps`."""
+    """Judgements of theta during meta-training; must divide `meta_steps`."""
     horizon: Steps = 500
-    """Steps of the trainings by which theta is judged: as many as it will be used for."""
+    """Training steps per judgement of theta: as many as the loss will be used for."""
     judge_learning_rates: Annotated[tuple[Positive, ...], NonEmpty()] = (3e-3, 1e-2, 3e-2)
-    """Step sizes of these trainings, by Adam, which does not see the scale of a loss; the best one counts, for each
-    task and each theta its own."""
+    """Learning rates of Adam in these trainings; the best one counts, for each task and theta separately."""
     judge_seeds: Size = 8
-    """Fresh networks for each judgement, task and step size; other ones to accept than to choose."""
+    """Fresh networks per judgement, task and learning rate. The final acceptance has networks of its own."""
     score: Score = "error"
-    """What is judged, on whole sets: "error", the rate of wrong classes or the squared error; or "loss",
+    """The score of a judgement, over all examples: error, the rate of wrong classes or the squared error; or loss,
     cross-entropy or squared error."""
     judge_share: Decay = 0.5
-    """Share of each task's validation examples, drawn at random, that is kept for judging; the others are for
-    meta-gradients. 0: all are for both."""
+    """Random share of the validation examples per task that is kept for judging; the others are for meta-gradients.
+    0: all are for both."""
     margin: NonNegative = 1.0
-    """Accepted is what scores better by more than so many standard errors of the paired difference."""
+    """Refined coefficients are accepted if they score better by more than this many standard errors of the paired
+    difference."""
     seed: Seed = 0
-    """Of everything random."""
+    """Seed of everything random."""
 
 
 def check_settings(config: RefineConfig, tasks: Sequence[LossTask]) -> None:
-    """Refuse settings that do not fit.
+    """Check the settings of a refinement.
 
     Raises:
-        ValueError: no task, or what is out of range; says what was got.
+        ValueError: there is no task, or a setting is out of range; names it and what was got.
     """
     if not tasks:
         raise ValueError("refinement needs at least one task, got none")
@@ -86,7 +86,7 @@ def check_settings(config: RefineConfig, tasks: Sequence[LossTask]) -> None:
             f"candidates must divide meta_steps evenly, got {config.candidates} for {config.meta_steps} meta-steps"
         )
     if not config.judge_learning_rates:
-        raise ValueError("judge_learning_rates must have at least one step size, got none")
+        raise ValueError("judge_learning_rates must have at least one learning rate, got none")
     if not 0 <= config.judge_share < 1:
         raise ValueError(f"judge_share must be at least 0 and less than 1, got {config.judge_share}")
     if config.score not in get_args(Score):

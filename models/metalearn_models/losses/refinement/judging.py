@@ -1,7 +1,7 @@
-"""Whether a loss trains networks better than it did: whole trainings, on examples that no meta-gradient has seen.
+"""Judging losses by whole trainings, on validation examples that no meta-gradient has seen.
 
-Short-horizon bias (Wu, Ren, Liao, Grosse 2018, arXiv 1803.02021) is why a refined loss is not trusted but judged where
-it will be used.
+A loss that is best for few steps may be worse for many: short-horizon bias (Wu, Ren, Liao, Grosse 2018, arXiv
+1803.02021). So a refined loss is judged at the horizon of its use.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Scores = Float[np.ndarray, "tasks seeds"]
 
 
 def split_validation(data: TaskData, share: float, key: PRNGKeyArray) -> tuple[TaskData, TaskData]:
-    """Divide each task's validation examples at random; the training examples go to both.
+    """Divide the validation examples of each task at random; the training examples go to both parts.
 
     Args:
-        data: of `task_data`.
-        share: of the second part; 0 gives all examples to both.
-        key: what is random.
+        data: result of `task_data`.
+        share: share of the second part. 0: both parts get all examples.
+        key: key of the division.
 
     Returns:
         Data for meta-gradients, and data for judging.
 
     Raises:
-        ValueError: a task has too few validation examples for that share.
+        ValueError: a task has too few validation examples for the share.
     """
     if share == 0:
         return data, data
@@ -48,7 +48,7 @@ def split_validation(data: TaskData, share: float, key: PRNGKeyArray) -> tuple[T
         if not 0 < kept < len(ys):
             raise ValueError(
                 f"task {i} has {len(ys)} validation examples, too few to keep a share of {share} for judging: "
-                "give it more, or judge on those that meta-gradients see (judge_share=0)"
+                "give it more, or judge on those of the meta-gradients (judge_share=0)"
             )
         order = jax.random.permutation(jax.random.fold_in(key, i), len(ys))
         parts.append(tuple((train, (xs[rows], ys[rows])) for rows in (order[kept:], order[:kept])))  # type: ignore
@@ -58,20 +58,20 @@ def split_validation(data: TaskData, share: float, key: PRNGKeyArray) -> tuple[T
 def judge_at_horizon(
     learnable: LearnableLoss, tasks: Sequence[LossTask], config: RefineConfig
 ) -> Callable[[Any, Any, PRNGKeyArray], Float[Array, "tasks seeds"]]:
-    """How well a loss trains: fresh networks, `config.horizon` steps of Adam, then `config.score` on validation data.
+    """Make a function that trains fresh networks with a loss for `config.horizon` steps of Adam and scores them.
 
     Args:
         learnable: the loss.
         tasks: networks and data.
-        config: see `RefineConfig`.
+        config: settings of the judgement.
 
     Returns:
-        `(theta, task_data(tasks), key) -> scores`, compiled: of each task at its best step size, of each seed. Two
-        calls with one key train the same initial networks on the same batches.
+        `(theta, task_data(tasks), key) -> scores`, compiled: `config.score` on validation data per task, at its best
+        learning rate, and seed. Two calls with the same key train the same initial networks on the same batches.
     """
     last = Judge(None, "last")
 
-    def judged(task: LossTask, theta: Any, data: Any, rate: Array, keys: PRNGKeyArray) -> Float[Array, "S"]:
+    def judge(task: LossTask, theta: Any, data: Any, rate: Array, keys: PRNGKeyArray) -> Float[Array, "S"]:
         loop = loss_loop(task, learnable, optax.adam(rate), config.horizon, config.batch, last)
         losses, aux = unroll(loop, theta, data, keys, config.horizon)
         return (aux["error"] if config.score == "error" else losses).mean(-1)
@@ -82,7 +82,7 @@ def judge_at_horizon(
         rows = []
         for i, (task, own) in enumerate(zip(tasks, data, strict=True)):
             keys = jax.random.split(jax.random.fold_in(key, i), config.judge_seeds)
-            by_rate = jax.vmap(lambda r, task=task, own=own, keys=keys: judged(task, theta, own, r, keys))(rates)
+            by_rate = jax.vmap(lambda r, task=task, own=own, keys=keys: judge(task, theta, own, r, keys))(rates)
             by_rate = jnp.where(jnp.isfinite(by_rate), by_rate, jnp.inf)
             rows.append(by_rate[jnp.argmin(by_rate.mean(-1))])
         return jnp.stack(rows)
@@ -91,11 +91,11 @@ def judge_at_horizon(
 
 
 def ratio(scores: Scores, base: Scores) -> Float[np.ndarray, "seeds"]:
-    """Mean over tasks of scores relative to the mean of base; so that no task counts for its noise alone."""
+    """Scores relative to the mean of `base` per task, averaged over tasks, so that a noisy task has no more weight."""
     level = base.mean(1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = scores / level
-    # Where there is nothing to divide by: an error of 0 kept, or a failed training that still fails, is a ratio of 1.
+    # An error that stays 0, or a training that fails before and after, has the ratio 1; it cannot be divided.
     return np.where((level == scores) | (np.isinf(level) & np.isinf(scores)), 1.0, ratio).mean(0)
 
 

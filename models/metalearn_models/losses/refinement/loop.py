@@ -1,8 +1,8 @@
-"""A network in training by a loss with free parameters, as an inner loop: every meta-gradient estimator fits it.
+"""The training of a network with a loss that has free parameters, as an inner loop for any meta-gradient estimator.
 
-With one step, its loss taken on validation data, and backpropagation this is the meta-training of ML3 (Bechtle et al.
-2021, arXiv 1906.05374) and of EvoMAL's coefficients (Raymond et al. 2023, arXiv 2209.08907). More steps see further,
-for more memory or, by evolution strategies, for more noise.
+With one step, the validation loss after it, and backpropagation this is the meta-training of ML3 (Bechtle et al. 2021,
+arXiv 1906.05374) and of EvoMAL's coefficients (Raymond et al. 2023, arXiv 2209.08907). More steps look further ahead
+and cost memory or, with evolution strategies, noise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from metalearn.inner import InnerLoop
 from metalearn_models.losses.parametric import LearnableLoss
 from metalearn_models.losses.search.population import LossTask, check_task
 
-__all__ = ["InTraining", "Judge", "joint_loop", "loss_loop", "task_data", "task_error", "task_loss"]
+__all__ = ["Judge", "TrainingState", "joint_loop", "loss_loop", "task_data", "task_error", "task_loss"]
 
 Examples = tuple[Float[Array, "N ..."], Array]
 TaskData = tuple[tuple[Examples, Examples], ...]
@@ -31,42 +31,46 @@ Moment = Literal["every", "last"]
 
 @dataclass(frozen=True)
 class Judge:
-    """When the trained network is judged by the task's own loss, and on what.
+    """When the network is judged by the task's own loss, and on how many examples.
 
     Attributes:
-        batch: validation examples drawn for each judgement; all of them, in their order, when None or where there
-            are no more.
-        moment: "every": after each step, so that a trajectory's loss is the area under its learning curve; "last":
-            after the last one only.
+        batch: validation examples per judgement, drawn at random. None: all of them, in their order.
+        moment: "every": after each step, so the loss of a trajectory is the area under its learning curve. "last":
+            after the last step only.
     """
 
     batch: int | None = 128
     moment: Moment = "every"
 
 
-class InTraining(NamedTuple):
-    """A network in training: its weights and what its optimizer remembers."""
+class TrainingState(NamedTuple):
+    """The state of a training.
+
+    Attributes:
+        params: weights of the network.
+        memory: state of the optimizer.
+    """
 
     params: Any
     memory: Any
 
 
 def task_data(tasks: Sequence[LossTask]) -> TaskData:
-    """The `data` of `joint_loop`: for each task its training and its validation examples."""
+    """The argument `data` of `joint_loop`: training and validation examples per task."""
     return tuple(
         (jax.tree.map(jnp.asarray, tuple(task.train)), jax.tree.map(jnp.asarray, tuple(task.valid))) for task in tasks
     )
 
 
 def task_loss(outputs: Float[Array, "B C"], labels: Array, kind: str) -> Float[Array, ""]:
-    """What the task is judged by, meaned over a batch: cross-entropy, or squared error."""
+    """The task's own loss, averaged over a batch: cross-entropy or squared error."""
     if kind == "classification":
         return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
     return jnp.square(outputs - labels.reshape(outputs.shape)).mean()
 
 
 def task_error(outputs: Float[Array, "B C"], labels: Array, kind: str) -> Float[Array, ""]:
-    """What a person looks at: the rate of wrong classes, or the squared error; NaN when an output is not finite."""
+    """The error that tables show: the rate of wrong classes or the squared error; NaN if an output is not finite."""
     if kind != "classification":
         return task_loss(outputs, labels, kind)
     wrong = (jnp.argmax(outputs, -1) != labels).astype(outputs.dtype).mean()
@@ -81,25 +85,25 @@ def loss_loop(
     batch: int | None = 128,
     judge: Judge = Judge(),
 ) -> InnerLoop:
-    """One network, trained from scratch by the learnable loss, judged on validation data by the task's own.
+    """Train one network from scratch with the learnable loss, and judge it on validation data by the task's own loss.
 
     Args:
-        task: data and network. Data are taken from the loop's argument `data`, see `task_data`.
-        learnable: the loss trained on; its parameters are the loop's theta.
-        optimizer: takes one step on each training batch; it must be possible to differentiate through it where
-            backpropagation is to be used (Adam with `eps_root` > 0). It is given the learned loss as `value`.
-        steps: K, the length of a trajectory.
-        batch: training examples a step, drawn with replacement; all of them, in their order, when None or where there
-            are no more.
-        judge: when and on what a step's loss is computed.
+        task: network and shapes of the data; the data themselves are the loop's argument `data`, see `task_data`.
+        learnable: the training loss; its parameters are the loop's theta.
+        optimizer: makes one update per training batch and receives the learned loss as `value`. Backpropagation must be
+            able to differentiate through it, such as Adam with `eps_root` > 0.
+        steps: length of a trajectory, K.
+        batch: training examples per step, drawn with replacement. None: all of them, in their order, as if there are no
+            more than `batch`.
+        judge: when and on how many examples the loss of a step is computed.
 
     Returns:
         An inner loop of length `steps` over `data = (train, valid)`. The loss of step t is the task's loss after the
-        update of step t, and its aux `{"error": ...}` the task's error. Where only the last step is judged, its values
-        are multiplied by K and the others 0, so that the mean over a trajectory is the value after its last step.
+        update of step t, and its aux is `{"error": ...}`, the task's error. If only the last step is judged, its values
+        are multiplied by K and the others are 0, so the mean over a trajectory is the value after its last step.
 
     Raises:
-        ValueError: a task that cannot be trained on, a number of steps or a batch that is not positive, an unknown
+        ValueError: a task that cannot be trained on, a number of steps or a batch that is not positive, or an unknown
             moment.
     """
     _check_positive(steps=steps, batch=batch, **{"judge.batch": judge.batch})
@@ -108,57 +112,57 @@ def loss_loop(
         raise unknown_name("moment to judge at", judge.moment, get_args(Moment))
     tx = optax.with_extra_args_support(optimizer)
 
-    def init(theta: Any, data: Any, key: PRNGKeyArray) -> InTraining:
+    def init(theta: Any, data: Any, key: PRNGKeyArray) -> TrainingState:
         del theta, data
         params = task.init(key)
-        return InTraining(params, tx.init(params))
+        return TrainingState(params, tx.init(params))
 
     def step(
-        theta: Any, state: InTraining, t: Array, key: PRNGKeyArray, data: tuple[Examples, Examples]
-    ) -> tuple[InTraining, Array, dict[str, Array]]:
+        theta: Any, state: TrainingState, t: Array, key: PRNGKeyArray, data: tuple[Examples, Examples]
+    ) -> tuple[TrainingState, Array, dict[str, Array]]:
         train, valid = data
         key_train, key_valid = jax.random.split(key)
         xs, ys = _draw(train, batch, key_train)
 
-        def learned(params: Any) -> Array:
+        def learned_loss(params: Any) -> Array:
             return learnable.apply(theta, task.apply(params, xs), ys).mean()
 
-        value, grads = jax.value_and_grad(learned)(state.params)
-        with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+        value, grads = jax.value_and_grad(learned_loss)(state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it
             updates, memory = tx.update(grads, state.memory, state.params, value=value)
             params = optax.apply_updates(state.params, updates)
 
-        def judged() -> tuple[Array, Array]:
+        def measure() -> tuple[Array, Array]:
             xs, ys = _draw(valid, judge.batch, key_valid)
             outputs = task.apply(params, xs)
             return task_loss(outputs, ys, task.kind), task_error(outputs, ys, task.kind)
 
         if judge.moment == "every":
-            loss, error = judged()
+            loss, error = measure()
         else:
-            nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(judged))
-            weighted = lambda: jax.tree.map(lambda a: steps * a, judged())  # noqa: E731
+            nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(measure))
+            weighted = lambda: jax.tree.map(lambda a: steps * a, measure())  # noqa: E731
             loss, error = jax.lax.cond(t == steps - 1, weighted, lambda: nothing)
-        return InTraining(params, memory), loss, {"error": error}
+        return TrainingState(params, memory), loss, {"error": error}
 
     return InnerLoop(init, step, None, steps)
 
 
 def joint_loop(loops: Sequence[InnerLoop]) -> InnerLoop:
-    """Several tasks side by side under one theta: losses and aux are added up, and with them the meta-gradients.
+    """Run several inner loops side by side with the same theta; losses, aux and meta-gradients are added up.
 
     Args:
-        loops: inner loops of one length with the same names in their aux.
+        loops: inner loops of equal length with the same names in their aux.
 
     Returns:
         An inner loop over a tuple of their data.
 
     Raises:
-        ValueError: there is none, or their lengths differ.
+        ValueError: `loops` is empty, or their lengths differ.
     """
     lengths = {loop.length for loop in loops}
     if len(lengths) != 1:
-        raise ValueError(f"joint loops need one common length, got {[loop.length for loop in loops]}")
+        raise ValueError(f"joint loops must have equal lengths, got {[loop.length for loop in loops]}")
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> tuple[Any, ...]:
         return tuple(

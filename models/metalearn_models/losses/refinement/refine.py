@@ -1,11 +1,10 @@
-"""Refinement of a loss: its free parameters are meta-trained, and kept only where they train better networks.
+"""Refinement of a loss: its free parameters are meta-trained, and kept only if they train better networks.
 
 The local search of EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) is the default estimator with one inner
-step: differentiate the validation loss after one step of training. What is best for one step may be worse for the
-hundreds a network is trained for (short-horizon bias: Wu, Ren, Liao, Grosse 2018, arXiv 1803.02021). So candidates on
-the way are judged by whole trainings, on validation examples that no meta-gradient has seen, each task relative to how
-it was before; the best one is kept, and it is accepted only if it wins again on networks that had no part in its
-choice.
+step: it differentiates the validation loss after one training step. What is best for one step may be worse for hundreds
+(short-horizon bias: Wu, Ren, Liao, Grosse 2018, arXiv 1803.02021). So candidates are judged by whole trainings, on
+validation examples that no meta-gradient has seen, each task relative to its score before refinement. The best one is
+accepted only if it wins again on networks that had no part in its choice.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ __all__ = ["Candidate", "RefineResult", "meta_estimator", "meta_loop", "refine"]
 
 
 class Candidate(NamedTuple):
-    """A theta on the way.
+    """A theta during refinement.
 
     Attributes:
-        step: meta-steps done.
+        step: meta-steps until then.
         meta_loss: mean of the meta-loss since the last candidate; NaN for the first.
-        scores: of each task, mean over networks at the true horizon; lower is better; inf when a training failed.
+        scores: per task, mean over networks at the true horizon; lower is better, infinity if a training failed.
         ratio: mean over tasks of the score relative to that of the given parameters; the best candidate has the least.
     """
 
@@ -49,14 +48,14 @@ class Candidate(NamedTuple):
 
 
 class RefineResult(NamedTuple):
-    """What refinement gave.
+    """The outcome of a refinement.
 
     Attributes:
-        theta: the parameters to use: the best candidate's if accepted, else those given.
-        score_before: of the given parameters, mean over tasks and the networks of the acceptance test.
-        score_after: of the best candidate, on the same networks.
-        history: all candidates, judged on one other set of networks; the first is the given theta.
-        accepted: whether the best candidate was validated to be better.
+        theta: the parameters to use: those of the best candidate if it was accepted, otherwise the given ones.
+        score_before: score of the given parameters, mean over tasks and the networks of the acceptance test.
+        score_after: score of the best candidate on the same networks.
+        history: all candidates, judged on other networks; the first is the given theta.
+        accepted: whether the best candidate won the acceptance test.
     """
 
     theta: Any
@@ -77,18 +76,18 @@ def refine(
 
     Args:
         learnable: the loss.
-        theta: where to begin, for example `learnable.init(key)`.
-        tasks: networks to train and data to judge them on.
-        config: see `RefineConfig`.
-        progress: told how far it is; nothing is shown when None.
+        theta: initial parameters, for example `learnable.init(key)`.
+        tasks: networks to train, and data to judge them on.
+        config: settings of refinement.
+        progress: shows how far refinement is. None: nothing is shown.
 
     Returns:
-        The parameters to go on with, and how they were found. Meta-gradients that are not finite are skipped;
-        meta-training ends early where all of them were, from one candidate to the next.
+        The parameters to use, and the history. Meta-gradients that are not finite are skipped; if all of them between
+        two candidates are, meta-training ends early.
 
     Raises:
-        ValueError: no task, or a setting that does not fit.
-        TypeError: a leaf of theta is no array of floats.
+        ValueError: no task, or a setting out of range.
+        TypeError: a leaf of theta is not an array of floats.
     """
     check_settings(config, tasks)
     key_meta, key_choice, key_acceptance, key_split = jax.random.split(jax.random.key(config.seed), 4)
@@ -97,7 +96,7 @@ def refine(
     estimator = meta_estimator(meta_loop(learnable, tasks, config), config)
     every = config.meta_steps // config.candidates
     tx = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(config.learning_rate))
-    # Long unrolls overflow now and then: such a meta-gradient is skipped, and never let through.
+    # Long unrolls sometimes overflow; such a meta-gradient is skipped.
     tx = optax.apply_if_finite(tx, max_consecutive_errors=config.meta_steps)
     init, step = outer_loop(estimator, tx, every)
     state = init(theta, data, key_meta)
@@ -134,14 +133,14 @@ def refine(
 
 
 def meta_loop(learnable: LearnableLoss, tasks: Sequence[LossTask], config: RefineConfig) -> InnerLoop:
-    """The inner loop that `refine` differentiates: K steps of all tasks side by side; its data: `task_data(tasks)`."""
+    """The inner loop that `refine` differentiates: K steps of all tasks side by side, over `task_data(tasks)`."""
     tx = _inner_optimizer(config.optimizer, config.inner_learning_rate)
     judge = Judge(config.batch, config.moment)
     return joint_loop([loss_loop(task, learnable, tx, config.inner_steps, config.batch, judge) for task in tasks])
 
 
 def meta_estimator(loop: InnerLoop, config: RefineConfig) -> Estimator:
-    """The source of meta-gradients that `config.estimator` names, for `metalearn.outer.outer`."""
+    """The estimator that `config.estimator` names, for `metalearn.outer.outer_loop`."""
     match config.estimator:
         case "backprop":
             return backprop(loop, config.trajectories, remat=config.inner_steps > 1)
@@ -168,4 +167,4 @@ def _candidate(step: int, meta_loss: float, scores: Scores, base: Scores) -> Can
 
 
 def _copy(tree: Any) -> Any:
-    return jax.tree.map(lambda a: jnp.array(a, copy=True), tree)  # the outer step consumes its state
+    return jax.tree.map(lambda a: jnp.array(a, copy=True), tree)  # the outer step donates its state

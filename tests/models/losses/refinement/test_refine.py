@@ -325,5 +325,5 @@ def test_what_cannot_be_refined_is_refused():
         loss_loop(task._replace(kind="regresion"), SQUARES, optax.sgd(0.1), 1)
     with pytest.raises(ValueError, match=r"steps must be at least 1, got 0"):
         loss_loop(task, SQUARES, optax.sgd(0.1), 0)
-    with pytest.raises(ValueError, match=r"one common length, got \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"joint loops must have equal lengths, got \[2, 3\]"):
         joint_loop([loss_loop(task, SQUARES, optax.sgd(0.1), k) for k in (2, 3)])
