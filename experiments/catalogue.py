@@ -68,12 +68,12 @@ EXPERIMENTS: dict[str, Entry] = {
     "reverse_engineering": Entry(
         "experiments.learned_optimizers.reverse_engineering.experiment", {"standard": "minutes", "quick": ""}
     ),
-    "label_noise": Entry("experiments.losses.label_noise", {"standard": "7 min", "quick": ""}),
-    "robust_regression": Entry("experiments.losses.robust_regression", {"standard": "6 min", "quick": ""}),
-    "loss_transfer": Entry("experiments.losses.transfer", {"standard": "5 min", "quick": ""}),
-    "mnist_losses": Entry("experiments.losses.mnist", {"standard": "5 min", "quick": ""}),
-    "refinement": Entry("experiments.losses.refinement", {"standard": "minutes", "quick": ""}),
-    "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": ""}),
+    "label_noise": Entry("experiments.losses.label_noise", {"standard": "7 min", "quick": "1 min"}),
+    "robust_regression": Entry("experiments.losses.robust_regression", {"standard": "6 min", "quick": "1 min"}),
+    "loss_transfer": Entry("experiments.losses.transfer", {"standard": "5 min", "quick": "1 min"}),
+    "mnist_losses": Entry("experiments.losses.mnist", {"standard": "5 min", "quick": "1 min"}),
+    "refinement": Entry("experiments.losses.refinement", {"standard": "minutes", "quick": "20 s"}),
+    "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": "8 s"}),
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes"}),
     "shipped": Entry("experiments.tabular.shipped.experiment", {}),
     "throughput": Entry("experiments.speed.training_step", {"standard": "4 min"}),

@@ -226,3 +226,19 @@ def draw_errors(ax: Any, points: Mapping[str, Sequence[float | None]], label: st
         ax.set_yscale("log")
     else:
         ax.set_ylim(0)
+
+
+def label_log_axis(axis: Any) -> None:
+    """Label a logarithmic axis with plain numbers: 0.2, 0.5, 1, or all digits if it spans less than a factor of 3.
+
+    Args:
+        axis: `ax.xaxis` or `ax.yaxis`, with its data drawn.
+    """
+    low, high = sorted(axis.get_view_interval())
+    digits = "125" if high > 3 * low else "123456789"
+
+    def format_tick(value: float, _: int | None) -> str:
+        return f"{value:g}" if f"{value:e}"[0] in digits else ""
+
+    axis.set_major_formatter(format_tick)
+    axis.set_minor_formatter(format_tick)

@@ -26,6 +26,7 @@ from experiments.losses._comparison import (
     compare,
     format_mean,
     held_out_tasks,
+    label_log_axis,
     share_compilations,
     summarise_seeds,
 )
@@ -157,6 +158,7 @@ def draw(config: RefinementConfig, result: Mapping[str, Any]) -> None:
             ax.plot(past["steps"], ratios, "o-", color=f"C{number}", label=f"K = {inner_steps}: {verdict}")
         ax.axhline(1, color="0.5", linewidth=1)
         ax.set_yscale("log")
+        label_log_axis(ax.yaxis)
         ax.set_xlabel("meta-steps")
         ax.set_ylabel("error at the horizon, over that before")
         ax.set_title(text, fontsize=8)
@@ -171,6 +173,7 @@ def draw(config: RefinementConfig, result: Mapping[str, Any]) -> None:
         axes[-1].plot(ratios, -np.arange(len(labels)), "os"[number], color=f"C{3 + number}", label=name)
     axes[-1].axvline(1, color="0.5", linewidth=1)
     axes[-1].set_xscale("log")
+    label_log_axis(axes[-1].xaxis)
     shown = [f"{label.split('(')[0]}(...), {label.rsplit(', ', 1)[1]}" for label in labels]
     axes[-1].set_yticks(-np.arange(len(labels)), shown, fontsize=6)
     axes[-1].set_xlabel("held-out error, kept over before")

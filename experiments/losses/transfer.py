@@ -24,6 +24,7 @@ from experiments.losses._comparison import (
     compare,
     format_mean,
     held_out_tasks,
+    label_log_axis,
     share_compilations,
     summarise_seeds,
 )
@@ -227,6 +228,7 @@ def draw(config: LossTransferConfig, result: Mapping[str, Any]) -> None:
             )
         ax.axvline(1, color="0.5", linewidth=1)
         ax.set_xscale("log")
+        label_log_axis(ax.xaxis)
         ax.set_yticks(-np.arange(len(names)), names, fontsize=7)
         ax.set_xlabel(f"test error over that with {part['baseline']} (both at least {least:g})")
         ax.set_title(title, fontsize=9)

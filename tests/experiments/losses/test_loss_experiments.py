@@ -17,11 +17,13 @@ from experiments.losses._comparison import (
     compare,
     format_mean,
     held_out_tasks,
+    label_log_axis,
     share_compilations,
     summarise_losses,
     summarise_seeds,
 )
 from experiments.losses._searching import CHOICE, Found, choose, meta_training_tasks
+from metalearn.pictures import new_figure
 from metalearn_models.losses import SymbolicLoss, load, parse
 from metalearn_models.losses.search.population import LossTask, TrainingConfig
 from metalearn_models.networks.mlp import mlp
@@ -147,6 +149,17 @@ def test_a_mean_is_shown_with_students_interval_and_a_diverged_one_by_its_name()
     assert format_mean(summarise_seeds(choose_rate(np.full((2, 1, 1), 0.25), (0.1,))), 2) == "0.25", "one seed"
     assert format_mean({"mean": None, "half_width": None}, 2) == "diverged"
     assert format_mean({"mean": 0.5, "worst": None}, 1) == "0.5 (nan)"
+
+
+def test_a_logarithmic_axis_is_labelled_with_plain_numbers():
+    for end, labels in ((10, {"1", "2", "5", "10"}), (2, {"0.9", "1", "2"})):  # of all that lie in the picture
+        _, (ax,) = new_figure()
+        ax.plot([0.9, end], [0, 1])
+        ax.set_xscale("log")
+        label_log_axis(ax.xaxis)
+        low, high = ax.get_xlim()
+        texts = [label.get_text() for minor in (True, False) for label in ax.get_xticklabels(minor=minor)]
+        assert {text for text in texts if text and low <= float(text) <= high} == labels
 
 
 def test_a_store_of_programs_that_is_configured_is_left_alone(tmp_path):
