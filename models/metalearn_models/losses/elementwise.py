@@ -109,9 +109,15 @@ def per_example(
         unit = batch_unit(scale, y)
         values = unit**2 * terms(y / unit, predict(logits / unit, link))
     total = values.mean(-1) if link == "identity" else values.sum(-1)
-    # Maxima and clips have the slope 0 at NaN; the factor carries NaN into the gradient.
-    total = total * jnp.where(jnp.isnan(total), jnp.nan, 1.0)
+    total = _carry_nan(total, logits)
     return total if valid is None else jnp.where(valid, total, jnp.nan)
+
+
+def _carry_nan(total: Float[Array, "..."], logits: Float[Array, "... C"]) -> Float[Array, "..."]:
+    """Make the gradient by the logits NaN where the value is: maxima, clips and ReLUs have the slope 0 at NaN."""
+    bad = jnp.isnan(total)
+    poison = jnp.where(bad, jnp.nan, 0.0).astype(total.dtype)
+    return total + poison * jnp.where(bad[..., None], logits, 0).sum(-1)
 
 
 def _targets(logits: Array, labels: Array, link: Link) -> tuple[Array, Array | None]:

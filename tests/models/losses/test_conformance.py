@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn_models.losses import load, names, robust_scale, shipped
+from metalearn_models.losses import free_coefficients, load, ml3, names, robust_scale, shipped, taylor_glo
 
 CLASSIFICATION = [name for name in names() if load(name).link == "softmax"]
 REGRESSION = [name for name in names() if load(name).link == "identity"]
@@ -34,7 +34,7 @@ def check_nan(values, slopes, rows):
     values, slopes = np.asarray(values, np.float64), np.asarray(slopes, np.float64)
     for row, bad in enumerate(np.isnan(np.asarray(rows, np.float64)).any(1)):
         if bad:
-            assert np.isnan(values[row]) and np.isnan(slopes[row]).any(), row
+            assert np.isnan(values[row]) and np.isnan(slopes[row]).all(), row
         else:
             assert np.isfinite(values[row]) and np.isfinite(slopes[row]).all(), row
 
@@ -126,7 +126,7 @@ def test_axes_labels_weights_dtypes_and_extreme_logits(name):
 # --- regression ------------------------------------------------------------------------------------------------------
 
 PREDICTIONS = np.array(
-    [[0.5, -1.0], [3.0, 0.2], [-0.4, 0.1], [1.0, -2.0], [0.0, 0.3], [1e10, -1e10], [1.0, np.nan]], np.float32
+    [[0.5, -1.0], [3.0, 0.2], [-0.4, 0.1], [1.0, -2.0], [0.0, 0.3], [1e10, -1e10], [np.nan, 1.0]], np.float32
 )
 TARGETS = np.array([[0.1, -0.7], [0.2, 1.9], [-1.5, 0.1], [0.9, -1.0], [9.0, 0.8], [0.3, 0.4], [0.5, 0.6]], np.float32)
 GOOD = slice(0, 5)
@@ -187,3 +187,32 @@ def test_a_scale_makes_a_loss_of_regression_independent_of_the_unit_and_of_a_shi
         np.testing.assert_allclose(moved_slopes, 1e2 * slopes, rtol=1e-3, atol=1e-2)
         assert np.abs(slopes).max() > 0.01
     np.testing.assert_allclose(both, np.mean(each, 0), rtol=1e-4)
+
+
+# --- losses with free parameters -------------------------------------------------------------------------------------
+
+LEARNABLE = {
+    "free": lambda link: free_coefficients(load("label-noise" if link == "softmax" else "robust-regression")),
+    "ml3": ml3,
+    "taylor-glo": taylor_glo,
+}
+
+
+@pytest.mark.parametrize("link", ["softmax", "identity"])
+@pytest.mark.parametrize("name", LEARNABLE)
+def test_losses_with_free_parameters_pass_nan_on_and_take_any_axes(name, link):
+    learnable = LEARNABLE[name](link)
+    rows, labels = (ROWS, LABELS) if link == "softmax" else (PREDICTIONS, TARGETS)
+
+    @jax.jit
+    def program(rows, labels):
+        theta = learnable.init(jax.random.key(0))
+        values, pull = jax.vjp(lambda z: learnable.apply(theta, z, labels), rows)
+        return values, pull(jnp.ones_like(values))[0], learnable.apply(theta, rows[None], labels[None])[0]
+
+    values, slopes, leading = map(np.asarray, program(rows, labels))
+    np.testing.assert_array_equal(leading, values)
+    far = (
+        np.abs(rows).max(1) > 1e9 if name == "taylor-glo" else np.zeros(len(rows), bool)
+    )  # a polynomial of third order
+    check_nan(values[~far], slopes[~far], rows[~far])
