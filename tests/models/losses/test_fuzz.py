@@ -90,7 +90,7 @@ def test_a_damaged_file_is_refused_in_words_or_is_a_valid_loss(name, tmp_path):
             assert isinstance(loss, SymbolicLoss)
             loss.save(path)
             again = load(path)
-            assert again == loss and again.provenance == loss.provenance
+            assert isinstance(again, SymbolicLoss) and again == loss and again.provenance == loss.provenance
             jax.tree.unflatten(jax.tree.structure(loss), jax.tree.leaves(loss))
     assert 120 < refused < 360, "some are damaged where it matters, and some where it does not"
 
