@@ -49,7 +49,8 @@ class DataConfig:
     """Where the examples come from."""
 
     source: Annotated[str, Place()] = "digits"
-    """A bundled set (`metalearn list`), a tensorflow-datasets name, or a folder prepared by tensorflow-datasets."""
+    """A bundled set (`metalearn list`), a tensorflow-datasets name or prepared folder, FILE.npz with X and y, or
+    FILE.csv with the label in its last column or in the one that FILE.csv:LABEL names."""
     size: Size | None = None
     """Resize images to size x size; None: leave them as they are."""
     pca: Size | None = None

@@ -36,7 +36,8 @@ class EvaluationConfig:
     """On which tasks a learner is scored, and beside whom."""
 
     data: Annotated[str, Place()] | None = None
-    """A bundled set, a tensorflow-datasets name, or a prepared folder; None: the run's own data."""
+    """A bundled set, a tensorflow-datasets name or prepared folder, FILE.npz, FILE.csv or FILE.csv:LABEL; None: the
+    run's own data."""
     size: Size | None = None
     """With --data: resize images to size x size; None: leave them as they are."""
     pca: Size | None = None

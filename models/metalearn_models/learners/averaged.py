@@ -47,7 +47,7 @@ def averaged(learner: Learner, members: int, seed: int = 0, classes: int | None 
     inputs, outputs = learner.signature.inputs, learner.signature.outputs
     if classes is not None and not 1 <= classes <= outputs:
         raise ValueError(f"classes must be between 1 and the learner's {outputs} outputs, got {classes}")
-    compete = None if classes is None or classes == outputs else np.arange(outputs) < classes
+    compete = None if classes is None or classes == outputs else jnp.arange(outputs) < classes
     rng = np.random.default_rng(seed)
     # Q of the QR decomposition of a Gaussian matrix, with the signs of R's diagonal removed, is uniform over rotations
     # (Mezzadri 2007).

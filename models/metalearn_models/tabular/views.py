@@ -1,14 +1,18 @@
-"""A table as an in-context learner wants to see it, in several views whose predictions are averaged.
+"""Views of a table, each in the shapes of an in-context learner; their predictions are averaged.
 
-A learner that was meta-trained on D inputs, C labels and sequences of T examples knows no other table. One view of
-any table is: the features standardised, reduced to D by principal components where there are more, mapped to
-D inputs by a random rotation, and scaled to the unit deviation of meta-training; at most T - 1 rows, stratified, in
-random order; the classes named by random labels. Where the features leave room, every second view sees their squares
-as well: a learner that was meta-trained on many inputs uses few of them badly. With more classes than labels, a view
-merges classes at random under each label, an error-correcting output code (Dietterich & Bakiri 1995, arXiv
-cs/9501101) with C symbols.
+A learner that was meta-trained on D inputs, C labels and sequences of T examples knows no other shapes. A view of a
+table has these parts:
 
-Everything here runs once a fit, on the host; only `inputs_of` runs a prediction.
+- inputs: the features are standardised, reduced to D by principal components if there are more, mapped to D inputs by a
+  random rotation, and scaled to the unit deviation of meta-training;
+- rows: at most T - 1 of them, stratified, in random order;
+- labels: random names of the classes.
+
+If the features leave room, every second view also has their squares: a learner that was meta-trained on many inputs
+makes poor use of few. With more classes than labels, a view merges classes at random under each label. This is an
+error-correcting output code (Dietterich & Bakiri 1995, arXiv cs/9501101) with C symbols.
+
+Everything here runs once per fit, on the host. Only `features_of`, `reduce` and `inputs_of` run per prediction.
 """
 
 from __future__ import annotations
@@ -16,26 +20,36 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, Int
+from sklearn.utils.extmath import randomized_svd
 
 __all__ = [
     "CLIP",
+    "EXACT",
     "PCA_ROWS",
+    "VIEWS",
     "Features",
     "Standardiser",
     "Views",
+    "draw_looks",
     "draw_views",
     "features_of",
     "fit_features",
     "fit_standardiser",
     "inputs_of",
+    "reduce",
     "standardise",
 ]
 
 CLIP = 10.0
-"""Standardised features are cut off here, in standard deviations; a learner has seen nothing further out."""
+"""Standardised features are clipped here, in standard deviations; a learner has seen nothing further out."""
 PCA_ROWS = 1000
 """Principal components are those of at most so many rows."""
+EXACT = 256
+"""Principal components are exact up to so many rows or features, and approximate (randomised) beyond."""
+VIEWS = 16
+"""Up to so many views are drawn, beyond what is asked for, to show every row to one of them."""
 
 
 class Standardiser(NamedTuple):
@@ -47,7 +61,7 @@ class Standardiser(NamedTuple):
 
 
 class Features(NamedTuple):
-    """How features are made of a table: its columns standardised, and, where there is room, their squares likewise."""
+    """How features are made of a table: its columns standardised, and their squares too if there is room."""
 
     columns: Standardiser
     squares: Standardiser | None
@@ -57,12 +71,14 @@ class Views(NamedTuple):
     """M views of one table of N rows and K classes.
 
     Attributes:
-        projection: features to the inputs of each view.
+        axes: the k <= D directions to which `reduce` reduces features; None: all features are kept.
+        projection: reduced features to the inputs of each view.
         rows: which rows a view shows, in which order.
         labels: the label that stands for each class.
     """
 
-    projection: Float[np.ndarray, "M D F"]
+    axes: Float[np.ndarray, "k F"] | None
+    projection: Float[np.ndarray, "M D k"]
     rows: Int[np.ndarray, "M n"]
     labels: Int[np.ndarray, "M K"]
 
@@ -79,7 +95,7 @@ def fit_standardiser(x: Float[np.ndarray, "N F"]) -> Standardiser:
 
 def standardise(standardiser: Standardiser, x: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N F"]:
     """Standardised and clipped features, each row by itself."""
-    with np.errstate(over="ignore"):  # a value beyond all measure may become infinite
+    with np.errstate(over="ignore"):  # a huge value may become infinite
         z = np.clip(x / standardiser.largest, -1e100, 1e100)
     return np.clip((z - standardiser.mean) / standardiser.scale, -CLIP, CLIP)
 
@@ -112,44 +128,75 @@ def draw_views(
 
     Args:
         x: features.
-        squares: whether the second half of them are squares, which only every second view sees.
+        squares: whether the second half of them are squares, which only every second view has.
         y: classes, 0 to K - 1, each with a row.
         shapes: D, C, T of the learner.
-        count: the fewest views; as many more as it takes to show every row.
+        count: number of views; up to `VIEWS` if more are needed to show every row to one of them.
         rng: all randomness.
     """
-    inputs, outputs, length = shapes
+    inputs, _, length = shapes
     size = min(len(y), length - 1)  # position T - 1 is the query's
     rows = _blocks(y, size, count, rng)
     axes = _principal_axes(x, inputs, rng)
-    plain = axes[: len(axes) // 2] if squares else axes
-    projection = np.stack([_projection(x, (plain, axes)[view % 2], inputs, rng) for view in range(len(rows))])
-    labels = np.stack([_code(int(y.max()) + 1, outputs, rng) for _ in rows])
-    return Views(projection, rows, labels)
+    z = reduce(axes, x)
+    projection, labels = draw_looks(z, squares, int(y.max()) + 1, shapes, len(rows), rng)
+    return Views(axes, projection, rows, labels)
 
 
-def inputs_of(projection: Float[np.ndarray, "M D F"], x: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N M D"]:
-    """The inputs that each view makes of features, in float32.
+def draw_looks(
+    z: Float[np.ndarray, "N k"],
+    squares: bool,
+    classes: int,
+    shapes: tuple[int, int, int],
+    count: int,
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "M D k"], Int[np.ndarray, "M K"]]:
+    """Draw the projections of M views, and their names of the classes.
 
-    One product a row, always of the same shape and from the same place in memory: the sums of a product of two
-    matrices may be ordered by the number of rows, and a row's prediction must not depend on the other rows.
+    Args:
+        z: reduced features.
+        squares: whether the second half of them are squares, which only every second view has.
+        classes: K.
+        shapes: D, C, T of the learner.
+        count: M.
+        rng: all randomness.
     """
-    views, inputs, features = projection.shape
-    flat = np.ascontiguousarray(projection.reshape(-1, features))
-    row, out = np.empty(features), np.empty((len(x), views * inputs), np.float32)
+    inputs, outputs, _ = shapes
+    projection = np.stack([_projection(z, squares and view % 2 == 0, inputs, rng) for view in range(count)])
+    return projection, np.stack([_code(classes, outputs, rng) for _ in range(count)])
+
+
+def reduce(axes: Float[np.ndarray, "k F"] | None, x: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N k"]:
+    """Features along the axes, each row by itself; see `inputs_of`."""
+    return x if axes is None else _products(axes, x)
+
+
+def inputs_of(projection: Float[np.ndarray, "M D k"], z: Float[np.ndarray, "N k"]) -> Float[np.ndarray, "N M D"]:
+    """The inputs of each view for reduced features, in float32.
+
+    There is one product per row, always of the same shape and from the same place in memory: the order of the sums in a
+    product of two matrices may depend on the number of rows, and a row's prediction must not depend on the other rows.
+    """
+    flat = rearrange(projection, "m d k -> (m d) k")
+    return rearrange(_products(flat, z).astype(np.float32), "n (m d) -> n m d", m=len(projection))
+
+
+def _products(matrix: Float[np.ndarray, "A F"], x: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N A"]:
+    matrix, row = np.ascontiguousarray(matrix), np.empty(x.shape[1])
+    out = np.empty((len(x), len(matrix)))
     for i in range(len(x)):
         row[:] = x[i]
-        out[i] = flat @ row
-    return out.reshape(-1, views, inputs)
+        out[i] = matrix @ row
+    return out
 
 
 def _blocks(y: Int[np.ndarray, " N"], size: int, count: int, rng: np.random.Generator) -> Int[np.ndarray, "M n"]:
-    """At least `count` random stratified sets of `size` rows, every row in one of them, each in random order."""
-    views = max(count, -(-len(y) // size))
+    """Random stratified sets of `size` rows, each in random order, every row in one of them if `VIEWS` suffice."""
+    views = max(count, min(-(-len(y) // size), VIEWS))
     stream = np.concatenate([_stratified(y, rng) for _ in range(-(-views * size // len(y)))])
     blocks = [stream[i * size : (i + 1) * size] for i in range(views)]
     if len(y) > size:
-        # A block that reaches from one pass over the rows into the next may hold a row twice: all different instead.
+        # A block that reaches from one pass over the rows into the next may hold a row twice: replace the second.
         for i, block in enumerate(blocks):
             kept = np.unique(block)
             if len(kept) < size:
@@ -159,7 +206,7 @@ def _blocks(y: Int[np.ndarray, " N"], size: int, count: int, rng: np.random.Gene
 
 
 def _stratified(y: Int[np.ndarray, " N"], rng: np.random.Generator) -> Int[np.ndarray, " N"]:
-    """All rows in a random order in which every stretch has the classes in about their proportions."""
+    """All rows in a random order in which the classes have about their proportions in every stretch."""
     place = np.empty(len(y))
     for label in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == label))
@@ -167,26 +214,35 @@ def _stratified(y: Int[np.ndarray, " N"], rng: np.random.Generator) -> Int[np.nd
     return np.argsort(place, kind="stable")
 
 
-def _principal_axes(x: Float[np.ndarray, "N F"], most: int, rng: np.random.Generator) -> Float[np.ndarray, "k F"]:
-    """The identity where the features are few enough, else the `most` leading principal axes (fewer if N is less)."""
+def _principal_axes(
+    x: Float[np.ndarray, "N F"], most: int, rng: np.random.Generator
+) -> Float[np.ndarray, "k F"] | None:
+    """The `most` leading principal axes (fewer if N is less); None if there are no more features than that."""
     if x.shape[1] <= most:
-        return np.eye(x.shape[1])
+        return None
     if len(x) > PCA_ROWS:
         x = x[rng.choice(len(x), PCA_ROWS, replace=False)]
-    return np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:most]
+    x = x - x.mean(0)
+    if min(x.shape) <= EXACT:
+        return np.linalg.svd(x, full_matrices=False)[2][:most]
+    # Halko, Martinsson & Tropp 2011 (arXiv 0909.4061): a full decomposition would cost 100 times as much.
+    return randomized_svd(x, most, random_state=int(rng.integers(2**31 - 1)))[2]
 
 
 def _projection(
-    x: Float[np.ndarray, "N F"], axes: Float[np.ndarray, "k F"], inputs: int, rng: np.random.Generator
-) -> Float[np.ndarray, "D F"]:
-    """The features along `axes`, turned by a random map with orthonormal columns, with mean square 1 an input."""
-    q, r = np.linalg.qr(rng.standard_normal((inputs, len(axes))))
-    deviation = np.sqrt(np.square(x @ axes.T).sum(1).mean() / inputs)
-    return (q * np.sign(np.diag(r))) @ axes / (deviation if deviation > 0 else 1.0)
+    z: Float[np.ndarray, "N k"], half: bool, inputs: int, rng: np.random.Generator
+) -> Float[np.ndarray, "D k"]:
+    """A random map with orthonormal columns, scaled to mean square 1 per input; of the first half of z, or of all."""
+    used = z.shape[1] // 2 if half else z.shape[1]
+    q, r = np.linalg.qr(rng.standard_normal((inputs, used)))
+    deviation = np.sqrt(np.square(z[:, :used]).sum(1).mean() / inputs)
+    projection = np.zeros((inputs, z.shape[1]))
+    projection[:, :used] = (q * np.sign(np.diag(r))) / (deviation if deviation > 0 else 1.0)
+    return projection
 
 
 def _code(classes: int, outputs: int, rng: np.random.Generator) -> Int[np.ndarray, " K"]:
-    """A label for each class: different ones if there are enough, else each for about as many classes."""
+    """A label for each class: all different if there are enough, else each label for about as many classes."""
     order = rng.permutation(classes)
     labels = rng.permutation(outputs)
     code = np.empty(classes, np.int32)

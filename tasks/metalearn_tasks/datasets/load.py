@@ -27,7 +27,8 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-from metalearn_tasks.datasets import _bundled, _tfds
+from metalearn_tasks.datasets import _bundled, _files, _tfds
+from metalearn_tasks.datasets._frames import as_list, columns_of, encode_columns, is_frame
 from metalearn_tasks.datasets.prepare import (
     column_statistics,
     normalise,
@@ -84,7 +85,7 @@ def names() -> dict[str, str]:
 
 
 def load(
-    source: str | os.PathLike[str] | tuple[Any, ...] = "digits",
+    source: Any = "digits",
     *,
     size: int | None = None,
     pca: int | None = None,
@@ -97,8 +98,11 @@ def load(
     Args:
         source: one of `names()`; or a name of tensorflow-datasets (`"mnist"`, `"emnist/letters"`, `"mnist:3.0.1"`); or
             a folder that tensorflow-datasets prepared, as a path object or as a string that begins with `.`, `~` or
-            a root, or that has a separator and exists; or arrays `(X, y)` or `(X_train, y_train, X_test, y_test)`, X
-            `[N, ...]` numbers, y `[N]` integers or anything hashable.
+            a root, or that has a separator and exists; or a file, `FILE.npz` with arrays X and y or X_train, y_train,
+            X_test and y_test, `FILE.csv` with the labels in the last column, or `FILE.csv:LABEL` with the labels in
+            the column LABEL; or a frame of pandas or polars with the labels in the last column; or arrays or frames
+            `(X, y)` or `(X_train, y_train, X_test, y_test)`, X `[N, ...]` numbers, y `[N]` or one column, integers or
+            anything hashable. Columns of texts are categories: each becomes a column of 0 and 1 per text.
         size: height and width to which images are resized, whatever their aspect ratio. None: no resize. Arrays
             `[N, H, W]` and `[N, H, W, C]` are images.
         pca: number of principal components to keep. None: the inputs stay as they are.
@@ -165,10 +169,19 @@ def _read_source(source: Any, size: int | None, data_dir: Any, seed: int) -> tup
         if len(source) not in (2, 4):
             raise ValueError(f"source must be (X, y) or (X_train, y_train, X_test, y_test), got {len(source)} items")
         return "arrays", dict(zip(("train", "test"), zip(source[::2], source[1::2], strict=True), strict=False))
+    if is_frame(source):
+        columns = columns_of(source)
+        if len(columns) < 2:
+            raise ValueError(f"a frame needs columns of inputs and then one of labels, got {len(columns)} columns")
+        labels = columns.pop(next(reversed(columns)))
+        return "frame", {"train": (encode_columns(columns, "the frame"), labels)}
+    if isinstance(source, str | os.PathLike) and _files.is_file_name(os.fspath(source)):
+        if not Path(source).expanduser().is_dir():
+            return _files.read(os.fspath(source))
     if isinstance(source, os.PathLike):
         return _tfds.read_folder(Path(source).expanduser())
     if not isinstance(source, str):
-        raise ValueError(f"source must be a name, a path or a tuple of arrays, got {type(source).__name__}")
+        raise ValueError(f"source must be a name, a path, a frame or a tuple of arrays, got {type(source).__name__}")
     if source in _bundled.NAMES:
         return source, _bundled.read(source, size, seed)
     # A local folder called "mnist" must not hide the data set mnist; a path such as "data/mnist" is a folder.
@@ -180,6 +193,8 @@ def _read_source(source: Any, size: int | None, data_dir: Any, seed: int) -> tup
 
 def _read_inputs(raw: Any, size: int | None, split: str) -> tuple[np.ndarray, bool]:
     """Inputs as floats `[N, ...]`, resized, and whether they are a table whose columns have units of their own."""
+    if is_frame(raw):
+        raw = encode_columns(columns_of(raw), f"the {split} inputs")
     try:
         x = np.asarray(raw)
     except ValueError:  # NumPy refuses rows of different shapes.
@@ -199,10 +214,21 @@ def _read_inputs(raw: Any, size: int | None, split: str) -> tuple[np.ndarray, bo
 
 def _read_labels(raw: Any, count: int, split: str) -> list[Any]:
     """Labels as a list of `count` hashable values."""
-    labels = raw.tolist() if hasattr(raw, "tolist") else raw
-    if not isinstance(labels, list | tuple) or len(labels) != count:
-        got = f"{len(labels)} labels" if hasattr(labels, "__len__") else repr(labels)
-        raise ValueError(f"the {split} split has {count} inputs and needs {count} labels, got {got}")
+    if is_frame(raw):
+        columns = columns_of(raw)
+        if len(columns) != 1:
+            raise ValueError(f"the {split} labels must be one column, got a frame with {', '.join(columns) or 'none'}")
+        (labels,) = columns.values()
+    elif np.ndim(raw) == 0 if isinstance(raw, np.ndarray) else not hasattr(raw, "__len__") or isinstance(raw, str):
+        raise ValueError(f"the {split} labels must be a list or an array of {count} labels, got {raw!r}")
+    elif isinstance(raw, dict | set | frozenset):
+        raise ValueError(f"the {split} labels must be in order, as a list or an array, got a {type(raw).__name__}")
+    else:
+        labels = as_list(raw)
+    if len(labels) != count:
+        raise ValueError(f"the {split} split has {count} inputs and needs {count} labels, got {len(labels)} labels")
+    if all(isinstance(label, list) and len(label) == 1 for label in labels):  # an array [N, 1]
+        labels = [label for (label,) in labels]
     try:
         distinct = set(labels)
     except TypeError:

@@ -21,10 +21,18 @@ from metalearn_models.learners.reference.ridge import RidgeConfig
 from metalearn_models.learners.registry import build_learner
 from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_models.learners.vsml import VSMLConfig
-from metalearn_models.tabular.classifier import CHUNK, GROUP, InContextClassifier, _compiled
+from metalearn_models.tabular import classifier as classifier_module
+from metalearn_models.tabular._programs import programs
+from metalearn_models.tabular.classifier import CHUNK, GROUP, InContextClassifier
 from metalearn_models.tabular.views import draw_views, features_of, fit_features
 
 NAME = "digits-synthetic-16x10"
+
+
+@pytest.fixture(autouse=True)
+def _one_view_of_the_nearest_rows(monkeypatch):
+    """Four cost four times as much. `test_large_tables.py` has four."""
+    monkeypatch.setattr(classifier_module, "NEAREST", 1)
 
 
 def _classifier(**options):
@@ -79,6 +87,7 @@ def test_a_single_view_predicts_what_the_learner_does_in_one_pass_over_context_a
     views = draw_views(
         features_of(features, X), False, y, (signature.inputs, signature.outputs, signature.length), 1, rng
     )
+    assert views.axes is None and classifier.calibration_ is None
     rows, labels = views.rows[0], views.labels[0]
     xs = np.concatenate([features_of(features, X[rows]), features_of(features, X_test[:1])]) @ views.projection[0].T
     ys = np.append(labels[y[rows]], 0)
@@ -89,14 +98,17 @@ def test_a_single_view_predicts_what_the_learner_does_in_one_pass_over_context_a
     np.testing.assert_allclose(classifier.predict_proba(X_test[:1])[0], expected, atol=1e-5)
 
 
-def test_a_rows_prediction_does_not_depend_on_its_batch_to_the_last_bit():
-    X, y, X_test, _ = _split(load_digits)
+@pytest.mark.parametrize("rows", [50, 100])
+def test_a_rows_prediction_does_not_depend_on_its_batch_to_the_last_bit(rows):
+    """In one context, and with nearest rows and calibration, which larger tables get."""
+    X, y, X_test, _ = _split(load_digits, rows)
     classifier = _classifier().fit(X, y)
+    assert (classifier.calibration_ is None) == (rows == 50)
     X_test = X_test[: CHUNK + 40]  # more than one call of the compiled function
     together = classifier.predict_proba(X_test)
     order = np.random.default_rng(1).permutation(len(X_test))
     np.testing.assert_array_equal(classifier.predict_proba(X_test[order]), together[order])
-    for i in (0, 1, CHUNK - 1, CHUNK, CHUNK + 39):
+    for i in (0, CHUNK - 1, CHUNK, CHUNK + 39):
         np.testing.assert_array_equal(classifier.predict_proba(X_test[i : i + 1])[0], together[i])
 
 
@@ -118,6 +130,8 @@ def test_a_pickled_classifier_predicts_the_same_without_its_weights_file(tmp_pat
     classifier = _classifier(weights=str(path)).fit(X, y)
     expected = classifier.predict_proba(X_test)
     copy = pickle.loads(pickle.dumps(classifier))
+    # An array of JAX would start JAX wherever it is unpickled, also in a fork, where that never ends.
+    assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(vars(copy)))
     path.unlink()
     np.testing.assert_array_equal(copy.predict_proba(X_test), expected)
     unfitted: Any = clone(classifier)
@@ -126,14 +140,12 @@ def test_a_pickled_classifier_predicts_the_same_without_its_weights_file(tmp_pat
 
 def test_nothing_is_compiled_again_for_another_table():
     pretrained = load(NAME)
-    compiled = _compiled(pretrained.signature, pretrained.config)
+    compiled = programs(pretrained.signature, pretrained.config)
     for classes, rows, features in ((3, 20, 2), (12, 80, 30)):
         X, y = _gaussians(classes, rows, features, 0.5)
         _classifier().fit(X, y).predict(X[: rows // 2])
-    read: Any = compiled.read
-    answer: Any = compiled.answer
-    assert read._cache_size() == 1
-    assert answer._cache_size() == 1
+    programs_: tuple[Any, ...] = tuple(compiled)
+    assert [program._cache_size() for program in programs_] == [1, 1, 1]
 
 
 def test_more_classes_than_the_head_has_are_told_apart():
@@ -150,7 +162,7 @@ def test_more_classes_than_the_head_has_are_told_apart():
     assert -np.log(picked).mean() < 0.5 * np.log(26)
 
 
-def test_more_rows_than_the_context_holds_are_all_shown_and_stratified():
+def test_up_to_sixteen_views_show_all_rows_and_are_stratified():
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1, 2], [500, 300, 10])
     views = draw_views(rng.standard_normal((810, 5)), False, y, (16, 10, 64), 4, rng)
@@ -163,6 +175,9 @@ def test_more_rows_than_the_context_holds_are_all_shown_and_stratified():
     classifier = _classifier(n_estimators=1).fit(X[:200], y[:200])
     assert classifier.n_views_ == 4
     assert classifier.score(X[200:], y[200:]) > 0.9
+    assert (
+        draw_views(rng.standard_normal((5000, 2)), False, np.arange(5000) % 2, (16, 10, 64), 4, rng).rows.shape[0] == 16
+    )
 
 
 def test_any_number_of_features_will_do():
@@ -194,7 +209,8 @@ def test_units_of_the_features_do_not_matter():
         (np.zeros((3, 0)), np.zeros(3), "0 feature"),
         (np.full((3, 2), np.nan), np.array([0, 1, 1]), "NaN"),
         (np.full((3, 2), np.inf), np.array([0, 1, 1]), "infinity"),
-        (np.ones((3, 2)), np.ones(3), "at least 2 classes.*got 1 class"),
+        (np.ones((3, 2)), np.ones(3), r"at least 2 classes.*got 1 class \(1\.0\) in 3 rows"),
+        (np.ones((3, 2)), np.ones(3, np.int64), r"got 1 class \(1\) in 3 rows"),
         (np.ones((3, 2)), np.array([0.1, 0.2, 0.3]), "Unknown label type"),
     ],
 )
@@ -208,6 +224,13 @@ def test_a_senseless_number_of_views_is_refused(count):
     X, y, _, _ = _split(load_iris)
     with pytest.raises(ValueError, match="n_estimators must be"):
         _classifier(n_estimators=count).fit(X, y)
+
+
+@pytest.mark.parametrize("weights", [None, 5])
+def test_weights_that_are_no_place_say_what_they_may_be(weights):
+    X, y, _, _ = _split(load_iris)
+    with pytest.raises(ValueError, match=f"weights must be a name .*{NAME}.*, got {weights}"):
+        _classifier(weights=weights).fit(X, y)
 
 
 def test_a_regression_learner_is_refused(tmp_path):

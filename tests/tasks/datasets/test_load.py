@@ -276,7 +276,7 @@ def test_labels_are_numbered_in_sorted_order(labels):
         (lambda x, y: (x[:, 0], y), {}, r"must be \[N, ...\]"),
         (lambda x, y: (x, y[:-1]), {}, "40 inputs and needs 40 labels, got 39"),
         (lambda x, y: (x, y * 0), {}, "same label"),
-        (lambda x, y: (x, y[:, None]), {}, "one hashable value"),
+        (lambda x, y: (x, np.stack([y, y], 1)), {}, "one hashable value"),
         (lambda x, y: (x, y + 0.5), {}, "real numbers such as"),
         (lambda x, y: (x, np.where(y == 1, np.nan, y)), {}, "NaN"),
         (lambda x, y: (x, None), {}, "40 labels, got None"),
