@@ -15,7 +15,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def on_eight_devices():
     """A function that runs a script in a process of eight virtual devices and returns what it prints."""
     root = Path(__file__).parents[1]

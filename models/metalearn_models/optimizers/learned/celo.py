@@ -22,12 +22,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from metalearn_models.optimizers.contract import (
     Layers,
     LearnedOptimizer,
-    check_params,
     dense_layers,
     float32,
     require_loss,
     require_params,
 )
+from metalearn_models.optimizers.frame import hold_still, transformation
 from metalearn_models.optimizers.learned.parts.celo_rule import FEATURES, apply_rule, start_memory
 from metalearn_models.optimizers.learned.parts.per_tensor import LSTMState, linear, lstm_step, repeat_state, zero_state
 
@@ -149,9 +149,8 @@ def celo(
         loss_decays = jnp.exp(-1 / jnp.logspace(1, jnp.log10(length), LOSS_MEANS, dtype=jnp.float32))
 
         def start(params: optax.Params) -> CeloState:
-            check_params(params)
-            tensors = jax.tree.map(lambda p: start_memory(p.shape), params)
-            losses = LossMeans(jnp.zeros(LOSS_MEANS), jnp.full(LOSS_MEANS, 999999999999.0, jnp.float32))
+            tensors = jax.tree.map(start_memory, params)
+            losses = LossMeans(jnp.zeros(LOSS_MEANS, jnp.float32), jnp.full(LOSS_MEANS, 999999999999.0, jnp.float32))
             return CeloState(tensors, repeat_state(theta.schedule.start, 1), losses, jnp.int32(0))
 
         def update(
@@ -162,20 +161,21 @@ def celo(
             leaves, tree = jax.tree.flatten(require_params(params))
             losses = _follow(state.losses, loss_decays, state.step, loss)
             fraction = state.step.astype(jnp.float32) / length
-            inputs = [jnp.tanh(10 * (fraction - jnp.array(FRACTIONS))), _progress(losses, loss_decays, state.step)]
+            inputs = [
+                jnp.tanh(10 * (fraction - jnp.array(FRACTIONS, jnp.float32))),
+                _progress(losses, loss_decays, state.step),
+            ]
             multiplier, lstm = _schedule(theta.schedule, jnp.concatenate(inputs)[None], state.lstm)
             steps, tensors = [], []
             for p, g, memory in zip(leaves, *map(tree.flatten_up_to, (updates, state.tensors)), strict=True):
-                step = jnp.zeros(p.shape)
-                if p.size:
-                    (direction, magnitude), memory = apply_rule(theta.rule, float32(g), float32(p), memory)
-                    size = jnp.sqrt(jnp.square(float32(p)).mean() + 1e-9)
-                    step = -multiplier * step_size * size * direction * jnp.exp(exponent * magnitude)
-                steps.append(step.astype(p.dtype))
+                (direction, magnitude), memory = apply_rule(theta.rule, float32(g), float32(p), memory)
+                size = jnp.sqrt(jnp.square(float32(p)).mean() + 1e-9)
+                step = -multiplier * step_size * size * direction * jnp.exp(exponent * magnitude)
+                steps.append(hold_still(step, g, memory.momenta).astype(p.dtype))
                 tensors.append(memory)
             return tree.unflatten(steps), CeloState(tree.unflatten(tensors), lstm, losses, state.step + 1)
 
-        return optax.GradientTransformationExtraArgs(start, update)
+        return transformation(theta, start, update)
 
     return LearnedOptimizer(init, transform)
 

@@ -69,10 +69,10 @@ def component_rnn(hidden: int = 32) -> LearnedOptimizer:
     def init(key: PRNGKeyArray) -> ComponentTheta:
         key_inputs, key_state, key_readout = jax.random.split(key, 3)
         return ComponentTheta(
-            jnp.zeros(hidden),
+            jnp.zeros(hidden, jnp.float32),
             truncated_normal(key_inputs, (3 * hidden,), 1),
             truncated_normal(key_state, (hidden, 3 * hidden), hidden),
-            jnp.repeat(jnp.array([0.0, 1.0, 0.0]), hidden),
+            jnp.repeat(jnp.array([0.0, 1.0, 0.0], jnp.float32), hidden),
             0.01 * truncated_normal(key_readout, (hidden,), hidden),
         )
 

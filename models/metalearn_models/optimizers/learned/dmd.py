@@ -16,23 +16,30 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from metalearn_models.optimizers.contract import LearnedOptimizer, check_params, require_params
+from metalearn_models.optimizers.contract import LearnedOptimizer, float32, require_params
+from metalearn_models.optimizers.frame import read_gradient, transformation
 from metalearn_models.optimizers.learned.lstm import Preprocess, log_and_sign
 from metalearn_models.optimizers.learned.parts.blocks import map_blocks
 from metalearn_models.optimizers.learned.parts.coordinatewise import (
     LSTMMemory,
     LSTMNetwork,
     block_sizes,
+    is_fresh,
     lstm_advance,
     lstm_network,
     lstm_start,
     ravel_leaves,
+    rest,
+    start_apart,
     start_blocks,
+    tensors_apart,
     unravel_leaves,
 )
+from metalearn_models.optimizers.learned.parts.placement import is_spread, repeated_zeros
 
 __all__ = ["DMDState", "Fit", "dmd_lstm", "fit", "growth_bound", "predict_snapshots", "predict_sums"]
 
@@ -103,7 +110,7 @@ def _powers(fitted: Fit, horizons: tuple[int, ...]) -> tuple[Array, Array]:
         return (x, carry[1] + x), (x, carry[1] + x)
 
     _, (each, sums) = jax.lax.scan(step, (fitted.last, jnp.zeros_like(fitted.last)), length=horizons[-1])
-    rows = jnp.array(horizons) - 1
+    rows = np.array(horizons) - 1
     return each[rows] @ fitted.basis.T, sums[rows] @ fitted.basis.T
 
 
@@ -119,19 +126,32 @@ def growth_bound(operator: Float[Array, "R R"]) -> Float[Array, ""]:
     return jnp.where(jnp.linalg.norm(operator) > 0, scale, 0.0)
 
 
-class DMDState(NamedTuple):
-    """What the optimizer remembers, N parameters in the order of the tree's leaves, each leaf raveled.
+class Track(NamedTuple):
+    """What is remembered of parameters of shape S.
 
     Attributes:
-        memory: memory of the LSTM, in blocks as in `CoordinatewiseState`.
+        memory: memory of the LSTM.
         previous: the parameters at the step before.
         changes: the last W + 1 changes of the parameters, oldest first; zeros for changes before the first step.
-        step: number of updates so far.
     """
 
     memory: LSTMMemory
-    previous: Float[Array, "N"]
-    changes: Float[Array, "W+1 N"]
+    previous: Float[Array, "*S"]
+    changes: Float[Array, "W+1 *S"]
+
+
+class DMDState(NamedTuple):
+    """What the optimizer remembers.
+
+    Attributes:
+        together: the parameters that are not spread over devices, in the order of the tree's leaves, each leaf raveled;
+            its memory is in blocks as in `CoordinatewiseState`.
+        apart: like params: the track of each tensor that is spread over devices; None for the others.
+        step: number of updates so far.
+    """
+
+    together: Track
+    apart: Any
     step: Int[Array, ""]
 
 
@@ -180,49 +200,96 @@ def dmd_lstm(
     def transform(theta: LSTMNetwork, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
-        def advance(memory: LSTMMemory, x: Float[Array, "F N"]) -> tuple[LSTMMemory, Float[Array, "N"]]:
-            memory, output = lstm_advance(theta, memory, jnp.concatenate([preprocess(x[0]), x[1:]]))
-            return memory, output_scale * output
+        def advance(memory: LSTMMemory, x: Float[Array, "F *S"]) -> tuple[LSTMMemory, Float[Array, "*S"]]:
+            new, output = lstm_advance(theta, memory, jnp.concatenate([preprocess(x[0]), x[1:]]))
+            return rest(is_fresh(memory) & (x[0] == 0), memory, new, output_scale * output)
+
+        def fresh(size: int) -> LSTMMemory:
+            return lstm_start(hidden, size)
 
         def start(params: optax.Params) -> DMDState:
-            check_params(params)
-            now = ravel_leaves(params)
-            memory = start_blocks(lambda size: lstm_start(hidden, size), now.size)
-            return DMDState(memory, now, jnp.zeros((window + 1, now.size)), jnp.int32(0))
+            together = [p for p in jax.tree.leaves(params) if not is_spread(p)]
+            now = ravel_leaves(together) if together else jnp.zeros(1, jnp.float32)
+            apart = jax.tree.map(
+                lambda p: (
+                    Track(start_apart(fresh, p), float32(p), repeated_zeros(p, window + 1)) if is_spread(p) else None
+                ),
+                params,
+            )
+            return DMDState(
+                Track(start_blocks(fresh, now.size), now, repeated_zeros(now, window + 1)), apart, jnp.int32(0)
+            )
 
         def update(
             updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
         ) -> tuple[optax.Updates, DMDState]:
             del extra
-            params = require_params(params)
-            now = jax.lax.stop_gradient(ravel_leaves(params))
-            changes = jnp.concatenate([state.changes[1:], (now - state.previous)[None]])
-            sizes = [jnp.size(p) for p in jax.tree.leaves(params)]
+            tensors, tree = tensors_apart(require_params(params), state.apart), jax.tree.structure(params)
+            gradients = jax.tree.leaves(updates)
+            if not tensors:
+                return updates, state._replace(step=state.step + 1)
+            together = [p for p, own in tensors if own is None]
+            tracks = [_follow(own, p) for p, own in tensors if own is not None]
+            # Those that stay together come first in every list.
+            changes, track = [], state.together
+            if together:
+                track = _follow(track, ravel_leaves(together))
+                changes = jax.lax.split(track.changes, [p.size for p in together], axis=1)
             # Update 0 sees no change yet; update W + 1 is the first to see W + 1 changes.
-            features = jnp.where(state.step > window, _features(changes, sizes, rank, horizons), 0.0)
-            inputs = jnp.concatenate([ravel_leaves(updates)[None], features])
-            memory, new = map_blocks(advance, state.memory, inputs, *block_sizes(inputs.shape[-1]))
-            return unravel_leaves(new, updates), DMDState(memory, now, changes, state.step + 1)
+            features = [
+                jnp.where(state.step > window, x, 0.0)
+                for x in _features([*changes, *(t.changes for t in tracks)], rank, horizons)
+            ]
+            new = []
+            if together:
+                mine = [read_gradient(g) for g, (_, own) in zip(gradients, tensors, strict=True) if own is None]
+                inputs = jnp.concatenate([ravel_leaves(mine)[None], jnp.concatenate(features[: len(mine)], 1)])
+                memory, steps = map_blocks(advance, track.memory, inputs, *block_sizes(inputs.shape[-1]))
+                track, new = track._replace(memory=memory), unravel_leaves(steps, mine)
+            rests = iter(zip(tracks, features[len(together) :], strict=True))
+            ready, results = iter(new), []
+            for g, (_, own) in zip(gradients, tensors, strict=True):
+                if own is not None:
+                    own, x = next(rests)
+                    memory, step = advance(own.memory, jnp.concatenate([read_gradient(g)[None], x]))
+                    own = own._replace(memory=memory)
+                else:
+                    step = next(ready)
+                results.append((step.astype(g.dtype), own))
+            updates, apart = (tree.unflatten([r[i] for r in results]) for i in range(2))
+            return updates, DMDState(track, apart, state.step + 1)
 
-        return optax.GradientTransformationExtraArgs(start, update)
+        return transformation(theta, start, update)
 
     return LearnedOptimizer(init, transform)
 
 
+def _follow(track: Track, p: Float[Array, "*S"]) -> Track:
+    """The track with the newest change in it."""
+    now = jax.lax.stop_gradient(float32(p))
+    return track._replace(previous=now, changes=jnp.concatenate([track.changes[1:], (now - track.previous)[None]]))
+
+
 def _features(
-    changes: Float[Array, "snapshots N"], sizes: list[int], rank: int, horizons: tuple[int, ...]
-) -> Float[Array, "features N"]:
-    """The features of all tensors, whose fits are one batch."""
-    tensors = jax.lax.split(changes, sizes, axis=1)
-    fits = jax.vmap(lambda products: fit(products, rank))(jnp.stack([x @ x.T for x in tensors]))
+    tensors: list[Float[Array, "snapshots *S"]], rank: int, horizons: tuple[int, ...]
+) -> list[Float[Array, "features *S"]]:
+    """The features of all tensors, whose fits are one batch, from the last changes of each."""
+    fits = jax.vmap(lambda products: fit(products, rank))(jnp.stack([_scalar_products(x) for x in tensors]))
     bounds = jax.vmap(growth_bound)(fits.operator)
     slowed = jax.vmap(lambda a, rho: a * jnp.minimum(1.0, 1.1 / jnp.maximum(rho, 1e-3)))(fits.operator, bounds)
     combinations = jax.vmap(lambda f: predict_sums(f, horizons))(fits._replace(operator=slowed))
     growths = jnp.clip(jnp.log(jnp.maximum(bounds, 1e-3)), -1.0, 0.1)
     features = []
     for x, weights, growth in zip(tensors, combinations, growths, strict=True):
-        far = weights @ x[:-1]
-        square = jnp.square(far).mean(1, keepdims=True) if x.size else jnp.zeros((len(horizons), 1))
+        far = jnp.tensordot(weights, x[:-1], 1)
+        square = jnp.square(far).mean(tuple(range(1, x.ndim)), keepdims=True)
         scale = jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-        features.append(jnp.concatenate([far * jnp.broadcast_to(scale, far.shape), jnp.full((1, x.shape[1]), growth)]))
-    return jnp.concatenate(features, 1)
+        features.append(jnp.concatenate([far * scale, jnp.full_like(far[:1], growth)]))
+    return features
+
+
+def _scalar_products(x: Float[Array, "snapshots *S"]) -> Float[Array, "snapshots snapshots"]:
+    axes = tuple(range(1, x.ndim))
+    if is_spread(x):  # a product over split axes would have to say how its result is split
+        return jnp.stack([(x * row[None]).sum(axes) for row in x])
+    return jnp.tensordot(x, x, (axes, axes))

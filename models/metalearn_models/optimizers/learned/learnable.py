@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from metalearn_models.optimizers.contract import LearnedOptimizer, check_params, float32
+from metalearn_models.optimizers.contract import LearnedOptimizer, float32
+from metalearn_models.optimizers.frame import transformation
 from metalearn_models.optimizers.learned.parts.constants import constant_init, log_of_positive, scale_like
 
 __all__ = [
@@ -79,14 +80,14 @@ def learnable_sgd(learning_rate: float = 1e-2) -> LearnedOptimizer:
         del num_steps
 
         def start(params: optax.Params) -> tuple[()]:
-            check_params(params)
+            del params
             return ()
 
         def update(updates: optax.Updates, state: Any, params: Any = None, **extra: Any) -> tuple[optax.Updates, Any]:
             del params, extra
             return scale_like(updates, updates, -jnp.exp(theta.log_learning_rate)), state
 
-        return optax.GradientTransformationExtraArgs(start, update)
+        return transformation(theta, start, update)
 
     return LearnedOptimizer(constant_init(fresh), transform)
 
@@ -115,7 +116,7 @@ def learnable_momentum(learning_rate: float = 1e-2, momentum: float = 0.9) -> Le
             state = jax.tree.map(lambda m, g: decay * m + float32(g), state, updates)
             return scale_like(state, updates, -jnp.exp(theta.log_learning_rate)), state
 
-        return optax.GradientTransformationExtraArgs(_zeros, update)
+        return transformation(theta, _zeros, update)
 
     return LearnedOptimizer(constant_init(fresh), transform)
 
@@ -165,7 +166,7 @@ def learnable_adam(
             direction = jax.tree.map(lambda m, v: m / bias1 / (_root(v / bias2) + epsilon), m, v)
             return scale_like(direction, updates, -jnp.exp(theta.log_learning_rate)), AdamState(m, v, step)
 
-        return optax.GradientTransformationExtraArgs(start, update)
+        return transformation(theta, start, update)
 
     return LearnedOptimizer(constant_init(fresh), transform)
 
@@ -177,8 +178,7 @@ def _log_forgetting(name: str, beta: float) -> Float[Array, ""]:
 
 
 def _zeros(params: optax.Params) -> Any:
-    check_params(params)
-    return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+    return jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params)
 
 
 def _mixing(log_forgetting: Float[Array, ""]) -> Float[Array, ""]:

@@ -22,18 +22,20 @@ from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_models.optimizers.learned.parts.coordinatewise import (
     LSTMNetwork,
     coordinatewise,
+    is_fresh,
     lstm_advance,
     lstm_network,
     lstm_start,
+    rest,
 )
 
 __all__ = ["Preprocess", "identity", "log_and_sign", "lstm_optimizer"]
 
-Preprocess = Callable[[Float[Array, "N"]], Float[Array, "F N"]]
-"""Turns the gradients of N parameters into the network's inputs, F numbers per parameter."""
+Preprocess = Callable[[Float[Array, "*S"]], Float[Array, "F *S"]]
+"""Turns the gradients of parameters of any shape into the network's inputs, F numbers per parameter."""
 
 
-def identity(g: Float[Array, "N"]) -> Float[Array, "1 N"]:
+def identity(g: Float[Array, "*S"]) -> Float[Array, "1 *S"]:
     """The gradients as they are."""
     return g[None]
 
@@ -54,7 +56,7 @@ def log_and_sign(p: float = 10.0) -> Preprocess:
     if not p > 0:
         raise ValueError(f"log_and_sign needs p > 0, got {p}")
 
-    def preprocess(g: Float[Array, "N"]) -> Float[Array, "2 N"]:
+    def preprocess(g: Float[Array, "*S"]) -> Float[Array, "2 *S"]:
         return jnp.stack([jnp.log(jnp.maximum(jnp.abs(g), math.exp(-p))) / p, jnp.clip(g * math.exp(p), -1.0, 1.0)])
 
     return preprocess
@@ -66,7 +68,8 @@ def lstm_optimizer(
     """The coordinate-wise LSTM.
 
     The update is `output_scale` times the linear output of the last layer. The paper uses the defaults on quadratics,
-    and `output_scale=0.01, preprocess=log_and_sign()` on neural networks.
+    and `output_scale=0.01, preprocess=log_and_sign()` on neural networks. A parameter stays where it is, with a fresh
+    memory, until its gradient is not exactly 0 for the first time; in the paper it moves.
 
     A gradient that is NaN makes the memory of its own parameter NaN for good, and of no other parameter;
     `optax.apply_if_finite` skips such steps.
@@ -90,11 +93,11 @@ def lstm_optimizer(
     def transform(theta: LSTMNetwork, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
-        def advance(memory: Any, step: Array, g: Float[Array, "N"]) -> tuple[Any, Float[Array, "N"]]:
+        def advance(memory: Any, step: Array, g: Float[Array, "*S"]) -> tuple[Any, Float[Array, "*S"]]:
             del step
-            memory, output = lstm_advance(theta, memory, preprocess(g))
-            return memory, output_scale * output
+            new, output = lstm_advance(theta, memory, preprocess(g))
+            return rest(is_fresh(memory) & (g == 0), memory, new, output_scale * output)
 
-        return coordinatewise(lambda size: lstm_start(hidden, size), advance)
+        return coordinatewise(theta, lambda size: lstm_start(hidden, size), advance)
 
     return LearnedOptimizer(init, transform)

@@ -12,21 +12,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from einops import rearrange
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn_models.optimizers.contract import (
     TIMESCALES,
     Layers,
     LearnedOptimizer,
-    check_params,
     dense_layers,
     float32,
     inverse_rms,
     require_params,
     time_features,
 )
+from metalearn_models.optimizers.frame import hold_still, read_gradient, transformation
 from metalearn_models.optimizers.learned.parts.blocks import map_blocks
+from metalearn_models.optimizers.learned.parts.placement import is_spread, loose_shape, repeated_zeros
 
 __all__ = ["MLPOptimizerState", "mlp_optimizer"]
 
@@ -79,8 +79,7 @@ def mlp_optimizer(
         del num_steps
 
         def start(params: optax.Params) -> MLPOptimizerState:
-            check_params(params)
-            momenta = jax.tree.map(lambda p: jnp.zeros((len(DECAYS), *p.shape), jnp.float32), params)
+            momenta = jax.tree.map(lambda p: repeated_zeros(p, len(DECAYS)), params)
             return MLPOptimizerState(momenta, jnp.int32(0))
 
         def update(
@@ -92,51 +91,53 @@ def mlp_optimizer(
             bias = theta[0]["bias"] + time_features(state.step) @ first[NORMALISED:]
             results = []
             for p, g, momenta in zip(leaves, *map(tree.flatten_up_to, (updates, state.momenta)), strict=True):
-                if p.size == 0:  # a mean over nothing would be NaN, also in derivatives
-                    results.append((jnp.zeros_like(p), momenta))
-                    continue
-                features = _features(float32(g).ravel(), float32(p).ravel(), rearrange(momenta, "m ... -> m (...)"))
+                shape = loose_shape(p)
+                g, old = read_gradient(g).reshape(shape), momenta.reshape(len(DECAYS), *shape)
+                features = _features(g, float32(p).reshape(shape), old)
                 direction, magnitude = _network(theta, bias, features)
                 step = -step_size * direction * jnp.exp(exponent * magnitude)
                 results.append((step.reshape(p.shape).astype(p.dtype), features[2:].reshape(momenta.shape)))
-            updates, momenta = (tree.unflatten(list(new)) for new in zip(*results, strict=True))
+            updates, momenta = (tree.unflatten([r[i] for r in results]) for i in range(2))
             return updates, MLPOptimizerState(momenta, state.step + 1)
 
-        return optax.GradientTransformationExtraArgs(start, update)
+        return transformation(theta, start, update)
 
     return LearnedOptimizer(init, transform)
 
 
-def _features(g: Float[Array, "N"], p: Float[Array, "N"], momenta: Float[Array, "6 N"]) -> Float[Array, "8 N"]:
+def _features(g: Float[Array, "*S"], p: Float[Array, "*S"], momenta: Float[Array, "6 *S"]) -> Float[Array, "8 *S"]:
     """Gradient, parameter and the new momenta of one tensor."""
-    shape = momenta.shape
-    old = jnp.broadcast_to(jnp.array(DECAYS, jnp.float32)[:, None], shape) * momenta
-    new = jnp.broadcast_to(jnp.array([1 - d for d in DECAYS], jnp.float32)[:, None], shape) * jnp.broadcast_to(
-        g[None], shape
-    )
-    return jnp.concatenate([g[None], p[None], old + new])
+    decays, mixing = (jnp.array(xs, jnp.float32).reshape(-1, *[1] * g.ndim) for xs in (DECAYS, [1 - d for d in DECAYS]))
+    return jnp.concatenate([g[None], p[None], decays * momenta + mixing * g[None]])
 
 
-def _network(layers: Layers, bias: Float[Array, "H"], features: Float[Array, "8 N"]) -> Float[Array, "2 N"]:
+def _network(layers: Layers, bias: Float[Array, "H"], features: Float[Array, "8 *S"]) -> Float[Array, "2 *S"]:
     """The network on one tensor, in blocks: the hidden units of all its parameters would not fit a cache.
+
+    A tensor that is spread over devices is one block.
 
     The normaliser is part of the first weights, the time features are part of the first bias.
     """
-    scale = inverse_rms(jnp.square(features).mean(1))
+    scale = inverse_rms(jnp.square(features).mean(tuple(range(1, features.ndim))))
     first = layers[0]["weight"][:NORMALISED] * jnp.broadcast_to(scale[:, None], (NORMALISED, bias.size))
     layers = ({"weight": first, "bias": bias}, *layers[1:])
     size = features.shape[1]
     # Measured on a CPU: small tensors come in batches of training runs, which share the cache; large ones come alone.
     blocks = -(-size // (128 if size <= 8192 else 512))
-    if blocks <= 1:
-        return _forward(layers, features)
+    if blocks <= 1 or is_spread(features):
+        return _outputs(layers, features)
     width = -(-size // (16 * blocks)) * 16
-    return map_blocks(lambda _, x: (None, _forward(layers, x)), None, features, blocks, width)[1]
+    return map_blocks(lambda _, x: (None, _outputs(layers, x)), None, features, blocks, width)[1]
 
 
-def _forward(layers: Layers, x: Float[Array, "D N"]) -> Float[Array, "C N"]:
+def _outputs(layers: Layers, x: Float[Array, "8 *S"]) -> Float[Array, "2 *S"]:
+    """The network's outputs, 0 for parameters that hold still."""
+    return hold_still(_forward(layers, x), x[:1], (x[i : i + 1] for i in range(2, NORMALISED)))
+
+
+def _forward(layers: Layers, x: Float[Array, "D *S"]) -> Float[Array, "C *S"]:
     """The network, with parameters along the contiguous axis: all but the products are long vector operations."""
     for i, layer in enumerate(layers):
-        x = layer["weight"].T @ (jax.nn.relu(x) if i else x)
-        x = x + jnp.broadcast_to(layer["bias"][:, None], x.shape)
+        x = jnp.tensordot(layer["weight"].T, jax.nn.relu(x) if i else x, 1)
+        x = x + layer["bias"].reshape(-1, *[1] * (x.ndim - 1))
     return x

@@ -25,11 +25,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn_models.optimizers.contract import (
     LearnedOptimizer,
-    check_params,
     dense_layers,
     float32,
     require_params,
 )
+from metalearn_models.optimizers.frame import transformation
 from metalearn_models.optimizers.learned.parts.per_tensor import (
     LSTMState,
     linear,
@@ -75,8 +75,8 @@ class NNAdamState(NamedTuple):
     Attributes:
         momentum: like params.
         second_moment: like params.
-        controls: as in theta, one row per tensor that has entries.
-        lstm: state of the cell, one row per tensor that has entries.
+        controls: as in theta, one row per tensor that has entries; at least one.
+        lstm: state of the cell, likewise.
     """
 
     momentum: Any
@@ -122,7 +122,7 @@ def nn_adam(
 
     def init(key: PRNGKeyArray) -> NNAdamTheta:
         (lstm,) = dense_layers(key, (FEATURES + units, 4 * units))
-        readout = {"weight": jnp.zeros((units, 4)), "bias": jnp.zeros(4)}
+        readout = {"weight": jnp.zeros((units, 4), jnp.float32), "bias": jnp.zeros(4, jnp.float32)}
         controls = [0.1 * math.log(x) for x in (learning_rate, 1 - beta1, 1 - beta2, epsilon)]
         return NNAdamTheta(lstm, readout, zero_state(units), jnp.array(controls, jnp.float32))
 
@@ -130,37 +130,32 @@ def nn_adam(
         del num_steps
 
         def start(params: optax.Params) -> NNAdamState:
-            check_params(params)
-            zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-            rows = sum(p.size > 0 for p in jax.tree.leaves(params))
+            momentum, second = (jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params) for _ in range(2))
+            rows = max(1, len(jax.tree.leaves(params)))
             controls = jnp.broadcast_to(theta.controls, (rows, 4))
-            return NNAdamState(zeros, zeros, controls, repeat_state(theta.start, rows))
+            return NNAdamState(momentum, second, controls, repeat_state(theta.start, rows))
 
         def update(
             updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
         ) -> tuple[optax.Updates, NNAdamState]:
             del extra
             leaves, tree = jax.tree.flatten(require_params(params))
-            inputs = [jnp.zeros((0, FEATURES))]
-            results = []
-            for p, g, *memory in zip(
-                leaves, *map(tree.flatten_up_to, (updates, state.momentum, state.second_moment)), strict=True
-            ):
-                if not p.size:
-                    results.append((jnp.zeros_like(p), *memory))
-                    continue
-                controls = state.controls[len(inputs) - 1]
+            if not leaves:
+                return updates, state
+            memories = map(tree.flatten_up_to, (updates, state.momentum, state.second_moment))
+            inputs, results = [], []
+            for controls, p, g, *memory in zip(state.controls, leaves, *memories, strict=True):
                 g = jnp.clip(float32(g), -LARGEST_GRADIENT, LARGEST_GRADIENT)
                 step, *memory = _adam(controls, g, *memory)
                 results.append((step.astype(p.dtype), *memory))
                 inputs.append(_features(controls, float32(p), g, *memory)[None])
             lstm = lstm_step(theta.lstm, jnp.concatenate(inputs), state.lstm)
             controls = state.controls + output_scale * linear(theta.readout, lstm.hidden)
-            lowest, highest = (jnp.broadcast_to(jnp.array(x), controls.shape) for x in (_LOWEST, _HIGHEST))
+            lowest, highest = (jnp.broadcast_to(jnp.array(x, jnp.float32), controls.shape) for x in (_LOWEST, _HIGHEST))
             updates, momentum, second = (tree.unflatten([r[i] for r in results]) for i in range(3))
             return updates, NNAdamState(momentum, second, jnp.clip(controls, lowest, highest), lstm)
 
-        return optax.GradientTransformationExtraArgs(start, update)
+        return transformation(theta, start, update)
 
     return LearnedOptimizer(init, transform)
 

@@ -23,13 +23,13 @@ from metalearn_models.optimizers.contract import (
     TIMESCALES,
     Layers,
     LearnedOptimizer,
-    check_params,
     dense_layers,
     float32,
     inverse_rms,
     require_loss,
     require_params,
 )
+from metalearn_models.optimizers.frame import hold_still, transformation
 from metalearn_models.optimizers.learned.parts.per_tensor import (
     LSTMState,
     linear,
@@ -37,6 +37,7 @@ from metalearn_models.optimizers.learned.parts.per_tensor import (
     repeat_state,
     zero_state,
 )
+from metalearn_models.optimizers.learned.parts.placement import loose_shape, repeated_zeros
 from metalearn_models.optimizers.learned.parts.rnn_mlp_features import (
     DECAYS,
     STATISTICS,
@@ -91,8 +92,8 @@ class RNNMLPState(NamedTuple):
     Attributes:
         momenta: like params, with a leading axis for the five decays.
         second_moments: like params, with a leading axis for the five decays.
-        lstm: state of the cell, one row per tensor that has entries.
-        from_network: message of the network, one row per tensor that has entries.
+        lstm: state of the cell, one row per tensor that has entries; at least one.
+        from_network: message of the network, likewise.
         from_lstm: mean message of the LSTMs to themselves.
         train: the running training loss.
         valid: the running validation loss.
@@ -163,14 +164,13 @@ def rnn_mlp(
         del num_steps
 
         def start(params: optax.Params) -> RNNMLPState:
-            check_params(params)
-            zeros = jax.tree.map(lambda p: jnp.zeros((len(DECAYS), *p.shape), jnp.float32), params)
-            rows = sum(p.size > 0 for p in jax.tree.leaves(params))
+            momenta, second = (jax.tree.map(lambda p: repeated_zeros(p, len(DECAYS)), params) for _ in range(2))
+            rows = max(1, len(jax.tree.leaves(params)))
             messages = jnp.broadcast_to(theta.from_network, (rows, FROM_NETWORK))
             loss = RunningLoss(jnp.float32(0), jnp.float32(0), jnp.int32(0))
             size, step = jnp.float32(1 - CLIP_DECAY), jnp.int32(0)
             return RNNMLPState(
-                zeros, zeros, repeat_state(theta.start, rows), messages, theta.from_lstm, loss, loss, size, step
+                momenta, second, repeat_state(theta.start, rows), messages, theta.from_lstm, loss, loss, size, step
             )
 
         def update(
@@ -190,40 +190,40 @@ def rnn_mlp(
             losses = relative_losses(train, valid, loss)
 
             leaves, tree = jax.tree.flatten(require_params(params))
+            if not leaves:
+                return updates, state._replace(train=train, valid=valid, step=state.step + 1)
             memories = map(tree.flatten_up_to, (updates, state.momenta, state.second_moments))
-            tensors = [(float32(p).ravel(), *memory) for p, *memory in zip(leaves, *memories, strict=True) if p.size]
-            shapes = [p.shape for p in leaves if p.size]
             limit = CLIP * state.size / (1 - CLIP_DECAY ** (state.step + 1).astype(jnp.float32))
-            tensors = [(p, jnp.clip(float32(g).ravel(), -limit, limit), m, v) for p, g, m, v in tensors]
-            tensors = [(p, g, *accumulate(g, m, v)) for p, g, m, v in tensors]
-            squares = sum((jnp.square(g).mean() for _, g, _, _ in tensors), jnp.float32(0)) / max(len(tensors), 1)
+            tensors = []
+            for p, g, m, v in zip(leaves, *memories, strict=True):
+                shape = loose_shape(p)
+                g = jnp.clip(float32(g).reshape(shape), -limit, limit)
+                m, v = (x.reshape(len(DECAYS), *shape) for x in (m, v))
+                tensors.append((float32(p).reshape(shape), g, *accumulate(g, m, v)))
+            squares = sum((jnp.square(g).mean() for _, g, _, _ in tensors), jnp.float32(0)) / len(tensors)
             size = CLIP_DECAY * state.size + (1 - CLIP_DECAY) * jnp.sqrt(squares + 1e-8)
 
-            inputs = [jnp.zeros((0, theta.lstm["weight"].shape[0] - theta.start.hidden.size))]
-            for shape, tensor, message in zip(shapes, tensors, state.from_network, strict=True):
-                statistics = tensor_statistics(shape, *tensor, losses)
+            inputs = []
+            for p, tensor, message in zip(leaves, tensors, state.from_network, strict=True):
+                statistics = tensor_statistics(p.shape, *tensor, losses)
                 inputs.append(jnp.concatenate([state.from_lstm, message, statistics])[None])
             lstm = lstm_step(theta.lstm, jnp.concatenate(inputs), state.lstm)
-            results, messages = [], [jnp.zeros((0, FROM_NETWORK))]
-            for tensor, to_network in zip(tensors, linear(theta.to_network, lstm.hidden), strict=True):
-                tail = jnp.concatenate([time_sines(state.step), tensor_sizes(tensor[0], len(tensors)), to_network])
-                (direction, magnitude), message = _network(theta.layers, tail, *tensor)
-                results.append((-step_size * direction * jnp.exp(exponent * magnitude), *tensor[2:]))
+            results, messages = [], []
+            for old, (p, g, m, v), to_network in zip(
+                leaves, tensors, linear(theta.to_network, lstm.hidden), strict=True
+            ):
+                tail = jnp.concatenate([time_sines(state.step), tensor_sizes(p, len(tensors)), to_network])
+                (direction, magnitude), message = _network(theta.layers, tail, p, g, m, v)
+                step = hold_still(-step_size * direction * jnp.exp(exponent * magnitude), g, m)
+                memory = (x.reshape(len(DECAYS), *old.shape) for x in (m, v))
+                results.append((step.reshape(old.shape).astype(old.dtype), *memory))
                 messages.append(message[None])
 
-            rest = iter(results)
-            full = [next(rest) if p.size else (p, *(jnp.zeros((len(DECAYS), 0)),) * 2) for p in leaves]
-            updates = tree.unflatten([r[0].reshape(p.shape).astype(p.dtype) for r, p in zip(full, leaves, strict=True)])
-            momenta, seconds = (
-                tree.unflatten([r[i].reshape(len(DECAYS), *p.shape) for r, p in zip(full, leaves, strict=True)])
-                for i in (1, 2)
-            )
-            to_lstm = linear(theta.to_lstm, lstm.hidden)
-            from_lstm = to_lstm.mean(0) if tensors else state.from_lstm
-            messages = jnp.concatenate(messages)
+            updates, momenta, seconds = (tree.unflatten([r[i] for r in results]) for i in range(3))
+            from_lstm, messages = linear(theta.to_lstm, lstm.hidden).mean(0), jnp.concatenate(messages)
             return updates, RNNMLPState(momenta, seconds, lstm, messages, from_lstm, train, valid, size, state.step + 1)
 
-        return optax.GradientTransformationExtraArgs(start, update)
+        return transformation(theta, start, update)
 
     return LearnedOptimizer(init, transform)
 
@@ -239,14 +239,14 @@ def _network(
     inverse = jax.lax.rsqrt(v + 1e-6)
     features = jnp.concatenate([g[None], p[None], jnp.log(jnp.abs(p) + 1e-8)[None], m, v, m * inverse, inverse])
     weight = layers[0]["weight"]
-    scale = inverse_rms(jnp.square(features).mean(1))
+    entries = tuple(range(1, features.ndim))
+    scale = inverse_rms(jnp.square(features).mean(entries))
     first = weight[:NORMALISED] * jnp.broadcast_to(scale[:, None], (NORMALISED, weight.shape[1]))
     first = {"weight": first, "bias": layers[0]["bias"] + tail @ weight[NORMALISED:]}
     x = features
     for layer in (first, *layers[1:-1]):
-        x = layer["weight"].T @ x
-        x = jax.nn.relu(x + jnp.broadcast_to(layer["bias"][:, None], x.shape))
+        x = jnp.tensordot(layer["weight"], x, (0, 0))
+        x = jax.nn.relu(x + layer["bias"].reshape(-1, *[1] * p.ndim))
     weight, bias = layers[-1]["weight"], layers[-1]["bias"]
-    outputs = weight[:, :2].T @ x
-    outputs = outputs + jnp.broadcast_to(bias[:2, None], outputs.shape)
-    return outputs, x.mean(1) @ weight[:, 2:] + bias[2:]
+    outputs = jnp.tensordot(weight[:, :2], x, (0, 0)) + bias[:2].reshape(-1, *[1] * p.ndim)
+    return outputs, x.mean(entries) @ weight[:, 2:] + bias[2:]

@@ -18,10 +18,12 @@ from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_models.optimizers.learned.parts.coordinatewise import (
     LSTMMemory,
     LSTMNetwork,
+    contract,
     coordinatewise,
     lstm_advance,
     lstm_network,
     lstm_start,
+    rest,
     truncated_normal,
 )
 
@@ -45,8 +47,8 @@ class RNNPropTheta(NamedTuple):
 class RNNPropMemory(NamedTuple):
     """Two moments of the gradient, not bias-corrected, and the memory of the LSTM."""
 
-    first: Float[Array, "N"]
-    second: Float[Array, "N"]
+    first: Float[Array, "*S"]
+    second: Float[Array, "*S"]
     network: LSTMMemory
 
 
@@ -84,26 +86,28 @@ def rnnprop(
             raise ValueError(f"the layer before the LSTM needs at least one unit, got embed={embed}")
         key_embed, key_network = jax.random.split(key)
         weight = truncated_normal(key_embed, (2, embed), 2)
-        return RNNPropTheta(weight, jnp.zeros(embed), lstm_network(key_network, embed, hidden))
+        return RNNPropTheta(weight, jnp.zeros(embed, jnp.float32), lstm_network(key_network, embed, hidden))
 
     def start(size: int) -> RNNPropMemory:
-        return RNNPropMemory(jnp.zeros(size), jnp.zeros(size), lstm_start(hidden, size))
+        first, second = (jnp.zeros(size, jnp.float32) for _ in range(2))
+        return RNNPropMemory(first, second, lstm_start(hidden, size))
 
     def transform(theta: RNNPropTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
-        def advance(memory: Any, step: Array, g: Float[Array, "N"]) -> tuple[Any, Float[Array, "N"]]:
+        def advance(memory: Any, step: Array, g: Float[Array, "*S"]) -> tuple[Any, Float[Array, "*S"]]:
             first = decay * memory.first + (1 - decay) * g
             second = decay * memory.second + (1 - decay) * g * g
             # 1 - decay^t, exact where decay^t is near 1.
             correction = -jnp.expm1((step + 1).astype(jnp.float32) * jnp.log(jnp.float32(decay)))
             # Under the root: its derivative is then finite where all gradients so far were 0.
             inverse = jax.lax.rsqrt(second / correction + 1e-16)
-            x = theta.weight.T @ jnp.stack([first / correction * inverse, g * inverse])
-            x = jax.nn.elu(x + jnp.broadcast_to(theta.bias[:, None], x.shape))
+            x = contract(theta.weight, jnp.stack([first / correction * inverse, g * inverse]))
+            x = jax.nn.elu(x + theta.bias.reshape(-1, *[1] * g.ndim))
             network, output = lstm_advance(theta.network, memory.network, x)
-            return RNNPropMemory(first, second, network), step_size * jnp.tanh(output)
+            new = RNNPropMemory(first, second, network)
+            return rest((g == 0) & (memory.first == 0), memory, new, step_size * jnp.tanh(output))
 
-        return coordinatewise(start, advance)
+        return coordinatewise(theta, start, advance)
 
     return LearnedOptimizer(init, transform)

@@ -14,7 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from metalearn_models.optimizers.contract import LearnedOptimizer, check_params
+from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.frame import transformation
 from metalearn_models.optimizers.learned.parts.constants import constant_init, log_of_positive, scale_like
 
 __all__ = ["ScheduleState", "learnable_adam_schedule", "learnable_schedule"]
@@ -50,7 +51,7 @@ def learnable_schedule(
     """
     if knots < 1:
         raise ValueError(f"a schedule needs at least one knot, got knots={knots}")
-    fresh = jnp.full(knots, log_of_positive("learning_rate", learning_rate))
+    fresh = jnp.full(knots, log_of_positive("learning_rate", learning_rate), jnp.float32)
     base = optax.with_extra_args_support(base)
 
     def transform(
@@ -63,7 +64,6 @@ def learnable_schedule(
             )
 
         def start(params: optax.Params) -> ScheduleState:
-            check_params(params)
             return ScheduleState(base.init(params), jnp.int32(0))
 
         def update(updates: optax.Updates, state: Any, params: Any = None, **extra: Any) -> tuple[optax.Updates, Any]:
@@ -74,7 +74,7 @@ def learnable_schedule(
             log_rate = jnp.interp(position, jnp.arange(knots, dtype=jnp.float32), theta)
             return scale_like(directions, updates, -jnp.exp(log_rate)), ScheduleState(memory, state.step + 1)
 
-        return optax.GradientTransformationExtraArgs(start, update)
+        return transformation(theta, start, update)
 
     return LearnedOptimizer(constant_init(fresh), transform)
 

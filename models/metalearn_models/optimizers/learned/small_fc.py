@@ -40,7 +40,7 @@ def small_fc(hidden: tuple[int, ...] = (4, 4), step_size: float = 1e-3, exponent
 
     def init(key: PRNGKeyArray) -> SmallFCTheta:
         layers = dense_layers(key, (NORMALISED + len(TIMESCALES), *hidden, 2))
-        return SmallFCTheta(layers, jnp.zeros(3), jnp.zeros(1), jnp.zeros(3))
+        return SmallFCTheta(layers, *(jnp.zeros(decays, jnp.float32) for decays in (3, 1, 3)))
 
     def transform(theta: SmallFCTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps

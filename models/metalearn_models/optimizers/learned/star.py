@@ -61,7 +61,7 @@ def star(
     def init(key: PRNGKeyArray) -> SmallFCTheta:
         *first, last = dense_layers(key, (NORMALISED + len(TIMESCALES), *hidden, OUTPUTS))
         layers = (*first, jax.tree.map(jnp.zeros_like, last))
-        return SmallFCTheta(layers, jnp.zeros(3), jnp.zeros(1), jnp.zeros(3))
+        return SmallFCTheta(layers, *(jnp.zeros(decays, jnp.float32) for decays in (3, 1, 3)))
 
     def transform(theta: SmallFCTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from metalearn.errors import unknown_name
 from metalearn_models.optimizers.contract import LearnedOptimizer, check_params
+from metalearn_models.optimizers.frame import copy_shared, transformation
 
 __all__ = ["ON_FALLBACK", "GuardParts", "GuardState", "guard_optimizer"]
 
@@ -76,8 +77,8 @@ class GuardParts(NamedTuple):
             TypeError: a parameter is not floating-point.
         """
         check_params(params)
-        zero = jnp.int32(0)
-        return GuardState(self.learned.init(params), self.guard.init(params), jnp.float32(0), zero, zero)
+        parts = self.learned.init(params), self.guard.init(params)
+        return copy_shared(GuardState(*parts, jnp.float32(0), jnp.int32(0), jnp.int32(0)), params)
 
     def propose(self, grads: Any, state: GuardState, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
         """One step of each part: `(updates, memory)` of the learned part and of the guard."""
@@ -130,21 +131,32 @@ def _promote(transform: optax.GradientTransformation) -> optax.GradientTransform
         with jax.numpy_dtype_promotion("standard"):
             return transform.update(updates, state, params, **extra)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(None, init, update)
 
 
 def require_value_fn(name: str, value_fn: Any) -> Callable[[Any], Array]:
     """The loss that judges candidates.
 
     Raises:
-        ValueError: it is missing.
+        ValueError: it is missing; by the loss: its value is not one number.
     """
     if value_fn is None:
         raise ValueError(
             f"{name} compares two candidates: call update(grads, state, params, value_fn=...) with a function (params) "
             "-> loss on fresh data, got value_fn=None"
         )
-    return value_fn
+
+    def judge(params: Any) -> Array:
+        value = value_fn(params)
+        if isinstance(value, tuple | list | dict) or jnp.shape(value) != ():
+            what = type(value).__name__ if isinstance(value, tuple | list | dict) else f"shape {jnp.shape(value)}"
+            raise ValueError(
+                f"{name} needs a value_fn that returns the loss as one number, got {what}: of a function that returns "
+                "(loss, aux), pass lambda params: f(params)[0]"
+            )
+        return jnp.asarray(value)
+
+    return judge
 
 
 def is_finite(tree: Any) -> Bool[Array, ""]:

@@ -230,7 +230,7 @@ def test_a_tensor_gone_through_in_parts_has_the_update_of_the_whole(shape, theta
 
     def once(size):
         monkeypatch.setattr(celo_rule, "BLOCK", size)
-        return jax.jit(lambda: celo_rule.apply_rule(theta.rule, g, p, celo_rule.start_memory(shape)))()
+        return jax.jit(lambda: celo_rule.apply_rule(theta.rule, g, p, celo_rule.start_memory(p)))()
 
     whole, parts = once(10**6), once(40)  # the last part is narrower
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, parts)

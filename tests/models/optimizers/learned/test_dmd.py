@@ -99,7 +99,8 @@ def test_on_a_quadratic_the_features_point_to_where_gradient_descent_goes():
     state, update = transform.init(as_array[0]), jax.jit(transform.update)
     updates: Any = None
     for t in range(8):
-        updates, state = update(jax.tree.map(jnp.zeros_like, as_array[t]), state, as_array[t])
+        grads = jax.tree.map(lambda x: jnp.full_like(x, 1e-30), as_array[t])  # all but 0: at 0, the optimizer waits
+        updates, state = update(grads, state, as_array[t])
         if t < 6:
             assert not any(u.any() for u in jax.tree.leaves(updates))  # too little seen
     for name in x:
@@ -116,7 +117,7 @@ def test_the_growth_feature_is_the_slowest_decay():
     state, update = transform.init(x), jax.jit(transform.update)
     updates: Any = None
     for t in range(7):
-        updates, state = update(jnp.zeros(5), state, 0.9**t * x)
+        updates, state = update(jnp.full(5, 1e-30), state, 0.9**t * x)
     np.testing.assert_allclose(updates, np.tanh(np.tanh(np.log(0.9) / 4) / 2) / 2, rtol=1e-3)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from metalearn_models.optimizers.learned.parts.coordinatewise import coordinatewise
+from metalearn_models.optimizers.learned.parts.coordinatewise import coordinatewise, rest
 
 __all__ = ["Cell", "cell_rate", "cell_transform", "cell_update"]
 
@@ -47,14 +47,21 @@ def cell_rate(cell: Cell, h: Float[Array, "H"], g: Float[Array, ""]) -> Float[Ar
 
 
 def cell_transform(cell: Cell) -> optax.GradientTransformationExtraArgs:
-    """The cell as an optax transformation, the same for every parameter."""
+    """The cell as an optax transformation, the same for every parameter.
+
+    A parameter stays where it is, with the initial state, until its gradient is not exactly 0 for the first time.
+    """
 
     def start(size: int) -> Float[Array, "H N"]:
         return jnp.broadcast_to(cell.initial[:, None], (cell.initial.size, size))
 
-    def advance(memory: Any, step: Array, g: Float[Array, "N"]) -> tuple[Any, Float[Array, "N"]]:
+    def advance(memory: Any, step: Array, g: Float[Array, "*S"]) -> tuple[Any, Float[Array, "*S"]]:
         del step
-        memory = jax.vmap(cell.advance, (1, 0), 1)(memory, g)
-        return memory, cell.readout @ memory
+        rule = cell.advance
+        for _ in range(g.ndim):
+            rule = jax.vmap(rule, (1, 0), 1)
+        new = rule(memory, g)
+        still = (g == 0) & (memory == cell.initial.reshape(-1, *[1] * g.ndim)).all(0)
+        return rest(still, memory, new, jnp.tensordot(cell.readout, new, 1))
 
-    return coordinatewise(start, advance)
+    return coordinatewise((cell.initial, cell.readout), start, advance)

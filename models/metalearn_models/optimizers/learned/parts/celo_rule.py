@@ -11,12 +11,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from jaxtyping import Array, Float
 
 from metalearn_models.optimizers.contract import Layers, inverse_rms
 from metalearn_models.optimizers.learned.parts.blocks import Block, fold_blocks
 from metalearn_models.optimizers.learned.parts.factored_update import factored_axes
+from metalearn_models.optimizers.learned.parts.placement import is_spread, repeated_zeros
 
 __all__ = ["FEATURES", "TensorMemory", "apply_rule", "start_memory"]
 
@@ -47,20 +47,21 @@ class TensorMemory(NamedTuple):
         momenta: one per decay.
         second_moment: one per decay, of which there is one.
         rows: mean square gradient over the largest axis; for a vector or scalar, the square gradient itself.
-        columns: mean square gradient over the second largest axis; for a vector or scalar, empty.
+        columns: mean square gradient over the second largest axis; for a vector or scalar, None.
     """
 
     momenta: Float[Array, "3 *S"]
     second_moment: Float[Array, "1 *S"]
     rows: Float[Array, "3 *R"]
-    columns: Float[Array, "3 *C"]
+    columns: Float[Array, "3 *C"] | None
 
 
-def start_memory(shape: tuple[int, ...]) -> TensorMemory:
-    """The memory of a fresh tensor of this shape: zeros."""
-    axes = factored_axes(shape)
-    rows, columns = (shape, (0,)) if axes is None else (shape[:a] + shape[a + 1 :] for a in reversed(axes))
-    return TensorMemory(*(jnp.zeros(s) for s in ((3, *shape), (1, *shape), (3, *rows), (3, *columns))))
+def start_memory(p: Float[Array, "*S"]) -> TensorMemory:
+    """The memory of a fresh tensor: zeros, spread over devices like the tensor."""
+    axes, zeros = factored_axes(p.shape), repeated_zeros(p, 3)
+    if axes is None:
+        return TensorMemory(zeros, repeated_zeros(p, 1), repeated_zeros(p, 3), None)
+    return TensorMemory(zeros, repeated_zeros(p, 1), zeros.sum(axes[1] + 1), zeros.sum(axes[0] + 1))
 
 
 def apply_rule(
@@ -88,6 +89,7 @@ def apply_rule(
         scales, scale = (rows,), _scale_alone
     else:
         d1, d0 = axes
+        assert memory.columns is not None
         rows = _accumulate(FACTORED_DECAYS, memory.rows, square.mean(d0))
         columns = _accumulate(FACTORED_DECAYS, memory.columns, square.mean(d1))
         # What is constant along an axis keeps that axis with length 1.
@@ -96,7 +98,7 @@ def apply_rule(
         scales, scale = (by_row, _safe_rsqrt(along_columns)), _scale_by_factors
     tensors = (g[None], p[None], momenta, second, *scales)
     axis = min(axes or (0,))
-    sizes = _block_sizes(p.shape, axis)
+    sizes = _block_sizes(p, axis)
     axis += 1  # after that of the features
 
     def features(block: Block) -> Float[Array, "18 *B"]:
@@ -109,9 +111,9 @@ def apply_rule(
         )
 
     def add_squares(block: Block, sums: Float[Array, "18"]) -> Float[Array, "18"]:
-        return sums + rearrange(jnp.square(features(block)), "f ... -> f (...)").sum(1)
+        return sums + jnp.square(features(block)).sum(tuple(range(1, p.ndim + 1)))
 
-    means = fold_blocks(*sizes, add_squares, jnp.zeros(len(ELEMENTWISE))) / p.size
+    means = fold_blocks(*sizes, add_squares, jnp.zeros(len(ELEMENTWISE), jnp.float32)) / p.size
     weight = _normalise(layers[0]["weight"], ELEMENTWISE, means)
     by_rows = _along(layers[0]["weight"], BY_ROW, along_rows)
     by_columns = _along(layers[0]["weight"], BY_COLUMN, along_columns)
@@ -123,14 +125,17 @@ def apply_rule(
             units = _add_bias(jnp.tensordot(layer["weight"], jax.nn.relu(units), (0, 0)), layer["bias"])
         return block.put(outputs, units, axis)
 
-    outputs = fold_blocks(*sizes, run_network, jnp.zeros((2, *p.shape)))
+    outputs = fold_blocks(*sizes, run_network, repeated_zeros(p, 2))
     return outputs, TensorMemory(momenta, second, rows, columns)
 
 
-def _block_sizes(shape: tuple[int, ...], axis: int) -> tuple[int, int]:
-    """Rows along an axis, and rows per block: a block has about `BLOCK` entries, a small tensor is one block."""
-    length, size = (shape or (1,))[axis], int(np.prod(shape))
-    return length, max(1, BLOCK * length // size) if size > 2 * BLOCK else length
+def _block_sizes(p: Array, axis: int) -> tuple[int, int]:
+    """Rows along an axis, and rows per block: a block has about `BLOCK` entries.
+
+    A tensor that is small or spread over devices is one block.
+    """
+    length, in_blocks = (p.shape or (1,))[axis], p.size > 2 * BLOCK and not is_spread(p)
+    return length, max(1, BLOCK * length // p.size) if in_blocks else length
 
 
 def _scale_alone(g: Array, m: Array, square: Array) -> tuple[Array, Array]:
@@ -150,7 +155,7 @@ def _scale_by_factors(g: Array, m: Array, by_row: Array, by_column: Array) -> tu
 def _along(weight: Float[Array, "30 H"], which: tuple[int, ...], x: Float[Array, "3 *S"]) -> Float[Array, "H *S"]:
     """The contribution of features of whole rows or columns to the hidden units."""
     x = jnp.concatenate([x, jax.lax.rsqrt(x + 1e-8)])
-    means = rearrange(jnp.square(x), "f ... -> f (...)").mean(1)
+    means = jnp.square(x).mean(tuple(range(1, x.ndim)))
     return jnp.tensordot(_normalise(weight, which, means), x, (0, 0))
 
 

@@ -4,7 +4,8 @@ Andrychowicz, Denil, Gomez, Hoffman, Pfau, Schaul, Shillingford and de Freitas 2
 descent by gradient descent" (arXiv 1606.04474), where the name "coordinatewise" is from.
 
 All tensors of a tree are laid one after another. A cell's products are then a few matrices times [units, N] for the N
-parameters of the whole tree, and the compiled program does not grow with the number of tensors.
+parameters of the whole tree, and the compiled program does not grow with the number of tensors. Tensors that are spread
+over devices stay apart, each with its memory beside it: laid one after another they would be gathered.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from metalearn_models.networks.recurrent import lstm_update
-from metalearn_models.optimizers.contract import check_params, float32
+from metalearn_models.optimizers.contract import float32
+from metalearn_models.optimizers.frame import read_gradient, transformation
 from metalearn_models.optimizers.learned.parts.blocks import map_blocks
+from metalearn_models.optimizers.learned.parts.placement import is_spread
 
 __all__ = [
     "CoordinatewiseState",
@@ -28,12 +31,17 @@ __all__ = [
     "LSTMNetwork",
     "Readout",
     "block_sizes",
+    "contract",
     "coordinatewise",
+    "is_fresh",
     "lstm_advance",
     "lstm_network",
     "lstm_start",
     "ravel_leaves",
+    "rest",
+    "start_apart",
     "start_blocks",
+    "tensors_apart",
     "truncated_normal",
     "unravel_leaves",
 ]
@@ -43,12 +51,15 @@ class CoordinatewiseState(NamedTuple):
     """What an optimizer remembers.
 
     Attributes:
-        memory: every leaf [B, ..., W]. The N parameters, in the order of the tree's leaves and each leaf raveled, are
-            cut into B blocks of W; the end of the last block is padding.
+        memory: every leaf [B, ..., W]. The N parameters that are not spread over devices, in the order of the tree's
+            leaves and each leaf raveled, are cut into B blocks of W; the end of the last block is padding.
+        apart: like params: the memory of each tensor of shape S that is spread over devices, every leaf [..., *S]; None
+            for the others.
         step: number of updates so far.
     """
 
     memory: Any
+    apart: Any
     step: Int[Array, ""]
 
 
@@ -74,13 +85,14 @@ class LSTMNetwork(NamedTuple):
     readout: Readout
 
 
-LSTMMemory = tuple[tuple[Float[Array, "_ N"], Float[Array, "_ N"]], ...]
-"""The (h, c) of each layer, [units, N]."""
+LSTMMemory = tuple[tuple[Float[Array, "_ *S"], Float[Array, "_ *S"]], ...]
+"""The (h, c) of each layer, [units, *S]."""
 
 
 def coordinatewise(
+    theta: Any,
     start: Callable[[int], Any],
-    advance: Callable[[Any, Int[Array, ""], Float[Array, "W"]], tuple[Any, Float[Array, "W"]]],
+    advance: Callable[[Any, Int[Array, ""], Float[Array, "*S"]], tuple[Any, Float[Array, "*S"]]],
 ) -> optax.GradientTransformationExtraArgs:
     """The optax transformation of an optimizer of single parameters.
 
@@ -88,34 +100,74 @@ def coordinatewise(
     gradients; the optimizer itself computes in float32.
 
     Args:
+        theta: the meta-parameters.
         start: `(W) -> memory` of W fresh parameters; every leaf [..., W].
-        advance: `(memory, step, gradients) -> (memory, updates)` for any number of parameters; `step` counts from 0.
+        advance: `(memory, step, gradients) -> (memory, updates)` for parameters of any shape S. Leaves of the memory are
+            [..., *S]; `step` counts from 0.
 
     Returns:
         The transformation. Its `init` raises TypeError if a parameter is not floating-point.
     """
 
     def init(params: optax.Params) -> CoordinatewiseState:
-        check_params(params)
-        return CoordinatewiseState(start_blocks(start, sum(jnp.size(p) for p in jax.tree.leaves(params))), jnp.int32(0))
+        together = sum(p.size for p in jax.tree.leaves(params) if not is_spread(p))
+        apart = jax.tree.map(lambda p: start_apart(start, p) if is_spread(p) else None, params)
+        return CoordinatewiseState(start_blocks(start, together), apart, jnp.int32(0))
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
     ) -> tuple[optax.Updates, CoordinatewiseState]:
         del params, extra
-        gradients = ravel_leaves(updates)
-        memory, new = map_blocks(
-            lambda m, g: advance(m, state.step, g), state.memory, gradients, *block_sizes(gradients.size)
-        )
-        return unravel_leaves(new, updates), CoordinatewiseState(memory, state.step + 1)
+        tree, tensors = jax.tree.structure(updates), tensors_apart(updates, state.apart)
+        together, memory, results = [g for g, own in tensors if own is None], state.memory, []
+        if together:
+            gradients = ravel_leaves([read_gradient(g) for g in together])
+            memory, new = map_blocks(
+                lambda m, g: advance(m, state.step, g), memory, gradients, *block_sizes(gradients.size)
+            )
+            together = unravel_leaves(new, together)
+        together = iter(together)
+        for g, own in tensors:
+            own, new = (None, next(together)) if own is None else advance(own, state.step, read_gradient(g))
+            results.append((own, new.astype(g.dtype)))
+        apart, updates = (tree.unflatten([r[i] for r in results]) for i in range(2))
+        return updates, CoordinatewiseState(memory, apart, state.step + 1)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return transformation(theta, init, update)
+
+
+def start_apart(start: Callable[[int], Any], p: Float[Array, "*S"]) -> Any:
+    """The memory of a fresh tensor that stays apart: every leaf [..., *S], spread over devices like the tensor."""
+    zeros = jnp.zeros_like(p, jnp.float32)
+    return jax.tree.map(lambda x: x.reshape(*x.shape[:-1], *[1] * p.ndim) + zeros[(None,) * (x.ndim - 1)], start(1))
+
+
+def tensors_apart(tree: Any, apart: Any) -> list[tuple[Array, Any]]:
+    """Each tensor with the memory that it has apart, or None."""
+    return list(zip(jax.tree.leaves(tree), jax.tree.structure(tree).flatten_up_to(apart), strict=True))
+
+
+def rest(still: Array, old: Any, new: Any, step: Float[Array, "*S"]) -> tuple[Any, Float[Array, "*S"]]:
+    """Memory and step, but the old memory and 0 for each parameter that is still: it has not seen a gradient yet.
+
+    What `hold_still` is to rules with momenta. The memory waits too: it is that of a fresh parameter until a gradient
+    comes.
+    """
+
+    def keep(a: Array, b: Array) -> Array:
+        return jnp.where(still[(None,) * (b.ndim - still.ndim)], a, b)
+
+    return jax.tree.map(keep, old, new), jnp.where(still, 0.0, step)
+
+
+def contract(weight: Float[Array, "D U"], x: Float[Array, "D *S"]) -> Float[Array, "U *S"]:
+    """The product of a weight matrix, transposed, with the inputs of every parameter."""
+    return jnp.tensordot(weight.T, x, 1)
 
 
 def ravel_leaves(tree: Any) -> Float[Array, "N"]:
-    """All entries of all leaves, in float32."""
-    leaves = [float32(x).ravel() for x in jax.tree.leaves(tree)]
-    return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
+    """All entries of all leaves, of which there must be one, in float32."""
+    return jnp.concatenate([float32(x).ravel() for x in jax.tree.leaves(tree)])
 
 
 def unravel_leaves(vector: Float[Array, "N"], like: Any) -> Any:
@@ -134,7 +186,7 @@ def block_sizes(size: int) -> tuple[int, int]:
 
 def start_blocks(start: Callable[[int], Any], size: int) -> Any:
     """The memory of `size` fresh parameters in blocks, as in `CoordinatewiseState`."""
-    blocks, width = block_sizes(size)
+    blocks, width = block_sizes(max(size, 1))  # never an array without entries: no checkpoint can hold one
     return jax.tree.map(lambda x: jnp.tile(x, (blocks,) + (1,) * x.ndim), start(width))
 
 
@@ -157,8 +209,8 @@ def lstm_network(key: PRNGKeyArray, inputs: int, hidden: tuple[int, ...]) -> LST
     layers = []
     for k, before, units in zip(keys, (inputs, *hidden), hidden, strict=False):
         matrix = truncated_normal(k, (before + units, 4 * units), before + units)
-        layers.append(LSTMLayer(matrix[:before], matrix[before:], jnp.zeros(4 * units)))
-    return LSTMNetwork(tuple(layers), Readout(truncated_normal(key_out, hidden[-1:], hidden[-1]), jnp.zeros(())))
+        layers.append(LSTMLayer(matrix[:before], matrix[before:], jnp.zeros(4 * units, jnp.float32)))
+    return LSTMNetwork(tuple(layers), Readout(truncated_normal(key_out, hidden[-1:], hidden[-1]), jnp.float32(0)))
 
 
 def truncated_normal(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int) -> Float[Array, "..."]:
@@ -168,13 +220,18 @@ def truncated_normal(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int) -> 
 
 def lstm_start(hidden: tuple[int, ...], size: int) -> LSTMMemory:
     """The memory of `size` fresh parameters: zeros."""
-    return tuple((jnp.zeros((units, size)), jnp.zeros((units, size))) for units in hidden)
+    return tuple((jnp.zeros((u, size), jnp.float32), jnp.zeros((u, size), jnp.float32)) for u in hidden)
+
+
+def is_fresh(memory: LSTMMemory) -> Bool[Array, "*S"]:
+    """Whether the first layer's cells are those of `lstm_start`: the LSTM has not been advanced."""
+    return (memory[0][1] == 0).all(0)
 
 
 def lstm_advance(
-    network: LSTMNetwork, memory: LSTMMemory, x: Float[Array, "D N"]
-) -> tuple[LSTMMemory, Float[Array, "N"]]:
-    """One step of every layer on N parameters, see `lstm_update`.
+    network: LSTMNetwork, memory: LSTMMemory, x: Float[Array, "D *S"]
+) -> tuple[LSTMMemory, Float[Array, "*S"]]:
+    """One step of every layer on parameters of shape S, see `lstm_update`.
 
     Args:
         network: the weights.
@@ -186,8 +243,8 @@ def lstm_advance(
     """
     new = []
     for layer, (h, c) in zip(network.layers, memory, strict=True):
-        gates = layer.inputs.T @ x + layer.state.T @ h
-        gates = gates + jnp.broadcast_to(layer.bias[:, None], gates.shape)
+        gates = contract(layer.inputs, x) + contract(layer.state, h)
+        gates = gates + layer.bias.reshape(-1, *[1] * (x.ndim - 1))
         x, c = lstm_update(gates, c, axis=0)
         new.append((x, c))
-    return tuple(new), network.readout.weight @ x + network.readout.bias
+    return tuple(new), jnp.tensordot(network.readout.weight, x, 1) + network.readout.bias

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from metalearn_models.optimizers.contract import Layers, check_params, float32, require_params, time_features
+from metalearn_models.optimizers.contract import Layers, float32, require_params, time_features
+from metalearn_models.optimizers.frame import read_gradient, transformation
 from metalearn_models.optimizers.learned.parts.factored_update import (
     NORMALISED,
     Mixing,
@@ -23,6 +24,7 @@ from metalearn_models.optimizers.learned.parts.factored_update import (
     update_matrix,
     update_vector,
 )
+from metalearn_models.optimizers.learned.parts.placement import repeated_zeros
 
 __all__ = ["SmallFCState", "SmallFCTheta", "with_factored_features"]
 
@@ -56,7 +58,7 @@ class SmallFCState(NamedTuple):
         second_moment: like params.
         rows: per tensor the mean square gradient over its largest axis, with a leading axis for the three decays; for
             a vector or scalar, the square gradient itself.
-        columns: the same over the second largest axis; for a vector or scalar, empty.
+        columns: the same over the second largest axis; for a vector or scalar, None.
         step: number of updates so far.
     """
 
@@ -82,10 +84,9 @@ def with_factored_features(theta: SmallFCTheta, rule: Rule) -> optax.GradientTra
     """
 
     def start(params: optax.Params) -> SmallFCState:
-        check_params(params)
-        zeros = [_zeros(p.shape) for p in jax.tree.leaves(params)]
-        unflatten = jax.tree.structure(params).unflatten
-        momenta, second, rows, columns = (unflatten(leaves) for leaves in zip(*zeros, strict=True))
+        leaves, tree = jax.tree.flatten(params)
+        memories = [_start_tensor(p) for p in leaves]
+        momenta, second, rows, columns = (tree.unflatten([m[i] for m in memories]) for i in range(4))
         return SmallFCState(momenta, second, rows, columns, jnp.int32(0))
 
     def update(
@@ -99,26 +100,21 @@ def with_factored_features(theta: SmallFCTheta, rule: Rule) -> optax.GradientTra
         layers = ({"weight": first["weight"][:NORMALISED], "bias": bias}, *theta.layers[1:])
         results = []
         for p, g, *memory in zip(leaves, *map(tree.flatten_up_to, (updates, *state[:4])), strict=True):
-            if p.size == 0:  # a mean over nothing would be NaN, also in derivatives
-                results.append((jnp.zeros_like(p), *memory))
-                continue
             update_tensor = update_vector if factored_axes(p.shape) is None else update_matrix
-            step, *memory = update_tensor(layers, mixing, rule, float32(g), float32(p), *memory)
+            step, *memory = update_tensor(layers, mixing, rule, read_gradient(g), float32(p), *memory)
             results.append((step.astype(p.dtype), *memory))
-        updates, momenta, second, rows, columns = (tree.unflatten(list(new)) for new in zip(*results, strict=True))
+        updates, momenta, second, rows, columns = (tree.unflatten([r[i] for r in results]) for i in range(5))
         return updates, SmallFCState(momenta, second, rows, columns, state.step + 1)
 
-    return optax.GradientTransformationExtraArgs(start, update)
+    return transformation(theta, start, update)
 
 
-def _zeros(shape: tuple[int, ...]) -> tuple[Array, Array, Array, Array]:
-    axes = factored_axes(shape)
-    rows, columns = (shape, (0,)) if axes is None else (_without(shape, axes[1]), _without(shape, axes[0]))
-    return jnp.zeros((3, *shape)), jnp.zeros(shape), jnp.zeros((3, *rows)), jnp.zeros((3, *columns))
-
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return shape[:axis] + shape[axis + 1 :]
+def _start_tensor(p: Array) -> tuple[Array, Array, Array, Array | None]:
+    zeros, second = repeated_zeros(p, 3), jnp.zeros_like(p, jnp.float32)
+    axes = factored_axes(p.shape)
+    if axes is None:
+        return zeros, second, repeated_zeros(p, 3), None
+    return zeros, second, zeros.sum(axes[1] + 1), zeros.sum(axes[0] + 1)
 
 
 def _mixing(theta: SmallFCTheta) -> Mixing:

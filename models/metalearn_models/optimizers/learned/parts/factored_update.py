@@ -17,10 +17,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from jaxtyping import Array, Float
 
 from metalearn_models.optimizers.contract import Layers, inverse_rms
+from metalearn_models.optimizers.frame import hold_still
 from metalearn_models.optimizers.learned.parts.blocks import Block
 from metalearn_models.optimizers.learned.parts.fused import network, over_blocks, products, scalars
 
@@ -64,7 +64,7 @@ def update_vector(
         features |= _number(row, new) | _number(column, new)
     weight = _normalise(layers, _mean_squares(features))
     units = [jnp.broadcast_to(b, p.shape) for b in scalars(layers[0]["bias"][None])[0]]
-    step = rule(network(layers, _add_features(units, features, weight)), features)
+    step = hold_still(rule(network(layers, _add_features(units, features, weight)), features), g, ms)
     return step, jnp.stack(ms), second, jnp.stack(rs), columns
 
 
@@ -99,7 +99,7 @@ def update_matrix(
         return block.put(momenta, jnp.stack(ms), axis + 1), block.put(second, new, axis), means
 
     elementwise = dict.fromkeys([*range(13), 25, 26, 27], jnp.float32(0))
-    memory = over_blocks(p.shape, axis, remember, (momenta, second, elementwise))
+    memory = over_blocks(p, axis, remember, (momenta, second, elementwise))
     momenta, second, means = memory
     weight = _normalise(layers, means | _mean_squares(along_rows) | _mean_squares(along_columns))
     biases = [b.reshape((1,) * p.ndim) for b in scalars(layers[0]["bias"][None])[0]]
@@ -107,11 +107,13 @@ def update_matrix(
     column_units = products(list(along_columns.values()), weight[np.array(list(along_columns))])
 
     def apply(block: Block, step: Array) -> Array:
-        features = features_at(block, [block.of(m, axis) for m in momenta], block.of(second, axis))
+        ms = [block.of(m, axis) for m in momenta]
+        features = features_at(block, ms, block.of(second, axis))
         units = [block.of(r, axis) + block.of(c, axis) for r, c in zip(row_units, column_units, strict=True)]
-        return block.put(step, rule(network(layers, _add_features(units, features, weight)), features), axis)
+        part = rule(network(layers, _add_features(units, features, weight)), features)
+        return block.put(step, hold_still(part, block.of(g, axis), ms), axis)
 
-    step = over_blocks(p.shape, axis, apply, jnp.zeros(p.shape))
+    step = over_blocks(p, axis, apply, jnp.zeros_like(p))
     return step, momenta, second, jnp.stack(rs).squeeze(d0 + 1), jnp.stack(cs).squeeze(d1 + 1)
 
 
@@ -167,4 +169,5 @@ def _mean_squares(features: Features) -> dict[int, Array]:
     xs = list(features.values())
     if xs[0].size > 512:
         return {i: jnp.square(x).mean() for i, x in features.items()}
-    return dict(zip(features, rearrange(jnp.square(jnp.stack(xs)), "f ... -> f (...)").mean(1), strict=True))
+    stacked = jnp.square(jnp.stack(xs))
+    return dict(zip(features, stacked.mean(tuple(range(1, stacked.ndim))), strict=True))

@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from metalearn_models.optimizers.contract import Layers
 from metalearn_models.optimizers.learned.parts.blocks import Block, fold_blocks
+from metalearn_models.optimizers.learned.parts.placement import is_spread
 
 __all__ = ["BLOCK", "WIDE", "network", "over_blocks", "products", "scalars"]
 
@@ -26,11 +26,14 @@ WIDE = 512
 """A layer with more weights is a matrix product: as scalar products it would take minutes to compile."""
 
 
-def over_blocks(shape: tuple[int, ...], axis: int, body: Callable[[Block, Any], Any], carry: Any) -> Any:
-    """Fold `body` over the blocks of a tensor along an axis, if possible all of the same width."""
-    length, size = shape[axis], int(np.prod(shape))
+def over_blocks(x: Float[Array, "*S"], axis: int, body: Callable[[Block, Any], Any], carry: Any) -> Any:
+    """Fold `body` over the blocks of a tensor along an axis, if possible all of the same width.
+
+    A tensor that is spread over devices is one block.
+    """
+    length, size = x.shape[axis], x.size
     width = length
-    if size > 2 * BLOCK:
+    if size > 2 * BLOCK and not is_spread(x):
         most = max(1, BLOCK * length // size)
         width = max(range(most, most // 2, -1), key=lambda w: (length % w == 0, w))
     return fold_blocks(length, width, body, carry)

@@ -1,7 +1,7 @@
 """What optimizers with one LSTM per tensor share: NNAdam, Metz et al. 2020 (arXiv 2009.11243) and Celo.
 
 The cell is the LSTM of Zaremba, Sutskever and Vinyals 2014 (arXiv 1409.2329), with the bias of the forget gate raised
-by 1. All tensors share its weights; each is one row of its batch. A tensor without entries has no row.
+by 1. All tensors share its weights; each is one row of its batch. A tree without tensors has one row, which rests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LSTMState(NamedTuple):
 
 def zero_state(units: int) -> LSTMState:
     """The state in which a fresh theta starts the cell: zeros."""
-    return LSTMState(jnp.zeros(units), jnp.zeros(units))
+    return LSTMState(jnp.zeros(units, jnp.float32), jnp.zeros(units, jnp.float32))
 
 
 def repeat_state(state: LSTMState, rows: int) -> LSTMState:

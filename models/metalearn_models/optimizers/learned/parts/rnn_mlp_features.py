@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from metalearn_models.optimizers.contract import TIMESCALES
@@ -62,27 +61,25 @@ def relative_losses(train: RunningLoss, valid: RunningLoss, loss: Float[Array, "
 
 
 def accumulate(
-    g: Float[Array, "N"], m: Float[Array, "5 *S"], v: Float[Array, "5 *S"]
-) -> tuple[Float[Array, "5 N"], Float[Array, "5 N"]]:
-    """The momenta and second moments of a tensor with one more gradient in them, raveled."""
-    decays, mixing = (
-        jnp.broadcast_to(jnp.array(xs, jnp.float32)[:, None], (len(DECAYS), g.size))
-        for xs in (DECAYS, [1 - d for d in DECAYS])
-    )
-    m, v = rearrange(m, "d ... -> d (...)"), rearrange(v, "d ... -> d (...)")
-    new = jnp.broadcast_to(g, decays.shape)
-    return decays * m + mixing * new, decays * v + mixing * (new * new)
+    g: Float[Array, "*S"], m: Float[Array, "5 *S"], v: Float[Array, "5 *S"]
+) -> tuple[Float[Array, "5 *S"], Float[Array, "5 *S"]]:
+    """The momenta and second moments of a tensor with one more gradient in them."""
+    decays, mixing = (jnp.array(xs, jnp.float32).reshape(-1, *[1] * g.ndim) for xs in (DECAYS, [1 - d for d in DECAYS]))
+    return decays * m + mixing * g[None], decays * v + mixing * (g * g)[None]
 
 
 def tensor_statistics(
     shape: tuple[int, ...],
-    p: Float[Array, "N"],
-    g: Float[Array, "N"],
-    m: Float[Array, "5 N"],
-    v: Float[Array, "5 N"],
+    p: Float[Array, "*S"],
+    g: Float[Array, "*S"],
+    m: Float[Array, "5 *S"],
+    v: Float[Array, "5 *S"],
     losses: list[Float[Array, ""]],
 ) -> Float[Array, "18"]:
-    """What the LSTM reads of one tensor, ordered by the names in the published code."""
+    """What the LSTM reads of one tensor, ordered by the names in the published code.
+
+    `shape` is that of the tensor; the arrays may be raveled.
+    """
     mean_m, mean_v, mean_p = m.mean(), v.mean(), p.mean()
     sizes = jnp.log(jnp.array((*shape, 1, 1, 1, 1)[:4], jnp.float32)) - 1
     scalar = jnp.float32(-1 if shape else 1)
@@ -97,7 +94,7 @@ def time_sines(step: Int[Array, ""]) -> Float[Array, "11"]:
     return jnp.sin(step.astype(jnp.float32) / (jnp.array(TIMESCALES, jnp.float32) * jnp.pi))
 
 
-def tensor_sizes(p: Float[Array, "N"], tensors: int) -> Float[Array, "3"]:
+def tensor_sizes(p: Float[Array, "*S"], tensors: int) -> Float[Array, "3"]:
     """Logarithms of the number of tensors (less 1), of the tensor's norm and of its number of entries."""
     return jnp.stack([jnp.log(jnp.float32(tensors)) - 1, jnp.log(_norm(p) + 1e-8), jnp.log(jnp.float32(p.size))])
 
@@ -114,7 +111,7 @@ def _relative(train: RunningLoss, loss: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.clip((loss - c * train.mean) * jax.lax.rsqrt(c * train.variance + 1e-8), -5, 5)
 
 
-def _norm(x: Float[Array, "N"]) -> Float[Array, ""]:
+def _norm(x: Float[Array, "*S"]) -> Float[Array, ""]:
     """The Euclidean norm; its gradient at 0 is 0, while that of the square root is NaN."""
     square = jnp.square(x).sum()
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

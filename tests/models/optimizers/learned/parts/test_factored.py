@@ -40,7 +40,8 @@ def test_a_tensor_in_blocks_is_updated_like_a_whole_one(shape, monkeypatch):
 def test_blocks_cover_an_axis_once(monkeypatch):
     monkeypatch.setattr(fused, "BLOCK", 16)
     for length in (9, 20, 31):
-        seen = fused.over_blocks((length, 4), 0, lambda b, c: b.put(c, b.of(c, 0) + 1, 0), jnp.zeros((length, 4)))
+        zeros = jnp.zeros((length, 4))
+        seen = fused.over_blocks(zeros, 0, lambda b, c: b.put(c, b.of(c, 0) + 1, 0), zeros)
         np.testing.assert_array_equal(seen, 1)
 
 

@@ -1,0 +1,29 @@
+"""Every optimizer on parameters that are spread over eight devices, in one process for all of them."""
+
+import json
+
+import pytest
+
+from tests.models.optimizers.conformance.cases import NAMES
+
+
+@pytest.fixture(scope="module")
+def found(on_eight_devices):
+    return json.loads(on_eight_devices("from tests.models.optimizers.conformance import spread; spread.main()"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_lies_where_the_parameters_lie(found, name):
+    """Momenta and whatever else has the shape of a tensor, on automatic and on explicit meshes, before and after."""
+    assert found[name]["lost"] == found[name]["explicit"] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_gathers_nothing_that_adam_does_not_gather(found, name):
+    """Tensors that would be gone through in blocks on one device, split along both axes."""
+    assert found[name]["gathers"] <= found["adam"]["gathers"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_updates_are_those_of_one_device(found, name):
+    assert found[name]["error"] < 1e-6
