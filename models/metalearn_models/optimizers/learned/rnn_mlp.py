@@ -198,14 +198,14 @@ def rnn_mlp(
             for p, g, m, v in zip(leaves, *memories, strict=True):
                 shape = loose_shape(p)
                 g = jnp.clip(float32(g).reshape(shape), -limit, limit)
-                m, v = (x.reshape(len(DECAYS), *shape) for x in (m, v))
-                tensors.append((float32(p).reshape(shape), g, *accumulate(g, m, v)))
+                m, v = accumulate(g, *(x.reshape(len(DECAYS), *shape) for x in (m, v)))
+                tensors.append((float32(p).reshape(shape), g, m, v))
             squares = sum((jnp.square(g).mean() for _, g, _, _ in tensors), jnp.float32(0)) / len(tensors)
             size = CLIP_DECAY * state.size + (1 - CLIP_DECAY) * jnp.sqrt(squares + 1e-8)
 
             inputs = []
-            for p, tensor, message in zip(leaves, tensors, state.from_network, strict=True):
-                statistics = tensor_statistics(p.shape, *tensor, losses)
+            for old, (p, g, m, v), message in zip(leaves, tensors, state.from_network, strict=True):
+                statistics = tensor_statistics(old.shape, p, g, m, v, losses)
                 inputs.append(jnp.concatenate([state.from_lstm, message, statistics])[None])
             lstm = lstm_step(theta.lstm, jnp.concatenate(inputs), state.lstm)
             results, messages = [], []

@@ -102,8 +102,8 @@ def coordinatewise(
     Args:
         theta: the meta-parameters.
         start: `(W) -> memory` of W fresh parameters; every leaf [..., W].
-        advance: `(memory, step, gradients) -> (memory, updates)` for parameters of any shape S. Leaves of the memory are
-            [..., *S]; `step` counts from 0.
+        advance: `(memory, step, gradients) -> (memory, updates)` for parameters of any shape S. Leaves of the memory
+            are [..., *S]; `step` counts from 0.
 
     Returns:
         The transformation. Its `init` raises TypeError if a parameter is not floating-point.

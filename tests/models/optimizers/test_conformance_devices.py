@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from tests.models.optimizers.conformance.cases import NAMES
+from tests.models.optimizers.conformance_cases import NAMES
 
 
 @pytest.fixture(scope="module")
 def found(on_eight_devices):
-    return json.loads(on_eight_devices("from tests.models.optimizers.conformance import spread; spread.main()"))
+    return json.loads(on_eight_devices("from tests.models.optimizers.conformance_spread import main; main()"))
 
 
 @pytest.mark.parametrize("name", NAMES)

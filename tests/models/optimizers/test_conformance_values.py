@@ -12,7 +12,7 @@ import optax
 import orbax.checkpoint
 import pytest
 
-from tests.models.optimizers.conformance.cases import NAMES, half_square, make, params, theta, update
+from tests.models.optimizers.conformance_cases import NAMES, half_square, make, params, theta, update
 
 AS_LARGE = ("learnable-sgd", "learnable-momentum", "first_order", "lgl2o", "gl2o")
 """Their update is as large as the gradient, as that of SGD is."""
@@ -104,7 +104,7 @@ def test_forms_stay_in_a_loop_and_a_donated_state_takes_nothing_with_it(name):
     forms = jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert all(x.size for x in jax.tree.leaves(state))
     for _ in range(2):
-        moved, after, updates = run(start, state, grads, 1)
+        _, after, updates = run(start, state, grads, 1)
         assert all(x.is_deleted() for x in jax.tree.leaves(state))
         state = after
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == forms

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from metalearn_models import optimizers
-from tests.models.optimizers.conformance.cases import NAMES, STEPS, WRAPPERS, forms, make, params, theta, update
+from tests.models.optimizers.conformance_cases import NAMES, STEPS, WRAPPERS, forms, make, params, theta, update
 
 
 def _traced(tx, tree, steps=2):

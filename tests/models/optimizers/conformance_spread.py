@@ -1,4 +1,4 @@
-"""What a process of eight devices finds out about every optimizer, printed as JSON for `test_devices`."""
+"""What a process of eight devices finds out about every optimizer, printed as JSON for `test_conformance_devices`."""
 
 import json
 from unittest import mock
@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from metalearn_models.optimizers.learned.parts import celo_rule, fused
-from tests.models.optimizers.conformance.cases import NAMES, make, update
+from tests.models.optimizers.conformance_cases import NAMES, make, update
 
 SPECS = {"both": P("x", "y"), "vector": P("y")}
 
