@@ -25,7 +25,9 @@ def catalogue() -> dict[str, dict[str, str]]:
         "families of tasks (the presets' --family options)": {n: e.description for n, e in FAMILIES.items()},
         "learned optimizers (metalearn train-optimizer NAME)": {n: e.description for n, e in OPTIMIZERS.items()},
         "objectives (train-optimizer's --objective NAME)": objectives.names(),
-        "meta-trained optimizers (metalearn_models.optimizers.load(NAME))": dict.fromkeys(optimizers.shipped(), ""),
+        "meta-trained optimizers (metalearn_models.optimizers.load(NAME))": {
+            name: optimizers.read(name).describe() for name in optimizers.shipped()
+        },
         "meta-trained learners (InContextClassifier(weights=NAME))": dict.fromkeys(learners.shipped(), ""),
         "losses (metalearn_models.losses.load(NAME); metalearn loss show NAME)": list_losses(),
         "data sets (--data.source NAME, or any tensorflow-datasets name or prepared folder)": datasets.names(),

@@ -83,7 +83,8 @@ def meta_train(
         "run": str(run.folder),
     }
     values = to_json(config)
-    card = {"config": values, "final_loss": result["final_loss"], "objective": config.objective, "steps": config.steps}
+    card = {"objective": config.objective, "horizon": recipe.length, "steps": config.steps, "config": values}
+    card |= {"final_loss": result["final_loss"]}
     library.save(run.folder / WEIGHTS, config.optimizer, state.theta, values["settings"], card)
     if progress is not None and config.baselines:
         progress.note(f"tuning {' and '.join(config.baselines)} for comparison")

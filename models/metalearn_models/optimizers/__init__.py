@@ -25,6 +25,7 @@ from metalearn_models.optimizers.learned.schedule import learnable_adam_schedule
 from metalearn_models.optimizers.learned.schedule import learnable_schedule as learnable_schedule
 from metalearn_models.optimizers.learned.small_fc import small_fc as small_fc
 from metalearn_models.optimizers.learned.star import star as star
+from metalearn_models.optimizers.library import LoadedOptimizer as LoadedOptimizer
 from metalearn_models.optimizers.library import TrainedOptimizer as TrainedOptimizer
 from metalearn_models.optimizers.library import load as load
 from metalearn_models.optimizers.library import read as read
@@ -43,6 +44,7 @@ from metalearn_models.optimizers.wrappers import lgl2o_rounds as lgl2o_rounds
 __all__ = [
     "GuardState",
     "LearnedOptimizer",
+    "LoadedOptimizer",
     "Rounds",
     "TrainedOptimizer",
     "celo",

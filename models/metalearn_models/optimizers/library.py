@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import optax
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from metalearn.errors import RunError, unknown_name
 from metalearn.runs.weights import load_weights, save_weights
 from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.horizon import LoadedOptimizer, watch_horizon
 from metalearn_models.optimizers.registry import make, names
 
 __all__ = [
+    "LoadedOptimizer",
     "TrainedOptimizer",
     "load",
     "make",
@@ -54,18 +55,37 @@ class TrainedOptimizer(NamedTuple):
     theta: Any
     card: dict[str, Any]
 
+    @property
+    def horizon(self) -> int | None:
+        """Number of steps of the training runs that it was meta-trained on. None: the card does not say."""
+        return self.card.get("horizon", self.card.get("config", {}).get("length"))  # runs of version 0.1 have the last
+
+    def describe(self) -> str:
+        """One line: what it was meta-trained on and for how many steps."""
+        horizon = "an unknown number of" if self.horizon is None else self.horizon
+        return (
+            f"meta-trained on {self.card.get('objective', 'an unknown objective')}, for {horizon} steps and not beyond"
+        )
+
 
 def shipped() -> tuple[str, ...]:
     """The names of the meta-trained optimizers in the package."""
     return tuple(sorted(path.stem for path in SHIPPED.glob("*.safetensors")))
 
 
-def load(source: str | os.PathLike[str], num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+def load(source: str | os.PathLike[str], num_steps: int | None = None) -> LoadedOptimizer:
     """A meta-trained optimizer as an optax transformation.
+
+    A meta-trained optimizer has a horizon, the number of steps of the training runs that it was meta-trained on, and is
+    of use within it: `load(source).horizon`. Those in the package were meta-trained on small networks on 8x8 digits,
+    "small-fc" and "star" for 500 steps, "lstm-log" for 100. Past these, and on other data, a tuned Adam is better, and
+    long runs may undo what was reached. A warning says so once, at the first step past the horizon; if `num_steps` is
+    given, at once.
 
     Args:
         source: as in `read`.
-        num_steps: number of training steps to come. Some optimizers need it, such as `celo` and `schedule`.
+        num_steps: number of training steps to come. Some optimizers need it, such as `celo` and `schedule`. With it, no
+            step is watched, so that the compiled program has no callback to the host; see `watch_horizon`.
 
     Returns:
         The transformation. Its `update` needs `params` and, for some optimizers, `value=loss`.
@@ -75,7 +95,8 @@ def load(source: str | os.PathLike[str], num_steps: int | None = None) -> optax.
         ValueError: the optimizer needs `num_steps`.
     """
     trained = read(source)
-    return trained.optimizer.transform(trained.theta, num_steps)
+    transform = trained.optimizer.transform(trained.theta, num_steps)
+    return watch_horizon(transform, os.fspath(source), trained.horizon, num_steps)
 
 
 def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
@@ -118,7 +139,8 @@ def save(
         name: of the learned optimizer, one of `names()`.
         theta: its meta-parameters.
         settings: those it was made with; JSON values.
-        card: anything worth knowing about theta; JSON values.
+        card: anything worth knowing about theta; JSON values. `horizon` is the number of steps of the training runs
+            that it was meta-trained on, see `load`; `objective` what these were.
 
     Raises:
         UnknownNameError: no optimizer has this name.

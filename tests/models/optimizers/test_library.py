@@ -1,5 +1,7 @@
 """Learned optimizers by name, in files and in the package."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,8 @@ def test_settings_are_part_of_the_file(tmp_path):
 def test_shipped_optimizers_train_and_say_where_they_come_from(name):
     found = optimizers.read(name)
     assert {"config", "objective", "steps", "final_loss"} <= found.card.keys()
-    transform = optimizers.load(name, num_steps=200)
+    length = min(200, found.horizon or 0)
+    transform = optimizers.load(name, num_steps=length)
     params = {"w": jnp.array([1.5, -2.0, 0.5]), "m": jnp.full((4, 3), 0.5)}
 
     def loss(p):
@@ -49,8 +52,78 @@ def test_shipped_optimizers_train_and_say_where_they_come_from(name):
         updates, state = transform.update(grads, state, params, value=value)
         return (optax.apply_updates(params, updates), state), value
 
-    losses = jax.jit(lambda p: jax.lax.scan(step, (p, transform.init(p)), length=200)[1])(params)
+    losses = jax.jit(lambda p: jax.lax.scan(step, (p, transform.init(p)), length=length)[1])(params)
     assert jnp.isfinite(losses).all() and losses[-1] < 0.2 * losses[0]
+
+
+@pytest.fixture
+def short(tmp_path):
+    """A file of an optimizer that was meta-trained for 3 steps."""
+    theta = optimizers.make("learnable-adam").init(jax.random.key(1))
+    optimizers.save(tmp_path / "w.safetensors", "learnable-adam", theta, card={"horizon": 3, "objective": "bowls"})
+    return tmp_path / "w.safetensors"
+
+
+def _steps(transform, number, trainings=None):
+    """A compiled loop; several trainings as one batch."""
+
+    def run(params):
+        def body(carry, _):
+            params, state = carry
+            updates, state = transform.update(params, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(body, (params, transform.init(params)), length=number)[0][0]
+
+    params = {"w": jnp.ones(3 if trainings is None else (trainings, 3))}
+    return jax.jit(run if trainings is None else jax.vmap(run))(params)
+
+
+def test_the_horizon_stands_in_card_object_and_description(short):
+    assert optimizers.load(short).horizon == optimizers.read(short).horizon == 3
+    assert optimizers.read(short).describe() == "meta-trained on bowls, for 3 steps and not beyond"
+    horizons = {name: optimizers.read(name).card["horizon"] for name in optimizers.shipped()}
+    assert horizons == {"lstm-log": 100, "small-fc": 500, "star": 500}
+    documented = optimizers.load.__doc__ or ""
+    assert all(f'"{name}"' in documented and str(horizon) in documented for name, horizon in horizons.items())
+
+
+@pytest.mark.parametrize("trainings", [None, 2])
+def test_steps_past_the_horizon_are_warned_of_once_in_a_compiled_loop(short, trainings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _steps(optimizers.load(short), 3, trainings)
+        jax.effects_barrier()
+    with pytest.warns(UserWarning, match=r"training runs of 3 steps and is used past them") as caught:
+        tx = optimizers.load(short)
+        for number in (5, 6):
+            _steps(tx, number, trainings)
+        jax.effects_barrier()
+    assert len(caught) == 1
+
+
+def test_steps_past_the_horizon_are_warned_of_outside_of_a_program_and_ahead(short):
+    with pytest.warns(UserWarning, match=r"3 steps .*\(num_steps=4\)"):
+        optimizers.load(short, 4)
+    tx, params = optimizers.load(short), {"w": jnp.ones(3)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _steps(optimizers.load(short, 3), 5)  # who says that it is short is not watched
+        state = tx.init(params)
+        for _ in range(3):
+            _, state = tx.update(params, state, params)
+    with pytest.warns(UserWarning, match="used past them"):
+        tx.update(params, state, params)
+
+
+def test_the_watch_takes_no_part_in_derivatives(short):
+    tx, params = optimizers.load(short), jnp.ones(3)
+
+    def moved(scale):
+        return tx.update(scale * params, tx.init(params), params)[0].sum()
+
+    slopes = [jax.jit(jax.grad(f))(jnp.float32(1)) for f in (moved, lambda s: jax.checkpoint(moved)(s))]
+    assert np.isfinite(slopes).all()
 
 
 def test_weights_of_another_optimizer_are_refused(tmp_path):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn_models.optimizers.contract import (
     LearnedOptimizer,
@@ -77,12 +77,14 @@ class NNAdamState(NamedTuple):
         second_moment: like params.
         controls: as in theta, one row per tensor that has entries; at least one.
         lstm: state of the cell, likewise.
+        step: number of updates so far.
     """
 
     momentum: Any
     second_moment: Any
     controls: Float[Array, "N 4"]
     lstm: LSTMState
+    step: Int[Array, ""]
 
 
 def nn_adam(
@@ -133,7 +135,7 @@ def nn_adam(
             momentum, second = (jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params) for _ in range(2))
             rows = max(1, len(jax.tree.leaves(params)))
             controls = jnp.broadcast_to(theta.controls, (rows, 4))
-            return NNAdamState(momentum, second, controls, repeat_state(theta.start, rows))
+            return NNAdamState(momentum, second, controls, repeat_state(theta.start, rows), jnp.int32(0))
 
         def update(
             updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
@@ -141,7 +143,7 @@ def nn_adam(
             del extra
             leaves, tree = jax.tree.flatten(require_params(params))
             if not leaves:
-                return updates, state
+                return updates, state._replace(step=state.step + 1)
             memories = map(tree.flatten_up_to, (updates, state.momentum, state.second_moment))
             inputs, results = [], []
             for controls, p, g, *memory in zip(state.controls, leaves, *memories, strict=True):
@@ -153,7 +155,7 @@ def nn_adam(
             controls = state.controls + output_scale * linear(theta.readout, lstm.hidden)
             lowest, highest = (jnp.broadcast_to(jnp.array(x, jnp.float32), controls.shape) for x in (_LOWEST, _HIGHEST))
             updates, momentum, second = (tree.unflatten([r[i] for r in results]) for i in range(3))
-            return updates, NNAdamState(momentum, second, jnp.clip(controls, lowest, highest), lstm)
+            return updates, NNAdamState(momentum, second, jnp.clip(controls, lowest, highest), lstm, state.step + 1)
 
         return transformation(theta, start, update)
 
