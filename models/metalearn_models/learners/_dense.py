@@ -46,7 +46,7 @@ class Dense(nnx.Module):
         """Draw the kernel, truncated normal with variance `scale / inputs`; the bias starts at zero."""
         init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N E"]:
@@ -62,8 +62,8 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, width: int):
         """Start with scale 1 and offset 0."""
-        self.scale = nnx.Param(jnp.ones(width))
-        self.offset = nnx.Param(jnp.zeros(width))
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.offset = nnx.Param(jnp.zeros(width, jnp.float32))
 
     def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
         """Normalise; the result is float32."""
@@ -91,6 +91,7 @@ def make_functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[.
         return nnx.to_pure_dict(nnx.split(build(nnx.Rngs(key)), nnx.Param)[1])
 
     def bind(theta: Any) -> Any:
-        return nnx.merge(graph, theta)
+        # Weights that were read are NumPy arrays, which take no index that is traced.
+        return nnx.merge(graph, jax.tree.map(jnp.asarray, theta))
 
     return init, bind

@@ -101,7 +101,7 @@ def recurrent_learner(
 
     def start(theta: Any, key: PRNGKeyArray) -> Memory:
         del key  # deterministic
-        return Memory(jnp.zeros(previous_width), bind(theta).cell.start(()))
+        return Memory(jnp.zeros(previous_width, jnp.float32), bind(theta).cell.start(()))
 
     def predict(theta: Any, state: Memory, x: Float[Array, "D"]) -> Float[Array, "C"]:
         net = bind(theta)

@@ -56,10 +56,9 @@ def make(name: str, signature: Signature, **settings: Any) -> Learner:
     Raises:
         UnknownNameError: no such learner; names the nearest ones.
         TypeError: its configuration has no such field.
-        ValueError: the learner cannot be built with these sizes.
+        ValueError: a setting is out of range, which is named, or the learner cannot be built for this signature.
     """
-    entry = learner_entry(name)
-    return entry.build(signature, entry.config(**settings))
+    return build_learner(signature, learner_entry(name).config(**settings))
 
 
 def shipped() -> tuple[str, ...]:

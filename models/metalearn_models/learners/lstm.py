@@ -73,7 +73,7 @@ class _LSTMCell(nnx.Module):
 
     def start(self, batch: tuple[int, ...]) -> _State:
         """Zeros."""
-        return jnp.zeros((*batch, self.width)), jnp.zeros((*batch, self.width))
+        return jnp.zeros((*batch, self.width), jnp.float32), jnp.zeros((*batch, self.width), jnp.float32)
 
     def read(self, inputs: Float[Array, "*B E"]) -> Float[Array, "*B 4*{self.width}"]:
         """The inputs' share in the four gates."""

@@ -82,11 +82,13 @@ class _OuterLSTMCell(nnx.Module):
         fan_in = inputs + self.width
         self.gates_input = Dense(inputs, 8 * self.width, rngs=rngs, scale=inputs / fan_in)
         self.gates_state = Dense(self.width, 8 * self.width, rngs=rngs, scale=self.width / fan_in, bias=False)
-        self.key_scale = nnx.Param(jnp.zeros(()))
+        self.key_scale = nnx.Param(jnp.zeros((), jnp.float32))
 
     def start(self, batch: tuple[int, ...]) -> _State:
         """Zeros."""
-        return jnp.zeros((*batch, self.width)), jnp.zeros((*batch, self.heads, self.hidden, self.hidden))
+        return jnp.zeros((*batch, self.width), jnp.float32), jnp.zeros(
+            (*batch, self.heads, self.hidden, self.hidden), jnp.float32
+        )
 
     def read(self, inputs: Float[Array, "*B E"]) -> Float[Array, "*B 8*{self.width}"]:
         """The inputs' share in keys, queries and gates."""

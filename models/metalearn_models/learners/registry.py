@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Learner, Signature
+from metalearn.ranges import allows, fields_of, refusal
 from metalearn_models.learners.contextless import MLPConfig, mlp
 from metalearn_models.learners.lstm import LSTMConfig, lstm
 from metalearn_models.learners.online.maml import MAMLConfig, maml
@@ -105,6 +106,13 @@ def build_learner(signature: Signature, config: Any) -> Learner:
 
     Raises:
         TypeError: the configuration is that of no learner in `LEARNERS`.
-        ValueError: the learner cannot be built with these sizes.
+        ValueError: a field of the configuration is out of range, which is named, or the signature is.
     """
-    return learner_entry(learner_name(config)).build(signature, config)
+    entry = learner_entry(learner_name(config))
+    for field in fields_of(config):
+        if not allows(field.hint, field.value):
+            raise ValueError(refusal(field.name, field.hint, field.value))
+    for name, value in signature._asdict().items():
+        if name != "regression" and value < 1:
+            raise ValueError(f"{name} of a signature must be at least 1, got {value}")
+    return entry.build(signature, config)

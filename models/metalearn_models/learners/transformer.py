@@ -123,7 +123,7 @@ class Transformer(nnx.Module):
         self.embed = Dense(token, config.width, rngs=rngs, dtype=dtype)
         if config.initial == "matching":
             self.embed.kernel[...] = _matching_embedding(self.embed.kernel[...], signature.inputs, signature.outputs)
-        positions = nnx.initializers.truncated_normal(0.1)(rngs.params(), (signature.length, config.width))
+        positions = nnx.initializers.truncated_normal(0.1)(rngs.params(), (signature.length, config.width), jnp.float32)
         self.positions = nnx.Param(positions)
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
         self.norm = LayerNorm(config.width)
@@ -162,12 +162,13 @@ class Transformer(nnx.Module):
 def _matching_embedding(kernel: Float[Array, "F M"], inputs: int, outputs: int) -> Float[Array, "F M"]:
     # Rows of a pair token: x_j, y_{j-1}, x_{j-1}. Twice the variance into half the width keeps the norm.
     half = kernel.shape[1] // 2
-    current, label, nothing = kernel[:inputs, :half] * 2**0.5, kernel[inputs : inputs + outputs], jnp.zeros
+    current, label = kernel[:inputs, :half] * 2**0.5, kernel[inputs : inputs + outputs]
+    nothing = jnp.zeros((inputs, kernel.shape[1] - half), jnp.float32)
     return jnp.concatenate(
         [
-            jnp.concatenate([current, nothing((inputs, kernel.shape[1] - half))], axis=1),
+            jnp.concatenate([current, nothing], axis=1),
             label * kernel.shape[0] ** 0.5,
-            jnp.concatenate([nothing((inputs, kernel.shape[1] - half)), current], axis=1),
+            jnp.concatenate([nothing, current], axis=1),
         ]
     )
 
@@ -175,7 +176,7 @@ def _matching_embedding(kernel: Float[Array, "F M"], inputs: int, outputs: int) 
 def _matching_queries_and_keys(kernel: Float[Array, "M E"], inner: int) -> Float[Array, "M E"]:
     # Columns: queries, keys, values.
     half = kernel.shape[0] // 2
-    shared, nothing = kernel[:half, :inner] * 2**0.5, jnp.zeros((kernel.shape[0] - half, inner))
+    shared, nothing = kernel[:half, :inner] * 2**0.5, jnp.zeros((kernel.shape[0] - half, inner), jnp.float32)
     queries, keys = jnp.concatenate([shared, nothing]), jnp.concatenate([nothing, shared])
     return jnp.concatenate([queries, keys, kernel[:, 2 * inner :]], axis=1)
 
@@ -224,8 +225,12 @@ def transformer(signature: Signature, config: TransformerConfig = TransformerCon
 
     def start(theta: Any, key: PRNGKeyArray) -> TransformerState:
         del theta, key
-        cache = jnp.zeros((config.layers, slots, config.heads, config.key_size))
-        return TransformerState(cache, cache, jnp.int32(0), jnp.zeros(inputs), jnp.zeros(outputs))
+        shape = (config.layers, slots, config.heads, config.key_size)
+        # Two arrays, not one twice: a state can be donated.
+        keys, values = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+        return TransformerState(
+            keys, values, jnp.int32(0), jnp.zeros(inputs, jnp.float32), jnp.zeros(outputs, jnp.float32)
+        )
 
     def predict(theta: Any, state: TransformerState, x: Float[Array, "D"]) -> Float[Array, "C"]:
         return bind(theta).one(_token(config, x, state.last_x, state.last_y), state)[0]
@@ -237,7 +242,7 @@ def transformer(signature: Signature, config: TransformerConfig = TransformerCon
             state.keys.at[:, slot].set(jnp.stack(keys)),
             state.values.at[:, slot].set(jnp.stack(values)),
             state.t + 1,
-            x,
+            x.astype(jnp.float32),
             encode_label(y, outputs),
         )
 

@@ -81,10 +81,12 @@ def vsml(signature: Signature, config: VSMLConfig = VSMLConfig()) -> Learner:
     init, bind = make_functional(lambda rngs: _Cells(config, rngs))
 
     def zeros(batch: tuple[int, ...]) -> _Grid:
-        cells = jnp.zeros((*batch, inputs, outputs, config.hidden))
-        forward = jnp.zeros((*batch, outputs, config.messages))
-        backward = jnp.zeros((*batch, inputs, config.messages))
-        return _Grid(jnp.zeros((*batch, outputs)), cells, cells, forward, backward)
+        shape = (*batch, inputs, outputs, config.hidden)
+        # Two arrays, not one twice: a state can be donated.
+        hidden, memory = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+        forward = jnp.zeros((*batch, outputs, config.messages), jnp.float32)
+        backward = jnp.zeros((*batch, inputs, config.messages), jnp.float32)
+        return _Grid(jnp.zeros((*batch, outputs), jnp.float32), hidden, memory, forward, backward)
 
     def start(theta: Any, key: PRNGKeyArray) -> _Grid:
         del theta, key

@@ -12,9 +12,13 @@ from jaxtyping import Array, PRNGKeyArray
 def draw_layer(key: PRNGKeyArray, shape: tuple[int, ...], scale: float | None) -> dict[str, Array]:
     """A weight of that shape and a bias of its last axis; `scale` as in `mlp`."""
     if scale is None:
-        return {"weight": jax.nn.initializers.lecun_normal()(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1])}
+        return {
+            "weight": jax.nn.initializers.lecun_normal()(key, shape, jnp.float32),
+            "bias": jnp.zeros(shape[-1], jnp.float32),
+        }
     weight_key, bias_key = jax.random.split(key)
-    weight, bias = jax.random.normal(weight_key, shape), jax.random.normal(bias_key, shape[-1:])
+    weight = jax.random.normal(weight_key, shape, jnp.float32)
+    bias = jax.random.normal(bias_key, shape[-1:], jnp.float32)
     return {"weight": scale * weight, "bias": scale * bias}
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray
 
@@ -67,6 +69,7 @@ def maml_network(signature: Signature, network: Network, tx: optax.GradientTrans
 
     def initial(theta: Any, key: PRNGKeyArray) -> Any:
         del key  # every sequence starts from the same weights
-        return theta
+        # A copy: who donates the state would otherwise lose theta.
+        return jax.tree.map(jnp.copy, theta)
 
     return online_learner(signature, network, lambda theta: tx, network.init, initial, loss_of_predictions)

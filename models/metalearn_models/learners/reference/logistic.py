@@ -98,14 +98,13 @@ def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) ->
 
     def start(theta: Any, key: PRNGKeyArray) -> LogisticState:
         del theta, key
-        per_class = jnp.zeros((length, outputs))
         return LogisticState(
-            jnp.zeros((length, inputs)),
-            per_class,
-            jnp.zeros((length, length)),
+            jnp.zeros((length, inputs), jnp.float32),
+            jnp.zeros((length, outputs), jnp.float32),
+            jnp.zeros((length, length), jnp.float32),
             jnp.float32(penalty),
-            per_class,
-            jnp.zeros(outputs),
+            jnp.zeros((length, outputs), jnp.float32),
+            jnp.zeros(outputs, jnp.float32),
             jnp.int32(0),
         )
 
@@ -121,7 +120,7 @@ def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) ->
         ridge = jnp.where(first, jnp.maximum(penalty, CONDITION * dot(x, x)), state.ridge)
         inverse = jnp.where(state.stored < length, grow_inverse(state, ridge, x), state.inverse)
         xs = state.xs.at[state.stored].set(x, mode="drop")
-        one_hot = state.one_hot.at[state.stored].set(jax.nn.one_hot(y, outputs), mode="drop")
+        one_hot = state.one_hot.at[state.stored].set(jax.nn.one_hot(y, outputs, dtype=jnp.float32), mode="drop")
         fitted = dot(xs, dot(xs.T, state.dual)) + state.intercept[None]
         dual, intercept = fit(inverse, ridge, one_hot, _Fit(state.dual, fitted, state.intercept))
         return LogisticState(xs, one_hot, inverse, ridge, dual, intercept, state.stored + 1)
@@ -134,7 +133,7 @@ def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) ->
         residual = column - dot(state.xs, dot(state.xs.T, solved)) - ridge * solved
         solved = solved + dot(state.inverse, residual)
         corner = jnp.maximum(dot(x, x) - dot(column, solved), 0.0) + ridge
-        row = jax.nn.one_hot(state.stored, length) - solved
+        row = jax.nn.one_hot(state.stored, length, dtype=jnp.float32) - solved
         return state.inverse + jnp.outer(row, row) / corner
 
     def fit(inverse: Array, ridge: Array, one_hot: Array, begin: _Fit) -> tuple[Array, Array]:

@@ -81,7 +81,7 @@ def nearest_neighbour(
     def start(theta: Any, key: PRNGKeyArray) -> _Memory:
         del theta, key
         ys = jnp.zeros(length, jnp.float32 if signature.regression else jnp.int32)
-        return _Memory(jnp.zeros((length, signature.inputs)), ys, jnp.int32(0))
+        return _Memory(jnp.zeros((length, signature.inputs), jnp.float32), ys, jnp.int32(0))
 
     def predict(theta: Any, state: _Memory, x: Float[Array, "D"]) -> Float[Array, "C"]:
         del theta
@@ -146,7 +146,7 @@ def nearest_centroid(
 
     def start(theta: Any, key: PRNGKeyArray) -> _ClassMeans:
         del theta, key
-        return _ClassMeans(jnp.zeros((outputs, signature.inputs)), jnp.zeros(outputs))
+        return _ClassMeans(jnp.zeros((outputs, signature.inputs), jnp.float32), jnp.zeros(outputs, jnp.float32))
 
     def predict(theta: Any, state: _ClassMeans, x: Float[Array, "D"]) -> Float[Array, "C"]:
         del theta

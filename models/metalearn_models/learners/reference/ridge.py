@@ -72,8 +72,14 @@ def ridge(signature: Signature, config: RidgeConfig = RidgeConfig()) -> Learner:
 
     def start(theta: Any, key: PRNGKeyArray) -> RidgeState:
         del theta, key
-        root = jnp.eye(inputs) / config.penalty**0.5
-        return RidgeState(jnp.zeros(inputs), jnp.zeros(outputs), root, jnp.zeros((inputs, outputs)), jnp.float32(0))
+        root = jnp.eye(inputs, dtype=jnp.float32) / config.penalty**0.5
+        return RidgeState(
+            jnp.zeros(inputs, jnp.float32),
+            jnp.zeros(outputs, jnp.float32),
+            root,
+            jnp.zeros((inputs, outputs), jnp.float32),
+            jnp.float32(0),
+        )
 
     def predict(theta: Any, state: RidgeState, x: Float[Array, "D"]) -> Float[Array, "C"]:
         del theta
