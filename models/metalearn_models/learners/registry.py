@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Learner, Signature
-from metalearn.ranges import allows, fields_of, refusal
+from metalearn.ranges import Named, allows, fields_of, refusal
 from metalearn_models.learners.contextless import MLPConfig, mlp
 from metalearn_models.learners.lstm import LSTMConfig, lstm
 from metalearn_models.learners.online.maml import MAMLConfig, maml
@@ -106,11 +106,13 @@ def build_learner(signature: Signature, config: Any) -> Learner:
 
     Raises:
         TypeError: the configuration is that of no learner in `LEARNERS`.
+        UnknownNameError: a field of the configuration is a name that its library does not know.
         ValueError: a field of the configuration is out of range, which is named, or the signature is.
     """
     entry = learner_entry(learner_name(config))
     for field in fields_of(config):
-        if not allows(field.hint, field.value):
+        named = any(isinstance(rule, Named) for rule in getattr(field.hint, "__metadata__", ()))
+        if not named and not allows(field.hint, field.value):  # a library refuses a name itself, with the nearest ones
             raise ValueError(refusal(field.name, field.hint, field.value))
     for name, value in signature._asdict().items():
         if name != "regression" and value < 1:

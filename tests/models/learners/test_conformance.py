@@ -1,7 +1,7 @@
 """What every learner with a name must do, whoever made it; a learner that is registered later is tested too.
 
-Each learner gets two compiled programs: the loop over all variants of a sequence at once, and its parallel `run`, or the
-loop without `vmap` if it has none.
+Each learner gets two compiled programs: the loop over all variants of a sequence at once, and its parallel `run`. A
+learner without one gets the loop without `vmap`.
 """
 
 from typing import NamedTuple
@@ -193,4 +193,3 @@ def test_what_is_shipped_is_loaded_inside_a_trace(name):
 
     signature = library.load(name).signature
     assert np.isfinite(predict(jnp.ones(signature.inputs))).all()
-
