@@ -12,7 +12,7 @@ import tyro
 from metalearn.cli.arguments import describe, run_folder, take_preset
 from metalearn.errors import RunError, UsageError
 from metalearn.ranges import PathName
-from metalearn.recipes.in_context.config import TrainConfig
+from metalearn.recipes.in_context.config import TrainConfig, with_absolute_places
 from metalearn.recipes.in_context.sweep import SweepConfig, run
 from metalearn.recipes.options import read
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     usage = "[PRESET] [--learner NAME] --grid FIELD=VALUE,VALUE,... [options]"
     command = read(SweepCommand(config), words, "metalearn sweep", usage, describe(SweepCommand))
     with run_folder(command.out, f"sweep-{preset}") as out:
-        found = run(command.config, command.sweep, out)
+        found = run(with_absolute_places(command.config), command.sweep, out)
     print(table(found.rows))
     print(f"\npicture: {found.picture}\nsweep:   {out}")
     if command.json:

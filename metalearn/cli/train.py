@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import tyro
 from metalearn.cli.arguments import describe, run_folder, take, take_name, take_preset
 from metalearn.errors import UsageError
 from metalearn.ranges import PathName
-from metalearn.recipes.in_context.config import TrainConfig, from_json, predicts_numbers
+from metalearn.recipes.in_context.config import TrainConfig, from_json, predicts_numbers, with_absolute_places
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.recipes.in_context.scoring import table
 from metalearn.recipes.options import read
@@ -82,4 +83,6 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
     command = read(TrainCommand(config), argv, "metalearn train", usage, describe(TrainCommand))
     if resume is not None and (command.run is not None or command.overwrite):
         raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
-    return name, command, None if resume is None else Path(resume)
+    if resume is None:
+        return name, dataclasses.replace(command, config=with_absolute_places(command.config)), None
+    return name, command, Path(resume)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from metalearn.errors import RunError, unknown_name
@@ -13,6 +14,7 @@ from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.outer_optimizer import OptimizerConfig, check_warmup
 from metalearn_models.learners.registry import LEARNERS, learner_entry, learner_name
 from metalearn_models.learners.transformer import TransformerConfig
+from metalearn_tasks.datasets import absolute
 from metalearn_tasks.families.projected import ProjectedConfig
 from metalearn_tasks.families.registry import entry_of, family_entry
 
@@ -29,6 +31,7 @@ __all__ = [
     "rename_old_fields",
     "to_json",
     "validate",
+    "with_absolute_places",
     "with_learner",
 ]
 
@@ -186,6 +189,16 @@ def predicts_numbers(config: TrainConfig) -> bool:
 def learner_names() -> tuple[str, ...]:
     """The learners that can be meta-trained."""
     return tuple(name for name, entry in LEARNERS.items() if entry.meta_learned)
+
+
+def with_absolute_places(config: TrainConfig) -> TrainConfig:
+    """The same configuration with absolute paths, so that a run finds its data from any working directory."""
+    data_dir, start = (
+        None if place is None else str(Path(place).expanduser().absolute())
+        for place in (config.data.data_dir, config.start)
+    )
+    data = dataclasses.replace(config.data, source=absolute(config.data.source), data_dir=data_dir)
+    return dataclasses.replace(config, data=data, start=start)
 
 
 def with_learner(config: TrainConfig, name: str) -> TrainConfig:

@@ -5,7 +5,8 @@
 
 from metalearn_tasks.datasets.load import Dataset as Dataset
 from metalearn_tasks.datasets.load import Split as Split
+from metalearn_tasks.datasets.load import absolute as absolute
 from metalearn_tasks.datasets.load import load as load
 from metalearn_tasks.datasets.load import names as names
 
-__all__ = ["Dataset", "Split", "load", "names"]
+__all__ = ["Dataset", "Split", "absolute", "load", "names"]
