@@ -263,6 +263,8 @@ def _draw_table(
     shapes: tuple[int, int, int],
     rng: np.random.Generator,
 ) -> _Table:
-    projection, labels = draw_looks(z, squares, int(classes.max()) + 1, shapes, NEAREST, rng)
-    places = np.ascontiguousarray(z[:, : z.shape[1] // 2]) if squares else z
+    plain = z.shape[1] // 2 if squares else z.shape[1]
+    widths = (min(plain, shapes[0]), z.shape[1])
+    projection, labels = draw_looks(z, widths, int(classes.max()) + 1, shapes, NEAREST, rng)
+    places = np.ascontiguousarray(z[:, :plain])
     return _Table(z, places, np.square(places).sum(1), classes, projection, labels)

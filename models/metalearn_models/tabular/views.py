@@ -17,7 +17,7 @@ Everything here runs once per fit, on the host. Only `features_of`, `reduce` and
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from einops import rearrange
@@ -28,6 +28,7 @@ __all__ = [
     "CLIP",
     "EXACT",
     "PCA_ROWS",
+    "PLACES",
     "VIEWS",
     "Features",
     "Standardiser",
@@ -48,6 +49,10 @@ PCA_ROWS = 1000
 """Principal components are those of at most so many rows."""
 EXACT = 256
 """Principal components are exact up to so many rows or features, and approximate (randomised) beyond."""
+PLACES = 64
+"""Features are reduced to so many principal components, or to D if that is more. A view has the first D of them.
+Nearness is measured in all of them. Every second context of nearest rows has a random projection of all of them: what
+tells classes apart need not be among the first."""
 VIEWS = 16
 """Up to so many views are drawn, beyond what is asked for, to show every row to one of them."""
 
@@ -71,7 +76,7 @@ class Views(NamedTuple):
     """M views of one table of N rows and K classes.
 
     Attributes:
-        axes: the k <= D directions to which `reduce` reduces features; None: all features are kept.
+        axes: the k directions to which `reduce` reduces features, the leading ones first; None: all features are kept.
         projection: reduced features to the inputs of each view.
         rows: which rows a view shows, in which order.
         labels: the label that stands for each class.
@@ -137,15 +142,17 @@ def draw_views(
     inputs, _, length = shapes
     size = min(len(y), length - 1)  # position T - 1 is the query's
     rows = _blocks(y, size, count, rng)
-    axes = _principal_axes(x, inputs, rng)
+    axes = None if x.shape[1] <= inputs else _principal_axes(x, max(inputs, PLACES), rng)
     z = reduce(axes, x)
-    projection, labels = draw_looks(z, squares, int(y.max()) + 1, shapes, len(rows), rng)
+    whole = min(z.shape[1], inputs)
+    widths = (whole // 2 if squares else whole, whole)
+    projection, labels = draw_looks(z, widths, int(y.max()) + 1, shapes, len(rows), rng)
     return Views(axes, projection, rows, labels)
 
 
 def draw_looks(
     z: Float[np.ndarray, "N k"],
-    squares: bool,
+    widths: tuple[int, int],
     classes: int,
     shapes: tuple[int, int, int],
     count: int,
@@ -155,14 +162,14 @@ def draw_looks(
 
     Args:
         z: reduced features.
-        squares: whether the second half of them are squares, which only every second view has.
+        widths: how many of them, from the first on, the first view has and every second one after it, and the others.
         classes: K.
         shapes: D, C, T of the learner.
         count: M.
         rng: all randomness.
     """
     inputs, outputs, _ = shapes
-    projection = np.stack([_projection(z, squares and view % 2 == 0, inputs, rng) for view in range(count)])
+    projection = np.stack([_projection(z, widths[view % 2], inputs, rng) for view in range(count)])
     return projection, np.stack([_code(classes, outputs, rng) for _ in range(count)])
 
 
@@ -214,30 +221,30 @@ def _stratified(y: Int[np.ndarray, " N"], rng: np.random.Generator) -> Int[np.nd
     return np.argsort(place, kind="stable")
 
 
-def _principal_axes(
-    x: Float[np.ndarray, "N F"], most: int, rng: np.random.Generator
-) -> Float[np.ndarray, "k F"] | None:
-    """The `most` leading principal axes (fewer if N is less); None if there are no more features than that."""
-    if x.shape[1] <= most:
-        return None
+def _principal_axes(x: Float[np.ndarray, "N F"], most: int, rng: np.random.Generator) -> Float[np.ndarray, "k F"]:
+    """The `most` leading principal axes (fewer if N or F is less)."""
     if len(x) > PCA_ROWS:
         x = x[rng.choice(len(x), PCA_ROWS, replace=False)]
     x = x - x.mean(0)
     if min(x.shape) <= EXACT:
         return np.linalg.svd(x, full_matrices=False)[2][:most]
     # Halko, Martinsson & Tropp 2011 (arXiv 0909.4061): a full decomposition would cost 100 times as much.
-    return randomized_svd(x, most, random_state=int(rng.integers(2**31 - 1)))[2]
+    iterations: Any = 4  # sklearn's annotation knows only "auto"
+    return randomized_svd(x, most, n_iter=iterations, random_state=int(rng.integers(2**31 - 1)))[2]
 
 
 def _projection(
-    z: Float[np.ndarray, "N k"], half: bool, inputs: int, rng: np.random.Generator
+    z: Float[np.ndarray, "N k"], width: int, inputs: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "D k"]:
-    """A random map with orthonormal columns, scaled to mean square 1 per input; of the first half of z, or of all."""
-    used = z.shape[1] // 2 if half else z.shape[1]
-    q, r = np.linalg.qr(rng.standard_normal((inputs, used)))
-    deviation = np.sqrt(np.square(z[:, :used]).sum(1).mean() / inputs)
+    """A random map of the first `width` of z, scaled to mean square 1 per input.
+
+    Its columns are orthonormal, a rotation, or its rows if they are fewer, a random projection.
+    """
+    q, r = np.linalg.qr(rng.standard_normal((max(inputs, width), min(inputs, width))))
+    turned = q * np.sign(np.diag(r)) if width <= inputs else q.T
+    deviation = np.sqrt(np.square(z[:, :width] @ turned.T).sum(1).mean() / inputs)
     projection = np.zeros((inputs, z.shape[1]))
-    projection[:, :used] = (q * np.sign(np.diag(r))) / (deviation if deviation > 0 else 1.0)
+    projection[:, :width] = turned / (deviation if deviation > 0 else 1.0)
     return projection
 
 

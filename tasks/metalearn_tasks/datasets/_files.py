@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import zipfile
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from metalearn.errors import DataNotPreparedError, unknown_name
-from metalearn_tasks.datasets._frames import encode_columns, is_missing
+from metalearn_tasks.datasets._frames import encode, fit_encoding, is_missing
 
-_SOURCE = re.compile(r"(?P<path>.*\.(?P<kind>npz|csv))(:(?P<label>.+))?", re.IGNORECASE | re.DOTALL)
+_SOURCE = re.compile(r"(?P<path>.*\.(?P<kind>npz|csv))(:(?P<label>.*))?", re.IGNORECASE | re.DOTALL)
 _INPUTS, _LABELS = ("x", "inputs", "data"), ("y", "labels", "target")
 _NEEDS = "X and y, or X_train, y_train, X_test and y_test"
 
@@ -28,7 +29,9 @@ def read(source: str) -> tuple[str, dict[str, tuple[Any, Any]]]:
 
     An .npz file has arrays X and y, or X_train, y_train, X_test and y_test; inputs and labels, or data and target, are
     other names for X and y, in letters of either case. The first line of a .csv file names the columns unless one of
-    its cells is a number. Without a name, the last column is the label. Columns of texts are categories.
+    its cells is a number. Without a name, the last column is the label. Columns of texts are categories. A first column
+    without a name that counts the rows, as pandas and R write it, is left out. Between semicolons and tabs, decimal
+    commas are points.
 
     Returns:
         The file's name, and its splits as name -> `(X, y)`.
@@ -51,6 +54,8 @@ def read(source: str) -> tuple[str, dict[str, tuple[Any, Any]]]:
 
 
 def _read_npz(path: Path) -> dict[str, tuple[Any, Any]]:
+    if not zipfile.is_zipfile(path):  # np.load would speak of pickles
+        raise DataNotPreparedError(f"{path} cannot be read as an .npz file: it is no archive, np.savez writes one")
     try:
         with np.load(path) as file:
             arrays = {name.lower(): file[name] for name in file.files}
@@ -81,7 +86,11 @@ def _read_csv(path: Path, label: str | None) -> tuple[Any, Any]:
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
+        rows = [
+            [cell.strip() for cell in row]
+            for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            if row
+        ]
     except csv.Error as error:
         raise ValueError(f"{path} is no table of comma-separated values: {error}") from error
     if not rows:
@@ -102,12 +111,14 @@ def _read_csv(path: Path, label: str | None) -> tuple[Any, Any]:
         raise ValueError(f"the columns of {path} need different names, got {', '.join(names)}")
     if label is not None and label not in names:
         raise unknown_name(f"column of {path}", label, names)
-    columns = {name: _numbers(cells) for name, *cells in zip(names, *rows, strict=True)}
+    columns = {name: _numbers(cells, delimiter != ",") for name, *cells in zip(names, *rows, strict=True)}
+    if columns.get("") in ([*range(len(rows))], [*range(1, len(rows) + 1)]) and names[0] == "" and width > 2:
+        del columns[""]  # it would tell the label of sorted rows
     labels = columns.pop(label if label is not None else names[-1])
     missing = [row for row, value in enumerate(labels) if is_missing(value)]
     if missing:
         raise ValueError(f"{len(missing)} examples of {path} have no label, the first in row {missing[0]}")
-    return encode_columns(columns, str(path)), labels
+    return encode(fit_encoding(columns, str(path)), columns, str(path)), labels
 
 
 def _is_number(cell: str) -> bool:
@@ -118,13 +129,11 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _numbers(cells: list[str]) -> list[Any]:
-    """The cells of a column as numbers where all of them are; whole numbers stay whole."""
-    try:
-        return [int(cell) for cell in cells]
-    except ValueError:
-        pass
-    try:
-        return [float(cell) for cell in cells]
-    except ValueError:
-        return list(cells)
+def _numbers(cells: list[str], commas: bool) -> list[Any]:
+    """The cells of a column as numbers if all of them are; whole numbers stay whole; `commas` may be decimal."""
+    for number in (int, float, *[lambda cell: float(cell.replace(",", "."))] * commas):
+        try:
+            return [number(cell) for cell in cells]
+        except ValueError:
+            pass
+    return list(cells)

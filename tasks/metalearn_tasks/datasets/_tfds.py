@@ -80,6 +80,10 @@ def read_folder(folder: Path) -> tuple[str, dict[str, tuple[Any, Any]]]:
         DataNotPreparedError: the folder has no data set, or no readable one.
         ValueError: the folder has several data sets, or one that is not a classification of images or numeric arrays.
     """
+    if folder.is_file():
+        raise DataNotPreparedError(
+            f"{folder} is neither a folder nor an .npz or .csv file: save its table as one of these"
+        )
     if not folder.is_dir():
         raise DataNotPreparedError(f"there is no folder {folder}")
     folders: list[Path] = []
@@ -122,7 +126,7 @@ def _unknown(name: str, bundled: list[str]) -> UnknownNameError:
     return UnknownNameError(
         f"{unknown_name('data set', name, [*bundled, *near])} Also allowed: any name in "
         "tensorflow_datasets.list_builders(with_community_datasets=False), a data set of your own in `data_dir`, "
-        "or the path of an existing prepared folder (./folder, /path/to/folder)."
+        "the path of an existing prepared folder (./folder, /path/to/folder), or a file of your own (.npz, .csv)."
     )
 
 

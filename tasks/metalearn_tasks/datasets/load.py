@@ -28,7 +28,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from metalearn_tasks.datasets import _bundled, _files, _tfds
-from metalearn_tasks.datasets._frames import as_list, columns_of, encode_columns, is_frame
+from metalearn_tasks.datasets._frames import as_list, columns_of, encode, encode_splits, fit_encoding, is_frame
 from metalearn_tasks.datasets.prepare import (
     column_statistics,
     normalise,
@@ -109,7 +109,8 @@ def load(
             X_test and y_test, `FILE.csv` with the labels in the last column, or `FILE.csv:LABEL` with the labels in
             the column LABEL; or a frame of pandas or polars with the labels in the last column; or arrays or frames
             `(X, y)` or `(X_train, y_train, X_test, y_test)`, X `[N, ...]` numbers, y `[N]` or one column, integers or
-            anything hashable. Columns of texts are categories: each becomes a column of 0 and 1 per text.
+            anything hashable. Columns of texts are categories: each becomes a column of 0 and 1 per text of the
+            training examples. Columns of a test frame are matched by name.
         size: height and width to which images are resized, whatever their aspect ratio. None: no resize. Arrays
             `[N, H, W]` and `[N, H, W, C]` are images.
         pca: number of principal components to keep. None: the inputs stay as they are.
@@ -136,6 +137,7 @@ def load(
         raise ValueError(f"test_fraction must be a number between 0 and 1, both excluded, got {test_fraction!r}")
 
     name, splits = _read_source(source, size, data_dir, int(seed))
+    splits = encode_splits(splits)
     held_out = next((split for split in splits if split != "train"), None)
     x, table = _read_inputs(splits["train"][0], size, "train")
     if held_out is None:
@@ -181,7 +183,7 @@ def _read_source(source: Any, size: int | None, data_dir: Any, seed: int) -> tup
         if len(columns) < 2:
             raise ValueError(f"a frame needs columns of inputs and then one of labels, got {len(columns)} columns")
         labels = columns.pop(next(reversed(columns)))
-        return "frame", {"train": (encode_columns(columns, "the frame"), labels)}
+        return "frame", {"train": (encode(fit_encoding(columns, "the frame"), columns, "the frame"), labels)}
     if isinstance(source, str | os.PathLike) and _files.is_file_name(os.fspath(source)):
         if not Path(source).expanduser().is_dir():
             return _files.read(os.fspath(source))
@@ -204,8 +206,8 @@ def _is_folder_name(source: str) -> bool:
 
 def _read_inputs(raw: Any, size: int | None, split: str) -> tuple[np.ndarray, bool]:
     """Inputs as floats `[N, ...]`, resized, and whether they are a table whose columns have units of their own."""
-    if is_frame(raw):
-        raw = encode_columns(columns_of(raw), f"the {split} inputs")
+    if hasattr(raw, "toarray"):
+        raise ValueError(f"the {split} inputs are a sparse matrix: give its .toarray()")
     try:
         x = np.asarray(raw)
     except ValueError:  # NumPy refuses rows of different shapes.

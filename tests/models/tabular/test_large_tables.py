@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
-from sklearn.datasets import load_iris, make_gaussian_quantiles
+from sklearn.datasets import load_iris, make_classification, make_gaussian_quantiles
 
 from metalearn_models.learners.library import load
 from metalearn_models.tabular.calibration import FLOOR, calibrate, fit_calibration
 from metalearn_models.tabular.classifier import GROUP, NEAREST, InContextClassifier
 from metalearn_models.tabular.nearest import nearest_rows, show
-from metalearn_models.tabular.views import EXACT, draw_views, features_of, reduce
+from metalearn_models.tabular.views import EXACT, PLACES, draw_views, features_of, reduce
 
 
 def _classifier():
@@ -47,6 +47,20 @@ def test_more_rows_help():
     X, y = make_gaussian_quantiles(n_samples=2120, n_features=5, n_classes=3, random_state=0)
     few, many = (_classifier().fit(X[:rows], y[:rows]).score(X[2000:], y[2000:]) for rows in (200, 2000))
     assert few > 0.6 and many > few + 0.1
+
+
+def test_what_tells_classes_apart_may_be_beyond_the_leading_components():
+    """12 of 40 features say something, and 16 principal components have little of it."""
+    X, y = make_classification(
+        1700, n_features=40, n_informative=12, n_classes=8, n_clusters_per_class=1, random_state=1
+    )
+    classifier = _classifier().fit(X[:1500], y[:1500])
+    assert classifier._table.places.shape == (1500, 40)
+    leading, beyond = (np.abs(classifier._table.projection[:, :, part]).max((1, 2)) for part in np.s_[:16, 16:])
+    assert (leading > 0).all()
+    np.testing.assert_array_equal(beyond > 0, [False, True, False, True])
+    np.testing.assert_array_equal(classifier._groups[0].projection[:, :, 16:], 0)  # views have the leading ones alone
+    assert classifier.score(X[1500:], y[1500:]) > 0.57  # .50 with the leading 16 alone
 
 
 def test_rows_that_calibrate_are_not_in_the_contexts_that_predict_them():
@@ -123,14 +137,13 @@ def test_a_source_that_is_twice_too_sure_is_halved_and_one_that_knows_nothing_is
 def test_many_features_are_reduced_nearly_as_well_as_by_an_exact_decomposition():
     rng = np.random.default_rng(0)
     rows, features = EXACT + 40, EXACT + 60
-    x = rng.standard_normal((rows, 20)) @ rng.standard_normal((20, features)) + 0.5 * rng.standard_normal(
-        (rows, features)
-    )
+    x = rng.standard_normal((rows, 80)) @ rng.standard_normal((80, features))
+    x += 0.5 * rng.standard_normal((rows, features))
     y = np.arange(rows) % 2
     first, second = (draw_views(x, False, y, (16, 10, 64), 2, np.random.default_rng(1)) for _ in range(2))
     np.testing.assert_array_equal(first.axes, second.axes)
-    np.testing.assert_allclose(first.axes @ first.axes.T, np.eye(16), atol=1e-9)
-    exact = np.linalg.svd(x - x.mean(0), compute_uv=False)[:16]
+    np.testing.assert_allclose(first.axes @ first.axes.T, np.eye(PLACES), atol=1e-9)
+    exact = np.linalg.svd(x - x.mean(0), compute_uv=False)[:PLACES]
     assert np.square(reduce(first.axes, x - x.mean(0))).sum() > 0.995 * np.square(exact).sum()
 
 

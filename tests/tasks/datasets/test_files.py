@@ -1,9 +1,11 @@
 """Data sets of one's own: `.npz` and `.csv` files, and frames of pandas and polars."""
 
+import datetime
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.datasets import load_iris
 
 from metalearn.errors import DataNotPreparedError, UnknownNameError
@@ -128,7 +130,7 @@ def test_a_file_that_is_not_there_or_not_right_says_so(tmp_path, monkeypatch):
         with pytest.raises(DataNotPreparedError, match="there is no file /"):
             load(source)
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises((DataNotPreparedError, ValueError), match=r"text\.npz cannot be read"):
+    with pytest.raises(DataNotPreparedError, match=r"text\.npz cannot be read as an .npz file: it is no archive"):
         load("text.npz")
     np.savez(tmp_path / "half.npz", X=X)
     with pytest.raises(ValueError, match=r"needs arrays X and y.*but has x"):
@@ -152,5 +154,56 @@ def test_a_file_that_is_not_there_or_not_right_says_so(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=match):
             load("bad.csv")
     write(tmp_path / "good.csv", [[1, 2], [3, 4]], ["width", "kind"])
-    with pytest.raises(UnknownNameError, match=r"'kid'.*'kind'"):
-        load("good.csv:kid")
+    for label in ("kid", ""):
+        with pytest.raises(UnknownNameError, match=f"'{label}'.*kind"):
+            load(f"good.csv:{label}")
+    (tmp_path / "table.parquet").write_text("")
+    with pytest.raises(DataNotPreparedError, match=r"table.parquet is neither a folder nor an .npz or .csv file"):
+        load("./table.parquet")
+    with pytest.raises(UnknownNameError, match=r"a file of your own \(.npz, .csv\)"):
+        load("table.parquet")
+
+
+def test_what_other_programs_write_into_a_csv_file_is_understood(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wanted = load((X, Y))
+    rows = [[*x, f"kind {y}"] for x, y in zip(X, Y, strict=True)]
+    for first in (0, 1):  # pandas counts rows from 0, R from 1; of sorted rows their number tells the label
+        write(tmp_path / "counted.csv", [[i + first, *row] for i, row in enumerate(rows)], ["", *NAMES, "kind"])
+        same(load("counted.csv"), wanted)
+    for delimiter in (";", "\t"):
+        text = "\n".join(delimiter.join(map(str, row)).replace(".", ",") for row in rows)
+        (tmp_path / "commas.csv").write_text(delimiter.join([*NAMES, "kind"]) + "\n" + text)
+        same(load("commas.csv"), wanted)
+    quoted = "\n".join(f'{",".join(map(str, x))},"kind,\n{y}"' for x, y in zip(X, Y, strict=True))
+    (tmp_path / "quoted.csv").write_text("a,b,c,d,kind\n" + quoted)
+    same(load("quoted.csv"), wanted)
+
+
+def test_a_test_frame_is_encoded_as_the_training_frame_was(frames):
+    """Columns by name, whatever their order; categories of the training examples, whatever the test examples hold."""
+    sizes, colours = np.array(["small", "large"])[Y % 2], np.array(["red", "green", "blue"])[np.arange(150) % 3]
+    columns = {"length": X[:, 0].tolist(), "size": sizes.tolist(), "colour": colours.tolist()}
+    other = {**columns, "colour": ["pink", *columns["colour"][1:]], "size": ["tiny", *columns["size"][1:]]}
+    test = frames.DataFrame({name: other[name] for name in ("colour", "length", "size")})
+    found = load((frames.DataFrame(columns), Y, test, Y))
+    encoded = np.stack([X[:, 0], sizes == "small", *(colours == c for c in ("blue", "green", "red"))], axis=1)
+    unseen = encoded.copy()
+    unseen[0, 1:] = [0.5, 0, 0, 0]
+    same(found, load((encoded, Y, unseen, Y)))
+    for wrong, match in (
+        ({"length": columns["length"], "weight": columns["length"], "size": columns["size"]}, "lacks 'colour' and has"),
+        ({**columns, "length": columns["size"]}, "column 'length' of the test inputs holds 'small', .* numbers there"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            load((frames.DataFrame(columns), Y, frames.DataFrame(wrong), Y))
+
+
+def test_inputs_of_other_kinds_say_what_would_be_right():
+    with pytest.raises(ValueError, match=r"sparse matrix: give its .toarray\(\)"):
+        load((csr_matrix(X), Y))
+    with pytest.raises(ValueError, match=r"lazy frame.*\.collect\(\)"):
+        load((SimpleNamespace(collect=None, collect_schema=None), Y))
+    days = [datetime.date(2026, 1, 1)] * 150
+    with pytest.raises(ValueError, match="column 'day' of the train inputs holds a date, 2026-01-01"):
+        load((stand_in("tolist").DataFrame({"x": X[:, 0].tolist(), "day": days}), Y))
