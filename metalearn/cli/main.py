@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from metalearn import __version__
@@ -22,18 +24,31 @@ COMMANDS = {
     "list": ("metalearn.cli.catalogue", "everything that has a name: presets, learners, optimizers, losses, data sets"),
 }
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words after `metalearn`; None: those of `sys.argv`.
+        argv: the words after `metalearn`; None: those of `sys.argv`, as the main program of this process.
 
     Returns:
         The exit status: 0; 1 after an error, which is printed as one line on stderr; 2 if the command line cannot be
         read; 130 after Ctrl-C; 141 if nobody reads the output any more.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is not None:
+        return _run(list(argv))
+    _stop_at_second_signal()
+    status = _run(sys.argv[1:])
+    if status == 130:
+        # Threads of XLA may still compile. They would crash while Python takes itself apart.
+        sys.stdout.flush()
+        os._exit(status)
+    return status
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -56,10 +71,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MetalearnError, ValueError, FloatingPointError, OSError) as error:
         print(f"metalearn: {error}", file=sys.stderr)
         return 1
+    except (RuntimeError, AssertionError, MemoryError) as error:
+        sentence = _explain(error)
+        if sentence is None:
+            raise
+        print(f"metalearn: {sentence}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
         print(f"metalearn: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     return 0
+
+
+def _explain(error: Exception) -> str | None:
+    """A sentence for errors of JAX and NumPy that a user can do something about; None: the error is a fault of ours."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        first = str(error).partition("\n")[0][:200]
+        return f"out of memory ({first}): lower --batch or the sizes of what is trained"
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    reason = str(error).partition(" (set JAX")[0]
+    if "Unable to initialize backend" not in reason:
+        if not isinstance(error, AssertionError) or not platforms or _has_devices():
+            return None
+        reason = "there are no such devices"  # JAX says nothing
+    return f"JAX cannot use JAX_PLATFORMS={platforms}: {reason}. Unset JAX_PLATFORMS, or set it to cpu"
+
+
+def _has_devices() -> bool:
+    import jax
+
+    try:
+        return bool(jax.devices())
+    except (RuntimeError, AssertionError):
+        return False
+
+
+def _stop_at_second_signal() -> None:
+    """End this process at its second SIGINT or SIGTERM, at once.
+
+    Python handles signals between two of its own steps, and a compilation is one step of many seconds: a second Ctrl-C
+    would be lost. So a thread hears them. What the first one does is left to the command; SIGTERM ends a command that
+    does nothing about it.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "set_wakeup_fd"):
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+
+    def listen() -> None:
+        heard = 0
+        while True:
+            for number in os.read(read, 1):
+                heard += number in _SIGNALS
+                if heard == 2:
+                    os.write(2, b"\nmetalearn: stopped at once; what was saved before is safe\n")
+                    os._exit(128 + number)
+
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def _help() -> str:

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ from metalearn.runs.json_values import check_same_config
 __all__ = ["checkpoint_steps", "copy_state", "describe_last_checkpoint", "restore_checkpoint", "save_checkpoint"]
 
 
-class _UnreadableError(Exception):
-    """A checkpoint is damaged; the one before it may be readable."""
+class _DamagedError(Exception):
+    """Files of a checkpoint are not as they were saved; the one before it may be whole."""
 
 
 def checkpoint_steps(run: Run) -> list[int]:
@@ -101,18 +102,20 @@ def restore_checkpoint(run: Run, template: Any, note: Callable[[str], None] = no
         The state in new arrays, which may be donated; `template` itself if the run has no checkpoint.
 
     Raises:
-        RunError: the checkpoint has another configuration or other shapes, or no checkpoint is readable.
+        RunError: the checkpoint has another configuration or other shapes; or it is whole but cannot be read; or all
+            checkpoints are damaged.
     """
-    steps = checkpoint_steps(run)
+    steps, reasons = checkpoint_steps(run), []
     for step in reversed(steps):
         folder = run.checkpoints / f"{step:08d}"
         try:
             return _read(folder, run, step, template)
-        except _UnreadableError as error:
+        except _DamagedError as error:
+            reasons.append(f"step {step}: {error}")
             note(f"checkpoint of step {step} is damaged ({error}); falling back to the one before")
     if steps:
         raise RunError(
-            f"no readable checkpoint in {run.checkpoints}, tried steps {steps}: start a new run in another folder"
+            f"every checkpoint in {run.checkpoints} is damaged, {'; '.join(reasons)}. Start a new run in another folder"
         )
     return template
 
@@ -165,24 +168,41 @@ def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
         with _without_logs(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             arrays = checkpointer.restore((folder / "state").absolute(), args=arguments)
     except Exception as error:  # Orbax and TensorStore share no exception class for "cannot be read"
-        raise _UnreadableError(f"Orbax: {_reason(error)}") from error
+        encoding = sys.getfilesystemencoding()
+        hint = "" if str(folder).isascii() else f"; names of files are in {encoding} here: set PYTHONUTF8=1"
+        raise RunError(
+            f"{folder} is whole, its checksums agree, but Orbax cannot read it: {_reason(error)}{hint}. Nothing is lost"
+        ) from error
     data = [arrays.get(f"{i:05d}", x) for i, (_, x) in enumerate(leaves)]
     data = [_wrap_key_like(x, old) for x, old in zip(data, jax.tree.leaves(template), strict=True)]
     return copy_state(jax.tree.unflatten(jax.tree.structure(template), data))
 
 
 def _verified_manifest(folder: Path, step: int) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files are all as they were saved.
+
+    Raises:
+        _DamagedError: a file is missing or has changed, or the manifest is none.
+        RunError: a file cannot be read, for instance because it belongs to another user.
+    """
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         if manifest["step"] != step or not {"leaves", "config"} <= manifest.keys():
-            raise _UnreadableError("its manifest belongs to another checkpoint")
+            raise _DamagedError("its manifest belongs to another checkpoint")
+        saved = {p.relative_to(folder).as_posix() for p in (folder / "state").rglob("*") if p.is_file()}
+        if not saved or not saved <= manifest["files"].keys():
+            raise _DamagedError("its manifest does not name the files that are there")
         for name, sha256 in manifest["files"].items():
             if file_sha256(folder / name) != sha256:
-                raise _UnreadableError(f"{name} has changed since it was saved")
+                raise _DamagedError(f"{name} has changed since it was saved")
     except FileNotFoundError as error:
-        raise _UnreadableError(f"{Path(error.filename).name} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _UnreadableError(f"its manifest cannot be read: {error}") from error
+        raise _DamagedError(f"{Path(error.filename).name} is missing") from error
+    except OSError as error:
+        raise RunError(f"cannot read {error.filename or folder}: {error.strerror}. Nothing is lost") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _DamagedError(f"its manifest is not as it was written: {error}") from error
+    if not isinstance(manifest["config"], dict) or not isinstance(manifest["leaves"], list):
+        raise _DamagedError("its manifest is not as it was written: config and leaves have other types")
     return manifest
 
 

@@ -159,8 +159,10 @@ def train(
                 if last_saved != done:
                     save(done, state)
                 message = f"stopped at step {done} of {steps}, saved in {run.folder}; resume it to continue"
+                if stop.signal != signal.SIGTERM:
+                    raise KeyboardInterrupt(message)  # which carries the message to whoever shows it
                 progress.note(message)
-                raise SystemExit(143) if stop.signal == signal.SIGTERM else KeyboardInterrupt(message)
+                raise SystemExit(143)
         finally:
             progress.close()
     return state

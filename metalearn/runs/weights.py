@@ -71,7 +71,9 @@ def load_weights(path: str | Path) -> tuple[Any, dict[str, Any]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error}") from error
+    except (ValueError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} is damaged or not a safetensors file: {error}") from error
     if not {"metadata", "nodes", "sha256"} <= header.keys():
         raise RunError(f"{path} was not written by metalearn's save_weights: its header needs metadata, nodes, sha256")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from jax.tree_util import tree_flatten_with_path
 
+import metalearn.runs.checkpoints
 import metalearn.runs.folder
 from metalearn.errors import RunError
 from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint, save_checkpoint
@@ -263,8 +264,33 @@ def test_after_a_fall_back_the_damaged_one_is_moved_aside(run: Run):
 def test_no_readable_checkpoint_is_an_error(run: Run):
     for number in (10, 20):
         flip(save_checkpoint(run, number, {"x": jnp.int32(0)}) / "state" / "_METADATA")
-    with pytest.raises(RunError, match=r"no readable checkpoint in .*, tried steps \[10, 20\]"):
+    with pytest.raises(RunError, match=r"is damaged, step 20: .*_METADATA has changed.*; step 10: .*Start a new run"):
         restore_checkpoint(run, {"x": jnp.int32(0)}, lambda _: None)
+
+
+def test_a_whole_checkpoint_that_cannot_be_read_is_not_called_damaged(run: Run, monkeypatch: pytest.MonkeyPatch):
+    import orbax.checkpoint as ocp
+
+    def restore(*args: Any, **options: Any) -> None:
+        raise UnicodeEncodeError("ascii", "\xfc", 0, 1, "ordinal not in range(128)")
+
+    for number in (10, 20):
+        save_checkpoint(run, number, {"x": jnp.int32(number)})
+    notes: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.Checkpointer, "restore", restore)
+        with pytest.raises(
+            RunError, match=r"00000020 is whole, its checksums agree, but Orbax cannot read it"
+        ) as error:
+            restore_checkpoint(run, {"x": jnp.int32(0)}, notes.append)
+    with monkeypatch.context() as patch:  # as of another user's file; the tests may run as root, who may read all
+        patch.setattr(
+            metalearn.runs.checkpoints, "file_sha256", lambda path: (_ for _ in ()).throw(OSError(13, "no", path))
+        )
+        with pytest.raises(RunError, match=r"cannot read .*: no\. Nothing is lost"):
+            restore_checkpoint(run, {"x": jnp.int32(0)}, notes.append)
+    assert "new run" not in str(error.value) and not notes
+    assert int(restore_checkpoint(run, {"x": jnp.int32(0)})["x"]) == 20
 
 
 def test_a_checkpoint_of_another_config_is_refused(run: Run, tmp_path: Path):
