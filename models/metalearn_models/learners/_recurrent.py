@@ -9,7 +9,7 @@ numbers that a cell reads, G of their shares in its pre-activations, W numbers t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,6 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn.errors import unknown_name
 from metalearn.learner import Labels, Learner, Signature, encode_label
 from metalearn_models.learners._dense import Dense, make_functional
 
@@ -83,12 +82,7 @@ def recurrent_learner(
 
     Returns:
         A learner whose `run` is one scan over the cell. The layers before and after the cell see all examples at once.
-
-    Raises:
-        UnknownNameError: the token is unknown.
     """
-    if token not in get_args(Token):
-        raise unknown_name("token", token, get_args(Token))
     previous_width = signature.outputs + (signature.inputs if token == "pair" else 0)
     init, bind = make_functional(lambda rngs: build(signature.inputs + previous_width, rngs))
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature
 from metalearn.ranges import Size
+from metalearn_models.learners._common import check_settings
 from metalearn_models.learners._dense import Dense, make_functional
 
 __all__ = ["MLPConfig", "mlp"]
@@ -39,10 +40,9 @@ def mlp(signature: Signature, config: MLPConfig = MLPConfig()) -> Learner:
         The learner. Its state is empty, so `state_size` is 0. Its theta is a nested dict of float32 arrays.
 
     Raises:
-        ValueError: `hidden` is less than 1.
+        ValueError: a field of `config` or of `signature` is out of range, which is named.
     """
-    if config.hidden < 1:
-        raise ValueError(f"an MLP needs hidden >= 1, got {config.hidden}")
+    check_settings(signature, config)
     init, bind = make_functional(lambda rngs: _MLP(signature.inputs, config.hidden, signature.outputs, rngs))
 
     def start(theta: Any, key: PRNGKeyArray) -> tuple[()]:

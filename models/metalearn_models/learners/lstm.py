@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from metalearn.learner import Learner, Signature
 from metalearn.ranges import Size
+from metalearn_models.learners._common import check_settings
 from metalearn_models.learners._dense import Dense
 from metalearn_models.learners._recurrent import Recurrent, Token, recurrent_learner
 from metalearn_models.networks.recurrent import lstm_update
@@ -49,10 +50,9 @@ def lstm(signature: Signature, config: LSTMConfig = LSTMConfig()) -> Learner:
         The learner. Its theta is a nested dict of float32 arrays, whose shapes do not depend on T.
 
     Raises:
-        ValueError: `hidden` is less than 1, or the token is unknown.
+        ValueError: a field of `config` or of `signature` is out of range, which is named.
     """
-    if config.hidden < 1:
-        raise ValueError(f"an LSTM needs hidden >= 1, got {config.hidden}")
+    check_settings(signature, config)
 
     def build(token_width: int, rngs: nnx.Rngs) -> Recurrent:
         cell = _LSTMCell(config.hidden, config.hidden, rngs)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from metalearn.learner import Learner, Signature
 from metalearn.ranges import Size
+from metalearn_models.learners._common import check_settings
 from metalearn_models.learners._dense import Dense
 from metalearn_models.learners._recurrent import Recurrent, Token, recurrent_learner
 
@@ -52,12 +53,9 @@ def outer_lstm(signature: Signature, config: OuterLSTMConfig = OuterLSTMConfig()
         The learner. Its theta is a nested dict of float32 arrays, whose shapes do not depend on T.
 
     Raises:
-        ValueError: `hidden` or `heads` is less than 1, or the token is unknown.
+        ValueError: a field of `config` or of `signature` is out of range, which is named.
     """
-    if config.hidden < 1 or config.heads < 1:
-        raise ValueError(
-            f"an outer-product LSTM needs hidden >= 1 and heads >= 1, got {config.hidden} and {config.heads}"
-        )
+    check_settings(signature, config)
 
     def build(token_width: int, rngs: nnx.Rngs) -> Recurrent:
         cell = _OuterLSTMCell(config.hidden, config.hidden, config.heads, rngs)

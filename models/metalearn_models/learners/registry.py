@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Learner, Signature
-from metalearn.ranges import Named, allows, fields_of, refusal
 from metalearn_models.learners.contextless import MLPConfig, mlp
 from metalearn_models.learners.lstm import LSTMConfig, lstm
 from metalearn_models.learners.online.maml import MAMLConfig, maml
@@ -109,12 +108,4 @@ def build_learner(signature: Signature, config: Any) -> Learner:
         UnknownNameError: a field of the configuration is a name that its library does not know.
         ValueError: a field of the configuration is out of range, which is named, or the signature is.
     """
-    entry = learner_entry(learner_name(config))
-    for field in fields_of(config):
-        named = any(isinstance(rule, Named) for rule in getattr(field.hint, "__metadata__", ()))
-        if not named and not allows(field.hint, field.value):  # a library refuses a name itself, with the nearest ones
-            raise ValueError(refusal(field.name, field.hint, field.value))
-    for name, value in signature._asdict().items():
-        if name != "regression" and value < 1:
-            raise ValueError(f"{name} of a signature must be at least 1, got {value}")
-    return entry.build(signature, config)
+    return learner_entry(learner_name(config)).build(signature, config)

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from metalearn.learner import Labels, Learner, Signature, encode_label
 from metalearn.ranges import Size
 from metalearn_models.learners._attention import Attend, make_attention
+from metalearn_models.learners._common import check_settings
 from metalearn_models.learners._dense import Dense, LayerNorm, make_functional
 
 __all__ = ["Block", "Transformer", "TransformerConfig", "TransformerState", "sequence_tokens", "transformer"]
@@ -210,16 +211,16 @@ def transformer(signature: Signature, config: TransformerConfig = TransformerCon
         the paper's, 2 * layers * heads * key_size * length, where a shorter window replaces the length.
 
     Raises:
-        ValueError: `initial="matching"` without a pair token or with an odd width, or a window of less than 1.
+        ValueError: a field of `config` or of `signature` is out of range, which is named, or
+            `initial="matching"` without a pair token or with an odd width.
     """
+    check_settings(signature, config)
     inputs, outputs, length, _ = signature
     if config.initial == "matching" and (config.token != "pair" or config.width % 2):
         raise ValueError(
             f'initial="matching" puts the two inputs of a pair token into two halves of the width: '
             f'it needs token="pair" and an even width, got {config.token!r} and {config.width}'
         )
-    if config.window is not None and config.window < 1:
-        raise ValueError(f"window must be at least 1 (a token sees itself), or None to see all; got {config.window}")
     slots = length if config.window is None else min(config.window, length)
     init, bind = make_functional(lambda rngs: Transformer(signature, config, rngs))
 

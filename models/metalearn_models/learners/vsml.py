@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature, encode_label
 from metalearn.ranges import Size
+from metalearn_models.learners._common import check_settings
 from metalearn_models.learners._dense import Dense, make_functional
 from metalearn_models.networks.recurrent import lstm_update
 
@@ -73,10 +74,9 @@ def vsml(signature: Signature, config: VSMLConfig = VSMLConfig()) -> Learner:
         The learner. Its theta is a nested dict of float32 arrays, whose shapes depend only on the config.
 
     Raises:
-        ValueError: a field of the config is less than 1.
+        ValueError: a field of `config` or of `signature` is out of range, which is named.
     """
-    if min(config.hidden, config.messages, config.ticks) < 1:
-        raise ValueError(f"VSML needs hidden, messages and ticks >= 1, got {config}")
+    check_settings(signature, config)
     inputs, outputs = signature.inputs, signature.outputs
     init, bind = make_functional(lambda rngs: _Cells(config, rngs))
 

@@ -4,6 +4,7 @@ Each learner gets two compiled programs: the loop over all variants of a sequenc
 learner without one gets the loop without `vmap`.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -170,17 +171,20 @@ def test_a_setting_out_of_range_is_named(name):
     for field in fields_of(entry.config()):
         if isinstance(field.value, int | float) and not isinstance(field.value, bool):
             for wrong in (-4, float("nan")):
-                with pytest.raises(ValueError, match=rf"^{field.name} must be .*got {wrong}"):
-                    library.make(name, SIGNATURE, **{field.name: wrong})
+                for build in (partial(library.make, name), lambda s, **v: entry.build(s, entry.config(**v))):
+                    with pytest.raises(ValueError, match=rf"^{field.name} must be .*got {wrong}"):
+                        build(SIGNATURE, **{field.name: wrong})
     for part in ("inputs", "outputs", "length"):
         with pytest.raises(ValueError, match=f"{part} of a signature must be at least 1, got 0"):
-            build_learner(SIGNATURE._replace(**{part: 0}), entry.config())
+            entry.build(SIGNATURE._replace(**{part: 0}), entry.config())
 
 
-def test_sizes_of_zero_are_named_too():
+def test_sizes_of_zero_are_named_too_and_numpys_numbers_are_taken():
     for name in ("width", "layers", "heads", "key_size", "mlp_ratio"):
         with pytest.raises(ValueError, match=f"^{name} must be a whole number from 1 to 65536, got 0"):
-            library.make("transformer", SIGNATURE, **{name: 0})
+            library.make("transformer", SIGNATURE, **{name: np.int64(0)})
+    sizes = {name: np.int64(size) for name, size in SMALL["transformer"].items()}
+    assert library.make("transformer", SIGNATURE, **sizes).state_size == build("transformer").state_size
 
 
 @pytest.mark.parametrize("name", library.shipped())

@@ -184,7 +184,7 @@ def test_a_window_shrinks_the_state_and_leaves_the_initial_theta_alone(window: i
 
 @pytest.mark.parametrize("window", [0, -3])
 def test_an_empty_window_is_refused(window: int) -> None:
-    with pytest.raises(ValueError, match=f"window must be at least 1.*got {window}"):
+    with pytest.raises(ValueError, match=f"^window must be a whole number from 1 .*or none, got {window}"):
         transformer(CLASSES, TransformerConfig(window=window))
 
 

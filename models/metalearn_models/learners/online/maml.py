@@ -16,6 +16,7 @@ from jaxtyping import PRNGKeyArray
 
 from metalearn.learner import Learner, Signature
 from metalearn.ranges import NonNegative, Positive, Size
+from metalearn_models.learners._common import check_settings
 from metalearn_models.learners.online.network import Optimizer, loss_of_predictions, named_optimizer, online_learner
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
@@ -49,8 +50,9 @@ def maml(signature: Signature, config: MAMLConfig = MAMLConfig()) -> Learner:
         A learner whose `theta` is the network's initial parameters.
 
     Raises:
-        ValueError: an unknown optimizer, a step size or a width that is not positive.
+        ValueError: a field of `config` or of `signature` is out of range, which is named.
     """
+    check_settings(signature, config)
     tx = named_optimizer(config.optimizer, config.learning_rate, config.epsilon_root)
     return maml_network(signature, mlp(signature.inputs, config.hidden, signature.outputs), tx)
 

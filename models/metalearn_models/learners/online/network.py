@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn.errors import unknown_name
 from metalearn.learner import Labels, Learner, Signature, prediction_loss
 from metalearn.ranges import Positive, Size
-from metalearn_models.learners._common import no_theta
+from metalearn_models.learners._common import check_settings, no_theta
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
 
@@ -64,8 +63,9 @@ def online_mlp(signature: Signature, config: OnlineConfig = OnlineConfig()) -> L
         A learner without meta-parameters. Labels are classes (cross-entropy) or real (squared error).
 
     Raises:
-        ValueError: an unknown optimizer, a step size or a width that is not positive.
+        ValueError: a field of `config` or of `signature` is out of range, which is named.
     """
+    check_settings(signature, config)
     tx = named_optimizer(config.optimizer, config.learning_rate)
     return online_network(signature, mlp(signature.inputs, config.hidden, signature.outputs), tx)
 
@@ -144,12 +144,5 @@ def loss_of_predictions(theta: Any, outputs: Float[Array, "C"], y: Labels) -> Fl
 
 
 def named_optimizer(name: Optimizer, learning_rate: float, epsilon_root: float = 0.0) -> optax.GradientTransformation:
-    """Adam or SGD by name; ValueError for another name, or a step size that is not positive."""
-    if learning_rate <= 0:
-        raise ValueError(f"the step size must be positive, got {learning_rate}")
-    match name:
-        case "adam":
-            return optax.adam(learning_rate, eps_root=epsilon_root)
-        case "sgd":
-            return optax.sgd(learning_rate)
-    raise unknown_name("optimizer", name, get_args(Optimizer))
+    """Adam or SGD by name."""
+    return optax.sgd(learning_rate) if name == "sgd" else optax.adam(learning_rate, eps_root=epsilon_root)

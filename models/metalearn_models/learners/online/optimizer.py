@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from metalearn.learner import Learner, Signature
 from metalearn.ranges import Named, Place, Size
+from metalearn_models.learners._common import check_settings
 from metalearn_models.learners.online.network import (
     fresh_params,
     loss_of_predictions,
@@ -63,8 +64,9 @@ def online_optimizer(signature: Signature, config: OnlineOptimizerConfig = Onlin
 
     Raises:
         UnknownNameError: no such optimizer.
-        ValueError: a width is not positive.
+        ValueError: a field of `config` or of `signature` is out of range, which is named.
     """
+    check_settings(signature, config)
     network = mlp(signature.inputs, config.hidden, signature.outputs)
     return online_with_optimizer(signature, network, first_order(make(config.optimizer)))
 
@@ -80,8 +82,9 @@ def online_pretrained_optimizer(
 
     Raises:
         UnknownNameError, FileNotFoundError, RunError: as `metalearn_models.optimizers.load`.
-        ValueError: a width is not positive.
+        ValueError: a field of `config` or of `signature` is out of range, which is named.
     """
+    check_settings(signature, config)
     network = mlp(signature.inputs, config.hidden, signature.outputs)
     return online_network(signature, network, load(config.weights, signature.length))
 

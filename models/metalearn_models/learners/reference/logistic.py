@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature
 from metalearn.ranges import Positive, Steps
-from metalearn_models.learners._common import dot, no_theta
+from metalearn_models.learners._common import check_settings, dot, no_theta
 from metalearn_models.learners.reference.neighbours import UNSEEN
 
 __all__ = ["LogisticConfig", "LogisticState", "logistic"]
@@ -86,12 +86,12 @@ def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) ->
         A learner without meta-parameters.
 
     Raises:
-        ValueError: a regression signature, or a penalty or a number of steps that is not positive.
+        ValueError: a field of `config` or of `signature` is out of range, which is named;
+            a regression signature.
     """
+    check_settings(signature, config)
     if signature.regression:
         raise ValueError(f"logistic regression predicts classes, got the regression signature {signature}")
-    if config.inverse_penalty <= 0 or config.iterations < 1:
-        raise ValueError(f"inverse_penalty and iterations must be positive, got {config}")
     length, inputs, outputs = signature.length, signature.inputs, signature.outputs
     # C/4 sum |u_i - b - W x_i|^2 + |W|^2 / 2, the bound for working responses u, is a ridge regression of this penalty
     penalty = 2 / config.inverse_penalty

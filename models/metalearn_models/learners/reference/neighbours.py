@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature, batch_run
 from metalearn.ranges import Positive
-from metalearn_models.learners._common import dot, no_theta
+from metalearn_models.learners._common import check_settings, dot, no_theta
 
 __all__ = ["UNSEEN", "NearestCentroidConfig", "NearestNeighbourConfig", "nearest_centroid", "nearest_neighbour"]
 
@@ -73,9 +73,10 @@ def nearest_neighbour(
         A learner without meta-parameters, with a parallel `run` that costs one Gram matrix.
 
     Raises:
-        ValueError: the temperature is not positive. `run` raises it for a sequence longer than the memory.
+        ValueError: a field of `config` or of `signature` is out of range, which is named. `run`
+            raises it for a sequence longer than the memory.
     """
-    _check_temperature(config.temperature)
+    check_settings(signature, config)
     length, outputs = signature.length, signature.outputs
 
     def start(theta: Any, key: PRNGKeyArray) -> _Memory:
@@ -137,11 +138,12 @@ def nearest_centroid(
         A learner without meta-parameters, with a parallel `run` that costs one Gram matrix.
 
     Raises:
-        ValueError: a regression signature, or a temperature that is not positive.
+        ValueError: a field of `config` or of `signature` is out of range, which is named;
+            a regression signature.
     """
     if signature.regression:
         raise ValueError(f"the nearest centroid predicts classes, got the regression signature {signature}")
-    _check_temperature(config.temperature)
+    check_settings(signature, config)
     outputs = signature.outputs
 
     def start(theta: Any, key: PRNGKeyArray) -> _ClassMeans:
@@ -183,8 +185,3 @@ def _gram(xs: Float[Array, "T D"]) -> Float[Array, "T T"]:
     # all of them.
     xs = xs - xs[:1]
     return dot(xs, xs.T)  # differences of these products need full float32
-
-
-def _check_temperature(temperature: float) -> None:
-    if temperature <= 0:
-        raise ValueError(f"the temperature must be positive, got {temperature}")

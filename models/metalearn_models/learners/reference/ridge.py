@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature, encode_label
 from metalearn.ranges import Positive
-from metalearn_models.learners._common import dot, no_theta
+from metalearn_models.learners._common import check_settings, dot, no_theta
 
 __all__ = ["RidgeConfig", "RidgeState", "ridge"]
 
@@ -64,10 +64,9 @@ def ridge(signature: Signature, config: RidgeConfig = RidgeConfig()) -> Learner:
         A learner without meta-parameters, exact for any number of examples.
 
     Raises:
-        ValueError: the penalty is not positive.
+        ValueError: a field of `config` or of `signature` is out of range, which is named.
     """
-    if config.penalty <= 0:
-        raise ValueError(f"the penalty must be positive, got {config.penalty}")
+    check_settings(signature, config)
     inputs, outputs = signature.inputs, signature.outputs
 
     def start(theta: Any, key: PRNGKeyArray) -> RidgeState:

@@ -111,5 +111,5 @@ def test_state_size_counts_the_numbers_kept_without_the_counter():
 def test_what_cannot_be_learned_is_refused():
     with pytest.raises(ValueError, match="regression"):
         logistic(Signature(5, 1, 30, regression=True))
-    with pytest.raises(ValueError, match=r"positive, got .*inverse_penalty=0"):
+    with pytest.raises(ValueError, match=r"^inverse_penalty must be .*got 0"):
         logistic(Signature(5, 3, 30), LogisticConfig(inverse_penalty=0.0))
