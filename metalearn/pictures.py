@@ -24,6 +24,9 @@ __all__ = [
     "with_readable_names",
 ]
 
+_LOSS = "#B45309"  # an axis and what belongs to it share a color
+_SCORES = ("#0072B2", "#009E73", "#CC79A7")
+
 STYLE: Any = {
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
@@ -193,36 +196,44 @@ def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float |
     """
     steps = [r["step"] for r in records if "loss" in r]
     losses = [r["loss"] for r in records if "loss" in r]
-    ax.plot(steps, losses, color="0.65", linewidth=1, label="meta-training loss")
+    ax.plot(steps, losses, color=_LOSS, linewidth=1, label="loss, left axis")
     ax.set_xscale("log")  # the jump from chance takes a small share of the steps
     ax.set_xlabel("outer step")
-    ax.set_ylabel("loss")
+    ax.set_ylabel("meta-training loss", color=_LOSS)
+    ax.tick_params(axis="y", colors=_LOSS)
+    measure = "squared error" if chance is None else "accuracy"
     names = sorted({name for r in records for name in r if name.startswith("eval/") and name.endswith("_score")})
     right = ax.twinx()
     right.grid(False)
     for number, name in enumerate(names):
         points = [(r["step"], r[name]) for r in records if name in r]
         label = name.removeprefix("eval/").removesuffix("_score").replace("_", " ")
-        right.plot(*zip(*points, strict=True), "o-", markersize=3, color=f"C{number}", label=f"{label}, last 10")
-    if chance is not None:
-        right.axhline(chance, color="0.5", linewidth=0.8, linestyle=":")
-        right.set_ylim(0, 1)
+        label = f"{measure}, {label} tasks" if label in ("seen", "unseen") else f"{measure}, {label}"
+        color = _SCORES[number % len(_SCORES)]
+        right.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=f"{label}, last 10", zorder=3)
     each = [(r["step"], r["score"]) for r in records if "score" in r]
     if each:
-        right.plot(*zip(*each, strict=True), color="0.3", linewidth=0.8, label="meta-training, all positions")
-    right.set_ylabel("squared error" if chance is None else "accuracy")
-    lines = ax.get_lines() + [line for line in right.get_lines() if not str(line.get_label()).startswith("_")]
-    ax.legend(lines, [str(line.get_label()) for line in lines], loc="center left", fontsize=8)
+        label = f"{measure} in meta-training"
+        right.plot(*zip(*each, strict=True), color="#7DB7DB", linewidth=0.7, label=label)
+    if chance is not None:
+        right.axhline(chance, color="0.25", linewidth=0.9, linestyle=":", label="accuracy of guessing", zorder=3)
+        right.set_ylim(0, 1)
+    right.set_ylabel(measure)
+    lines = [*ax.get_lines(), *right.get_lines()]
+    # Above the axes, where no curve is.
+    labels = [str(line.get_label()) for line in lines]
+    ax.legend(lines, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=6.5, frameon=False)
 
 
-def draw_sweep(ax: Any, field: str, points: Sequence[tuple[Any, float, str]]) -> None:
-    """Draw the value of each run of a sweep against one of the swept fields.
+def draw_sweep(ax: Any, field: str, points: Sequence[tuple[Any, float, str]], measure: str = "value") -> None:
+    """Draw the value of each run of a sweep against one of the swept fields, and a line through the means.
 
     Args:
         ax: matplotlib axes.
         field: name of the field.
         points: for each run its value of the field, the value that it reached, and its state. Runs whose state is not
-            "done" are drawn hollow.
+            "done" are drawn hollow. Runs with the same value of the field are drawn side by side.
+        measure: what the values are, such as "accuracy on unseen tasks".
     """
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -230,14 +241,22 @@ def draw_sweep(ax: Any, field: str, points: Sequence[tuple[Any, float, str]]) ->
     texts = list(dict.fromkeys(str(x) for x, _, _ in points))
     numeric = bool(points) and len(numbers) == len(points)
     xs = numbers if numeric else [float(texts.index(str(p[0]))) for p in points]
+    logarithmic = numeric and bool(xs) and min(xs) > 0 and max(xs) >= 8 * min(xs)
+    side_by_side = _spread(xs, logarithmic)
+    done_at = [(x, p[1]) for x, p in zip(xs, points, strict=True) if p[2] == "done"]
+    means = {x: float(np.mean([y for at, y in done_at if at == x])) for x in sorted({x for x, _ in done_at})}
+    if numeric and 1 < len(means) < len(done_at):
+        ax.plot(
+            list(means), list(means.values()), color="#0072B2", linewidth=1, alpha=0.5, label="mean of complete runs"
+        )
     for done, face in ((True, "#0072B2"), (False, "none")):
-        group = [(x, p[1]) for x, p in zip(xs, points, strict=True) if (p[2] == "done") is done]
+        group = [(x, p[1]) for x, p in zip(side_by_side, points, strict=True) if (p[2] == "done") is done]
         if group:
             label = "complete" if done else "stopped early, running or failed"
             ax.scatter(
-                *zip(*group, strict=True), s=18, facecolors=face, edgecolors="#0072B2", linewidths=0.8, label=label
+                *zip(*group, strict=True), s=16, facecolors=face, edgecolors="#0072B2", linewidths=0.8, label=label
             )
-    if numeric and min(xs) > 0 and max(xs) >= 8 * min(xs):
+    if logarithmic:
         ax.set_xscale("log")
         few = max(xs) < 40 * min(xs)  # one label per decade would be one or none
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
@@ -247,9 +266,21 @@ def draw_sweep(ax: Any, field: str, points: Sequence[tuple[Any, float, str]]) ->
     elif not numeric:
         ax.set_xticks(range(len(texts)), texts)
     ax.set_xlabel(field)
-    ax.set_ylabel("value")
+    ax.set_ylabel(measure)
     if points:  # above the axes, where no run is
         ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+
+
+def _spread(xs: Sequence[float], logarithmic: bool) -> list[float]:
+    """The places of points, those that share one moved apart by at most a twentieth of the way to the next place."""
+    places = np.log(sorted(set(xs))) if logarithmic else np.array(sorted(set(xs)))
+    gap = float(np.diff(places).min()) if len(places) > 1 else 1.0
+    moved, met = [], dict[float, int]()
+    for x in xs:
+        count, met[x] = xs.count(x), met.get(x, 0) + 1
+        shift = gap * 0.1 * ((met[x] - 0.5) / count - 0.5) if count > 1 else 0.0
+        moved.append(float(x * np.exp(shift)) if logarithmic else x + shift)
+    return moved
 
 
 def _number(value: Any) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from metalearn.recipes.in_context.presets import PRESETS
 from metalearn.recipes.learned_loss.describe import list_losses
 from metalearn_models.learners import library as learners
-from metalearn_models.learners.registry import LEARNERS
+from metalearn_models.learners.registry import LEARNERS, learner_name
 from metalearn_models.optimizers import library as optimizers
 from metalearn_models.optimizers.registry import OPTIMIZERS
 from metalearn_tasks import datasets, objectives
@@ -28,7 +28,16 @@ def catalogue() -> dict[str, dict[str, str]]:
         "meta-trained optimizers (metalearn_models.optimizers.load(NAME))": {
             name: optimizers.read(name).describe() for name in optimizers.shipped()
         },
-        "meta-trained learners (InContextClassifier(weights=NAME))": dict.fromkeys(learners.shipped(), ""),
+        "meta-trained learners (InContextClassifier(weights=NAME))": {
+            name: _describe_learner(name) for name in learners.shipped()
+        },
         "losses (metalearn_models.losses.load(NAME); metalearn loss show NAME)": list_losses(),
         "data sets (--data.source NAME, or any tensorflow-datasets name or prepared folder)": datasets.names(),
     }
+
+
+def _describe_learner(name: str) -> str:
+    found = learners.load(name)
+    kind = learner_name(found.config)
+    shape = f"{found.signature.inputs} inputs, {found.signature.outputs} classes, {found.signature.length} examples"
+    return f"{kind} for {shape}"

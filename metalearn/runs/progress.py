@@ -84,17 +84,20 @@ class Lines:
         self._score, self._stream = score, sys.stderr if stream is None else stream
         self._steps = self._next = self._first = 0
         self._began = self._last = 0.0
+        self._calls = 0
 
     def start(self, done: int, steps: int) -> None:
         """See `Progress`."""
-        self._steps, self._next, self._first, self._began = steps, 0, done, 0.0
+        self._steps, self._next, self._first, self._calls = steps, 0, done, 0
         self.note(f"step {done}/{steps}: compiling, which can take a minute")
 
     def update(self, done: int, metrics: Mapping[str, float]) -> None:
         """See `Progress`."""
         now = time.monotonic()
-        if not self._began:  # the clock starts after the first call, which has compiled
-            self._first, self._began, self._last = done, now, now
+        if self._calls < 2:
+            # The first call compiles, and the second was dispatched meanwhile: the clock starts after both.
+            self._calls += 1
+            self._first, self._began = done, now
         if done < self._next and done < self._steps and now - self._last < 60:
             return
         self._last, self._next = now, done + max(1, self._steps // 20)

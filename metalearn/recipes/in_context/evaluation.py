@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -11,8 +12,9 @@ import numpy as np
 
 from metalearn.curves import last_positions
 from metalearn.learner import Family, Signature
-from metalearn.pictures import draw_learning_curves, new_figure, save
+from metalearn.pictures import draw_learning_curves, new_figure, save_or_note, with_readable_names
 from metalearn.ranges import Existing, Place, Seed, Size, Steps, check
+from metalearn.recipes.driving import WEIGHTS
 from metalearn.recipes.in_context.build import load_data, load_dataset, prepare, read_theta
 from metalearn.recipes.in_context.config import REFERENCES, Reference, TrainConfig, from_json, rename_old_fields
 from metalearn.recipes.in_context.scoring import (
@@ -23,8 +25,10 @@ from metalearn.recipes.in_context.scoring import (
     score_learner,
     score_references,
 )
-from metalearn.runs.folder import open_run, write_result
+from metalearn.runs.folder import note_on_stderr, open_run, write_result
+from metalearn_models.learners import library
 from metalearn_models.learners.averaged import averaged
+from metalearn_models.learners.registry import build_learner
 from metalearn_tasks.datasets import Dataset
 from metalearn_tasks.families.registry import FamilyEntry, entry_of
 
@@ -103,22 +107,24 @@ def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
         raise ValueError(
             f"the run's tasks are of the family {entry.name}, which makes its own data: leave --data and --identity out"
         )
-    dataset = load_data(config)
-    recipe = prepare(config, dataset)
-    signature = recipe.learner.signature
-    if options.data is None:
-        own = entry.title(config.family) if entry.title else entry.name
-        title = config.data.source if entry.over_data else own
+    if options.data is None or not (folder / WEIGHTS).exists():
+        dataset = load_data(config)
+        recipe = prepare(config, dataset)
+        signature, learner = recipe.learner.signature, recipe.learner
+        title = config.data.source if entry.over_data else _title(entry, config)
         tasks = _Tasks(title, recipe.family, evaluations(recipe), recipe.chance, dataset)
-    else:
+        theta = read_theta(folder, recipe)
+    else:  # the weights say what they are for, so that the run's own data need not be here
+        tasks, found = None, library.load(folder)
+        signature, theta = found.signature, found.theta
+        learner = build_learner(signature, found.config)
+    if options.data is not None or tasks is None:
         tasks = _transfer(entry, config, options, signature)
     if options.identity and tasks.dataset is not None and tasks.dataset.inputs != signature.inputs:
         raise ValueError(
             f"--identity needs inputs of the learner's width {signature.inputs}, {tasks.title} has "
             f"{tasks.dataset.inputs}: set --size or --pca so that they agree"
         )
-    theta = read_theta(folder, recipe)
-    learner = recipe.learner
     if options.average > 1:
         classes = None if entry.regression else tasks.family.signature.outputs
         learner = averaged(learner, options.average, options.seed, classes)
@@ -134,16 +140,21 @@ def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
         "unseen_error" if entry.regression else "unseen_accuracy": summary["unseen"]["mean"],
         "data": tasks.title,
         "run": str(folder),
-        "average": options.average,
+        **{
+            name: getattr(options, name)
+            for name in ("size", "pca", "identity", "average", "tasks", "sequences", "seed")
+        },
         "last_positions": summary,
     }
-    name = Path(tasks.title).name
-    stem = f"evaluate-{name}" + (f"-average{options.average}" if options.average > 1 else "")
-    figure, (ax,) = new_figure()
-    draw_learning_curves(ax, curves(scores), tasks.chance)
-    ax.set_title(f"{name}, learner meta-trained on {Path(config.data.source).name}", fontsize=9)
-    save(figure, folder / f"{stem}.png")
+    name = tasks.title if Path(tasks.title).name == tasks.title else f".../{Path(tasks.title).name}"
+    stem = _stem(options, tasks.title)
     write_result(run, {**result, "curves": curves_as_json(scores)}, f"{stem}.json")
+    figure, (ax,) = new_figure()
+    draw_learning_curves(ax, with_readable_names(curves(scores)), tasks.chance)
+    own = config.data.source if entry.over_data else _title(entry, config)
+    trained_on = own if Path(own).name == own else f".../{Path(own).name}"
+    ax.set_title(f"run {folder.resolve().name}, meta-trained on {trained_on}; tasks over {name}", fontsize=9)
+    save_or_note(figure, folder / f"{stem}.png", note_on_stderr)
     return Evaluation({**result, "picture": str(folder / f"{stem}.png")}, scores, entry.regression)
 
 
@@ -156,6 +167,22 @@ def _transfer(entry: FamilyEntry, config: TrainConfig, options: EvaluationConfig
     return _Tasks(
         options.data, made.family, {"unseen": (made.family.unseen, made.test_data)}, 1.0 / dataset.classes, dataset
     )
+
+
+def _title(entry: FamilyEntry, config: TrainConfig) -> str:
+    return entry.title(config.family) if entry.title else entry.name
+
+
+def _stem(options: EvaluationConfig, title: str) -> str:
+    """The name of an evaluation's files; evaluations with other options have other names."""
+    defaults, parts = EvaluationConfig(), [f"evaluate-{Path(title).name}"]
+    for name in ("size", "pca", "identity", "average", "tasks", "sequences", "seed"):
+        value = getattr(options, name)
+        if value != getattr(defaults, name):
+            parts.append(name if value is True else f"{name}{value}")
+    if options.data is not None and Path(options.data).name != options.data:  # two folders may have one name
+        parts.append(hashlib.sha256(str(Path(options.data).resolve()).encode()).hexdigest()[:6])
+    return "-".join(parts)
 
 
 def _mean_and_half(scores: Any) -> dict[str, float | None]:

@@ -137,10 +137,13 @@ def run(config: TrainConfig, options: SweepConfig, out: Path) -> SweepResult:
     values = finite_or_null(as_json({**values, "records": [r._asdict() for r in records]}))
     out.mkdir(parents=True, exist_ok=True)  # workers on other machines may have run everything, elsewhere
     write_atomically(out / "sweep.json", (json.dumps(values, indent=1) + "\n").encode())
-    fields = swept_fields(cells)
+    fields, regression = swept_fields(cells), predicts_numbers(config)
+    sign, measure = (-1.0, "squared error on unseen tasks") if regression else (1.0, "accuracy on unseen tasks")
     figure, panels = new_figure(columns=max(1, len(fields)), width=3.6)
     for ax, field in zip(panels, fields or ["seed"], strict=True):
-        draw_sweep(ax, field, [(r.cell.get(field), r.value, r.state) for r in records if r.value is not None])
+        # Cells are compared by minus the error, so that more is better; a picture shows the error.
+        points = [(r.cell.get(field), sign * r.value, r.state) for r in records if r.value is not None]
+        draw_sweep(ax, field, points, measure)
     save_or_note(figure, out / "sweep.png", note_on_stderr)
     return SweepResult(rows, values, [r for r in records if r.state == "failed"], out / "sweep.png")
 

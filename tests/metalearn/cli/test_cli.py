@@ -77,7 +77,26 @@ def test_evaluate_on_other_data_with_fewer_features_and_classes(trained, capsys)
     assert status == 0, err
     result = json.loads(out.splitlines()[-1])
     assert set(result["last_positions"]) == {"unseen", "reference: 1nn"}
-    assert (trained / "evaluate-wine.png").exists() and (trained / "evaluate-wine.json").exists()
+    stem = "evaluate-wine-tasks3-sequences2"  # so that evaluations with other options do not replace each other
+    assert result["picture"] == str(trained / f"{stem}.png") and (trained / f"{stem}.png").exists()
+    written = json.loads((trained / f"{stem}.json").read_text())
+    options = {"size": None, "pca": None, "identity": False, "average": 1, "tasks": 3, "sequences": 2, "seed": 0}
+    assert options.items() <= written.items() and options.items() <= result.items()
+
+
+def test_evaluate_on_other_data_does_not_need_those_of_the_run(trained, capsys, tmp_path):
+    folder, gone = tmp_path / "moved", tmp_path / "gone"
+    shutil.copytree(trained, folder)
+    words = ("--data", "wine", "--tasks", 3, "--sequences", 2, "--references", "1nn", "--json")
+    expected = json.loads(run(capsys, "evaluate", trained, *words)[1].splitlines()[-1])["last_positions"]
+    content = json.loads((folder / "config.json").read_text())
+    content["config"]["data"]["source"] = str(gone)
+    (folder / "config.json").write_text(json.dumps(content))
+    status, out, err = run(capsys, "evaluate", folder, *words)
+    assert status == 0, err
+    assert json.loads(out.splitlines()[-1])["last_positions"] == expected
+    status, _, err = run(capsys, "evaluate", folder, *words[2:])
+    assert status == 1 and str(gone) in err
 
 
 def test_evaluate_scores_the_identity_task_and_refuses_it_before_any_work_where_it_does_not_fit(trained, capsys):
