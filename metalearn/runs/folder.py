@@ -144,7 +144,10 @@ def open_run(folder: str | Path, upgrade: Callable[[dict[str, Any]], dict[str, A
     """
     folder = Path(folder)
     content = _read_config(folder)
-    return Run(folder, upgrade(content["config"]), tuple(content["free"]), upgrade)
+    try:
+        return Run(folder, upgrade(content["config"]), tuple(content["free"]), upgrade)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder / 'config.json'} is not as metalearn wrote it: {error!r}") from error
 
 
 def resume_run(
@@ -216,10 +219,19 @@ def _read_config(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise RunError(f"{folder} is not a run folder: there is no {path}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict) or not {"config", "free", "environments"} <= content.keys():
         raise RunError(f"{path} was not written by metalearn: it must hold config, free and environments")
+    environments = content["environments"]
+    if not (
+        isinstance(content["config"], dict)
+        and isinstance(content["free"], list)
+        and isinstance(environments, list)
+        and environments
+        and all(isinstance(entry, dict) for entry in environments)
+    ):
+        raise RunError(f"{path} is not as metalearn wrote it: config, free or environments have other types")
     return content
 
 

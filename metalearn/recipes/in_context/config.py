@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from metalearn.errors import RunError, unknown_name
+from metalearn.errors import RunError, UnknownNameError, unknown_name
 from metalearn.ranges import Count, Existing, Named, Place, Seed, Size, Steps, check
 from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.outer_optimizer import OptimizerConfig, check_warmup
@@ -146,13 +146,13 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
     """The configuration that `to_json` wrote.
 
     Raises:
-        RunError: fields are missing or unknown, as when another version wrote it.
+        RunError: fields are missing, unknown or out of range, as when another version wrote it.
         UnknownNameError: an unknown learner or family of tasks.
     """
-    values = rename_old_fields(values)
     try:
+        values = rename_old_fields(values)
         family, learner = dict(values.pop("family")), dict(values.pop("learner"))
-        return TrainConfig(
+        config = TrainConfig(
             family=family_entry(family.pop("name")).config(**_tuples(family)),
             learner=learner_entry(learner.pop("name")).config(**_tuples(learner)),
             data=DataConfig(**values.pop("data")),
@@ -162,8 +162,12 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
             references=tuple(values.pop("references")),
             **values,
         )
-    except (KeyError, TypeError) as error:
+        check(config)
+    except UnknownNameError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"the run's configuration was written by another version of metalearn: {error}") from error
+    return config
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

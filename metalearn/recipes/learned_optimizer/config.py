@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from metalearn.errors import RunError
-from metalearn.ranges import Count, Decay, Existing, NonNegative, Place, Positive, Seed, Size, Steps, Within
+from metalearn.errors import RunError, UnknownNameError
+from metalearn.ranges import Count, Decay, Existing, NonNegative, Place, Positive, Seed, Size, Steps, Within, check
 from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.outer_optimizer import OptimizerConfig
 from metalearn_models.optimizers.registry import OPTIMIZERS, make, setting_descriptions
@@ -249,19 +249,24 @@ def from_json(values: Mapping[str, Any]) -> TrainOptimizerConfig:
     Raises:
         RunError: another command or another version wrote it.
     """
-    values = rename_old_fields(values)
-    if values.pop("kind", None) != "train-optimizer":
+    if values.get("kind") != "train-optimizer":
         raise RunError("the run is not one of metalearn train-optimizer: resume it with the command that began it")
     try:
-        return TrainOptimizerConfig(
+        values = rename_old_fields(values)
+        del values["kind"]
+        config = TrainOptimizerConfig(
             settings=settings_of(values["optimizer"], values.pop("settings")),
             gradient=GradientConfig(**values.pop("gradient")),
             outer_optimizer=OptimizerConfig(**values.pop("outer_optimizer")),
             baselines=tuple(values.pop("baselines")),
             **values,
         )
-    except (KeyError, TypeError) as error:
+        check(config)
+    except UnknownNameError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"the run's configuration was written by another version of metalearn: {error}") from error
+    return config
 
 
 def rename_old_fields(values: Mapping[str, Any]) -> dict[str, Any]:

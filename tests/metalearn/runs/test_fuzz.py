@@ -1,0 +1,145 @@
+"""Mutated files of runs: each gives a clear error or a valid object, whatever was changed in it."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from metalearn.errors import MetalearnError, RunError
+from metalearn.ranges import check
+from metalearn.recipes.in_context import config as in_context
+from metalearn.recipes.in_context.presets import PRESETS
+from metalearn.recipes.learned_optimizer import config as learned_optimizer
+from metalearn.runs.checkpoints import restore_checkpoint, save_checkpoint
+from metalearn.runs.folder import create_run, open_run
+from metalearn.runs.weights import load_weights, save_weights
+
+VALUES = st.sampled_from([None, True, 0, -1, 3.5, 1e400, math.nan, "", "x", "1nn", [], [1], {}, {"x": 1}, "1" * 500])
+FUZZ = settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@st.composite
+def mutated(draw, values):
+    """The values with one to three changes: something is replaced, removed, renamed, added or moved up."""
+    values = copy.deepcopy(values)
+    for _ in range(draw(st.integers(1, 3))):
+        node = values
+        while True:
+            keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+            if not keys:
+                break
+            key = draw(st.sampled_from(keys))
+            if isinstance(node[key], dict | list) and node[key] and draw(st.booleans()):
+                node = node[key]
+                continue
+            kind = draw(st.sampled_from(["replace", "remove", "rename", "add"]))
+            if kind == "replace":
+                node[key] = draw(VALUES)
+            elif kind == "add" and isinstance(node, dict):
+                node[draw(st.sampled_from(["task", "outer", "x", "name"]))] = draw(VALUES)
+            else:
+                value = node.pop(key)
+                if kind == "rename" and isinstance(node, dict):
+                    node[f"{key}_"] = value
+            break
+    return values
+
+
+LEARNER = json.loads(json.dumps(in_context.to_json(PRESETS["digits"][1])))
+OPTIMIZER = json.loads(json.dumps(learned_optimizer.to_json(learned_optimizer.recommended("star"))))
+
+
+@pytest.mark.parametrize(
+    ("values", "module"), [(LEARNER, in_context), (OPTIMIZER, learned_optimizer)], ids=["learner", "optimizer"]
+)
+def test_mutated_configurations(values, module):
+    refused = 0
+
+    @FUZZ
+    @given(mutated(values))
+    def read(changed):
+        nonlocal refused
+        try:
+            config = module.from_json(changed)
+        except MetalearnError as error:
+            refused += 1
+            assert str(error)
+        else:
+            check(config)
+            again = json.loads(json.dumps(module.to_json(config)))
+            assert json.loads(json.dumps(module.to_json(module.from_json(again)))) == again
+
+    read()
+    assert refused > 50
+    module.from_json(values)
+
+
+def test_mutated_folders(tmp_path: Path):
+    run = create_run(tmp_path / "run", LEARNER)
+    path = run.folder / "config.json"
+    whole, refused = path.read_text(), 0
+
+    @FUZZ
+    @given(mutated(json.loads(whole)))
+    def read(changed):
+        nonlocal refused
+        path.write_text(json.dumps(changed))
+        try:
+            found = open_run(run.folder, in_context.rename_old_fields)
+        except RunError as error:
+            refused += 1
+            assert str(path) in str(error)
+        else:
+            assert isinstance(found.config, dict)
+
+    read()
+    assert refused > 5
+
+
+def test_mutated_manifests(tmp_path: Path):
+    run = create_run(tmp_path / "run", {"seed": 1})
+    state = {"x": jnp.arange(3), "y": jnp.float32(2)}
+    path = save_checkpoint(run, 3, state) / "manifest.json"
+    whole, read_back = json.loads(path.read_text()), 0
+
+    @settings(FUZZ, max_examples=60)
+    @given(mutated(whole))
+    def read(changed):
+        nonlocal read_back
+        path.write_text(json.dumps(changed))
+        try:
+            found = restore_checkpoint(run, state, lambda note: None)
+        except RunError as error:
+            assert str(run.checkpoints) in str(error)
+        else:
+            read_back += 1
+            assert (found["x"] == state["x"]).all() and found["y"] == 2
+
+    read()
+    assert read_back < 30
+
+
+def test_mutated_cards(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    save_weights(path, {"w": jnp.arange(4.0)}, {"learner": {"name": "lstm"}, "steps": 3})
+    whole = path.read_bytes()
+
+    @FUZZ
+    @given(st.integers(0, len(whole) - 1), st.integers(1, 255), st.booleans())
+    def read(place, flip, cut):
+        content = bytearray(whole)
+        content[place] ^= flip
+        path.write_bytes(bytes(content[:place] if cut else content))
+        try:
+            theta, card = load_weights(path)
+        except RunError as error:
+            assert str(path) in str(error)
+        else:
+            assert isinstance(card, dict) and (theta["w"] == jnp.arange(4.0)).all()
+
+    read()
