@@ -20,16 +20,19 @@ STEPS = 10
 """Number of steps that are planned; the tests go on far beyond."""
 
 
+def optimizer(name):
+    return WRAPPERS[name] if name in WRAPPERS else optimizers.make(name)
+
+
 def make(name):
-    """The transformation of a theta that is not a fresh one, so that all its parts matter."""
-    optimizer = WRAPPERS[name] if name in WRAPPERS else optimizers.make(name)
-    return optimizer.transform(theta(name), STEPS)
+    """The transformation of `theta(name)`."""
+    return optimizer(name).transform(theta(name), STEPS)
 
 
 @functools.cache
 def theta(name):
-    optimizer = WRAPPERS[name] if name in WRAPPERS else optimizers.make(name)
-    return jax.tree.map(lambda x: x + 0.03, optimizer.init(jax.random.key(0)))
+    """Meta-parameters that are not fresh ones, so that all their parts matter."""
+    return jax.tree.map(lambda x: x + 0.03, optimizer(name).init(jax.random.key(0)))
 
 
 def params(seed=0):

@@ -12,7 +12,7 @@ import optax
 import orbax.checkpoint
 import pytest
 
-from tests.models.optimizers.conformance_cases import NAMES, half_square, make, params, theta, update
+from tests.models.optimizers.conformance_cases import NAMES, STEPS, half_square, make, optimizer, params, theta, update
 
 AS_LARGE = ("learnable-sgd", "learnable-momentum", "first_order", "lgl2o", "gl2o")
 """Their update is as large as the gradient, as that of SGD is."""
@@ -21,8 +21,9 @@ STUCK = ("learnable-adam", "schedule")
 """Their second moment overflows as that of Adam does, and their updates stay 0 afterwards."""
 
 
-def _run(tx, params, state, grads, steps):
+def _run(name, theta, num_steps, params, state, grads, steps):
     """Parameters, state and the updates of the last step after `steps` steps; the last gradient is repeated."""
+    tx = optax.apply_if_finite(optimizer(name).transform(theta, num_steps), 2)
 
     def body(t, carry):
         params, state, _ = carry
@@ -35,16 +36,19 @@ def _run(tx, params, state, grads, steps):
 
 
 @functools.cache
-def _programs(name):
-    """The transformation, one program of any number of steps that donates the state, and its `vmap` over trainings."""
-    tx = optax.apply_if_finite(make(name), 2)
-    run = functools.partial(_run, tx)
-    return tx, jax.jit(run, donate_argnums=1), jax.jit(jax.vmap(run, (0, 0, 0, None)))
+def _program(name):
+    """One program of any number of steps, which donates the state."""
+    return jax.jit(functools.partial(_run, name), donate_argnums=3)
 
 
-def _init(tx, params):
+def _training(name, params, grads, steps):
+    return _program(name)(theta(name), STEPS, params, _init(name, params), grads, steps)
+
+
+def _init(name, params, theta_=None, num_steps=STEPS):
+    tx = make(name) if theta_ is None else optimizer(name).transform(theta_, num_steps)
     with jax.numpy_dtype_promotion("standard"):
-        return tx.init(params)
+        return optax.apply_if_finite(tx, 2).init(params)
 
 
 def _grads(*scales, seed=5):
@@ -61,35 +65,32 @@ def _finite(tree):
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_whose_gradient_is_exactly_zero_stay_where_they_are(name):
     """A frozen layer, and the rows of an embedding that no batch has had, for 1,000 steps."""
-    tx, run, _ = _programs(name)
     start = jax.tree.map(lambda x: jnp.full_like(x, 0.5), params())
-    frozen, *_ = run(start, _init(tx, start), jax.tree.map(jnp.zeros_like, _grads(1)), 1000)
+    frozen, *_ = _training(name, start, jax.tree.map(jnp.zeros_like, _grads(1)), 1000)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=0), frozen, start)
     rows = _grads(0.1)
     rows["matrix"] = rows["matrix"].at[:, ::2].set(0)
-    moved, *_ = run(start, _init(tx, start), rows, 30)
+    moved, *_ = _training(name, start, rows, 30)
     np.testing.assert_allclose(moved["matrix"][::2], 0.5, atol=1e-6, rtol=0)
     assert np.abs(np.asarray(moved["matrix"][1::2]) - 0.5).min() > 1e-6
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_of_any_size_leave_an_optimizer_finite_afterwards(name):
-    tx, run, _ = _programs(name)
-    after = run(params(), _init(tx, params()), _grads(1e-30, 1.0, 1e-3), 8)
+    after = _training(name, params(), _grads(1e-30, 1.0, 1e-3), 8)
     assert _finite(after) and jnp.abs(after[2]["matrix"]).max() > 0
     if name not in AS_LARGE:
-        after, state, updates = run(params(), _init(tx, params()), _grads(1e19, 3e19, 1.0, 1e-3), 8)
+        after, state, updates = _training(name, params(), _grads(1e19, 3e19, 1.0, 1e-3), 8)
         assert _finite((after, updates))
         assert name in STUCK or (_finite(state) and jnp.abs(updates["matrix"]).max() > 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gradient_that_is_nan_once_can_be_left_out(name):
-    tx, run, _ = _programs(name)
     grads = _grads(0.1)
     spoilt = jax.tree.map(lambda g: jnp.concatenate([g[:1], jnp.full_like(g[:1], jnp.nan), g[1:3]]), grads)
-    expected, clean, _ = run(params(), _init(tx, params()), grads, 3)
-    found, state, _ = run(params(), _init(tx, params()), spoilt, 4)
+    expected, clean, _ = _training(name, params(), grads, 3)
+    found, state, _ = _training(name, params(), spoilt, 4)
     assert state.total_notfinite == 1
     jax.tree.map(np.testing.assert_array_equal, (found, state.inner_state), (expected, clean.inner_state))
 
@@ -97,14 +98,13 @@ def test_a_gradient_that_is_nan_once_can_be_left_out(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_forms_stay_in_a_loop_and_a_donated_state_takes_nothing_with_it(name):
     """Also the state after a step, which may be made of the parameters or of the gradients of that step."""
-    tx, run, _ = _programs(name)
     start, grads = params(), _grads(0.1)
     given = jax.tree.map(jnp.copy, (start, grads, theta(name)))
-    state = _init(tx, start)
+    state = _init(name, start)
     forms = jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert all(x.size for x in jax.tree.leaves(state))
     for _ in range(2):
-        _, after, updates = run(start, state, grads, 1)
+        _, after, updates = _program(name)(theta(name), STEPS, start, state, grads, 1)
         assert all(x.is_deleted() for x in jax.tree.leaves(state))
         state = after
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == forms
@@ -115,13 +115,16 @@ def test_forms_stay_in_a_loop_and_a_donated_state_takes_nothing_with_it(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_vmap_over_trainings_equals_a_loop(name):
-    tx, run, together = _programs(name)
-    starts, grads = [params(i) for i in range(2)], [_grads(0.1, seed=i) for i in range(2)]
-    stack = lambda trees: jax.tree.map(lambda *a: jnp.stack(a), *trees)  # noqa: E731
-    states = [_init(tx, start) for start in starts]
-    found, *_ = together(stack(starts), stack(states), stack(grads), 3)
-    for i, state in enumerate(states):
-        alone, *_ = run(starts[i], state, grads[i], 3)
+    """Trainings that have nothing in common: neither theta nor its horizon, parameters, states or gradients."""
+    thetas = [theta(name), jax.tree.map(lambda x: 0.9 * x, theta(name))]
+    given = [
+        (thetas[i], STEPS + i, params(i), _init(name, params(i), thetas[i], STEPS + i), _grads(0.1, seed=i))
+        for i in range(2)
+    ]
+    together = jax.jit(jax.vmap(functools.partial(_run, name), (0, 0, 0, 0, 0, None)))
+    found, *_ = together(*jax.tree.map(lambda *a: jnp.stack([jnp.asarray(x) for x in a]), *given), 3)
+    for i in range(2):
+        alone, *_ = _program(name)(*given[i], 3)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
             loose = 2**-8 if a.dtype == jnp.bfloat16 else 1e-5
             np.testing.assert_allclose(np.asarray(a[i], np.float32), np.asarray(b, np.float32), rtol=loose, atol=1e-6)
@@ -131,8 +134,7 @@ def test_orbax_saves_and_restores_every_state_and_training_continues_equally(tmp
     """All optimizers in one checkpoint: what one of them cannot have saved is refused for all."""
     starts, grads, states = params(), _grads(0.1), {}
     for name in NAMES:
-        tx, run, _ = _programs(name)
-        states[name] = run(starts, _init(tx, starts), grads, 2)[1]
+        states[name] = _training(name, starts, grads, 2)[1]
     with orbax.checkpoint.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "states", states)
         checkpointer.wait_until_finished()
@@ -141,8 +143,7 @@ def test_orbax_saves_and_restores_every_state_and_training_continues_equally(tmp
     assert jax.tree.structure(restored) == jax.tree.structure(states)
     restored = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), restored)  # on no device in particular, as before
     for name in NAMES:
-        _, run, _ = _programs(name)
-        runs = [run(starts, state[name], grads, 2)[0] for state in (states, restored)]
+        runs = [_program(name)(theta(name), STEPS, starts, state[name], grads, 2)[0] for state in (states, restored)]
         jax.tree.map(np.testing.assert_array_equal, *runs)
 
 
