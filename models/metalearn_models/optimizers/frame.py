@@ -69,7 +69,7 @@ def copy_shared(state: Any, others: Any) -> Any:
 
 def read_gradient(g: Float[Array, "*S"]) -> Float[Array, "*S"]:
     """A gradient in float32, finite values within `LARGEST`; NaN and infinity stay what they are."""
-    if jnp.finfo(g.dtype).max > LARGEST:
+    if float(jnp.finfo(g.dtype).max) > LARGEST:
         g = jnp.where(jnp.isfinite(g), jnp.clip(g, -LARGEST, LARGEST), g)
     return jnp.asarray(g, jnp.float32)
 

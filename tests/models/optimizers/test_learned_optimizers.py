@@ -218,20 +218,6 @@ def test_memory_per_parameter(name, multiple):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_vmap_over_theta_equals_a_loop(name):
-    rng = np.random.default_rng(3)
-    optimizer = OPTIMIZERS[name](step_size=1.0)
-    params, gradients = _tree(rng, 0.5, FEW), [_tree(rng, 0.1, FEW) for _ in range(3)]
-    run = jax.jit(lambda theta: _run(optimizer, theta, params, gradients)[0])
-    thetas = [_perturbed(optimizer.init(jax.random.key(4)), jax.random.key(i), 0.01) for i in range(3)]
-    stacked = jax.tree.map(lambda *a: jnp.stack(a), *thetas)
-    together = jax.jit(jax.vmap(run))(stacked)
-    for i, theta in enumerate(thetas):
-        alone = run(theta)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=2e-6), together, alone)  # noqa: B023
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_chain_scales_and_clips_around_it(name):
     """Clipping before and scaling after, under jit, equal the three parts one after the other."""
     rng = np.random.default_rng(4)
@@ -252,20 +238,19 @@ def test_the_gradient_with_respect_to_theta_is_that_of_finite_differences(name):
     rng = np.random.default_rng(5)
     optimizer = OPTIMIZERS[name](step_size=1.0)
     theta = _perturbed(optimizer.init(jax.random.key(6)), jax.random.key(7), 0.03)
-    params, gradients = _tree(rng, 0.5, FEW), [_tree(rng, 0.1, FEW) for _ in range(2)]
+    shapes = {**FEW, "empty": (0, 5), "nothing": (0,)}  # a mean over nothing would be NaN, also in derivatives
+    params, gradients = _tree(rng, 0.5, shapes), [_tree(rng, 0.1, shapes) for _ in range(2)]
     direction = jax.tree.map(jnp.zeros_like, theta)
     direction = _perturbed(direction, jax.random.key(8), 1.0)
 
-    @jax.jit
     def moved(epsilon):
         there = jax.tree.map(lambda a, b: a + epsilon * b, theta, direction)
         updates, _ = _run(optimizer, there, params, gradients)
-        return sum(jnp.square(u).mean() for u in jax.tree.leaves(updates))
+        return sum(jnp.square(u).mean() for u in jax.tree.leaves(updates) if u.size)
 
-    slope = jax.jit(jax.grad(moved))(jnp.float32(0.0))
     h = jnp.float32(2e-4)
-    finite = (moved(h) - moved(-h)) / (2 * h)
-    np.testing.assert_allclose(slope, finite, rtol=2e-2)
+    values, slopes = zip(*map(jax.jit(jax.value_and_grad(moved)), (-h, jnp.float32(0), h)), strict=True)
+    np.testing.assert_allclose(slopes[1], (values[2] - values[0]) / (2 * h), rtol=2e-2)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -31,7 +31,8 @@ def test_settings_are_part_of_the_file(tmp_path):
     params = {"w": jnp.ones((3, 2))}
     updates = []
     for transform in (optimizers.load(tmp_path / "w.safetensors"), optimizer.transform(theta)):
-        updates.append(transform.update(params, transform.init(params), params)[0]["w"])
+        step = jax.jit(lambda tx=transform: tx.update(params, tx.init(params), params)[0]["w"])
+        updates.append(step())
     np.testing.assert_array_equal(*updates)
 
 

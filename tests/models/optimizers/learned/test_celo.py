@@ -236,22 +236,6 @@ def test_a_tensor_gone_through_in_parts_has_the_update_of_the_whole(shape, theta
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, parts)
 
 
-def test_two_trainings_under_vmap_are_two_trainings(theta):
-    thetas = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), theta)
-    shapes = {"bias": (3,), "matrix": (2, 3)}
-    params, gradients = _tree(0.5, 1.0, shapes), [_tree(2.0 + t, 0.3, shapes) for t in range(4)]
-
-    def run(theta, num_steps):
-        return _run(celo(**LARGE), theta, params, gradients, LOSSES[:4], num_steps)
-
-    both = jax.jit(jax.vmap(run))(thetas, jnp.array([20, 300]))
-    single = jax.jit(run)
-    for i, num_steps in enumerate((20, 300)):
-        one = single(jax.tree.map(lambda a, i=i: a[i], thetas), jnp.int32(num_steps))
-        assert jax.tree.structure(one) == jax.tree.structure(both)
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=2e-5, atol=1e-6), both, one)
-
-
 def test_meta_gradient_is_the_finite_difference_even_where_a_gradient_is_zero(theta):
     target = {"bias": jnp.array([1.0, -2.0, 0.3]), "matrix": jnp.asarray(_wave((2, 3), 1, 1.0))}
     weight = {"bias": jnp.array([1.0, 0.0, 1.0]), "matrix": jnp.ones((2, 3))}  # the gradient of one is always zero

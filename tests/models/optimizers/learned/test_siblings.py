@@ -289,30 +289,18 @@ def test_memory_per_parameter(name, multiple):
     assert floats <= multiple * sum(a.size for a in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("name", PER_TENSOR)
-def test_vmap_over_theta_equals_a_loop(name):
-    rng = np.random.default_rng(5)
-    optimizer = CASES[name][0]
-    params, gradients = _tree(rng, 0.5, FEW), [_tree(rng, 0.1, FEW) for _ in range(3)]
-    run = jax.jit(lambda theta: _run(optimizer, theta, params, gradients)[0])
-    thetas = [_perturbed(optimizer.init(jax.random.key(4)), jax.random.key(i), 0.03) for i in range(3)]
-    together = jax.jit(jax.vmap(run))(jax.tree.map(lambda *a: jnp.stack(a), *thetas))
-    for i, theta in enumerate(thetas):
-        alone = run(theta)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i], b, rtol=2e-5, atol=5e-6), together, alone)  # noqa: B023
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_the_gradient_with_respect_to_theta_is_that_of_finite_differences(name):
     """From zero params and with zero gradients among them, where roots and norms have no derivative of their own."""
     rng = np.random.default_rng(6)
-    optimizer = CASES[name][0]
+    # Two hidden units a layer: what a derivative of star takes to compile grows with them.
+    narrow = star((2, 2), step_size=0.1, nominal_step_size=0.3, exponent=0.1)
+    optimizer = narrow if name == "star" else CASES[name][0]
     theta = _perturbed(optimizer.init(jax.random.key(6)), jax.random.key(7), 0.03)
     gradients = [_tree(rng, 0.1, FEW) for _ in range(2)]
     gradients = [g | {"bias": jnp.zeros(4)} for g in gradients]
     direction = _perturbed(jax.tree.map(jnp.zeros_like, theta), jax.random.key(8), 1.0)
 
-    @jax.jit
     def moved(epsilon):
         transform = optimizer.transform(jax.tree.map(lambda a, b: a + epsilon * b, theta, direction))
         params = {"bias": jnp.zeros(4), "matrix": jnp.full((3, 5), 0.3)}
@@ -328,9 +316,9 @@ def test_the_gradient_with_respect_to_theta_is_that_of_finite_differences(name):
         (params, _), _ = jax.lax.scan(body, (params, transform.init(params)), steps)
         return sum(jnp.square(p).mean() for p in jax.tree.leaves(params))
 
-    slope = jax.jit(jax.grad(moved))(jnp.float32(0.0))
     h = jnp.float32(1e-3 if name == "nn_adam" else 2e-4)
-    np.testing.assert_allclose(slope, (moved(h) - moved(-h)) / (2 * h), rtol=2e-2)
+    values, slopes = zip(*map(jax.jit(jax.value_and_grad(moved)), (-h, jnp.float32(0), h)), strict=True)
+    np.testing.assert_allclose(slopes[1], (values[2] - values[0]) / (2 * h), rtol=2e-2)
 
 
 @pytest.mark.parametrize("name", PER_TENSOR)
