@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Bool
 
 __all__ = ["LoadedOptimizer", "watch_horizon"]
@@ -47,14 +48,14 @@ def watch_horizon(
         "undo what was reached: stop there, or continue with another optimizer"
     )
     if horizon is None or num_steps is not None:
-        if horizon is not None and not isinstance(num_steps, jax.core.Tracer) and num_steps > horizon:
+        if horizon is not None and not isinstance(num_steps, Tracer) and num_steps > horizon:
             warnings.warn(f"{text} (num_steps={num_steps})", stacklevel=3)
         return _with_horizon(transform, transform.update, horizon)
     notice = _once(text)
 
     def update(updates: optax.Updates, state: Any, params: Any = None, **extra: Any) -> tuple[optax.Updates, Any]:
         step = getattr(state, "step", None)
-        if isinstance(step, jax.core.Tracer):
+        if isinstance(step, Tracer):
             notice(step == horizon)
         elif step is not None and jnp.any(step == horizon):
             notice(True)

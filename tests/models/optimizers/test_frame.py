@@ -1,5 +1,7 @@
 """What the frame around every rule hands to the rule, and what it hands back."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +24,8 @@ def test_a_rule_sees_arrays_with_entries_only():
     seen = []
     tx = _recorded(seen)
     params = {"a": 0.5, "empty": jnp.zeros((0, 3), jnp.bfloat16), "none": None, "w": jnp.ones(2)}
-    state = tx.init(params)
-    updates, _ = tx.update(params, state, params, value=1.0)
+    state: Any = tx.init(params)
+    updates: Any = tx.update(params, state, params, value=1.0)[0]
     for tree in (state, *seen[0][:2]):
         assert tree["empty"] is None and isinstance(tree["a"], jax.Array) and tree["w"].shape == (2,)
     assert seen[0][2] == {"value": 1.0}

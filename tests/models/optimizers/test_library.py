@@ -1,6 +1,7 @@
 """Learned optimizers by name, in files and in the package."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +122,8 @@ def test_the_watch_takes_no_part_in_derivatives(short):
     tx, params = optimizers.load(short), jnp.ones(3)
 
     def moved(scale):
-        return tx.update(scale * params, tx.init(params), params)[0].sum()
+        updates: Any = tx.update(scale * params, tx.init(params), params)[0]
+        return updates.sum()
 
     slopes = [jax.jit(jax.grad(f))(jnp.float32(1)) for f in (moved, lambda s: jax.checkpoint(moved)(s))]
     assert np.isfinite(slopes).all()
