@@ -74,7 +74,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "mnist_losses": Entry("experiments.losses.mnist", {"standard": "5 min", "quick": "1 min"}),
     "refinement": Entry("experiments.losses.refinement", {"standard": "minutes", "quick": "20 s"}),
     "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": "8 s"}),
-    "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes"}),
+    "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes", "large": "a minute"}),
     "shipped": Entry("experiments.tabular.shipped.experiment", {}),
     "throughput": Entry("experiments.speed.training_step", {"standard": "4 min"}),
     "estimator_speed": Entry("experiments.speed.estimators", {"standard": "2 to 3 min"}),

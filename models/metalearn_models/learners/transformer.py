@@ -192,10 +192,10 @@ def sequence_tokens(
 ) -> Float[Array, "*B T F"]:
     """The tokens of whole sequences, for `Transformer.sequence`."""
 
-    def delayed(a: Array) -> Array:
+    def delay(a: Array) -> Array:
         return jnp.concatenate([jnp.zeros_like(a[..., :1, :]), a[..., :-1, :]], axis=-2)
 
-    return _token(config, xs, delayed(xs), delayed(encode_label(ys, outputs)))
+    return _token(config, xs, delay(xs), delay(encode_label(ys, outputs)))
 
 
 def transformer(signature: Signature, config: TransformerConfig = TransformerConfig()) -> Learner:

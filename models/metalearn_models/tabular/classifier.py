@@ -28,7 +28,7 @@ from metalearn_models.learners.library import load, shipped
 from metalearn_models.tabular._programs import Programs, programs
 from metalearn_models.tabular.calibration import calibrate, fit_calibration
 from metalearn_models.tabular.nearest import nearest_rows, show
-from metalearn_models.tabular.pooling import by_class, pool, used
+from metalearn_models.tabular.pooling import by_class, outputs_in_use, pool
 from metalearn_models.tabular.views import draw_looks, draw_views, features_of, fit_features, inputs_of, reduce
 
 __all__ = ["CALIBRATION_ROWS", "CHUNK", "GROUP", "NEAREST", "InContextClassifier"]
@@ -183,7 +183,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
             ys[view, :count] = views.labels[which[view]][classes[rows[view]]]
         # As NumPy arrays: to unpickle these in another process does not start JAX there.
         state = jax.device_get(compiled.read(theta, xs, ys, np.int32(count)))
-        return _Group(projection, used(views.labels[which], signature.outputs), state)
+        return _Group(projection, outputs_in_use(views.labels[which], signature.outputs), state)
 
     def _predict_reduced(
         self,
@@ -234,7 +234,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
             )
             xs[i] = show(table.projection, table.z[rows], query)
             ys[i, :, :-1] = table.labels[:, table.classes[rows]]
-        allowed = used(table.labels, signature.outputs)
+        allowed = outputs_in_use(table.labels, signature.outputs)
         log_probs = np.asarray(compiled.ask(theta, xs, ys, allowed, np.int32(len(z))))
         return by_class([log_probs[: len(z), view] for view in range(NEAREST)], table.labels)
 

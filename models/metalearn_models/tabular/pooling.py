@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["by_class", "pool", "used"]
+__all__ = ["by_class", "outputs_in_use", "pool"]
 
 
-def used(labels: Int[np.ndarray, "M K"], outputs: int) -> Bool[np.ndarray, "M C"]:
+def outputs_in_use(labels: Int[np.ndarray, "M K"], outputs: int) -> Bool[np.ndarray, "M C"]:
     """Which outputs stand for a class in each view.
 
     Args:

@@ -7,6 +7,7 @@ from sklearn.model_selection import train_test_split
 
 from experiments.suite.command_line import run_command
 from experiments.tabular.tabular import (
+    GENERATED,
     REFERENCES,
     TABLES,
     TabularConfig,
@@ -39,6 +40,15 @@ def test_the_reference_is_1nn_on_standardised_features_of_the_same_split():
         A, B = (A - mean) / std, (B - mean) / std
         nearest = np.square(A[None] - B[:, None]).sum(2).argmin(1)
         assert scores["1nn"][split] == (a[nearest] == b).mean()
+
+
+def test_generated_tables_are_the_same_each_time_and_two_widths_differ_in_nothing_else():
+    for name in GENERATED:
+        (X, y), (again, _) = load_table(name), load_table(name)
+        assert len(X) == len(y) == 4000 and np.array_equal(X, again)
+    X, y = load_table("widths")
+    np.testing.assert_allclose([X[y == k].std() for k in (0, 1)], [1, 3], rtol=0.03)
+    np.testing.assert_allclose([X[y == k].mean() for k in (0, 1)], 0, atol=0.1)
 
 
 def test_ahead_is_the_distance_to_the_better_reference():
