@@ -14,7 +14,13 @@ import tyro
 from metalearn.cli.arguments import describe, run_folder, take, take_name, take_preset
 from metalearn.errors import UsageError
 from metalearn.ranges import PathName
-from metalearn.recipes.in_context.config import TrainConfig, from_json, predicts_numbers, with_absolute_places
+from metalearn.recipes.in_context.config import (
+    TrainConfig,
+    free_fields,
+    from_json,
+    predicts_numbers,
+    with_absolute_places,
+)
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.recipes.in_context.scoring import table
 from metalearn.recipes.options import read
@@ -81,6 +87,11 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
         name, config = "", from_json(open_run(resume).config)
     usage = "[PRESET] [--learner NAME] [options]\n--resume RUN [options]"
     command = read(TrainCommand(config), argv, "metalearn train", usage, describe(TrainCommand))
+    if resume is not None and command.config.steps != config.steps and "steps" not in free_fields(config):
+        raise UsageError(
+            f"--steps must stay {config.steps}: --outer-optimizer.schedule cosine is computed from it, got "
+            f"{command.config.steps}. To train further, begin a run from this one with --start {resume}"
+        )
     if resume is not None and (command.run is not None or command.overwrite):
         raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
     if resume is None:

@@ -72,7 +72,7 @@ class Sweep(NamedTuple):
 def open_sweep(
     plan: Plan, url: str, *, halving: Halving | None = None, heartbeat: int = 10, grace: int = 60, again: bool = True
 ) -> Sweep:
-    """Begin a sweep, or join the sweep of the same name and plan.
+    """Begin a sweep, or join the sweep of the same name and plan; a plan with further cells extends the sweep.
 
     Args:
         plan: what to run.
@@ -98,7 +98,8 @@ def open_sweep(
     storage = open_storage(url, heartbeat, grace)
     with storage_errors(url):
         study, found = _begin_or_join(plan.name, storage, pruner, values)
-        _check_same_plan(plan.name, found, values, study.get_trials(deepcopy=False), cells)
+        if _check_same_plan(plan.name, found, values, study.get_trials(deepcopy=False), cells):
+            study.set_user_attr("plan", values)
         sweep = Sweep(study, storage, plan, cells, grace)
         enqueue_missing(sweep, again)
     return sweep
@@ -199,7 +200,12 @@ def _fail_trials_of_dead_workers(sweep: Sweep) -> None:
                 sweep.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
-def _check_same_plan(name: str, old: Any, new: dict[str, Any], trials: list[Any], cells: dict[str, Cell]) -> None:
+def _check_same_plan(name: str, old: Any, new: dict[str, Any], trials: list[Any], cells: dict[str, Cell]) -> bool:
+    """Whether the new plan extends the old one: everything is equal, but it has all of the old cells and more.
+
+    Raises:
+        RunError: the plans differ in anything else.
+    """
     if not isinstance(old, dict) or old.get("format") != new["format"]:
         got = old.get("format") if isinstance(old, dict) else old
         raise RunError(
@@ -208,9 +214,13 @@ def _check_same_plan(name: str, old: Any, new: dict[str, Any], trials: list[Any]
         )
     if old["cells"] != new["cells"]:
         planned = {trial.user_attrs["cell"]: None for trial in trials if "cell" in trial.user_attrs}
+        if len(planned) == old["cells"]["count"] < len(cells) and planned.keys() <= cells.keys():
+            check_same_config({**old, "cells": new["cells"]}, new, (), f"there is a sweep {name!r} with another plan")
+            return True
         new = {**new, "cells": _describe_cells(cells, planned, "new")}
         old = {**old, "cells": _describe_cells(planned, cells, "gone", old["cells"]["count"])}
     check_same_config(old, new, (), f"there is a sweep {name!r} with another plan")
+    return False
 
 
 def _describe_cells(cells: Iterable[str], others: Collection[str], word: str, count: int | None = None) -> str:

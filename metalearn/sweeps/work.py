@@ -158,4 +158,7 @@ def _record_values(sweep: Sweep, trial: Any, cell: Cell) -> None:
     """Pass the cell's values to optuna, for its tables and dashboards."""
     for key, value in cell.items():
         choices = list(dict.fromkeys(c[key] for c in sweep.plan.cells if key in c))
-        trial.suggest_categorical(key, choices if value in choices else [value])
+        try:
+            trial.suggest_categorical(key, choices if value in choices else [value])
+        except ValueError:  # optuna keeps the choices of the first trial; an extended sweep has others
+            trial.set_user_attr(f"value of {key}", value)

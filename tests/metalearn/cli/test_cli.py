@@ -246,6 +246,15 @@ def test_resume_takes_nothing_that_would_be_ignored(trained, capsys):
     assert status == 2 and "remove --run and --overwrite" in err
 
 
+def test_a_cosine_schedule_says_why_its_run_cannot_be_lengthened(trained, capsys, tmp_path):
+    folder = tmp_path / "cosine"
+    folder.mkdir()
+    text = (trained / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"schedule": "constant"', '"schedule": "cosine"'))
+    status, _, err = run(capsys, "train", "--resume", folder, "--steps", 200)
+    assert status == 2 and "--steps must stay 4: --outer-optimizer.schedule cosine" in err and "--start" in err
+
+
 def test_every_use_of_the_seed_has_keys_of_its_own():
     uses = ("theta", "outer", "evaluation", "training tasks", "reference")
     roots = [jax.random.key_data(stream(0, use)).tobytes() for use in uses]

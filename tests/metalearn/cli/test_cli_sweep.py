@@ -208,5 +208,10 @@ def test_a_sweep_at_toy_size_and_the_same_command_again(tmp_path, capsys, cache_
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "x/cells").rglob("*")} == written
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[-1]) == first and "2 cells, 2 of them done before" in err
-    assert main([*words, "--seeds", "2"]) == 1
-    assert "4 cells, 2 of them new" in capsys.readouterr().err
+    assert main([*words, "--seeds", "2"]) == 0  # more cells extend the sweep
+    out, err = capsys.readouterr()
+    again = json.loads(out.splitlines()[-1])["records"]
+    assert "4 cells, 2 of them done before" in err and [r["state"] for r in again] == ["done"] * 4
+    assert [r["value"] for r in again[:2]] == [r["value"] for r in first["records"]]
+    assert main(words) == 1  # fewer do not
+    assert "2 of them gone" in capsys.readouterr().err
