@@ -17,7 +17,7 @@ WRAPPERS = {
 }
 NAMES = (*optimizers.names(), *WRAPPERS)
 STEPS = 10
-"""Number of steps that are planned; the tests go on far beyond."""
+"""Number of steps that are planned; the tests continue far beyond."""
 
 
 def optimizer(name):

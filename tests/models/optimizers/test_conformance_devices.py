@@ -20,7 +20,7 @@ def test_memory_lies_where_the_parameters_lie(found, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_gathers_nothing_that_adam_does_not_gather(found, name):
-    """Tensors that would be gone through in blocks on one device, split along both axes."""
+    """Tensors that would be processed in blocks on one device, split along both axes."""
     assert found[name]["gathers"] <= found["adam"]["gathers"]
 
 

@@ -29,7 +29,7 @@ class FixedPoints(NamedTuple):
 
     Attributes:
         points: the states.
-        speed: |F(h, g) - h| of each, the distance it still moves in a step.
+        speed: |F(h, g) - h| of each, the distance that it still moves per step.
     """
 
     points: Float[np.ndarray, "M H"]
@@ -40,10 +40,10 @@ class Modes(NamedTuple):
     """The linear dynamics near a state, slowest mode first.
 
     Attributes:
-        eigenvalues: lambda of each mode, what is left of it after a step.
-        rates: the learning rate of each mode, in units of the parameter by those of the gradient; conjugate pairs of
-            eigenvalues have conjugate rates.
-        right: R, the modes as columns: directions of the state.
+        eigenvalues: lambda of each mode, the factor by which it shrinks per step.
+        rates: the learning rate of each mode, in units of the parameter per unit of the gradient; conjugate eigenvalues
+            have conjugate rates.
+        right: R, whose columns are the modes, as directions of the state.
         left: L, the inverse of R.
     """
 
@@ -54,7 +54,7 @@ class Modes(NamedTuple):
 
     @property
     def timescales(self) -> Float[np.ndarray, "H"]:
-        """Steps until a mode has fallen to 1 / e, `-1 / ln|lambda|`; infinite or negative where it does not fall."""
+        """Steps until a mode has fallen to 1 / e, `-1 / ln|lambda|`; infinite or negative if it does not fall."""
         with np.errstate(divide="ignore"):
             return -1 / np.log(np.abs(self.eigenvalues))
 
@@ -71,17 +71,17 @@ def fixed_points(
 
     Args:
         cell: the optimizer.
-        states: where to start, such as states visited in training runs.
+        states: starting points, such as states visited in training runs.
         gradient: g, held constant.
-        tolerance: largest speed of what counts as a fixed point, in units of the state.
-        distance: of two points below which they count as one, of which the more exact is kept.
-        iterations: the most steps of the minimisation.
+        tolerance: a point with at most this speed counts as fixed, in units of the state.
+        distance: two points that are closer than this count as one; the more exact one is kept.
+        iterations: largest number of steps of the minimisation.
 
     Returns:
-        The points found; none where no search comes below the tolerance.
+        The points found; none if no search comes below the tolerance.
 
     Raises:
-        ValueError: when the states do not have the width of the cell.
+        ValueError: the states do not have the width of the cell.
     """
     if states.ndim != 2 or states.shape[1] != cell.initial.size:
         raise ValueError(f"states must be [K, {cell.initial.size}], as wide as the cell's, got {states.shape}")
@@ -104,7 +104,7 @@ def settle(
 
     def unfinished(carry: tuple[Array, Array, Array, Array]) -> Bool[Array, ""]:
         h, speed, damping, i = carry
-        # Below rounding, or without a step that helps: done.
+        # Stop if the speed is below rounding, or if no step reduces it.
         small = speed <= 4 * jnp.finfo(h.dtype).eps * (1 + jnp.linalg.norm(h))
         return (i < iterations) & ~small & (damping < 1e8)
 
@@ -137,8 +137,8 @@ def modes(cell: Cell, h: Float[Any, "H"], gradient: float = 0.0) -> Modes:
         gradient: the gradient there.
 
     Returns:
-        The modes. Where eigenvectors are not independent, as in a chain of two equal decays, the rates of these modes
-        are large and cancel; their sum is right.
+        The modes. If eigenvectors are dependent, as in a chain of two equal decays, the rates of their modes are large
+        and cancel; the sum is right.
     """
     state = jnp.asarray(h, cell.initial.dtype)
     derivatives = jax.jit(jax.jacfwd(cell.advance, (0, 1)))(state, jnp.asarray(gradient, state.dtype))
@@ -152,7 +152,7 @@ def modes(cell: Cell, h: Float[Any, "H"], gradient: float = 0.0) -> Modes:
 
 
 def impulse_response(found: Modes, steps: int) -> Float[np.ndarray, "T"]:
-    """How far against the gradient a parameter moves 0, 1, ... steps after a gradient of 1 in one step.
+    """How far a parameter moves against the gradient 0, 1, ... steps after a single gradient of 1.
 
     Args:
         found: the modes at a fixed point.

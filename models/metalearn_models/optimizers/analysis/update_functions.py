@@ -26,8 +26,8 @@ class UpdateFunction(NamedTuple):
         gradients: where it was evaluated, ascending.
         updates: Delta at each.
         rate: -dDelta/dg at g = 0, the learning rate of small gradients.
-        clip: the gradient at which the line through the slope at 0 has gone as far as Delta does from 0 to the ends: of
-            an optimizer that clips gradients at c, c; of a linear one, the largest gradient evaluated.
+        clip: the gradient at which the tangent at 0 reaches the mean size of Delta at both ends. An optimizer that
+            clips gradients at c has clip c; a linear one has the largest gradient evaluated.
         saturation: 1 - clip / largest gradient: 0 where Delta is linear, 1 where it depends on the sign alone.
     """
 
@@ -39,12 +39,12 @@ class UpdateFunction(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The learning rate an optimizer follows by itself.
+    """The learning-rate schedule that an optimizer follows while the gradient is 0.
 
     Attributes:
-        states: before each step, while the gradient is 0.
+        states: the state before each step.
         rates: -dDelta/dg at g = 0 of each state.
-        drift: Delta(0) of each: what the parameter moves by without a gradient.
+        drift: Delta(0) of each state: the update without a gradient.
     """
 
     states: Float[Array, "T H"]
@@ -58,10 +58,10 @@ class Adaptation(NamedTuple):
     Attributes:
         gradients: g, constant.
         points: h*(g).
-        speed: |F(h*, g) - h*|; where it is not small the cell does not come to rest.
+        speed: |F(h*, g) - h*|; if it is not small, the cell does not come to rest.
         updates: Delta(h*, g), the lasting update.
-        rates: -dDelta/dg at h*(g) and g: how a sudden change of the gradient counts. Falling along both arms, it is
-            an adaptation like RMSProp's.
+        rates: -dDelta/dg at h*(g) and g: the response to a sudden change of the gradient. If it falls as |g| grows, the
+            optimizer adapts its learning rate, as RMSProp does.
     """
 
     gradients: Float[Array, "G"]
@@ -80,7 +80,7 @@ def update_function(cell: Cell, h: Float[Array, "H"], gradients: Float[Array, "G
         gradients: ascending, from -a to a.
 
     Raises:
-        ValueError: when there are fewer than two gradients.
+        ValueError: there are fewer than two gradients.
     """
     if gradients.size < 2:
         raise ValueError(f"an update function needs at least two gradients, got {gradients.size}")
@@ -92,14 +92,14 @@ def update_function(cell: Cell, h: Float[Array, "H"], gradients: Float[Array, "G
 
 
 def schedule(cell: Cell, steps: int) -> Schedule:
-    """Let the cell run from its initial state without gradients.
+    """Run the cell from its initial state with gradients of 0.
 
     Args:
         cell: the optimizer.
         steps: T.
 
     Raises:
-        ValueError: when there is no step.
+        ValueError: `steps` is less than 1.
     """
     if steps < 1:
         raise ValueError(f"a schedule needs at least one step, got {steps}")
@@ -115,19 +115,19 @@ def schedule(cell: Cell, steps: int) -> Schedule:
 def adaptation(cell: Cell, gradients: Float[Array, "G"], steps: int = 1000) -> Adaptation:
     """Where the cell comes to rest under constant gradients.
 
-    The cell runs from its initial state, so that of several fixed points it is the one an optimizer gets to; the search
-    of `fixed_points` makes it exact.
+    The cell runs from its initial state: of several fixed points, it finds the one that the optimizer reaches. The
+    search of `fixed_points` then makes it exact.
 
     Args:
         cell: the optimizer.
-        gradients: each held constant in a run of its own.
-        steps: of the run.
+        gradients: each is held constant in its own run.
+        steps: number of steps per run, before the search.
 
     Raises:
-        ValueError: when `steps` is negative.
+        ValueError: `steps` is negative.
     """
     if steps < 0:
-        raise ValueError(f"a run cannot have {steps} steps")
+        raise ValueError(f"steps must be at least 0, got {steps}")
 
     def one(g: Array) -> tuple[Array, Array, Array, Array]:
         reached = jax.lax.fori_loop(0, steps, lambda _, h: cell.advance(h, g), cell.initial)

@@ -6,7 +6,7 @@ performance in learned optimizers" (arXiv 2203.11860), appendix on `AdafacMLPLOp
 The 39 features of a parameter are never put side by side. The network's first layer is a sum of products, one feature
 after the other, with each weight already multiplied by its feature's normaliser. Features of a whole row or column are
 multiplied once per row or column. The time features, the same for all parameters, are part of the bias. A tensor that
-does not fit a cache is gone through in blocks, twice: once for the normalisers, once for the network.
+does not fit a cache is processed in blocks, twice: once for the normalisers, once for the network.
 """
 
 from __future__ import annotations

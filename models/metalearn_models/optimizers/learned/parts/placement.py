@@ -1,7 +1,7 @@
 """Tensors that are spread over devices: whether they are, and memory that is spread in the same way.
 
 The type of an array names its mesh. On a mesh with automatic axes it does not say which axes of the tensor are split:
-there, any of them may be. Such a tensor is neither raveled nor gone through in blocks, since both would gather it. In
+there, any of them may be. Such a tensor is neither raveled nor processed in blocks, since both would gather it. In
 `jax.shard_map` every tensor is local.
 """
 
@@ -25,7 +25,7 @@ def is_spread(x: Array) -> bool:
 
 
 def loose_shape(x: Array) -> tuple[int, ...]:
-    """The shape in which a rule for single parameters goes through a tensor: raveled unless it is spread."""
+    """The shape in which a rule for single parameters reads a tensor: raveled unless it is spread."""
     return x.shape if is_spread(x) else (x.size,)
 
 

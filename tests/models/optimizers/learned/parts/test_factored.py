@@ -1,4 +1,4 @@
-"""The shared features of small_fc and STAR on tensors that are gone through in blocks."""
+"""The shared features of small_fc and STAR on tensors that are processed in blocks."""
 
 import jax
 import jax.numpy as jnp
