@@ -139,6 +139,8 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     values["learner"] = {"name": learner_name(config.learner), **values["learner"]}
     if not config.curriculum.steps:
         del values["curriculum"]  # so that runs from before there were curricula can be resumed
+    if not values["family"].get("repeats", True):
+        del values["family"]["repeats"]  # the same
     return values
 
 

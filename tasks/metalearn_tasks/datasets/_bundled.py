@@ -15,7 +15,7 @@ NAMES = {
     "breast_cancer": "569 breast tumours, 30 measurements, 2 classes",
     "wine": "178 Italian wines, 13 chemical measurements, 3 classes",
     "iris": "150 irises, 4 measurements, 3 classes",
-    "random": "10 uniform noise images, one per class: pure memorisation in context (Kirsch et al. 2022)",
+    "random": "10 uniform noise images, one per class: memorisation, with --family.repeats (Kirsch et al. 2022)",
 }
 
 

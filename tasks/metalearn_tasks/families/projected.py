@@ -47,6 +47,8 @@ class ProjectedConfig:
     """From this outer step on, permute_prob p grows as p * step / anneal_steps, up to 1. 0: it never grows."""
     seed: Seed = 0
     """Names the tasks: task i of one seed is the same whenever it is drawn."""
+    repeats: bool = False
+    """Draw the examples of a sequence with replacement, so that one can come again: for memorisation in context."""
 
 
 class ProjectedData(NamedTuple):
@@ -121,7 +123,7 @@ def projected(inputs: int, classes: int, config: ProjectedConfig) -> Family:
 
     sample, seen, unseen = numbered_tasks(draw, config.num_tasks, config.seed, lambda data: (data.num_tasks, data.seed))
     signature = Signature(width, classes, config.length)
-    return Family(signature, sample, seen, unseen, _make_episode(config.length))
+    return Family(signature, sample, seen, unseen, _make_episode(config))
 
 
 def unprojected(inputs: int, classes: int, config: ProjectedConfig) -> Family:
@@ -141,7 +143,7 @@ def unprojected(inputs: int, classes: int, config: ProjectedConfig) -> Family:
         key = jax.random.key(config.seed if data.seed is None else data.seed)
         return sample(data, jax.random.fold_in(key, jnp.asarray(index, jnp.uint32)))
 
-    return Family(Signature(width, classes, config.length), sample, None, unseen, _make_episode(config.length))
+    return Family(Signature(width, classes, config.length), sample, None, unseen, _make_episode(config))
 
 
 def draw_without_replacement(key: PRNGKeyArray, population: int, count: int) -> Int[Array, "count"]:
@@ -168,8 +170,13 @@ def _draw_permutation(data: ProjectedData, classes: int, key: PRNGKeyArray, key_
     return jnp.where(permuted, jax.random.permutation(key, classes), jnp.arange(classes)).astype(jnp.int32)
 
 
-def _make_episode(length: int) -> Callable[..., tuple[Array, Array]]:
+def _make_episode(config: ProjectedConfig) -> Callable[..., tuple[Array, Array]]:
+    length = config.length
+
     def episode(data: ProjectedData, task: ProjectedTask, key: PRNGKeyArray) -> tuple[Array, Array]:
+        if config.repeats:
+            rows = jax.random.randint(key, (length,), 0, data.inputs.shape[0])
+            return data.inputs[rows] @ task.projection, task.permutation[data.labels[rows]]
         if data.inputs.shape[0] < length:
             raise ValueError(
                 f"length must be at most the number of examples, {data.inputs.shape[0]}, got {length}: "

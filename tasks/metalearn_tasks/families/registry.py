@@ -81,10 +81,11 @@ class FamilyEntry(NamedTuple):
 
 def _build_projected(config: ProjectedConfig, dataset: Dataset) -> TaskSource:
     for split, (inputs, _) in (("training", dataset.train), ("held-out", dataset.test)):
-        if len(inputs) < config.length:
+        if len(inputs) < config.length and not config.repeats:
             raise ValueError(
                 f"a sequence of {config.length} different examples cannot be drawn from the {len(inputs)} {split} "
-                f"examples of {dataset.name}: shorten family.length or take more data"
+                f"examples of {dataset.name}: lower --family.length, take more data, or draw some again with "
+                "--family.repeats"
             )
     data = _numbered(projected_data(*dataset.train, config.permute_prob), config)
     test_data = _numbered(projected_data(*dataset.test), config)
@@ -106,7 +107,7 @@ def _numbered(data: ProjectedData, config: ProjectedConfig) -> ProjectedData:
 
 def _transfer_projected(config: ProjectedConfig, dataset: Dataset, signature: Signature) -> TaskSource:
     # A small set gives shorter sequences, so that each example still comes at most once.
-    length = min(config.length, len(dataset.test.labels))
+    length = config.length if config.repeats else min(config.length, len(dataset.test.labels))
     config = dataclasses.replace(config, project_to=signature.inputs, length=length)
     family = projected(dataset.inputs, dataset.classes, config)
     test_data = projected_data(*dataset.test)
@@ -114,7 +115,8 @@ def _transfer_projected(config: ProjectedConfig, dataset: Dataset, signature: Si
 
 
 def _identity_projected(config: ProjectedConfig, dataset: Dataset) -> tuple[Family, dict[str, Any]]:
-    config = dataclasses.replace(config, project_to=None, length=min(config.length, len(dataset.test.labels)))
+    length = config.length if config.repeats else min(config.length, len(dataset.test.labels))
+    config = dataclasses.replace(config, project_to=None, length=length)
     permuted = projected_data(*dataset.test)
     return unprojected(dataset.inputs, dataset.classes, config), {
         "identity": permuted,

@@ -255,6 +255,21 @@ def test_a_cosine_schedule_says_why_its_run_cannot_be_lengthened(trained, capsys
     assert status == 2 and "--steps must stay 4: --outer-optimizer.schedule cosine" in err and "--start" in err
 
 
+def test_ten_images_of_noise_come_again_in_a_sequence():
+    words = ["digits", *TINY, "--steps", "2", "--data.source", "random", "--data.pca", "none", "--family.length", "30"]
+    with pytest.raises(ValueError, match=r"or draw some again with --family\.repeats"):
+        prepare(parse(list(words))[1].config)
+    config = parse([*words, "--family.repeats"])[1].config
+    recipe = prepare(config)
+    task = recipe.family.unseen(recipe.test_data, 3)
+    xs, ys = recipe.family.episode(recipe.test_data, task, jax.random.key(0))
+    assert xs.shape == (30, 196) and 5 < len(np.unique(np.asarray(ys))) <= 10
+    for label in np.unique(np.asarray(ys)):
+        assert len({row.tobytes() for row in np.asarray(xs)[np.asarray(ys) == label]}) == 1
+    assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+    assert "repeats" not in configs.to_json(PRESETS["digits"][1])["family"]
+
+
 def test_every_use_of_the_seed_has_keys_of_its_own():
     uses = ("theta", "outer", "evaluation", "training tasks", "reference")
     roots = [jax.random.key_data(stream(0, use)).tobytes() for use in uses]
