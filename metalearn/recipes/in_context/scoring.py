@@ -147,6 +147,11 @@ def table(scores: dict[str, Any], regression: bool) -> str:
     rows = [header + f"{'last ' + str(min(LAST, length)):>15}"]
     for name, value in scores.items():
         curve, (mean, half) = summarise(value), last_positions(value, LAST)
-        cells = [f"{curve.mean[n]:.3f} ± {curve.high[n] - curve.mean[n]:.3f}" for n in columns]
-        rows.append(f"{name:<34}" + "".join(f"{c:>15}" for c in [*cells, f"{mean:.3f} ± {half:.3f}"]))
+        cells = [_with_half(curve.mean[n], curve.high[n] - curve.mean[n]) for n in columns]
+        rows.append(f"{name:<34}" + "".join(f"{c:>15}" for c in [*cells, _with_half(mean, half)]))
     return "\n".join(rows)
+
+
+def _with_half(mean: float, half: float) -> str:
+    """A mean and half its interval; a single task gives no interval."""
+    return f"{mean:.3f} ± {half:.3f}" if np.isfinite(half) else f"{mean:.3f}"

@@ -17,7 +17,7 @@ from metalearn.recipes.driving import compile_outer_loop, initial_state
 from metalearn.recipes.in_context import config as configs
 from metalearn.recipes.in_context.build import load_data, prepare, read_theta
 from metalearn.recipes.in_context.presets import PRESETS
-from metalearn.recipes.in_context.scoring import evaluations, learner_scorers, tasks_to_score
+from metalearn.recipes.in_context.scoring import evaluations, learner_scorers, table, tasks_to_score
 from metalearn.recipes.streams import stream
 from metalearn.runs.checkpoints import checkpoint_steps
 from metalearn.runs.folder import open_run
@@ -268,6 +268,11 @@ def test_ten_images_of_noise_come_again_in_a_sequence():
         assert len({row.tobytes() for row in np.asarray(xs)[np.asarray(ys) == label]}) == 1
     assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
     assert "repeats" not in configs.to_json(PRESETS["digits"][1])["family"]
+
+
+def test_a_single_task_has_no_interval_in_the_table():
+    assert "nan" not in table({"unseen": np.full((1, 20), 0.5)}, False)
+    assert "0.500 ± 0.000" in table({"unseen": np.full((2, 20), 0.5)}, False)
 
 
 def test_every_use_of_the_seed_has_keys_of_its_own():
