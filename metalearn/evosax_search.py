@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from metalearn.gradients._checks import check_loop
+from metalearn.gradients.estimator import typed_key
 from metalearn.inner import InnerLoop, unroll
 from metalearn.outer import OuterLoop
 
@@ -51,7 +52,7 @@ def evosax_search(
     """Minimise the mean loss over whole trajectories, with one generation per outer step.
 
     All candidates of a generation meet the same tasks with the same randomness. A candidate with a non-finite loss gets
-    the worst finite loss of its generation.
+    the worst finite loss of its generation. If no loss is finite, theta and the strategy stay as they are.
 
     Args:
         loop: the inner loop.
@@ -81,6 +82,7 @@ def evosax_search(
         params = strategy.default_params if strategy_params is None else strategy_params
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> SearchState:
+        key = typed_key(key)
         check_loop(loop, theta, data, key)
         key_strategy, key_steps = jax.random.split(key)
         theta = jax.tree.map(lambda a: jnp.array(a, jnp.result_type(a), copy=True), theta)
@@ -106,6 +108,9 @@ def evosax_search(
             updated, _ = strategy.tell(key_tell, candidates, jnp.where(finite, losses, worst), asked, params)
             theta = jax.tree.map(lambda new, old: new.astype(old.dtype), strategy.get_mean(updated), state.theta)
         updated = jax.tree.map(lambda new, old: new.astype(old.dtype), updated, state.strategy)
+        theta, updated = jax.tree.map(
+            lambda new, old: jnp.where(kept > 0, new, old), (theta, updated), (state.theta, state.strategy)
+        )
         metrics = {
             "loss": jnp.where(finite, losses, 0).sum() / kept,
             "best": jnp.where(finite, losses, jnp.inf).min(),

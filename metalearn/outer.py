@@ -34,7 +34,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from metalearn.gradients.estimator import Estimator
+from metalearn.gradients.estimator import Estimator, typed_key
 
 __all__ = ["OuterLoop", "OuterState", "global_mesh", "local_mesh", "outer_loop"]
 
@@ -109,7 +109,7 @@ def outer_loop(
 
     Args:
         estimator: the source of meta-gradients.
-        optimizer: turns them into updates of theta.
+        optimizer: turns them into updates of theta. It gets the mean loss as `value`, and the gradient as `grad`.
         steps_per_call: outer steps per dispatch. Results are equal up to rounding: a single step is compiled without a
             loop, and XLA may then add in another order.
         mesh: devices to split the trajectories over, with the single axis `"trajectories"`; see `local_mesh` and, for
@@ -119,8 +119,15 @@ def outer_loop(
         `(init, step)`, see `OuterLoop`.
 
     Raises:
+        TypeError: no estimator or no optimizer; by `step`: the optimizer needs more than `value` and `grad`, such as
+            the `value_fn` of a line search.
         ValueError: the trajectories cannot be split evenly over the mesh.
     """
+    if not isinstance(estimator, Estimator):
+        raise TypeError(f"outer_loop takes an estimator, such as backprop(loop, batch=64), got {estimator!r:.80}")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"outer_loop takes an optimizer of optax, such as optax.adam(1e-3), got {optimizer!r:.80}")
+    optimizer = optax.with_extra_args_support(optimizer)
     if mesh is not None and estimator.batch % mesh.devices.size:
         raise ValueError(
             f"{estimator.batch} trajectories (or pairs) cannot be split evenly over {mesh.devices.size} devices: "
@@ -138,6 +145,7 @@ def outer_loop(
         )
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> OuterState:
+        key = typed_key(key)
         if mesh is None:
             return new_state(theta, data, key)
         return new_state_on_mesh(*_put_everywhere((theta, data, key), mesh))
@@ -147,7 +155,14 @@ def outer_loop(
         gradient, estimator_state, metrics = grad(state.theta, state.estimator, data, key, state.step)
         gradient, metrics = estimator.finish(gradient, metrics)
         with jax.numpy_dtype_promotion("standard"):  # optax relies on it, whatever the caller's setting
-            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.theta)
+            # value and grad are for those that read them, such as optax.contrib.reduce_on_plateau; others ignore them.
+            extra = {"value": metrics["loss"], "grad": gradient}
+            try:
+                updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.theta, **extra)
+            except TypeError as error:
+                if "required keyword-only argument" not in str(error):
+                    raise
+                raise TypeError(f"outer_loop gives the optimizer value and grad, but it needs more: {error}") from error
             theta = optax.apply_updates(state.theta, updates)
         metrics = {**metrics, "grad_norm": optax.tree.norm(gradient)}
         return OuterState(theta, optimizer_state, estimator_state, state.key, state.step + 1), metrics

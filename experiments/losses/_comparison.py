@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from einops import rearrange
 from jax.experimental.compilation_cache import compilation_cache
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from experiments.suite.tables import read_number, read_numbers
 from metalearn.intervals import half_width
@@ -111,7 +111,7 @@ def _arrays(held: HeldOut) -> tuple[Any, Any, Any]:
 
 
 def _train_all(
-    loss: Loss, task: LossTask, config: TrainingConfig, data: Any, keys: PRNGKeyArray, at_once: int | None
+    loss: Loss, task: LossTask, config: TrainingConfig, data: Any, keys: Key[Array, "S"], at_once: int | None
 ) -> Float[Array, "L N 2"]:
     """Validation and test error of a network per learning rate and data set; infinity if it diverged."""
     rule = optax.scale_by_adam()
@@ -148,7 +148,7 @@ def _train_all(
         return jax.jit(jax.vmap(jax.vmap(train_one, (None, 0, 0)), (0, None, None)))(rates, keys, data)
 
     @jax.jit
-    def train_some_at_once(rates: Array, keys: PRNGKeyArray, data: Any) -> Array:
+    def train_some_at_once(rates: Array, keys: Key[Array, "S"], data: Any) -> Array:
         def train_number(i: Array) -> Array:
             rate, row = i // len(keys), i % len(keys)
             return train_one(rates[rate], keys[row], jax.tree.map(lambda a: a[row], data))

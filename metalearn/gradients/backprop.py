@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from metalearn.gradients._checks import check_loop
-from metalearn.gradients.estimator import Estimator
+from metalearn.gradients.estimator import Estimator, with_typed_keys
 from metalearn.gradients.windows import (
     Clock,
     Horizon,
@@ -71,7 +71,7 @@ def backprop(loop: InnerLoop, batch: int, length: int | None = None, remat: bool
         (loss, aux), gradient = jax.value_and_grad(objective, has_aux=True)(theta)
         return gradient, state, {"loss": loss, **aux}
 
-    return Estimator(init, grad, batch)
+    return with_typed_keys(Estimator(init, grad, batch))
 
 
 class TruncatedState(NamedTuple):
@@ -133,7 +133,7 @@ def truncated_backprop(
         gradient, (after, means) = jax.grad(objective, has_aux=True)(theta)
         return gradient, TruncatedState(clock._replace(t=clock.t + window), after), means
 
-    return Estimator(init, grad, batch)
+    return with_typed_keys(Estimator(init, grad, batch))
 
 
 def _check_positive(**numbers: int) -> None:

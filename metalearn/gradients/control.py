@@ -33,7 +33,7 @@ from metalearn.gradients._pairs import (
     start_states,
 )
 from metalearn.gradients.es import EsState, Sigma, add_to_credit, no_shaping
-from metalearn.gradients.estimator import Estimator
+from metalearn.gradients.estimator import Estimator, with_typed_keys
 from metalearn.gradients.noise import Noise, dense, inner_product, weighted_mean
 from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
@@ -112,7 +112,7 @@ def nres_a(
         pairs_state = EsState(advance_clock(pop, clock, diffs.finite), inner, sigma, ())
         return gradient, ControlledState(pairs_state, middle), metrics_of(diffs)
 
-    return Estimator(init, grad, pop.pairs, finish)
+    return with_typed_keys(Estimator(init, grad, pop.pairs, finish))
 
 
 def pes_a(
@@ -157,7 +157,7 @@ def pes_a(
         pairs_state = EsState(advance_clock(pop, clock, finite), inner, sigma, credit)
         return gradient, ControlledState(pairs_state, middle), metrics_of(diffs)
 
-    return Estimator(init, grad, pop.pairs, finish)
+    return with_typed_keys(Estimator(init, grad, pop.pairs, finish))
 
 
 def _start_new(
@@ -176,7 +176,7 @@ def _explained_delta(pop: Population, eps: Any, sigma: Float[Array, "n"], p: Any
 
 
 def _finite(p: Any) -> Bool[Array, "n"]:
-    leaves = [jnp.isfinite(a).reshape(a.shape[0], -1).all(-1) for a in jax.tree.leaves(p)]
+    leaves = [jnp.isfinite(a).all(tuple(range(1, a.ndim))) for a in jax.tree.leaves(p)]
     return jnp.stack(leaves).all(0)
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["Estimator", "with_schedule"]
+__all__ = ["Estimator", "typed_key", "with_schedule", "with_typed_keys"]
 
 
 class Estimator(NamedTuple):
@@ -33,6 +35,31 @@ class Estimator(NamedTuple):
     grad: Callable[..., tuple[Any, Any, dict[str, Array]]]
     batch: int
     finish: Callable[..., tuple[Any, dict[str, Array]]] = lambda gradient, metrics: (gradient, metrics)
+
+
+def typed_key(key: Any) -> Any:
+    """A key as `jax.random.key` makes it. Raw keys of `jax.random.PRNGKey` are wrapped, with the same random numbers.
+
+    Raises:
+        TypeError: neither kind of key, or more than one.
+    """
+    if getattr(key, "shape", None) == () and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if getattr(key, "dtype", None) == jnp.uint32 and key.ndim == 1:
+        return jax.random.wrap_key_data(key)
+    raise TypeError(f"key must be one key, such as jax.random.key(0), got {key!r:.80}")
+
+
+def with_typed_keys(estimator: Estimator) -> Estimator:
+    """The same estimator, which takes raw keys too."""
+
+    def init(theta: Any, data: Any, key: Any) -> Any:
+        return estimator.init(theta, data, typed_key(key))
+
+    def grad(theta: Any, state: Any, data: Any, key: Any, outer_step: Any) -> tuple[Any, Any, dict[str, Array]]:
+        return estimator.grad(theta, state, data, typed_key(key), outer_step)
+
+    return estimator._replace(init=init, grad=grad)
 
 
 def with_schedule(estimator: Estimator, schedule: Callable[[Any, Array], Any]) -> Estimator:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from metalearn.gradients._checks import check_loop
-from metalearn.gradients.estimator import Estimator
+from metalearn.gradients.estimator import Estimator, with_typed_keys
 from metalearn.gradients.noise import dense
 from metalearn.gradients.windows import (
     Clock,
@@ -79,7 +79,7 @@ def rtrl(
         basis, at = [], 0
         for leaf, size in zip(leaves, sizes, strict=True):
             rows = jnp.eye(sum(sizes), size, -at, dtype=leaf.dtype)
-            basis.append(rows.reshape(-1, *leaf.shape))
+            basis.append(rows.reshape(sum(sizes), *leaf.shape))
             at += size
         return jax.tree.unflatten(tree, basis)
 
@@ -201,7 +201,7 @@ def _forward(
         means = {name: masked_mean(value, valid).mean() for name, value in values.items()}
         return gradient, ForwardState(clock._replace(t=clock.t + cut.steps), inner, tangents), means
 
-    return Estimator(init, grad, batch)
+    return with_typed_keys(Estimator(init, grad, batch))
 
 
 def _floats(state: Any) -> list[Any]:

@@ -26,7 +26,7 @@ from metalearn.gradients._pairs import (
     start_states,
 )
 from metalearn.gradients.es import Shaping, Sigma, no_shaping
-from metalearn.gradients.estimator import Estimator
+from metalearn.gradients.estimator import Estimator, with_typed_keys
 from metalearn.gradients.noise import Noise, dense
 from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
@@ -84,4 +84,4 @@ def truncated_es(
             metrics_of(diffs),
         )
 
-    return Estimator(init, grad, pop.pairs, finish)
+    return with_typed_keys(Estimator(init, grad, pop.pairs, finish))

@@ -165,7 +165,7 @@ def restart_ended(cut: Windows, clock: Clock, key: PRNGKeyArray, outer_step: Arr
         if not cut.stagger:
             return own, length
         at_most = -(-length // cut.steps)
-        first = jnp.minimum(jax.random.randint(for_stagger, (), 1, at_most + 1) * cut.steps, length)
+        first = jnp.minimum(jax.random.randint(for_stagger, (), 1, at_most + 1, jnp.int32) * cut.steps, length)
         return own, jnp.where(before < 0, first, length)
 
     done = clock.t >= clock.length

@@ -120,7 +120,10 @@ def create_run(
             # A kill may leave a temporary file, and the lock file always stays.
             left = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp" and p.name != LOCK)
             if "config.json" in left:
-                raise RunError(f"{folder} already holds a run: resume it, overwrite it, or choose another folder")
+                raise RunError(
+                    f"{folder} already holds a run: continue it with --resume {folder}, replace it with --overwrite, "
+                    "or choose another folder with --run"
+                )
             if left:
                 raise RunError(
                     f"{folder} is not a run folder but holds {', '.join(left[:5])}: choose a new or an empty folder"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from io import StringIO
 from typing import Any, Protocol, TextIO, runtime_checkable
 
 __all__ = ["Bar", "Lines", "Progress", "Quiet", "Silent", "default_progress", "duration"]
@@ -36,7 +37,7 @@ class Progress(Protocol):
         ...
 
 
-def default_progress(score: str = "accuracy", stream: TextIO | None = None) -> Progress:
+def default_progress(score: str = "accuracy", stream: TextIO | StringIO | None = None) -> Progress:
     """A bar if `stream` is a terminal, otherwise plain lines.
 
     Args:
@@ -50,7 +51,7 @@ def default_progress(score: str = "accuracy", stream: TextIO | None = None) -> P
 class Bar:
     """A tqdm bar with loss, score and remaining time."""
 
-    def __init__(self, score: str = "accuracy", stream: TextIO | None = None):
+    def __init__(self, score: str = "accuracy", stream: TextIO | StringIO | None = None):
         self._score, self._stream, self._bar = score, sys.stderr if stream is None else stream, None
 
     def start(self, done: int, steps: int) -> None:
@@ -80,7 +81,7 @@ class Bar:
 class Lines:
     """About twenty lines per run and at least one per minute: `step 500/1500  loss 1.234  ...  1m05s left`."""
 
-    def __init__(self, score: str = "accuracy", stream: TextIO | None = None):
+    def __init__(self, score: str = "accuracy", stream: TextIO | StringIO | None = None):
         self._score, self._stream = score, sys.stderr if stream is None else stream
         self._steps = self._next = self._first = 0
         self._began = self._last = 0.0

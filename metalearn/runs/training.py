@@ -158,7 +158,7 @@ def train(
             if stop.signal:
                 if last_saved != done:
                     save(done, state)
-                message = f"stopped at step {done} of {steps}, saved in {run.folder}; resume it to continue"
+                message = f"stopped at step {done} of {steps}, saved in {run.folder}; continue with --resume"
                 if stop.signal != signal.SIGTERM:
                     raise KeyboardInterrupt(message)  # which carries the message to whoever shows it
                 progress.note(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from io import StringIO
 from typing import Any, Protocol, TextIO, runtime_checkable
 
 from metalearn.runs.progress import duration
@@ -36,7 +37,7 @@ class Watch(Protocol):
         ...
 
 
-def default_watch(stream: TextIO | None = None) -> Watch:
+def default_watch(stream: TextIO | StringIO | None = None) -> Watch:
     """A live table if `stream` (None: stderr) is a terminal, otherwise lines."""
     terminal = (sys.stderr if stream is None else stream).isatty()
     return Table(stream) if terminal else Lines(stream)
@@ -45,7 +46,7 @@ def default_watch(stream: TextIO | None = None) -> Watch:
 class Lines:
     """One line per cell that ended: `12/40  batch-64,seed-1: done, 0.123 after 45s; 4m10s left`."""
 
-    def __init__(self, stream: TextIO | None = None):
+    def __init__(self, stream: TextIO | StringIO | None = None):
         self._stream = sys.stderr if stream is None else stream
         self._known: set[str] = set()
         self._waiting: set[tuple[str, str]] = set()
@@ -82,7 +83,7 @@ class Lines:
 class Table:
     """A table of running cells and of those that ended last, with the remaining time, redrawn in place."""
 
-    def __init__(self, stream: TextIO | None = None):
+    def __init__(self, stream: TextIO | StringIO | None = None):
         from rich.console import Console
         from rich.live import Live
 

@@ -168,6 +168,8 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
     except UnknownNameError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if "objective" in values:
+            raise RunError("this is a run of `metalearn train-optimizer`, and no in-context learner's") from error
         raise RunError(f"the run's configuration was written by another version of metalearn: {error}") from error
     return config
 

@@ -16,8 +16,13 @@ __all__ = ["describe", "draw", "list_losses"]
 
 
 def list_losses() -> dict[str, str]:
-    """All losses by name: made by hand or learned, and the range that they are for."""
-    return {name: f"{_origin(name)}{_range(library.load(name))}" for name in library.names()}
+    """All losses by name: what they are for, made by hand or learned, and their range."""
+    return {name: _summary(name, library.load(name)) for name in library.names()}
+
+
+def _summary(name: str, loss: SymbolicLoss | HandmadeLoss) -> str:
+    purpose = "numbers" if loss.link == "identity" else "classes"
+    return f"for {purpose}, {_origin(name)}{_range(loss)}"
 
 
 def _origin(name: str) -> str:
@@ -26,7 +31,7 @@ def _origin(name: str) -> str:
 
 def _range(loss: SymbolicLoss | HandmadeLoss) -> str:
     if loss.link == "identity":
-        return "; regression, scale= is the unit of the targets (default 1)"
+        return "; scale= is the unit of the targets (default 1)"
     learned = isinstance(loss, SymbolicLoss) and loss.classes is not None
     return f"; 2 to {MOST_CLASSES:,} classes" if learned else ""
 

@@ -136,7 +136,10 @@ def _targets(logits: Array, labels: Array, link: Link) -> tuple[Array, Array | N
     if link != "softmax" and classes == 1 and labels.shape == logits.shape[:-1]:
         return labels[..., None], None
     right = f"{logits.shape}" + (f" or integers {logits.shape[:-1]}" if link == "softmax" else "")
-    raise ValueError(f"logits {logits.shape} with link {link!r} need labels of shape {right}, got {labels.shape}")
+    what = "a loss for numbers" if link == "identity" else "a loss for classes"
+    raise ValueError(
+        f"logits {logits.shape} with link {link!r} ({what}) need labels of shape {right}, got {labels.shape}"
+    )
 
 
 def cotangent(

@@ -19,7 +19,7 @@ from metalearn_models.losses.parametric import LearnableLoss
 
 __all__ = ["ml3"]
 
-Weights = tuple[Float[Array, "n m"], ...]
+Weights = tuple[Float[Array, "_n _m"], ...]
 
 
 def ml3(link: Link = "softmax", hidden: tuple[int, ...] = (50, 50)) -> LearnableLoss:

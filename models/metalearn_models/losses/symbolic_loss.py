@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ def weight_of_wrong(classes: int, found_with: int) -> float:
     return min(1.0, (found_with - 1) / (classes - 1))
 
 
+_Coefficients = Sequence[float] | Float[Array, "E"] | Float[np.ndarray, "E"]
+
+
 @dataclass(frozen=True, eq=False)
 class SymbolicLoss:
     """A formula used as a loss.
@@ -65,7 +68,7 @@ class SymbolicLoss:
     """
 
     expr: Expr
-    coefficients: tuple[float, ...] | Float[Array, "E"] | None = None
+    coefficients: _Coefficients | None = None
     link: Link = "softmax"
     provenance: Mapping[str, Any] | None = None
     classes: int | None = None
@@ -118,7 +121,7 @@ class SymbolicLoss:
         """The gradient d loss / d logits per example."""
         return cotangent(self, logits, labels)
 
-    def with_coefficients(self, coefficients: Float[ArrayLike, "E"]) -> SymbolicLoss:
+    def with_coefficients(self, coefficients: _Coefficients) -> SymbolicLoss:
         """The same loss with other coefficients, for instance those in training."""
         return dataclasses.replace(self, coefficients=coefficients)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -20,6 +21,7 @@ __all__ = [
     "TIMESCALES",
     "Layers",
     "LearnedOptimizer",
+    "NumSteps",
     "check_params",
     "dense_layers",
     "first_order",
@@ -35,6 +37,10 @@ TIMESCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 
 Layers = tuple[dict[str, Array], ...]
 """A small ReLU network: `{"weight": [in, out], "bias": [out]}` per layer."""
+
+
+NumSteps = int | np.integer | Int[Array, ""]
+"""The number of training steps to come: a number, or a traced scalar."""
 
 
 class LearnedOptimizer(NamedTuple):

@@ -74,7 +74,7 @@ def read_gradient(g: Float[Array, "*S"]) -> Float[Array, "*S"]:
     return jnp.asarray(g, jnp.float32)
 
 
-def hold_still(step: Float[Array, "*S"], g: Float[Array, "*S"], momenta: Iterable[Array]) -> Float[Array, "*S"]:
+def hold_still(step: Float[Array, "*S"], g: Float[Array, "*#S"], momenta: Iterable[Array]) -> Float[Array, "*S"]:
     """The step, but 0 where the gradient and all momenta are exactly 0.
 
     Nothing is known of such a parameter: it belongs to a frozen layer, to a row of an embedding that no batch has had,

@@ -106,7 +106,7 @@ def make(name: str, **settings: Any) -> LearnedOptimizer:
                 f"{name} with these settings has a theta of the form {_format(wanted)}, got {_format(theta)}, which "
                 "belongs to another optimizer or to other settings"
             )
-        return optimizer.transform(theta, num_steps)
+        return optimizer.transform(jax.tree.map(jnp.asarray, theta), num_steps)  # weights of a file are NumPy arrays
 
     return LearnedOptimizer(optimizer.init, transform)
 

@@ -19,7 +19,11 @@ __all__ = ["nearest_rows", "show"]
 
 
 def nearest_rows(
-    z: Float[np.ndarray, "N k"], squares: Float[np.ndarray, " N"], query: Float[np.ndarray, " k"], size: int, own: int
+    z: Float[np.ndarray, "N k"],
+    squares: Float[np.ndarray, " N"],
+    query: Float[np.ndarray, " k"],
+    size: int,
+    own: int | np.integer,
 ) -> Int[np.ndarray, " {size}"]:
     """The rows nearest to a query, the nearest last.
 

@@ -185,7 +185,7 @@ def two_moons(
     return Objective(lambda key: moons(key, examples, noise), init, loss, sample)
 
 
-def moons(key: PRNGKeyArray, examples: int, noise: float) -> Split:
+def moons(key: PRNGKeyArray, examples: int, noise: float | Float[Array, ""]) -> Split:
     """Draw points around two half circles: class 0 above (0, 0), class 1 below (1, 0.5), equally likely.
 
     Args:

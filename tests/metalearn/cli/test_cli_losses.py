@@ -81,9 +81,10 @@ def test_show_prints_formula_and_provenance_of_a_file_and_of_a_name(searched, ca
     assert status == 0 and "by hand" in out
     status, out, _ = run(capsys, "loss", "list", "--json")
     listed = json.loads(out.splitlines()[-1])
-    assert status == 0 and listed["cross-entropy"] == "made by hand"
-    assert listed["label-noise"] == "learned; 2 to 1,000 classes"
-    assert listed["robust-regression"] == "learned; regression, scale= is the unit of the targets (default 1)"
+    assert status == 0 and listed["cross-entropy"] == "for classes, made by hand"
+    assert listed["mae"] == "for numbers, made by hand; scale= is the unit of the targets (default 1)"
+    assert listed["label-noise"] == "for classes, learned; 2 to 1,000 classes"
+    assert listed["robust-regression"] == "for numbers, learned; scale= is the unit of the targets (default 1)"
     status, out, _ = run(capsys, "loss", "show", "label-noise")
     assert status == 0 and "range:        2 to 1,000 classes" in out and "9 / (C - 1)" in out
 

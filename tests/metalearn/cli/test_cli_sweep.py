@@ -16,6 +16,7 @@ from metalearn.recipes.in_context.config import to_json
 from metalearn.recipes.in_context.presets import PRESETS
 from metalearn.recipes.in_context.sweep import SweepConfig, axes, configure_cell, list_cells, run_trial, summarise
 from metalearn.sweeps import Range, Record
+from metalearn.sweeps.work import Report
 
 DIGITS = PRESETS["digits"][1]
 
@@ -111,11 +112,10 @@ def test_the_picture_shows_what_there_is(count):
 def test_a_run_is_compared_by_its_score_and_not_stopped_at_its_last_step(monkeypatch, tmp_path, task, score, sign):
     reported = []
 
-    class Report:
-        latest = {"step": 20}
-
-        def __call__(self, step, value, numbers, *, final):
+    class Reporting(Report):
+        def __call__(self, step, value, numbers=None, *, final=False):
             reported.append((step, value, final))
+            self.latest = {"step": step}
 
     def meta_train(config, folder, *, resume, progress, evaluated):
         assert folder == tmp_path / "cells" / "steps-20" and not resume and config.steps == 20
@@ -124,7 +124,7 @@ def test_a_run_is_compared_by_its_score_and_not_stopped_at_its_last_step(monkeyp
         return {score: 0.5}, {}
 
     monkeypatch.setattr(sweep_recipe, "meta_train", meta_train)
-    result = run_trial(to_json(PRESETS[task][1]), tmp_path, {"steps": "20"}, Report())
+    result = run_trial(to_json(PRESETS[task][1]), tmp_path, {"steps": "20"}, Reporting(None))
     assert result == {score: 0.5, "step": 20, "value": sign * 0.5}
     assert reported == [(10, sign * 0.25, False), (20, sign * 0.5, True)]
 

@@ -58,7 +58,9 @@ def test_one_ctrl_c_saves_and_says_so_once(tmp_path):
     assert process.returncode == 130 and not out
     lines = [line for line in err.splitlines() if line and not line.startswith("meta-training in")]
     assert len(lines) == 2 and lines[0] == "stopping after this call and saving; again: stop at once without saving"
-    stopped = re.fullmatch(r"metalearn: stopped at step (\d+) of 1000000, saved in .*; resume it to continue", lines[1])
+    stopped = re.fullmatch(
+        r"metalearn: stopped at step (\d+) of 1000000, saved in .*; continue with --resume", lines[1]
+    )
     assert (
         stopped and max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == f"{int(stopped[1]):08d}"
     )

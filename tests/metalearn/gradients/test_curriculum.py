@@ -1,5 +1,7 @@
 """Curricula over the steps that count: the gradients of shorter trajectories, for every kind of estimator."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,18 +29,26 @@ def walk(length: int = LENGTH) -> InnerLoop:
     return InnerLoop(lambda theta, data, key: jax.random.normal(key), step, None, length)
 
 
-def gradient(estimator, data, outer_step, theta=0.7):
-    theta, key = jnp.float32(theta), jax.random.key(1)
-    return estimator.grad(theta, estimator.init(theta, data, key), data, key, jnp.int32(outer_step))
+METHODS = {"backprop": lambda loop: backprop(loop, 5), "es": lambda loop: full_es(loop, 0.1, 5)}
 
 
-@pytest.mark.parametrize(
-    "method", [lambda loop: backprop(loop, 5), lambda loop: full_es(loop, 0.1, 5)], ids=["backprop", "es"]
-)
+@functools.cache
+def compiled(method, length=None):
+    """`(outer_step) -> gradient, state, metrics`; without a length, as many steps count as the number of the step."""
+    make = METHODS[method]
+    estimator = with_curriculum(walk(), make, lambda step: step) if length is None else make(walk(length))
+
+    def gradient(outer_step):
+        theta, data, key = jnp.float32(0.7), jnp.float32(0.3), jax.random.key(1)
+        return estimator.grad(theta, estimator.init(theta, data, key), data, key, outer_step)
+
+    return jax.jit(gradient)
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("counted", [1, 4, LENGTH])
 def test_the_gradient_is_that_of_a_shorter_trajectory(method, counted):
-    found = gradient(with_curriculum(walk(), method, lambda step: step), jnp.float32(0.3), counted)
-    expected = gradient(method(walk(counted)), jnp.float32(0.3), 0)
+    found, expected = compiled(method)(jnp.int32(counted)), compiled(method, counted)(jnp.int32(0))
     np.testing.assert_allclose(found[0], expected[0], rtol=2e-5)
     np.testing.assert_allclose(found[2]["loss"], expected[2]["loss"], rtol=1e-6)
 
@@ -52,9 +62,9 @@ def test_windows_beyond_what_counts_have_no_gradient():
         jnp.float32(0.7),
         jax.random.key(1),
     )
-    state, found = estimator.init(theta, jnp.float32(1), key), []
+    state, found, grad = estimator.init(theta, jnp.float32(1), key), [], jax.jit(estimator.grad)
     for i in range(2):
-        value, state, _ = estimator.grad(theta, state, jnp.float32(1), key, jnp.int32(i))
+        value, state, _ = grad(theta, state, jnp.float32(1), key, jnp.int32(i))
         found.append(float(value))
     assert found[0] != 0 and found[1] == 0
 
@@ -76,10 +86,20 @@ def test_a_learner_in_parallel_and_the_parts_that_a_configuration_names():
     short, whole = prepare(config(first=4, steps=100)), prepare(config())
     theta, key = initial_state(whole.training, compile_outer_loop(whole.training, 4)[0]).theta, jax.random.key(3)
     loop, keys = inner_loop(whole.learner, whole.family), [jax.random.fold_in(key, i) for i in range(2)]
-    losses = [  # the loop over single steps
-        scan_steps(loop, theta, start(loop, theta, whole.data, k), jnp.int32(0), 8, k, whole.data)[1] for k in keys
-    ]
-    found = [r.training.estimator.grad(theta, jnp.arange(2), r.data, key, jnp.int32(0))[2] for r in (short, whole)]
+
+    @jax.jit
+    def by_steps(k):
+        return scan_steps(loop, theta, start(loop, theta, whole.data, k), jnp.int32(0), 8, k, whole.data)[1]
+
+    losses = [by_steps(k) for k in keys]
+
+    def metrics(recipe):
+        # Without the gradient: the compiler leaves out what is not returned.
+        return jax.jit(
+            lambda: recipe.training.estimator.grad(theta, jnp.arange(2), recipe.data, key, jnp.int32(0))[2]
+        )()
+
+    found = [metrics(short), metrics(whole)]
     np.testing.assert_allclose(found[0]["loss"], np.mean(losses, 0)[:4].mean(), rtol=1e-5)
     np.testing.assert_allclose(found[1]["loss"], np.mean(losses), rtol=1e-5)
     assert found[0]["score"] == found[1]["score"]

@@ -35,10 +35,12 @@ def stateless(loss, length=1) -> InnerLoop:
     )
 
 
-def one_gradient(estimator, theta, seed=0, outer_step=0):
-    key = jax.random.key(seed)
-    state = estimator.init(theta, (), key)
-    return estimator.grad(theta, state, (), key, jnp.int32(outer_step))
+def one_gradient(estimator, theta):
+    def gradient():
+        key = jax.random.key(0)
+        return estimator.grad(theta, estimator.init(theta, (), key), (), key, jnp.int32(0))[0]
+
+    return jax.jit(gradient)()
 
 
 @pytest.mark.parametrize("sigma", [0.2, 0.7])
@@ -47,7 +49,7 @@ def test_the_gradient_is_that_of_the_smoothed_loss(sigma):
     with jax.enable_x64(True):
         w, theta = 2.0, jnp.asarray(0.4)
         estimator = full_es(stateless(lambda theta, key: jnp.cos(w * theta)), sigma, 400_000)
-        gradient, _, _ = jax.jit(lambda: one_gradient(estimator, theta))()
+        gradient = one_gradient(estimator, theta)
         exact = -w * np.sin(w * 0.4) * np.exp(-(w**2) * sigma**2 / 2)
     np.testing.assert_allclose(gradient, exact, rtol=0.01)
 
@@ -76,7 +78,7 @@ def test_init_sees_the_perturbed_theta_and_the_randomness_both_signs_share():
         4,
     )
     for estimator in (nres(loop, 0.1, 2000, 2), pes(loop, 0.1, 2000, 2, stagger=False)):
-        gradient = jax.jit(lambda e=estimator: one_gradient(e, jnp.zeros(2))[0])()
+        gradient = one_gradient(estimator, jnp.zeros(2))
         np.testing.assert_allclose(gradient, np.ones(2), atol=0.15)
 
 
@@ -134,9 +136,9 @@ def test_credit_is_of_the_perturbations_of_its_own_trajectory():
 def test_the_windows_of_a_masked_trajectory_add_up_to_its_loss():
     # T = 7 in windows of 3: the sum over windows of W times the gradient is d(sum of losses) / d theta = 21
     estimator, theta = nres(counting(7), 0.5, 20_000, 3, stagger=False), jnp.float32(1.0)
-    state, total = estimator.init(theta, (), jax.random.key(0)), 0.0
+    state, total, grad = estimator.init(theta, (), jax.random.key(0)), 0.0, jax.jit(estimator.grad)
     for i in range(3):
-        gradient, state, _ = jax.jit(estimator.grad)(theta, state, (), jax.random.key(1), jnp.int32(i))
+        gradient, state, _ = grad(theta, state, (), jax.random.key(1), jnp.int32(i))
         total += 3 * float(gradient)
     # exact up to the sample's mean of eps^2, common to the three windows
     np.testing.assert_allclose(total, 21, rtol=0.05)
@@ -223,7 +225,7 @@ def test_shaping_applies_to_half_the_difference():
     estimator = full_es(
         stateless(lambda theta, key: 1e6 * theta.sum()), 0.1, 64, shaping=lambda d: jnp.clip(d, -1.0, 1.0)
     )
-    gradient, _, _ = one_gradient(estimator, jnp.zeros(1))
+    gradient = one_gradient(estimator, jnp.zeros(1))
     # every difference is clipped to the sign of eps: mean |eps| / sigma
     assert 0.6 / 0.1 < float(gradient[0]) < 1.0 / 0.1
 
@@ -316,9 +318,9 @@ def test_low_rank_noise_gives_what_its_dense_form_would(make):
     for form in (noise, written):
         estimator = make(network_loop(), 0.1, 6, 2, noise=form, tasks=2)
         theta, data = network_theta(), jnp.float32(0.3)
-        state = estimator.init(theta, data, jax.random.key(0))
+        state, grad = estimator.init(theta, data, jax.random.key(0)), jax.jit(estimator.grad)
         for i in range(3):
-            gradient, state, _ = jax.jit(estimator.grad)(theta, state, data, jax.random.key(i), jnp.int32(i))
+            gradient, state, _ = grad(theta, state, data, jax.random.key(i), jnp.int32(i))
         results.append(gradient)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *results)
 
@@ -327,7 +329,7 @@ def test_tasks_of_a_pair_differ_and_share_its_noise():
     estimator = nres(network_loop(), 0.1, 3, 2, tasks=5)
     theta, data = network_theta(), jnp.float32(0.3)
     state = estimator.init(theta, data, jax.random.key(0))
-    _, state, _ = estimator.grad(theta, state, data, jax.random.key(0), jnp.int32(0))
+    _, state, _ = jax.jit(estimator.grad)(theta, state, data, jax.random.key(0), jnp.int32(0))
     assert state.inner.shape == (3, 2, 5, 12)
     assert len(np.unique(np.asarray(state.inner)[:, 0, :, 0])) == 15
 

@@ -90,7 +90,10 @@ def test_a_config_without_json_form_is_refused_before_anything_is_written(tmp_pa
 
 def test_an_existing_run_is_not_written_over(run: Run):
     save_checkpoint(run, 1, state_of(1))
-    with pytest.raises(RunError, match="already holds a run: resume it, overwrite it, or choose another"):
+    with pytest.raises(
+        RunError,
+        match=r"already holds a run: continue it with --resume .*, replace it with --overwrite",
+    ):
         create_run(run.folder, CONFIG)
     assert checkpoint_steps(run) == [1]
 

@@ -172,8 +172,8 @@ def main(folder: str, *moments: str) -> None:
         print(json.dumps({moment: live_forked(folder, moment) for moment in moments}))
 
 
-def child(folder: Path, *moments: str) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+def child(folder: Path, *moments: str, **settings: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **settings}
     command = [sys.executable, *(["-W", "error"] if len(moments) == 1 else []), __file__, str(folder), *moments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -210,7 +210,8 @@ def test_a_run_killed_at_random_resumes_to_the_same_bits(tmp_path: Path, uninter
     folder, random = tmp_path / "run", np.random.default_rng(0)
     kills = 0
     for _ in range(60):
-        with child(folder, "slowly") as process:
+        # Without the cache that tests share, in which it could leave half a program.
+        with child(folder, "slowly", JAX_ENABLE_COMPILATION_CACHE="0") as process:
             try:
                 process.communicate(timeout=random.uniform(1.5, 2.5))
                 break

@@ -165,6 +165,7 @@ def test_a_sequence_of_one_example_is_predicted(name):
     assert shape.shape == (1, 4)
 
 
+@pytest.mark.unchecked_types
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_setting_out_of_range_is_named(name):
     entry = LEARNERS[name]
@@ -179,6 +180,7 @@ def test_a_setting_out_of_range_is_named(name):
             entry.build(SIGNATURE._replace(**{part: 0}), entry.config())
 
 
+@pytest.mark.unchecked_types
 def test_sizes_of_zero_are_named_too_and_numpys_numbers_are_taken():
     for name in ("width", "layers", "heads", "key_size", "mlp_ratio"):
         with pytest.raises(ValueError, match=f"^{name} must be a whole number from 1 to 65536, got 0"):

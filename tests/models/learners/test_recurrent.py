@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jaxtyping import TypeCheckError
 
 from metalearn.learner import Learner, Signature, prediction_loss, predictions_in_order
 from metalearn_models.learners.contextless import MLPConfig, mlp
@@ -276,6 +275,7 @@ def test_gradient_descent_makes_it_learn_a_one_bit_task_in_context(name):
         (lambda: mlp(CLASSES, MLPConfig(hidden=-1)), "^hidden must be .*got -1"),
     ],
 )
+@pytest.mark.unchecked_types
 def test_a_config_that_cannot_be_built_says_what_it_got(build, said):
-    with pytest.raises((ValueError, TypeCheckError), match=said):  # the latter where annotations are checked
+    with pytest.raises(ValueError, match=said):
         build()

@@ -122,6 +122,7 @@ def test_the_cotangents_gradient_with_respect_to_theta_agrees_with_finite_differ
     np.testing.assert_allclose(slope, (there - here) / (2 * h), rtol=0.02, atol=2e-3)
 
 
+@pytest.mark.unchecked_types
 def test_what_cannot_be_built_is_refused():
     with pytest.raises(ValueError, match=r"unknown link 'soft'.*'softmax'"):
         ml3("soft")

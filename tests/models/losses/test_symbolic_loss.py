@@ -200,17 +200,20 @@ def test_check_inputs_lets_right_ones_pass_and_refuses_traced_ones():
         ("identity", (), (), ValueError, "last axis"),
     ],
 )
+@pytest.mark.unchecked_types
 def test_shapes_that_do_not_belong_together_are_refused(link, logits, labels, error, message):
     loss = SymbolicLoss(parse("f - y"), link=link)
     with pytest.raises(error, match=message):
         loss(jnp.zeros(logits), jnp.zeros(labels))
 
 
+@pytest.mark.unchecked_types
 def test_integer_logits_are_refused():
     with pytest.raises(TypeError, match="logits must be floating point, got int32"):
         CROSS_ENTROPY(jnp.zeros((2, 3), jnp.int32), jnp.zeros(2, jnp.int32))
 
 
+@pytest.mark.unchecked_types
 def test_a_wrong_loss_is_refused_when_it_is_made():
     with pytest.raises(ValueError, match="lacks y"):
         SymbolicLoss(parse("log(f)"))

@@ -54,6 +54,7 @@ def _gaussians(classes, rows, features, spread, seed=0):
 
 # Skipped there, with reasons of scikit-learn's own: pandas and the array API are not installed.
 @parametrize_with_checks([InContextClassifier(n_estimators=GROUP)])
+@pytest.mark.unchecked_types
 def test_scikit_learns_own_checks_pass(estimator, check):
     check(estimator)
 
@@ -220,12 +221,14 @@ def test_bad_tables_are_refused_with_what_is_wrong(X, y, message):
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, True, "many"])
+@pytest.mark.unchecked_types
 def test_a_senseless_number_of_views_is_refused(count):
     X, y, _, _ = _split(load_iris)
     with pytest.raises(ValueError, match="n_estimators must be"):
         _classifier(n_estimators=count).fit(X, y)
 
 
+@pytest.mark.unchecked_types
 @pytest.mark.parametrize("weights", [None, 5])
 def test_weights_that_are_no_place_say_what_they_may_be(weights):
     X, y, _, _ = _split(load_iris)

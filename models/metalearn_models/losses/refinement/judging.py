@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from metalearn.inner import unroll
 from metalearn_models.losses.parametric import LearnableLoss
@@ -71,7 +71,7 @@ def judge_at_horizon(
     """
     last = Judge(None, "last")
 
-    def judge(task: LossTask, theta: Any, data: Any, rate: Array, keys: PRNGKeyArray) -> Float[Array, "S"]:
+    def judge(task: LossTask, theta: Any, data: Any, rate: Array, keys: Key[Array, "S"]) -> Float[Array, "S"]:
         loop = loss_loop(task, learnable, optax.adam(rate), config.horizon, config.batch, last)
         losses, aux = unroll(loop, theta, data, keys, config.horizon)
         return (aux["error"] if config.score == "error" else losses).mean(-1)

@@ -24,7 +24,7 @@ from metalearn_models.losses.search.population import LossTask, check_task
 
 __all__ = ["Judge", "TrainingState", "joint_loop", "loss_loop", "task_data", "task_error", "task_loss"]
 
-Examples = tuple[Float[Array, "N ..."], Array]
+Examples = tuple[Float[Array, "_N ..."], Array]
 TaskData = tuple[tuple[Examples, Examples], ...]
 Moment = Literal["every", "last"]
 

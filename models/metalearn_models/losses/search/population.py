@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from metalearn.errors import unknown_name
 from metalearn.ranges import NonEmpty, Positive, Size, Steps, Within
@@ -97,7 +97,7 @@ class Trainer(NamedTuple):
         least: least error in ratios of errors: that of half a validation example in classification, 1e-4 in regression.
     """
 
-    train: Callable[[Sequence[Expr], PRNGKeyArray], Float[np.ndarray, "P L S"]]
+    train: Callable[[Sequence[Expr], Key[Array, "S"]], Float[np.ndarray, "P L S"]]
     compilations: Callable[[], int]
     least: float
 
@@ -125,7 +125,7 @@ def trainer(task: LossTask, config: TrainingConfig, devices: Sequence[Any] | Non
     arrays = [np.asarray(a, np.float32) for a in (task.train[0], task.train[1], task.valid[0], task.valid[1])]
     rates = np.asarray(config.learning_rates, np.float32)
 
-    def train_group(cells: Array, keys: PRNGKeyArray, rates: Array, data: Any) -> Array:
+    def train_group(cells: Array, keys: Key[Array, "S"], rates: Array, data: Any) -> Array:
         traces[0] += 1
         over_seeds = jax.vmap(lambda c, r, k: _train_one(task, config, c, r, k, data), (None, None, 0))
         over_rates = jax.vmap(over_seeds, (None, 0, None))
@@ -148,7 +148,7 @@ def trainer(task: LossTask, config: TrainingConfig, devices: Sequence[Any] | Non
         exact = screened if task.kind == "classification" else table.regression_table(expr, nodes)
         return table.gradient_cells(exact, task.kind, scale(screened, task.kind))
 
-    def train(losses: Sequence[Expr], keys: PRNGKeyArray) -> np.ndarray:
+    def train(losses: Sequence[Expr], keys: Key[Array, "S"]) -> np.ndarray:
         if keys.shape != (config.seeds,):
             raise ValueError(f"keys must have the shape ({config.seeds},), one per seed, got {keys.shape}")
         keys, where = jax.device_put((keys, rates), cast(Any, everywhere))

@@ -104,7 +104,7 @@ def _mean_push(h: np.ndarray, classes: int, share: float) -> float:
 
 def _cost_of_equal(loss: np.ndarray, classes: int, share: float) -> float:
     """The loss of one example if all classes are equally likely."""
-    at = _logit(np.asarray(1 / classes))
+    at = _logit(1 / classes)
     right, wrong = np.interp(at, LOGITS, loss[1]), np.interp(at, LOGITS, loss[0])
     return float(right + share * (classes - 1) * wrong)
 
@@ -114,7 +114,7 @@ def _cost_of_wrong(loss: np.ndarray, classes: int, share: float) -> float:
     return float(loss[1, 0] + share * (loss[0, -1] + (classes - 2) * loss[0, 0]))
 
 
-def _logit(p: np.ndarray) -> np.ndarray:
+def _logit(p: np.ndarray | float) -> np.ndarray | float:
     return np.log(p) - np.log1p(-p)
 
 

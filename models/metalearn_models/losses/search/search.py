@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key
 
 from metalearn.runs.files import write_atomically
 from metalearn.runs.lock import only_writer
@@ -169,7 +169,7 @@ def _advance(state: State, kind: Kind, classes: int, trainers: Sequence[Trainer]
 
 
 def _judge(
-    losses: Sequence[Expr], trainers: Sequence[Trainer], config: SearchConfig, keys: PRNGKeyArray
+    losses: Sequence[Expr], trainers: Sequence[Trainer], config: SearchConfig, keys: Key[Array, "S"]
 ) -> list[Trained]:
     """Train losses on all tasks. The error of a loss on a task is that at its best learning rate."""
     scores = [one.train(losses, keys).mean(-1) for one in trainers]  # [P, L] per task
@@ -188,7 +188,7 @@ def _average(errors: Sequence[float], trainers: Sequence[Trainer], config: Searc
     return float(np.exp(np.mean(np.log(np.maximum(errors, [one.least for one in trainers])))))
 
 
-def _keys(config: SearchConfig, round_number: int) -> PRNGKeyArray:
+def _keys(config: SearchConfig, round_number: int) -> Key[Array, "S"]:
     """Keys of networks and batches: round 0 is for the search, the others are for finalists."""
     seeds = config.training.seeds
     numbers = np.arange(round_number * seeds, (round_number + 1) * seeds, dtype=np.uint32)

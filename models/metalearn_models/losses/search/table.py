@@ -109,12 +109,12 @@ def screening_table(expr: Expr, kind: Kind, coefficients: Sequence[float] | None
     return regression_table(expr, SCREENED_TARGETS, coefficients)
 
 
-def gradient_cells(table: Table, kind: Kind, divide_by: float = 1.0) -> Float[np.ndarray, "R G-1 4"]:
+def gradient_cells(table: Table, kind: Kind, divide_by: float = 1.0) -> Float[np.ndarray, "R cells 4"]:
     """The gradient between grid points as coefficients of t^0 to t^3, float32; t goes from 0 to 1 in each cell."""
     return _cells(table.gradient / divide_by, table.gradient_slope / divide_by, _spacing(kind))
 
 
-def loss_cells(table: Table, kind: Kind) -> Float[np.ndarray, "R G-1 4"]:
+def loss_cells(table: Table, kind: Kind) -> Float[np.ndarray, "R cells 4"]:
     """The loss itself between grid points, in the form of `gradient_cells`."""
     return _cells(table.loss, table.loss_slope, _spacing(kind))
 

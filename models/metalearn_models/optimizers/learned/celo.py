@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from metalearn_models.optimizers.contract import (
     Layers,
     LearnedOptimizer,
+    NumSteps,
     dense_layers,
     float32,
     require_loss,
@@ -137,9 +138,7 @@ def celo(
         rule = dense_layers(keys[0], (FEATURES, *hidden, 2))
         return CeloTheta(rule, CeloSchedule(skip, mix, lstm, readout, zero_state(units)))
 
-    def transform(
-        theta: CeloTheta, num_steps: int | np.integer | Int[Array, ""] | None = None
-    ) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: CeloTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         if num_steps is None or (isinstance(num_steps, int | np.integer) and num_steps < 1):
             raise ValueError(
                 "Celo needs the number of training steps: call transform(theta, num_steps) or load(name, num_steps), "

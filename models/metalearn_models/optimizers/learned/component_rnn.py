@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.contract import LearnedOptimizer, NumSteps
 from metalearn_models.optimizers.learned.parts.cell import Cell, cell_transform
 from metalearn_models.optimizers.learned.parts.coordinatewise import truncated_normal
 
@@ -76,7 +76,7 @@ def component_rnn(hidden: int = 32) -> LearnedOptimizer:
             0.01 * truncated_normal(key_readout, (hidden,), hidden),
         )
 
-    def transform(theta: ComponentTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: ComponentTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
         return cell_transform(component_cell(theta))
 

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from metalearn_models.optimizers.contract import LearnedOptimizer, float32, require_params
+from metalearn_models.optimizers.contract import LearnedOptimizer, NumSteps, float32, require_params
 from metalearn_models.optimizers.frame import read_gradient, transformation
 from metalearn_models.optimizers.learned.lstm import Preprocess, log_and_sign
 from metalearn_models.optimizers.learned.parts.blocks import map_blocks
@@ -197,7 +197,7 @@ def dmd_lstm(
     def init(key: PRNGKeyArray) -> LSTMNetwork:
         return lstm_network(key, inputs, hidden)
 
-    def transform(theta: LSTMNetwork, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: LSTMNetwork, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
         def advance(memory: LSTMMemory, x: Float[Array, "F *S"]) -> tuple[LSTMMemory, Float[Array, "*S"]]:
@@ -271,8 +271,8 @@ def _follow(track: Track, p: Float[Array, "*S"]) -> Track:
 
 
 def _features(
-    tensors: list[Float[Array, "snapshots *S"]], rank: int, horizons: tuple[int, ...]
-) -> list[Float[Array, "features *S"]]:
+    tensors: list[Float[Array, "snapshots ..."]], rank: int, horizons: tuple[int, ...]
+) -> list[Float[Array, "features ..."]]:
     """The features of all tensors, whose fits are one batch, from the last changes of each."""
     fits = jax.vmap(lambda products: fit(products, rank))(jnp.stack([_scalar_products(x) for x in tensors]))
     bounds = jax.vmap(growth_bound)(fits.operator)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from metalearn_models.optimizers.contract import LearnedOptimizer, float32
+from metalearn_models.optimizers.contract import LearnedOptimizer, NumSteps, float32
 from metalearn_models.optimizers.frame import transformation
 from metalearn_models.optimizers.learned.parts.constants import constant_init, log_of_positive, scale_like
 
@@ -76,7 +76,7 @@ def learnable_sgd(learning_rate: float = 1e-2) -> LearnedOptimizer:
     """
     fresh = SGDTheta(log_of_positive("learning_rate", learning_rate))
 
-    def transform(theta: SGDTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: SGDTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
         def start(params: optax.Params) -> tuple[()]:
@@ -107,7 +107,7 @@ def learnable_momentum(learning_rate: float = 1e-2, momentum: float = 0.9) -> Le
     """
     fresh = MomentumTheta(log_of_positive("learning_rate", learning_rate), _log_forgetting("momentum", momentum))
 
-    def transform(theta: MomentumTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: MomentumTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
         def update(updates: optax.Updates, state: Any, params: Any = None, **extra: Any) -> tuple[optax.Updates, Any]:
@@ -147,7 +147,7 @@ def learnable_adam(
         log_of_positive("epsilon", epsilon),
     )
 
-    def transform(theta: AdamTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: AdamTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
         def start(params: optax.Params) -> AdamState:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.contract import LearnedOptimizer, NumSteps
 from metalearn_models.optimizers.learned.parts.coordinatewise import (
     LSTMNetwork,
     coordinatewise,
@@ -90,7 +90,7 @@ def lstm_optimizer(
     def init(key: PRNGKeyArray) -> LSTMNetwork:
         return lstm_network(key, features, hidden)
 
-    def transform(theta: LSTMNetwork, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: LSTMNetwork, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
         def advance(memory: Any, step: Array, g: Float[Array, "*S"]) -> tuple[Any, Float[Array, "*S"]]:

@@ -18,6 +18,7 @@ from metalearn_models.optimizers.contract import (
     TIMESCALES,
     Layers,
     LearnedOptimizer,
+    NumSteps,
     dense_layers,
     float32,
     inverse_rms,
@@ -75,7 +76,7 @@ def mlp_optimizer(
     def init(key: PRNGKeyArray) -> Layers:
         return dense_layers(key, (NORMALISED + len(TIMESCALES), *hidden, 2))
 
-    def transform(theta: Layers, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: Layers, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
         def start(params: optax.Params) -> MLPOptimizerState:

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn_models.optimizers.contract import (
     LearnedOptimizer,
+    NumSteps,
     dense_layers,
     float32,
     require_params,
@@ -128,7 +129,7 @@ def nn_adam(
         controls = [0.1 * math.log(x) for x in (learning_rate, 1 - beta1, 1 - beta2, epsilon)]
         return NNAdamTheta(lstm, readout, zero_state(units), jnp.array(controls, jnp.float32))
 
-    def transform(theta: NNAdamTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: NNAdamTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
         def start(params: optax.Params) -> NNAdamState:

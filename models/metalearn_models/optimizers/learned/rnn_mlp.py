@@ -23,6 +23,7 @@ from metalearn_models.optimizers.contract import (
     TIMESCALES,
     Layers,
     LearnedOptimizer,
+    NumSteps,
     dense_layers,
     float32,
     inverse_rms,
@@ -160,7 +161,7 @@ def rnn_mlp(
             message(keys[5], FROM_LSTM),
         )
 
-    def transform(theta: RNNMLPTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: RNNMLPTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
         def start(params: optax.Params) -> RNNMLPState:

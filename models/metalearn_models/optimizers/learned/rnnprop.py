@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.contract import LearnedOptimizer, NumSteps
 from metalearn_models.optimizers.learned.parts.coordinatewise import (
     LSTMMemory,
     LSTMNetwork,
@@ -92,7 +92,7 @@ def rnnprop(
         first, second = (jnp.zeros(size, jnp.float32) for _ in range(2))
         return RNNPropMemory(first, second, lstm_start(hidden, size))
 
-    def transform(theta: RNNPropTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: RNNPropTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
         def advance(memory: Any, step: Array, g: Float[Array, "*S"]) -> tuple[Any, Float[Array, "*S"]]:

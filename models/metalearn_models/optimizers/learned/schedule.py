@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.contract import LearnedOptimizer, NumSteps
 from metalearn_models.optimizers.frame import transformation
 from metalearn_models.optimizers.learned.parts.constants import constant_init, log_of_positive, scale_like
 
@@ -55,7 +55,7 @@ def learnable_schedule(
     base = optax.with_extra_args_support(base)
 
     def transform(
-        theta: Float[Array, "knots"], num_steps: int | np.integer | Int[Array, ""] | None = None
+        theta: Float[Array, "knots"], num_steps: NumSteps | None = None
     ) -> optax.GradientTransformationExtraArgs:
         if num_steps is None or (isinstance(num_steps, int | np.integer) and num_steps < 1):
             raise ValueError(

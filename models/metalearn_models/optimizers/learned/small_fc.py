@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from metalearn_models.optimizers.contract import TIMESCALES, LearnedOptimizer, dense_layers
+from metalearn_models.optimizers.contract import TIMESCALES, LearnedOptimizer, NumSteps, dense_layers
 from metalearn_models.optimizers.learned.parts.factored import SmallFCTheta, with_factored_features
 from metalearn_models.optimizers.learned.parts.factored_update import NORMALISED, Features
 
@@ -42,7 +42,7 @@ def small_fc(hidden: tuple[int, ...] = (4, 4), step_size: float = 1e-3, exponent
         layers = dense_layers(key, (NORMALISED + len(TIMESCALES), *hidden, 2))
         return SmallFCTheta(layers, *(jnp.zeros(decays, jnp.float32) for decays in (3, 1, 3)))
 
-    def transform(theta: SmallFCTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: SmallFCTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
         def rule(outputs: list[Array], features: Features) -> Array:

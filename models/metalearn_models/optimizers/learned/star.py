@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from metalearn_models.optimizers.contract import TIMESCALES, LearnedOptimizer, dense_layers
+from metalearn_models.optimizers.contract import TIMESCALES, LearnedOptimizer, NumSteps, dense_layers
 from metalearn_models.optimizers.learned.parts.factored import SmallFCTheta, with_factored_features
 from metalearn_models.optimizers.learned.parts.factored_update import NORMALISED, Features
 
@@ -63,7 +63,7 @@ def star(
         layers = (*first, jax.tree.map(jnp.zeros_like, last))
         return SmallFCTheta(layers, *(jnp.zeros(decays, jnp.float32) for decays in (3, 1, 3)))
 
-    def transform(theta: SmallFCTheta, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def transform(theta: SmallFCTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
         del num_steps
 
         def rule(outputs: list[Array], features: Features) -> Array:

@@ -313,6 +313,7 @@ def test_better_is_more_than_the_margin_of_paired_standard_errors():
     assert not is_better(np.array([[np.inf, 0.1, 0.1, 0.1]]), before, 1.0)
 
 
+@pytest.mark.unchecked_types
 def test_what_cannot_be_refined_is_refused():
     task = _with_outliers()
     with pytest.raises(ValueError, match=r"candidates must divide meta_steps evenly, got 3 for 10"):

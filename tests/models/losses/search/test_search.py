@@ -351,6 +351,7 @@ C, R = classes_task(), numbers_task()
         ([C._replace(kind="ranking")], "unknown kind of task 'ranking'"),
     ],
 )
+@pytest.mark.unchecked_types
 def test_tasks_that_cannot_be_trained_on_are_refused(tasks, message):
     with pytest.raises(ValueError, match=message):
         search(tasks, CONFIG)
@@ -370,6 +371,7 @@ def test_tasks_that_cannot_be_trained_on_are_refused(tasks, message):
         (lambda: SearchConfig(seed=-1), "seed must not be negative"),
     ],
 )
+@pytest.mark.unchecked_types
 def test_wrong_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -64,7 +64,7 @@ def test_trees_with_coefficients_are_what_evaluate_gives():
     for expr in (parse("add(mul(y, f), mul(y, f))"), *TREES[:20]):
         c = rng.normal(size=number_of_coefficients(expr)) + 1
         value, first = derivatives(expr, y, f, c)
-        jet = evaluate_jet(expr, c, y, Jet(f, np.ones_like(f), np.zeros_like(f)))
+        jet = evaluate_jet(expr, tuple(c), y, Jet(f, np.ones_like(f), np.zeros_like(f)))
         np.testing.assert_allclose(jet.value, value, rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(jet.first, first, rtol=1e-8, atol=1e-8)
     with pytest.raises(ValueError, match="has 2 coefficients, got 1"):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from metalearn_models.optimizers.contract import Layers, float32, require_params, time_features
 from metalearn_models.optimizers.frame import read_gradient, transformation
@@ -102,6 +102,7 @@ def with_factored_features(theta: SmallFCTheta, rule: Rule) -> optax.GradientTra
         for p, g, *memory in zip(leaves, *map(tree.flatten_up_to, (updates, *state[:4])), strict=True):
             update_tensor = update_vector if factored_axes(p.shape) is None else update_matrix
             step, *memory = update_tensor(layers, mixing, rule, read_gradient(g), float32(p), *memory)
+            assert step is not None
             results.append((step.astype(p.dtype), *memory))
         updates, momenta, second, rows, columns = (tree.unflatten([r[i] for r in results]) for i in range(5))
         return updates, SmallFCState(momenta, second, rows, columns, state.step + 1)
@@ -118,8 +119,8 @@ def _start_tensor(p: Array) -> tuple[Array, Array, Array, Array | None]:
 
 
 def _mixing(theta: SmallFCTheta) -> Mixing:
-    def learned(decays: tuple[float, ...], offset: Array) -> Array:
-        return jnp.array([1 - d for d in decays], jnp.float32) * jnp.exp(10 * offset)
+    def learned(decays: tuple[float, ...], offset: ArrayLike) -> Array:
+        return jnp.array([1 - d for d in decays], jnp.float32) * jnp.exp(10 * jnp.asarray(offset))
 
     return Mixing(
         learned(MOMENTUM_DECAYS, theta.momentum),

@@ -53,10 +53,18 @@ def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def update_vector(
-    layers: Layers, mixing: Mixing, rule: Rule, g: Array, p: Array, momenta: Array, second: Array, *factored: Array
-) -> tuple[Array, ...]:
+    layers: Layers,
+    mixing: Mixing,
+    rule: Rule,
+    g: Array,
+    p: Array,
+    momenta: Array,
+    second: Array,
+    *factored: Array | None,
+) -> tuple[Array | None, ...]:
     """Update and new accumulators of a vector or scalar, whose square gradients are not factored."""
-    rows, columns = factored
+    rows, columns = factored  # a vector has no columns
+    assert rows is not None
     ms, second = _accumulate(mixing.momentum, momenta, g), _second_moment(mixing, second, g)
     rs = _accumulate(mixing.factored, rows, g * g + 1e-30)
     features = _elementwise(g, p, ms, second, [_safe_rsqrt(r + 1e-9) for r in rs], [_rsqrt(r + 1e-6) for r in rs])
