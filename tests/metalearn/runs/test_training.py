@@ -236,7 +236,7 @@ def test_ctrl_c_saves_and_the_run_resumes_to_the_same_bits(tmp_path: Path, unint
         _, error = process.communicate(timeout=60)
     assert process.returncode in (-signal.SIGINT, 130), error
     run = open_run(folder)
-    stopped = int(re.findall(r"stopped at step (\d+) of 60, saved in .*; resume it", error)[0])
+    stopped = int(re.findall(r"stopped at step (\d+) of 60, saved in .*; continue with --resume", error)[0])
     assert 0 < stopped < STEPS and checkpoint_steps(run)[-1] == stopped
     assert theta_sha256(go(run).theta) == uninterrupted[0]
 
