@@ -112,9 +112,16 @@ def test_configurations_without_a_curriculum_are_those_of_before():
     assert from_json(to_json(grown)) == grown and from_json(to_json(config())) == config()
 
 
-@pytest.mark.parametrize("numbers", [{"first": 0, "steps": 2}, {"first": 9, "steps": 2}, {"first": 2, "steps": -1}])
-def test_numbers_that_do_not_fit_are_refused(numbers):
-    with pytest.raises(ValueError, match="a curriculum goes from 1 to 8 examples"):
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"first": 0, "steps": 2}, "--curriculum.first must be a whole number from 1 to 65536, got 0"),
+        ({"first": 9, "steps": 2}, "--curriculum.first must be at most --family.length, got 9 and 8"),
+        ({"first": 2, "steps": -1}, "--curriculum.steps must be a whole number from 0 .*, got -1"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
         prepare(config(**numbers))
 
 

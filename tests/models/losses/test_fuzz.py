@@ -111,6 +111,7 @@ def test_entries_of_the_second_version_are_written_and_read(tmp_path):
     assert json.loads(plain.to_json())["version"] == 1, "older versions of metalearn read it"
 
 
+@pytest.mark.unchecked_types
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
