@@ -59,7 +59,7 @@ def unlisted() -> list[str]:
 
 def _page(room: str, folder: Path) -> str:
     modules = [p.stem for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_")]
-    text = f"# {room}\n\n{_docstring(folder / '__init__.py')}\n"
+    text = f"# {room}\n\n```{{py:module}} {room}\n```\n\n{_docstring(folder / '__init__.py')}\n"
     for module in modules:
         name = f"{room}.{module}"
         text += f"\n## {module}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"

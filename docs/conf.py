@@ -36,6 +36,7 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True  # fields of NamedTuples are described once, by the docstring of their class
 napoleon_attr_annotations = False  # their types stand in the signature of the class
 coverage_modules = api_pages.PACKAGES
+coverage_ignore_modules = [r"_\w+"]
 coverage_show_missing_items = True
 coverage_statistics_to_stdout = True
 coverage_ignore_pyobjects = [r".*\._\w+", r".*\.set_(fit|score)_request", *api_pages.unlisted()]
