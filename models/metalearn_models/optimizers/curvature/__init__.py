@@ -1,0 +1,1 @@
+"""Optimizers that precondition by curvature, and the algebra that they share."""
