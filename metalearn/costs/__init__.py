@@ -7,11 +7,15 @@ from metalearn.costs.memory import bound_bytes as bound_bytes
 from metalearn.costs.memory import check_memory as check_memory
 from metalearn.costs.memory import format_bytes as format_bytes
 from metalearn.costs.memory import needed_bytes as needed_bytes
+from metalearn.costs.products import Product as Product
+from metalearn.costs.products import count_products as count_products
 
 __all__ = [
+    "Product",
     "available_bytes",
     "bound_bytes",
     "check_memory",
+    "count_products",
     "format_bytes",
     "needed_bytes",
     "peak_flops",

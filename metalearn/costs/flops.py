@@ -1,8 +1,8 @@
 """Count the floating-point operations of a step, and measure the peak of this device.
 
 Only matrix products and convolutions count, as usual for the utilisation of a device (Chowdhery et al. 2022, "PaLM",
-arXiv 2204.02311, appendix B). They are read from the jaxpr, because XLA's own `cost_analysis()` counts the body of a
-loop once, however often it runs, and an outer loop consists of loops.
+arXiv 2204.02311, appendix B). `metalearn.costs.products` reads them from the jaxpr, because XLA's own `cost_analysis()`
+counts the body of a loop once, however often it runs, and an outer loop consists of loops.
 
     flops = step_flops(loop.step, state, data)  # all outer steps of one call
     share = flops / seconds / peak_flops(jnp.float32)
@@ -17,11 +17,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import JaxprEqn
 
-from metalearn._jax_versions import open_jaxpr
-from metalearn.costs.jaxprs import inner_jaxprs
+from metalearn.costs.products import count_products
 
 __all__ = ["matrix_product", "peak_flops", "step_flops"]
 
@@ -48,70 +45,7 @@ def step_flops(function: Callable[..., Any], *args: Any) -> int:
     Raises:
         ValueError: there are products in a `while_loop`, whose number of iterations is unknown, or in a Pallas kernel.
     """
-    return _flops(jax.make_jaxpr(function)(*args))
-
-
-def _flops(jaxpr: Any) -> int:
-    return sum(map(_of_equation, open_jaxpr(jaxpr).eqns))
-
-
-def _of_equation(equation: JaxprEqn) -> int:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        shape = _shape(equation.invars[0])
-        return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(shape[axis] for axis in contracted)
-    if name == "conv_general_dilated":
-        return _of_convolution(equation)
-    if name == "scan":
-        return params["length"] * _flops(params["jaxpr"])
-    if name == "cond":
-        return max(map(_flops, params["branches"]))
-    if name == "custom_linear_solve":
-        return _flops(params["jaxprs"].solve)  # the others are for its derivatives
-    inside = sum(map(_flops, inner_jaxprs(equation)))
-    if name == "shard_map":
-        return inside * math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
-    if name in ("while", "pallas_call") and inside:
-        raise ValueError(
-            f"a {name} contains matrix products, and its number of iterations is unknown: count the operations of its "
-            "body, or give it a fixed length (jax.lax.scan, or fori_loop between two Python integers)"
-        )
-    return inside
-
-
-def _of_convolution(equation: JaxprEqn) -> int:
-    params = equation.params
-    image, kernel, result = params["dimension_numbers"]
-    # The axes are (batch, feature, spatial...) for image and result, (output, input, spatial...) for the kernel.
-    image_shape, kernel_shape, result_shape = (
-        [_shape(var)[axis] for axis in axes]
-        for var, axes in zip((*equation.invars, *equation.outvars), (image, kernel, result), strict=True)
-    )
-    per_axis = zip(
-        image_shape[2:],
-        kernel_shape[2:],
-        result_shape[2:],
-        params["window_strides"],
-        params["padding"],
-        params["lhs_dilation"],
-        params["rhs_dilation"],
-        strict=True,
-    )
-    return 2 * math.prod((*result_shape[:2], kernel_shape[1], *(_meetings(*axis) for axis in per_axis)))
-
-
-def _meetings(
-    size: int, taps: int, places: int, stride: int, padding: tuple[int, int], dilation: int, tap_dilation: int
-) -> int:
-    # How often a tap of the kernel meets an input along one axis, instead of padding or a zero between two inputs. The
-    # number is the same for a convolution and for both of its derivatives.
-    at = stride * np.arange(places)[:, None] + tap_dilation * np.arange(taps) - padding[0]
-    return int(((at >= 0) & (at <= dilation * (size - 1)) & (at % dilation == 0)).sum())
-
-
-def _shape(var: Any) -> tuple[int, ...]:
-    return var.aval.shape
+    return 2 * sum(product.multiply_adds for product in count_products(function, (), *args))
 
 
 def matrix_product(dtype: Any = jnp.float32, size: int = PEAK_SIZE) -> Callable[[], Any]:
