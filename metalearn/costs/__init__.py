@@ -1,4 +1,4 @@
-"""What a step costs: floating-point operations and memory, read from its program before it runs."""
+"""What a step costs: floating-point operations, memory and messages, read from its program before it runs."""
 
 from metalearn.costs.flops import peak_flops as peak_flops
 from metalearn.costs.flops import step_flops as step_flops
@@ -7,10 +7,13 @@ from metalearn.costs.memory import bound_bytes as bound_bytes
 from metalearn.costs.memory import check_memory as check_memory
 from metalearn.costs.memory import format_bytes as format_bytes
 from metalearn.costs.memory import needed_bytes as needed_bytes
+from metalearn.costs.messages import Messages as Messages
+from metalearn.costs.messages import program_messages as program_messages
 from metalearn.costs.products import Product as Product
 from metalearn.costs.products import count_products as count_products
 
 __all__ = [
+    "Messages",
     "Product",
     "available_bytes",
     "bound_bytes",
@@ -19,6 +22,7 @@ __all__ = [
     "format_bytes",
     "needed_bytes",
     "peak_flops",
+    "program_messages",
     "step_flops",
 ]
 
