@@ -26,7 +26,9 @@ from einops import rearrange
 from jaxtyping import Array, Int, Shaped
 
 from metalearn.costs.products import count_products
-from metalearn_models.sparsity.pruning.trees import apply_masks, paired_leaves
+from metalearn_models.sparsity.contract import Masks
+from metalearn_models.sparsity.masks import apply_masks
+from metalearn_models.sparsity.pruning.trees import paired_leaves
 
 __all__ = ["Layer", "Report", "report"]
 
@@ -117,7 +119,7 @@ class Report:
 
 def report(
     params: Any,
-    masks: Any,
+    masks: Masks,
     apply: Callable[[Any, Any], Any],
     inputs: Shaped[Array | np.ndarray, "N ..."],
     *,
@@ -129,8 +131,7 @@ def report(
 
     Args:
         params: its parameters. What the masks leave out counts as zero, whatever it holds.
-        masks: the tree of `params` with a boolean array per leaf, True where kept, or None where the leaf is dense.
-            None for all of them: the unpruned control.
+        masks: what is kept, such as `state.masks` of a sparse optimizer. None alone: the unpruned control.
         apply: `(params, inputs[N, ...]) -> outputs[N, C]`. A `Network.apply` takes one example: give
             `jax.vmap(network.apply, (None, 0))`.
         inputs: the examples.
@@ -142,6 +143,7 @@ def report(
     Raises:
         ValueError: the masks do not fit the parameters, there are no examples, the labels are not those of the
             examples, or `apply` does not return one row of outputs per example.
+        TypeError: a mask is not boolean.
     """
     if not len(inputs) or batch < 1:
         raise ValueError(
@@ -164,7 +166,7 @@ def report(
         remaining += count * sum(kept[path] for path in leaves) / size if size else count
         for path in leaves:  # the kernels that were joined for one product share it by their sizes
             spent[path] += count * sizes[path] // size
-    pruned = apply_masks(params, masks)
+    pruned = params if masks is None else apply_masks(params, masks)
     top1, top5 = (None, None) if labels is None else _accuracy(apply, pruned, inputs, labels, batch)
     compiled = jax.jit(apply)
     seconds, dense_seconds = _time_in_turn(

@@ -111,14 +111,12 @@ def test_what_does_not_fit_is_refused_with_its_path(small):
     params, apply, x, labels = small
     none = jax.tree.map(lambda leaf: None, params)
     wrong = ({"weight": jnp.ones((6, 11), bool), "bias": None}, none[1])
-    with pytest.raises(ValueError, match=r"mask of 0/weight must have the shape \(6, 12\), got \(6, 11\)"):
+    with pytest.raises(ValueError, match=r"mask of 0/weight needs its shape \(6, 12\), got \(6, 11\)"):
         report(params, wrong, apply, x)
-    with pytest.raises(ValueError, match="must be boolean, got float32"):
+    with pytest.raises(TypeError, match=r"0/weight must be boolean, got float32"):
         report(params, ({"weight": jnp.ones((6, 12)), "bias": None}, none[1]), apply, x)
-    with pytest.raises(ValueError, match=r"no entry for 1/bias"):
+    with pytest.raises(ValueError, match="structure of the parameters"):
         report(params, (none[0], {"weight": None}), apply, x)
-    with pytest.raises(ValueError, match=r"entries that the parameters lack: 1/gain"):
-        report(params, (none[0], {**none[1], "gain": jnp.ones(2, bool)}), apply, x)
     with pytest.raises(ValueError, match="as many labels"):
         report(params, None, apply, x, labels=labels[:-1])
     with pytest.raises(ValueError, match="at least one example"):

@@ -1,60 +1,58 @@
-"""Trees of masks beside trees of parameters: pairing, checking and applying them."""
+"""Trees of masks and of scores beside trees of parameters, leaf by leaf with their paths."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["apply_masks", "paired_leaves"]
+from metalearn_models.sparsity.contract import Masks
+from metalearn_models.sparsity.masks import Which, check_masks
+
+__all__ = ["leaf_paths", "map_chosen", "paired_leaves"]
 
 
-def paired_leaves(params: Any, masks: Any) -> list[tuple[str, Array, Array | None]]:
+def leaf_paths(tree: Any) -> list[str]:
+    """The paths of the leaves, such as "0/weight", in the order of the tree."""
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
+
+
+def paired_leaves(params: Any, masks: Masks) -> list[tuple[str, Array, Array | None]]:
     """Path, parameter and mask of every leaf, in the order of the tree.
 
     Args:
         params: arrays.
-        masks: the same tree with a boolean array, True where kept, or None, where dense, in the place of each array.
-            None alone: every leaf is dense.
+        masks: masks for them. None alone: every leaf is dense.
 
     Raises:
-        ValueError: the trees differ, or a mask has another shape or is not boolean; with the path.
+        ValueError: the masks do not fit the parameters.
+        TypeError: a mask is not boolean.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
     if masks is None:
-        return [(_name(path), jnp.asarray(leaf), None) for path, leaf in leaves]
-    given = {
-        _name(path): mask
-        for path, mask in jax.tree_util.tree_leaves_with_path(masks, is_leaf=lambda mask: mask is None)
-    }
-    paired = []
-    for path, leaf in leaves:
-        name, leaf = _name(path), jnp.asarray(leaf)
-        if name not in given:
-            raise ValueError(f"the masks have no entry for {name}: give a boolean array of shape {leaf.shape}, or None")
-        mask = given.pop(name)
-        if mask is not None:
-            mask = jnp.asarray(mask)
-            if mask.shape != leaf.shape:
-                raise ValueError(f"the mask of {name} must have the shape {leaf.shape}, got {mask.shape}")
-            if mask.dtype != bool:
-                raise ValueError(f"the mask of {name} must be boolean, got {mask.dtype}")
-        paired.append((name, leaf, mask))
-    if surplus := [name for name, mask in given.items() if mask is not None]:
-        raise ValueError(f"the masks have entries that the parameters lack: {', '.join(surplus)}")
-    return paired
+        beside = [None] * len(leaves)
+    else:
+        check_masks(params, masks)
+        beside = jax.tree.structure(params).flatten_up_to(masks)
+    return list(zip(leaf_paths(params), leaves, beside, strict=True))
 
 
-def apply_masks(params: Any, masks: Any) -> Any:
-    """The parameters with zeros where the masks are False; dtypes stay. Arguments and errors as `paired_leaves`."""
-    leaves = [
-        leaf if mask is None else jnp.where(mask, leaf, jnp.zeros_like(leaf))
-        for _, leaf, mask in paired_leaves(params, masks)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+def map_chosen(function: Callable[..., Any], which: Which, params: Any, *rest: Any) -> Any:
+    """A function of the leaves that are to be pruned, and None in the places of all others.
 
+    Args:
+        function: `(path, leaf, *leaves of rest)`.
+        which: chooses the leaves by path and shape.
+        params: a tree of arrays.
+        rest: trees like `params`.
+    """
 
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    def apply(path: Any, leaf: Any, *more: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return function(name, jnp.asarray(leaf), *more) if which(name, tuple(jnp.shape(leaf))) else None
+
+    return jax.tree_util.tree_map_with_path(apply, params, *rest)
