@@ -31,14 +31,28 @@ def make(name):
 
 @functools.cache
 def theta(name):
-    """Meta-parameters that are not fresh ones, so that all their parts matter."""
-    return jax.tree.map(lambda x: x + 0.03, optimizer(name).init(jax.random.key(0)))
+    """Meta-parameters that are not fresh ones, so that all their parts matter.
+
+    Matrices are drawn by NumPy: to compile the random numbers of `init` takes longer than any test.
+    """
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    leaves, structure = jax.tree.flatten(jax.eval_shape(optimizer(name).init, key))
+    is_matrix = [x.ndim > 1 for x in leaves]
+
+    def init_the_others(key):
+        made = jax.tree.leaves(optimizer(name).init(key))
+        return [x for x, matrix in zip(made, is_matrix, strict=True) if not matrix]
+
+    others = iter(jax.jit(init_the_others)(key))
+    draw = lambda x: 0.3 * rng.normal(size=x.shape) / np.sqrt(x.shape[-2])  # noqa: E731
+    values = [draw(x) if matrix else next(others) for x, matrix in zip(leaves, is_matrix, strict=True)]
+    return jax.tree.unflatten(structure, [jnp.asarray(np.asarray(x, np.float32) + np.float32(0.03)) for x in values])
 
 
 def params(seed=0):
     """A matrix, a bfloat16 vector, a scalar, a leaf without entries and no leaf at all."""
     rng = np.random.default_rng(seed)
-    draw = lambda shape, dtype: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
+    draw = lambda shape, dtype: jnp.asarray(np.asarray(rng.normal(size=shape), dtype))  # noqa: E731
     return {
         "matrix": draw((8, 8), jnp.float32),
         "vector": draw((8,), jnp.bfloat16),
@@ -56,6 +70,50 @@ def update(tx, grads, state, params):
     """One update, with all that any optimizer may ask for."""
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it
         return tx.update(grads, state, params, value=jnp.float32(1.0), value_fn=half_square)
+
+
+def take_step(name, theta, num_steps, params, state, grads):
+    """Parameters, state and updates after one step, which `apply_if_finite` leaves out where it must."""
+    tx = optax.apply_if_finite(optimizer(name).transform(theta, num_steps), 2)
+    updates, state = update(tx, grads, state, params)
+    with jax.numpy_dtype_promotion("standard"):
+        return optax.apply_updates(params, updates), state, updates
+
+
+@functools.cache
+def program(name):
+    """One program of any number of steps, which donates the state: all that the tests compile of most optimizers.
+
+    The last gradient is repeated. It returns the updates of the last step too.
+    """
+
+    def run(theta, num_steps, params, state, grads, steps):
+        def body(t, carry):
+            now = jax.tree.map(lambda g: g[jnp.minimum(t, g.shape[0] - 1)], grads)
+            return take_step(name, theta, num_steps, *carry[:2], now)
+
+        return jax.lax.fori_loop(0, steps, body, (params, state, jax.tree.map(jnp.zeros_like, params)))
+
+    return jax.jit(run, donate_argnums=3)
+
+
+def fresh_state(name, params, theta_=None, num_steps=STEPS):
+    """The state before the first step, made operation by operation: a program would give each leaf its own buffer."""
+    tx = make(name) if theta_ is None else optimizer(name).transform(theta_, num_steps)
+    with jax.numpy_dtype_promotion("standard"):
+        return optax.apply_if_finite(tx, 2).init(params)
+
+
+def training(name, params, grads, steps):
+    """Parameters, state and the last updates after some steps with `theta(name)`."""
+    return program(name)(theta(name), STEPS, params, fresh_state(name, params), grads, steps)
+
+
+def gradients(*scales, seed=5):
+    """Gradients of four steps, the same number in every test, so that one program serves them all."""
+    rng, scales = np.random.default_rng(seed), (*scales, *scales[-1:] * 3)[:4]
+    draw = lambda x: np.stack([np.asarray(s * rng.normal(size=x.shape), x.dtype) for s in scales])  # noqa: E731
+    return jax.tree.map(lambda x: jnp.asarray(draw(x)), params())
 
 
 def forms(tree):

@@ -16,9 +16,9 @@ __all__ = ["is_spread", "loose_shape", "repeated_zeros"]
 
 
 def is_spread(x: Array) -> bool:
-    """Whether the tensor may be spread over several devices."""
+    """Whether the tensor may be spread over several devices. A scalar lies whole on each of them."""
     mesh = jax.typeof(x).sharding.mesh
-    if mesh.empty:
+    if mesh.empty or not x.ndim:
         return False
     axes = zip(mesh.axis_types, mesh.axis_sizes, strict=True)
     return any(size > 1 and kind != AxisType.Manual for kind, size in axes)
