@@ -24,6 +24,8 @@ COMMANDS = {
     "list": ("metalearn.cli.catalogue", "everything that has a name: presets, learners, optimizers, losses, data sets"),
 }
 
+NO_CACHE = "--no-cache"
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -40,7 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return _run(list(argv))
     _stop_at_second_signal()
-    status = _run(sys.argv[1:])
+    words = sys.argv[1:]
+    if NO_CACHE in words:
+        words = [word for word in words if word != NO_CACHE]
+    else:
+        _keep_programs()
+    status = _run(words)
     if status == 130:
         # Threads of XLA may still compile. They would crash while Python takes itself apart.
         sys.stdout.flush()
@@ -131,6 +138,15 @@ def _stop_at_second_signal() -> None:
     threading.Thread(target=listen, daemon=True).start()
 
 
+def _keep_programs() -> None:
+    """Use the folder of compiled programs. Without it everything works too, only later."""
+    from metalearn.programs import request_cache
+
+    reason = request_cache(os.environ)
+    if reason is not None:
+        print(f"metalearn: {reason}, or use {NO_CACHE}", file=sys.stderr)
+
+
 def _help() -> str:
     lines = [f"  {name:<15} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
@@ -140,6 +156,8 @@ def _help() -> str:
             "Learn learning algorithms, and see how well they learn.",
             "",
             *lines,
+            "",
+            f"  {NO_CACHE:<15} with any command: keep no compiled programs, and look none up",
         ]
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.errors import RunError
+from metalearn.programs import keep_programs
 from metalearn.sweeps.plan import Plan
 from metalearn.sweeps.records import ENDED, Record, read_records
 from metalearn.sweeps.storage import storage_errors
@@ -97,13 +98,11 @@ def worker_count(workers: int | None) -> int:
 
 
 def keep_compiled(folder: Path | None) -> None:
-    """Keep programs that took more than 0.1 seconds to compile in a folder, for other processes; None: do nothing."""
-    if folder is not None:
-        import jax
+    """Keep compiled programs in a folder, for the other workers. None, or they are kept elsewhere: do nothing."""
+    import jax
 
-        folder.mkdir(parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if folder is not None and not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        keep_programs(folder)
 
 
 def _run_processes(
