@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 from metalearn._jax_versions import open_jaxpr
 
-__all__ = ["equations", "inner_jaxprs"]
+__all__ = ["equations", "evaluate_equation", "inner_jaxprs"]
 
 
 def inner_jaxprs(equation: JaxprEqn) -> Iterator[Jaxpr]:
@@ -30,3 +30,19 @@ def equations(jaxpr: Any) -> Iterator[JaxprEqn]:
         yield equation
         for inner in inner_jaxprs(equation):
             yield from equations(inner)
+
+
+def evaluate_equation(jaxpr: Jaxpr, equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """The results of one equation of a jaxpr, which may be traced and differentiated as the function itself.
+
+    The equation is evaluated as a jaxpr of its own, since how a primitive takes its parameters differs between the
+    versions of JAX.
+
+    Args:
+        jaxpr: what the equation stands in.
+        equation: any of its equations.
+        operands: a value per operand, literals included.
+    """
+    given = {v: x for v, x in zip(equation.invars, operands, strict=True) if not isinstance(v, Literal)}
+    alone = jaxpr.replace(constvars=[], invars=list(given), outvars=list(equation.outvars), eqns=[equation])
+    return list(jaxpr_as_fun(ClosedJaxpr(alone, []))(*given.values()))
