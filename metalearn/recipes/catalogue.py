@@ -7,6 +7,7 @@ from metalearn.recipes.learned_loss.describe import list_losses
 from metalearn_models.learners import library as learners
 from metalearn_models.learners.registry import LEARNERS, learner_name
 from metalearn_models.optimizers import library as optimizers
+from metalearn_models.optimizers.handmade.table import HANDMADE
 from metalearn_models.optimizers.registry import OPTIMIZERS
 from metalearn_tasks import datasets, objectives
 from metalearn_tasks.families.registry import FAMILIES
@@ -23,7 +24,12 @@ def catalogue() -> dict[str, dict[str, str]]:
             n: e.description for n, e in LEARNERS.items() if not e.meta_learned
         },
         "families of tasks (the presets' --family options)": {n: e.description for n, e in FAMILIES.items()},
-        "learned optimizers (metalearn train-optimizer NAME)": {n: e.description for n, e in OPTIMIZERS.items()},
+        "learned optimizers (metalearn train-optimizer NAME)": {
+            n: e.description for n, e in OPTIMIZERS.items() if n not in HANDMADE
+        },
+        "optimizers made by hand (metalearn train-optimizer NAME learns their constants; --baselines NAME ...)": {
+            name: OPTIMIZERS[name].description for name in HANDMADE
+        },
         "objectives (train-optimizer's --objective NAME)": objectives.names(),
         "meta-trained optimizers (metalearn_models.optimizers.load(NAME))": {
             name: optimizers.read(name).describe() for name in optimizers.shipped()

@@ -12,9 +12,23 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from metalearn.errors import RunError, UnknownNameError
-from metalearn.ranges import Count, Decay, Existing, NonNegative, Place, Positive, Seed, Size, Steps, Within, check
+from metalearn.ranges import (
+    Count,
+    Decay,
+    Existing,
+    Named,
+    NonNegative,
+    Place,
+    Positive,
+    Seed,
+    Size,
+    Steps,
+    Within,
+    check,
+)
 from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.outer_optimizer import OptimizerConfig
+from metalearn_models.optimizers.handmade.table import handmade_names
 from metalearn_models.optimizers.registry import OPTIMIZERS, make, setting_descriptions
 from metalearn_tasks import objectives
 
@@ -30,6 +44,7 @@ __all__ = [
     "to_json",
 ]
 
+_Baseline = Annotated[str, Named("optimizer made by hand", handmade_names)]
 EVERY_50_STEPS = GradientConfig("pes", window=50, sigma=0.01, rank=None)
 
 
@@ -62,6 +77,9 @@ _SETTINGS: dict[str, Any] = {
     "output_scale": Positive,
     "epsilon": Positive,
     "exponent": NonNegative,
+    "trust_coefficient": Positive,
+    "rms": Positive,
+    "weight_decay": Positive,
     "decay": Decay,
     "momentum": Decay,
     "beta1": Decay,
@@ -112,8 +130,9 @@ class TrainOptimizerConfig:
     """Outer steps between checkpoints."""
     eval_runs: Size = 16
     """Training runs in an evaluation, and for each learning rate of a baseline."""
-    baselines: tuple[Literal["adam", "momentum", "sgd"], ...] = ("adam", "momentum")
-    """Hand-designed optimizers in the final table and picture, each with its learning rate tuned."""
+    baselines: tuple[_Baseline, ...] = ("adam", "momentum")
+    """Optimizers made by hand in the final table and picture, each with its learning rate tuned; `metalearn list` has
+    all."""
 
 
 NETWORK: dict[str, Any] = {
@@ -173,6 +192,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "learnable-momentum": CONSTANTS,
     "learnable-adam": CONSTANTS,
     "schedule": CONSTANTS,
+    **dict.fromkeys(handmade_names(), CONSTANTS),
 }
 """What the default configuration of each learned optimizer changes in `TrainOptimizerConfig`; our choice."""
 

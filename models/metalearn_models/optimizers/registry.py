@@ -1,5 +1,7 @@
 """Every learned optimizer by name: the function that makes it, one line that describes it, and its settings.
 
+Optimizers made by hand (`handmade/table.py`) are among them: their meta-parameters are their constants.
+
 A setting is an argument of that function. `setting_descriptions` reads what each means from the function's docstring,
 which is where the help of `metalearn train-optimizer NAME --settings.*` comes from.
 """
@@ -19,6 +21,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from metalearn.errors import unknown_name
 from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.handmade.table import HANDMADE
 from metalearn_models.optimizers.learned.celo import celo
 from metalearn_models.optimizers.learned.component_rnn import component_rnn
 from metalearn_models.optimizers.learned.dmd import dmd_lstm
@@ -72,8 +75,12 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "learnable-momentum": OptimizerEntry(learnable_momentum, "SGD with momentum; both constants are learned"),
     "learnable-adam": OptimizerEntry(learnable_adam, "Adam; its four constants are learned"),
     "schedule": OptimizerEntry(learnable_adam_schedule, "Adam with a learned learning-rate schedule"),
+    **{
+        name: OptimizerEntry(entry.learnable, f"{entry.description} ({entry.paper})")
+        for name, entry in HANDMADE.items()
+    },
 }
-"""All learned optimizers by name."""
+"""All learned optimizers by name; those made by hand, whose constants are learned, come last."""
 
 
 def names() -> tuple[str, ...]:

@@ -13,19 +13,14 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.handmade.table import HANDMADE
 
 __all__ = ["BASELINES", "hand_designed_optimizer", "learning_rates"]
 
 BASELINES: Mapping[str, Callable[[Any], optax.GradientTransformation]] = MappingProxyType(
-    {
-        "adam": lambda learning_rate: optax.adam(learning_rate),
-        "momentum": lambda learning_rate: optax.sgd(learning_rate, momentum=0.9),
-        "nesterov": lambda learning_rate: optax.sgd(learning_rate, momentum=0.9, nesterov=True),
-        "rmsprop": lambda learning_rate: optax.rmsprop(learning_rate),
-        "sgd": lambda learning_rate: optax.sgd(learning_rate),
-    }
+    {name: entry.make for name, entry in HANDMADE.items()}
 )
-"""Hand-designed optimizers: name -> `(learning_rate) -> optax transformation`. The learning rate may be traced."""
+"""Every optimizer made by hand: name -> `(learning_rate) -> optax transformation`. The learning rate may be traced."""
 
 
 def hand_designed_optimizer(

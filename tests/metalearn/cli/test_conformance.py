@@ -19,12 +19,25 @@ from metalearn.recipes.in_context.presets import PRESETS
 from metalearn.recipes.learned_optimizer.config import optimizer_names, recommended
 from metalearn.recipes.options import check_words, options_of, read
 from metalearn_models.learners.registry import LEARNERS
+from metalearn_models.optimizers.handmade.table import HANDMADE
 from metalearn_tasks.families.registry import FAMILIES
 
 VALUES = {
     "zero": "0", "minus one": "-1", "nan": "nan", "empty": "", "far too large": "1" + "0" * 400, "misspelt": "mispelt",
 }  # fmt: skip
 
+
+def _with_settings_of_their_own():
+    """Optimizers made by hand with a setting that none before them has: all other options are those of any other."""
+    seen, found = set(), []
+    for name in HANDMADE:
+        settings = set(vars(recommended(name).settings))
+        found += [name] if settings - seen else []
+        seen |= settings
+    return found
+
+
+WITH_SETTINGS_OF_THEIR_OWN = _with_settings_of_their_own()
 COMMANDS_BY_WORDS = {
     **{f"train {name}": train.TrainCommand(config) for name, (_, config) in PRESETS.items()},
     **{
@@ -32,7 +45,10 @@ COMMANDS_BY_WORDS = {
         for name in learner_names()
     },
     **{f"sweep {name}": sweep.SweepCommand(config) for name, (_, config) in PRESETS.items()},
-    **{f"train-optimizer {n}": train_optimizer.TrainOptimizerCommand(recommended(n)) for n in optimizer_names()},
+    **{
+        f"train-optimizer {name}": train_optimizer.TrainOptimizerCommand(recommended(name))
+        for name in (*(n for n in optimizer_names() if n not in HANDMADE), *WITH_SETTINGS_OF_THEIR_OWN)
+    },
     "evaluate RUN": evaluate.EvaluateCommand(),
     "plot RUN": plot.PlotCommand(),
     "search-loss": search_loss.SearchLossCommand(),

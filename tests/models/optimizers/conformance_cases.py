@@ -16,6 +16,8 @@ WRAPPERS = {
     "first_order": first_order(optimizers.make("learnable-momentum")),
 }
 NAMES = (*optimizers.names(), *WRAPPERS)
+MATRIX_PRODUCTS = ("muon",)
+"""Their rule multiplies whole matrices, so that spread ones are gathered; optax has no rule for explicit axes there."""
 STEPS = 10
 """Number of steps that are planned; the tests continue far beyond."""
 
