@@ -152,9 +152,8 @@ def test_rounding_makes_no_saliency_infinite_or_negative():
     gradients = jnp.ones((16, 4), jnp.float32) * 1e3
     saliencies = invert_fisher(gradients, 1e-2).saliencies(jnp.ones(4, jnp.float32))
     assert (saliencies >= 0).all() and jnp.isfinite(saliencies).all()
-    for scale in np.linspace(1, 2, 9):
-        alone = invert_fisher(gradients[:2, :1] * scale, 1e-2).diagonal()[0]
-        assert alone >= (1 - 1e-6) / (1e6 * scale**2 + 1e-2), scale
+    alone = invert_fisher(jnp.full((64, 1), 1e3, jnp.float32), 1e-2).diagonal()[0]
+    assert alone >= (1 - 1e-6) / (1e6 + 1e-2)
 
 
 def test_an_inverse_goes_through_jit_and_vmap():
