@@ -131,7 +131,7 @@ def check_params(params: optax.Params) -> None:
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
-                f"a learned optimizer updates floating-point parameters, got {dtype} at params"
+                f"an optimizer updates floating-point parameters, got {dtype} at params"
                 f"{jax.tree_util.keystr(path)}: leave it out, or wrap the optimizer in optax.masked"
             )
 
