@@ -94,6 +94,5 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
         )
     if resume is not None and (command.run is not None or command.overwrite):
         raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
-    if resume is None:
-        return name, dataclasses.replace(command, config=with_absolute_places(command.config)), None
-    return name, command, Path(resume)
+    command = dataclasses.replace(command, config=with_absolute_places(command.config))
+    return name, command, None if resume is None else Path(resume)

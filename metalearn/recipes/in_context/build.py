@@ -17,6 +17,7 @@ from metalearn.learner import Family, Learner, inner_loop
 from metalearn.recipes.driving import WEIGHTS, MetaTraining, compile_outer_loop, initial_state
 from metalearn.recipes.gradient import make_estimator
 from metalearn.recipes.in_context.config import (
+    DATA_HASH,
     DataConfig,
     TrainConfig,
     free_fields,
@@ -31,7 +32,7 @@ from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
 from metalearn.runs.folder import open_run
 from metalearn_models.learners import library
 from metalearn_models.learners.registry import build_learner
-from metalearn_tasks.datasets import Dataset, load
+from metalearn_tasks.datasets import Dataset, content_sha256, load
 from metalearn_tasks.families.registry import entry_of
 
 __all__ = ["Recipe", "load_data", "load_dataset", "prepare", "read_theta"]
@@ -114,8 +115,10 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
     def save_theta(path: Path, theta: Any, step: int) -> None:
         library.save(path, config.learner, learner.signature, theta, {"config": to_json(config), "steps": step})
 
+    content = content_sha256(config.data.source) if entry_of(config.family).over_data else None
+    values = to_json(config) | ({} if content is None else {DATA_HASH: content})
     training = MetaTraining(
-        to_json(config),
+        values,
         free_fields(config),
         lambda: _initial_theta(learner, config),
         stream(config.seed, "outer"),
@@ -124,11 +127,30 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Recipe:
         outer_optimizer(config.outer_optimizer, config.steps),
         config.steps,
         config.steps_per_call,
-        rename_old_fields,
+        lambda old: _follow_data(rename_old_fields(old), values),
         save_theta,
     )
     parts = (source.family, source.data, source.test_data, source.seen_data, source.chance)
     return Recipe(config, *parts, learner, training)
+
+
+def _follow_data(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with which a run was begun, with the place where the same data lie now.
+
+    Raises:
+        RunError: that place holds other data.
+    """
+    before, now, place = old.get(DATA_HASH), new.get(DATA_HASH), new["data"]["source"]
+    if before is None and now is not None and old["data"]["source"] == place:
+        return {**old, DATA_HASH: now}  # the run was begun when runs kept no hash
+    if before is None or now is None:
+        return old
+    if before != now:
+        raise RunError(
+            f"{place} does not hold the data that the run was begun with, which were at {old['data']['source']}: their "
+            "SHA-256 differs. Give the place of the same data with --data.source, or begin another run"
+        )
+    return {**old, "data": {**old["data"], "source": place}}
 
 
 def _estimator(loop: InnerLoop, config: TrainConfig) -> Estimator:

@@ -19,6 +19,7 @@ from metalearn_tasks.families.projected import ProjectedConfig
 from metalearn_tasks.families.registry import entry_of, family_entry
 
 __all__ = [
+    "DATA_HASH",
     "CurriculumConfig",
     "DataConfig",
     "Reference",
@@ -34,6 +35,9 @@ __all__ = [
     "with_absolute_places",
     "with_learner",
 ]
+
+DATA_HASH = "data_sha256"
+"""In the JSON form of a run's configuration, the hash of the data at `data.source`, if it is a place."""
 
 REFERENCES = ("1nn", "centroid", "ridge", "logistic")
 
@@ -152,7 +156,7 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         UnknownNameError: an unknown learner or family of tasks.
     """
     try:
-        values = rename_old_fields(values)
+        values = {name: value for name, value in rename_old_fields(values).items() if name != DATA_HASH}
         family, learner = dict(values.pop("family")), dict(values.pop("learner"))
         config = TrainConfig(
             family=family_entry(family.pop("name")).config(**_tuples(family)),

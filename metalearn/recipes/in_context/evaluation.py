@@ -11,12 +11,20 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from metalearn.curves import last_positions
+from metalearn.errors import DataNotPreparedError
 from metalearn.learner import Family, Signature
 from metalearn.pictures import draw_learning_curves, new_figure, save_or_note, with_readable_names
 from metalearn.ranges import Existing, Place, Seed, Size, Steps, check
 from metalearn.recipes.driving import WEIGHTS
 from metalearn.recipes.in_context.build import load_data, load_dataset, prepare, read_theta
-from metalearn.recipes.in_context.config import REFERENCES, Reference, TrainConfig, from_json, rename_old_fields
+from metalearn.recipes.in_context.config import (
+    DATA_HASH,
+    REFERENCES,
+    Reference,
+    TrainConfig,
+    from_json,
+    rename_old_fields,
+)
 from metalearn.recipes.in_context.scoring import (
     LAST,
     curves,
@@ -29,7 +37,7 @@ from metalearn.runs.folder import note_on_stderr, open_run, write_result
 from metalearn_models.learners import library
 from metalearn_models.learners.averaged import averaged
 from metalearn_models.learners.registry import build_learner
-from metalearn_tasks.datasets import Dataset
+from metalearn_tasks.datasets import Dataset, absolute, content_sha256
 from metalearn_tasks.families.registry import FamilyEntry, entry_of
 
 __all__ = ["Evaluation", "EvaluationConfig", "evaluate"]
@@ -107,8 +115,15 @@ def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
         raise ValueError(
             f"the run's tasks are of the family {entry.name}, which makes its own data: leave --data and --identity out"
         )
+    if options.data is not None and _holds_own_data(options, config, run.config.get(DATA_HASH)):
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=absolute(options.data)))
+        options = dataclasses.replace(options, data=None, size=None, pca=None)
+        note_on_stderr(f"{config.data.source} holds the data that the run was trained on: its own tasks are scored")
     if options.data is None or not (folder / WEIGHTS).exists():
-        dataset = load_data(config)
+        try:
+            dataset = load_data(config)
+        except DataNotPreparedError as error:
+            raise DataNotPreparedError(f"{error}; if the run's data have moved, say where with --data") from error
         recipe = prepare(config, dataset)
         signature, learner = recipe.learner.signature, recipe.learner
         title = config.data.source if entry.over_data else _title(entry, config)
@@ -158,6 +173,17 @@ def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
     return Evaluation({**result, "picture": str(folder / f"{stem}.png")}, scores, entry.regression)
 
 
+def _holds_own_data(options: EvaluationConfig, config: TrainConfig, own: str | None) -> bool:
+    """Whether `--data` names the place to which the run's own data have moved, prepared as they were."""
+    if own is None or options.data is None or absolute(options.data) == config.data.source:
+        return False
+    asked = (options.size or config.data.size, options.pca or config.data.pca)
+    try:
+        return asked == (config.data.size, config.data.pca) and content_sha256(options.data) == own
+    except OSError:
+        return False  # the error comes when it is loaded
+
+
 def _transfer(entry: FamilyEntry, config: TrainConfig, options: EvaluationConfig, signature: Signature) -> _Tasks:
     """Tasks over another data set."""
     assert options.data is not None and entry.transfer is not None
@@ -175,7 +201,8 @@ def _title(entry: FamilyEntry, config: TrainConfig) -> str:
 
 def _stem(options: EvaluationConfig, title: str) -> str:
     """The name of an evaluation's files; evaluations with other options have other names."""
-    defaults, parts = EvaluationConfig(), [f"evaluate-{Path(title).name}"]
+    # Not every file system and no path with a drive takes a colon, as FILE.csv:LABEL has.
+    defaults, parts = EvaluationConfig(), [f"evaluate-{Path(title).name.replace(':', '-')}"]
     for name in ("size", "pca", "identity", "average", "tasks", "sequences", "seed"):
         value = getattr(options, name)
         if value != getattr(defaults, name):

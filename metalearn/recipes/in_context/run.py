@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.curves import last_positions
+from metalearn.errors import DataNotPreparedError
 from metalearn.pictures import draw_learning_curves, draw_training, new_figure, save_or_note, with_readable_names
 from metalearn.recipes.driving import drive
 from metalearn.recipes.in_context.build import Recipe, prepare
-from metalearn.recipes.in_context.config import TrainConfig
+from metalearn.recipes.in_context.config import DATA_HASH, TrainConfig, from_json
 from metalearn.recipes.in_context.scoring import (
     LAST,
     check_references,
@@ -20,7 +21,7 @@ from metalearn.recipes.in_context.scoring import (
     learner_scorers,
     score_references,
 )
-from metalearn.runs.folder import Run, note_on_stderr, write_result
+from metalearn.runs.folder import Run, note_on_stderr, open_run, write_result
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
@@ -58,7 +59,8 @@ def meta_train(
         FloatingPointError: a number became NaN or infinite; names the step.
     """
     began = time.monotonic()
-    recipe = prepare(config)
+    note = note_on_stderr if progress is None else progress.note
+    recipe = _prepare_again(config, folder, note) if resume else prepare(config)
     check_references(config.references)
     scorers = learner_scorers(recipe)
     run, state = drive(
@@ -83,8 +85,20 @@ def meta_train(
         "run": str(run.folder),
     }
     write_result(run, {**result, "chance": recipe.chance, "curves": curves_as_json(scores)})
-    draw_run(recipe, run, scores, note_on_stderr if progress is None else progress.note)
+    draw_run(recipe, run, scores, note)
     return result, scores
+
+
+def _prepare_again(config: TrainConfig, folder: Path, note: Callable[[str], None]) -> Recipe:
+    """The recipe of a run to resume, whose data may have moved since."""
+    try:
+        recipe = prepare(config)
+    except DataNotPreparedError as error:
+        raise DataNotPreparedError(f"{error}; if the run's data have moved, add --data.source PLACE") from error
+    before = from_json(open_run(folder).config).data.source
+    if config.data.source != before and DATA_HASH in recipe.training.config:
+        note(f"the data of the run were at {before} and are now at {config.data.source}")
+    return recipe
 
 
 def draw_run(recipe: Recipe, run: Run, scores: dict[str, Any], note: Callable[[str], None]) -> None:

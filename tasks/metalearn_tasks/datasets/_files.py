@@ -24,6 +24,12 @@ def is_file_name(source: str) -> bool:
     return _SOURCE.fullmatch(source) is not None
 
 
+def file_and_label(source: str) -> tuple[Path, str | None] | None:
+    """The file that a source names, and the name of the column with the labels if it says one; None: no file."""
+    match = _SOURCE.fullmatch(source)
+    return None if match is None else (Path(match["path"]).expanduser(), match["label"])
+
+
 def read(source: str) -> tuple[str, dict[str, tuple[Any, Any]]]:
     """Read `FILE.npz`, `FILE.csv`, or `FILE.csv:LABEL`, where LABEL names the column with the labels.
 
@@ -41,12 +47,12 @@ def read(source: str) -> tuple[str, dict[str, tuple[Any, Any]]]:
         UnknownNameError: no column of that name.
         ValueError: the file does not hold what it needs to.
     """
-    match = _SOURCE.fullmatch(source)
-    assert match is not None
-    path, label = Path(match["path"]).expanduser(), match["label"]
+    found = file_and_label(source)
+    assert found is not None
+    path, label = found
     if not path.is_file():
         raise DataNotPreparedError(f"there is no file {path.absolute()}")
-    if match["kind"].lower() == "csv":
+    if path.suffix.lower() == ".csv":
         return path.name, {"train": _read_csv(path, label)}
     if label is not None:
         raise ValueError(f"{path} names its labels itself: give it without ':{label}'")

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int
 
 from metalearn_tasks.datasets import _bundled, _files, _tfds
 from metalearn_tasks.datasets._frames import as_list, columns_of, encode, encode_splits, fit_encoding, is_frame
+from metalearn_tasks.datasets.places import is_folder_name
 from metalearn_tasks.datasets.prepare import (
     column_statistics,
     normalise,
@@ -38,7 +39,7 @@ from metalearn_tasks.datasets.prepare import (
     to_floats,
 )
 
-__all__ = ["Dataset", "Split", "absolute", "load", "names"]
+__all__ = ["Dataset", "Split", "load", "names"]
 
 
 class Split(NamedTuple):
@@ -82,13 +83,6 @@ class Dataset:
 def names() -> dict[str, str]:
     """List the data sets that need no download, as name -> description in one line."""
     return dict(_bundled.NAMES)
-
-
-def absolute(source: str) -> str:
-    """The same source from any working directory: the absolute path of a file or folder; a name stays as it is."""
-    if source not in _bundled.NAMES and (_files.is_file_name(source) or _is_folder_name(source)):
-        return os.path.abspath(os.path.expanduser(source))
-    return source
 
 
 def load(
@@ -193,15 +187,9 @@ def _read_source(source: Any, size: int | None, data_dir: Any, seed: int) -> tup
         raise ValueError(f"source must be a name, a path, a frame or a tuple of arrays, got {type(source).__name__}")
     if source in _bundled.NAMES:
         return source, _bundled.read(source, size, seed)
-    if _is_folder_name(source):
+    if is_folder_name(source):
         return _tfds.read_folder(Path(source).expanduser())
     return source, _tfds.read(source, data_dir, list(_bundled.NAMES))
-
-
-def _is_folder_name(source: str) -> bool:
-    # A local folder called "mnist" must not hide the data set mnist; a path such as "data/mnist" is a folder.
-    path = Path(source)
-    return source.startswith((".", "~")) or os.path.isabs(source) or (path.name != source and path.is_dir())
 
 
 def _read_inputs(raw: Any, size: int | None, split: str) -> tuple[np.ndarray, bool]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import jax
@@ -62,8 +63,12 @@ def test_train_leaves_a_complete_run_folder(trained):
 def test_a_resumed_run_ends_in_the_same_bytes_and_prints_them_last(trained, capsys, tmp_path):
     folder = tmp_path / "half"
     assert run(capsys, "train", "digits", "--steps", 2, "--run", folder, *TINY)[0] == 0
+    picture = folder / "learning_curves.png"
+    picture.unlink()
+    picture.symlink_to("/dev/full")  # the disk is full when the picture is written
     status, out, err = run(capsys, "train", "--resume", folder, "--steps", 4, "--quiet", "--json")
     assert status == 0, err
+    assert re.search(rf"cannot write the picture {picture}: .*No space left", err) and "unseen" in out
     result = json.loads(out.splitlines()[-1])
     assert set(result) == {"unseen_accuracy", "seconds", "steps", "theta_sha256", "run"}
     assert result["theta_sha256"] == json.loads((trained / "result.json").read_text())["theta_sha256"]
