@@ -6,14 +6,18 @@ import contextlib
 import random
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from metalearn.errors import RunError
+from metalearn.sweeps.patience import make_patient, without_answer
 
 __all__ = ["open_storage", "record_heartbeat", "storage_errors", "storage_url"]
 
+_GRPC = "grpc://"
+_READY = 10.0  # seconds to wait for a proxy
 _TRIES = 10  # attempts to create the tables while other workers create them too
 
 
@@ -49,6 +53,8 @@ def open_storage(url: str, heartbeat: int, grace: int) -> Any:
     import optuna
     import sqlalchemy.pool
 
+    if url.startswith(_GRPC):
+        return _open_proxy(url, heartbeat, grace)
     sqlite = url.startswith("sqlite")
     # Each transaction with a file closes its connection, so that none is open when a sweep is garbage-collected, of
     # which Python 3.13 warns. The timeout makes SQLite wait while other workers write.
@@ -75,7 +81,24 @@ def open_storage(url: str, heartbeat: int, grace: int) -> Any:
             raise RunError(f"the storage {_without_password(url)} cannot be used: {error}") from error
     if sqlite:
         _lock_from_first_read(storage.engine)
-    return storage
+        return storage
+    patient = make_patient(optuna.storages.get_storage(storage), _without_password(url), heartbeat, grace)
+    weakref.finalize(patient, storage.engine.dispose)  # psycopg warns of connections that are left open
+    return patient
+
+
+def _open_proxy(url: str, heartbeat: int, grace: int) -> Any:
+    """Optuna's gRPC proxy at `grpc://HOST:PORT`, once it answers."""
+    import optuna
+
+    host, colon, port = url.removeprefix(_GRPC).rstrip("/").rpartition(":")
+    if not (host and colon and port.isdecimal()):
+        raise RunError(f"the storage {url} must be {_GRPC}HOST:PORT, as in {_GRPC}localhost:13000")
+    with storage_errors(url), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+        proxy.wait_server_ready(_READY)
+    return make_patient(proxy, url, heartbeat, grace)
 
 
 def record_heartbeat(storage: Any, study: str, number: int) -> None:
@@ -98,7 +121,10 @@ def storage_errors(url: str) -> Iterator[None]:
             f"the storage {_without_password(url)} needs a package that is missing: {cause}. Install the database's "
             "driver, or omit --storage to use an SQLite file"
         ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+    except Exception as error:
+        known = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ConnectionError)
+        if not isinstance(error, known) and not without_answer(error):
+            raise
         reason = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
         raise RunError(
             f"the storage {_without_password(url)} cannot be used: {reason}. Use sqlite:///FILE in a writable "

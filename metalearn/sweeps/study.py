@@ -76,7 +76,8 @@ def open_sweep(
 
     Args:
         plan: what to run.
-        url: the storage: `sqlite:///FILE`, or a server such as `postgresql+psycopg2://user:password@host/database`.
+        url: the storage: `sqlite:///FILE`, a server such as `postgresql+psycopg://user:password@host/database`, or
+            optuna's gRPC proxy of one, `grpc://host:port`.
         halving: how to stop runs early that are behind others. None: every run continues to its end.
         heartbeat: seconds between two signs of life of a worker.
         grace: seconds without one after which the worker's cell is given to another.
@@ -89,7 +90,7 @@ def open_sweep(
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # a server that is away is no error yet, see patience.py
     cells = cells_by_name(plan.cells)
     values = {**plan.as_json(), "halving": None if halving is None else list(halving)}
     pruner = optuna.pruners.NopPruner()

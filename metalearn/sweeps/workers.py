@@ -99,10 +99,11 @@ def worker_count(workers: int | None) -> int:
 
 def keep_compiled(folder: Path | None) -> None:
     """Keep compiled programs in a folder, for the other workers. None, or they are kept elsewhere: do nothing."""
-    import jax
+    if folder is not None:
+        import jax
 
-    if folder is not None and not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
-        keep_programs(folder)
+        if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+            keep_programs(folder)
 
 
 def _run_processes(

@@ -61,7 +61,7 @@ class _DatabaseURL:
         return bool(driver and colon and place)
 
     def describe(self) -> str:
-        return "the URL of a database, such as sqlite:///FILE"
+        return "the URL of a database, such as sqlite:///FILE, or of a proxy, grpc://HOST:PORT"
 
 
 @dataclass(frozen=True)
