@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -200,6 +201,17 @@ def _accuracy(
     xs, ys = (jnp.concatenate([a, jnp.repeat(a[:1], surplus, 0)]) for a in (inputs, labels))
     counts = jnp.arange(len(ys)) < len(inputs)
 
+    parts = tuple(rearrange(a, "(part b) ... -> part b ...", b=batch) for a in (xs, ys, counts))
+    first, five = _count_right(apply, params, parts)
+    return int(first) / len(inputs), int(five) / len(inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _count_right(
+    apply: Callable[[Any, Any], Any], params: Any, parts: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    """Right examples of all parts, by the largest output and by the five largest ones."""
+
     def right(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         x, y, count = part
         outputs = apply(params, x)
@@ -207,9 +219,8 @@ def _accuracy(
         hits = (best == y[:, None]) & (jnp.isfinite(outputs).all(-1) & count)[:, None]
         return hits[:, 0].sum(), hits.any(-1).sum()
 
-    parts = tuple(rearrange(a, "(part b) ... -> part b ...", b=batch) for a in (xs, ys, counts))
-    first, five = jax.jit(lambda parts: jax.lax.map(right, parts))(parts)
-    return int(first.sum()) / len(inputs), int(five.sum()) / len(inputs)
+    first, five = jax.lax.map(right, parts)
+    return first.sum(), five.sum()
 
 
 def _time_in_turn(*programs: Callable[[], Any]) -> list[float]:
