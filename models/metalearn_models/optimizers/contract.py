@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 __all__ = [
     "TIMESCALES",
+    "Differentiate",
     "Layers",
     "LearnedOptimizer",
     "NumSteps",
@@ -27,6 +28,7 @@ __all__ = [
     "first_order",
     "float32",
     "inverse_rms",
+    "loss_and_gradient",
     "require_loss",
     "require_params",
     "time_features",
@@ -43,6 +45,25 @@ NumSteps = int | np.integer | Int[Array, ""]
 """The number of training steps to come: a number, or a traced scalar."""
 
 
+Differentiate = Callable[[Callable[[Any], Float[Array, ""]]], Callable[[Any, Any], tuple[Any, Any, dict[str, Any]]]]
+"""What an optimizer reads of a loss: `(loss_fn) -> (params, key) -> (loss, grads, extra)`.
+
+`extra` holds further keyword arguments of its `update`; the key may be None where nothing is random.
+"""
+
+
+def loss_and_gradient(
+    loss_fn: Callable[[Any], Float[Array, ""]],
+) -> Callable[[Any, Any], tuple[Any, Any, dict[str, Any]]]:
+    """The `Differentiate` of optimizers that read loss and gradient: a training loop passes on nothing else."""
+
+    def compute(params: Any, key: Any = None) -> tuple[Any, Any, dict[str, Any]]:
+        del key
+        return *jax.value_and_grad(loss_fn)(params), {}
+
+    return compute
+
+
 class LearnedOptimizer(NamedTuple):
     """An optimizer with meta-parameters.
 
@@ -52,10 +73,13 @@ class LearnedOptimizer(NamedTuple):
             training steps to come; optimizers that do not plan ahead ignore it. `update` needs `params` if the
             optimizer reads them. The transformation can be jitted, vmapped over theta or params or both, scanned,
             chained, and differentiated with respect to theta.
+        differentiate: how its training loop differentiates the loss. Optimizers that read layer statistics have
+            `metalearn_models.optimizers.curvature.loss_and_statistics` here.
     """
 
     init: Callable[[PRNGKeyArray], Any]
     transform: Callable[..., optax.GradientTransformationExtraArgs]
+    differentiate: Differentiate = loss_and_gradient
 
 
 def first_order(optimizer: LearnedOptimizer) -> LearnedOptimizer:
@@ -81,7 +105,7 @@ def first_order(optimizer: LearnedOptimizer) -> LearnedOptimizer:
 
         return optax.GradientTransformationExtraArgs(inner.init, update)
 
-    return LearnedOptimizer(optimizer.init, transform)
+    return optimizer._replace(transform=transform)
 
 
 def time_features(step: Int[Array, ""]) -> Float[Array, "11"]:

@@ -115,7 +115,7 @@ def make(name: str, **settings: Any) -> LearnedOptimizer:
             )
         return optimizer.transform(jax.tree.map(jnp.asarray, theta), num_steps)  # weights of a file are NumPy arrays
 
-    return LearnedOptimizer(optimizer.init, transform)
+    return optimizer._replace(transform=transform)
 
 
 def setting_descriptions(name: str) -> dict[str, str]:

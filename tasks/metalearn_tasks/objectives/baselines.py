@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.contract import Differentiate, LearnedOptimizer, loss_and_gradient
 from metalearn_models.optimizers.handmade.table import HANDMADE
 
 __all__ = ["BASELINES", "hand_designed_optimizer", "learning_rates"]
@@ -24,13 +24,16 @@ BASELINES: Mapping[str, Callable[[Any], optax.GradientTransformation]] = Mapping
 
 
 def hand_designed_optimizer(
-    make: Callable[[Any], optax.GradientTransformation], learning_rate: float = 1e-3
+    make: Callable[[Any], optax.GradientTransformation],
+    learning_rate: float = 1e-3,
+    differentiate: Differentiate = loss_and_gradient,
 ) -> LearnedOptimizer:
     """Make a learned optimizer of an optax optimizer; its only meta-parameter is the learning rate.
 
     Args:
         make: `(learning_rate) -> transformation`, such as `BASELINES["adam"]`. The learning rate is a traced scalar.
         learning_rate: the theta that `init` returns.
+        differentiate: what the optimizer reads of the loss, such as `curvature.loss_and_statistics`.
 
     Returns:
         An optimizer; theta is the learning rate, a scalar.
@@ -50,7 +53,7 @@ def hand_designed_optimizer(
 
         return optax.GradientTransformationExtraArgs(inner.init, update)
 
-    return LearnedOptimizer(init, transform)
+    return LearnedOptimizer(init, transform, differentiate)
 
 
 def learning_rates(low: float, high: float, per_decade: int, digits: int = 3) -> tuple[float, ...]:

@@ -17,6 +17,10 @@ from metalearn_tasks.objectives.objective import Objective, draw_start
 __all__ = ["TrainingState", "cap_losses", "log_transform_losses", "training_loop"]
 
 
+OPTIMIZER = 0x6F7074
+"""Folded into a step's key, it gives the key of what an optimizer samples; any number that `sample` does not use."""
+
+
 class TrainingState(NamedTuple):
     """A training run between two steps."""
 
@@ -29,8 +33,8 @@ def training_loop(objective: Objective, optimizer: LearnedOptimizer, length: int
     """Make an inner loop of training by a learned optimizer, one update per step.
 
     A run draws a problem of the family and initial parameters. Step t draws a fresh batch with its key, computes the
-    objective's loss and gradient on it, and makes one update. It reports that loss, which is on the step's own batch
-    and before its update, even if it is not finite (`cap_losses` bounds it).
+    objective's loss and gradient on it, with whatever else the optimizer reads, and makes one update. It reports that
+    loss, which is on the step's own batch and before its update, even if it is not finite (`cap_losses` bounds it).
 
     Args:
         objective: what to minimise; its `data` are those of the loop.
@@ -56,8 +60,10 @@ def training_loop(objective: Objective, optimizer: LearnedOptimizer, length: int
     ) -> tuple[TrainingState, Array, dict[str, Array]]:
         del t  # The optimizer counts its own steps.
         batch = objective.sample(state.problem, data, key)
-        loss, grads = jax.value_and_grad(objective.loss, 1)(state.problem, state.params, batch)
-        updates, memory = optimizer.transform(theta, length).update(grads, state.optimizer, state.params, value=loss)
+        differentiate = optimizer.differentiate(lambda params: objective.loss(state.problem, params, batch))
+        loss, grads, extra = differentiate(state.params, jax.random.fold_in(key, OPTIMIZER))
+        tx = optimizer.transform(theta, length)
+        updates, memory = tx.update(grads, state.optimizer, state.params, value=loss, **extra)
         return TrainingState(state.problem, optax.apply_updates(state.params, updates), memory), loss, {}
 
     return InnerLoop(init, step, None, length)

@@ -20,6 +20,7 @@ from metalearn.ranges import Positive, Size
 from metalearn_models.learners._common import check_settings, no_theta
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
+from metalearn_models.optimizers.contract import Differentiate, loss_and_gradient
 
 __all__ = ["OnlineConfig", "OnlineState", "online_learner", "online_mlp", "online_network"]
 
@@ -70,18 +71,25 @@ def online_mlp(signature: Signature, config: OnlineConfig = OnlineConfig()) -> L
     return online_network(signature, mlp(signature.inputs, config.hidden, signature.outputs), tx)
 
 
-def online_network(signature: Signature, network: Network, tx: optax.GradientTransformation) -> Learner:
+def online_network(
+    signature: Signature,
+    network: Network,
+    tx: optax.GradientTransformation,
+    differentiate: Differentiate = loss_and_gradient,
+) -> Learner:
     """Any network trained online by any optimizer, from a fresh draw of its parameters.
 
     Args:
         signature: shapes of the task.
         network: maps `x[D]` to `signature.outputs` values.
         tx: any optax transformation, hand-designed or learned; it is given the loss as `value`.
+        differentiate: what it reads of the loss, such as `curvature.loss_and_statistics`; a batch has one example.
 
     Returns:
         A learner without meta-parameters: `init` returns `()`.
     """
-    return online_learner(signature, network, lambda theta: tx, no_theta, fresh_params(network), loss_of_predictions)
+    initial = fresh_params(network)
+    return online_learner(signature, network, lambda theta: tx, no_theta, initial, loss_of_predictions, differentiate)
 
 
 def online_learner(
@@ -91,6 +99,7 @@ def online_learner(
     init: Callable[[PRNGKeyArray], Any],
     initial: Callable[[Any, PRNGKeyArray], Any],
     loss: Callable[[Any, Float[Array, "C"], Array], Float[Array, ""]],
+    differentiate: Differentiate = loss_and_gradient,
 ) -> Learner:
     """One update per example: what all learners in this folder have in common.
 
@@ -101,6 +110,7 @@ def online_learner(
         init: `(key) -> theta`, what is meta-learned.
         initial: `(theta, key) -> params`, where the network starts.
         loss: `(theta, outputs[C], y) -> scalar`, what each update descends.
+        differentiate: what the optimizer reads of this loss; it gets no key.
 
     Returns:
         A learner.
@@ -118,8 +128,9 @@ def online_learner(
         return network.apply(state.params, x)
 
     def observe(theta: Any, state: OnlineState, x: Float[Array, "D"], y: Labels) -> OnlineState:
-        value, grads = jax.value_and_grad(lambda params: loss(theta, network.apply(params, x), y))(state.params)
-        updates, memory = transform(theta).update(grads, state.memory, state.params, value=value)
+        loss_of_params = lambda params: loss(theta, network.apply(params, x), y)  # noqa: E731
+        value, grads, extra = differentiate(loss_of_params)(state.params, None)
+        updates, memory = transform(theta).update(grads, state.memory, state.params, value=value, **extra)
         return OnlineState(optax.apply_updates(state.params, updates), memory)
 
     shapes = jax.eval_shape(lambda key: start(init(key), key), jax.random.key(0))

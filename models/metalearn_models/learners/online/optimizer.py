@@ -104,4 +104,7 @@ def online_with_optimizer(signature: Signature, network: Network, optimizer: Lea
     def transform(theta: Any) -> Any:
         return optimizer.transform(theta, signature.length)
 
-    return online_learner(signature, network, transform, optimizer.init, fresh_params(network), loss_of_predictions)
+    initial = fresh_params(network)
+    return online_learner(
+        signature, network, transform, optimizer.init, initial, loss_of_predictions, optimizer.differentiate
+    )

@@ -1,5 +1,6 @@
 """Optimizers that know the inputs and output gradients of every layer; `statistics.py` gives both in one pass."""
 
+from metalearn_models.optimizers.curvature.differentiation import loss_and_statistics as loss_and_statistics
 from metalearn_models.optimizers.curvature.foof import foof as foof
 from metalearn_models.optimizers.curvature.foof import scale_by_foof as scale_by_foof
 from metalearn_models.optimizers.curvature.layers import KernelLayout as KernelLayout
@@ -12,6 +13,7 @@ __all__ = [
     "LayerStatistics",
     "find_layers",
     "foof",
+    "loss_and_statistics",
     "scale_by_foof",
     "value_grad_and_statistics",
 ]

@@ -60,7 +60,7 @@ def guard_optimizer(
     def transform(theta: Any, num_steps: Any = None) -> optax.GradientTransformationExtraArgs:
         return wrap(optimizer.transform(theta, num_steps))
 
-    return LearnedOptimizer(optimizer.init, transform)
+    return optimizer._replace(transform=transform)
 
 
 class GuardParts(NamedTuple):
