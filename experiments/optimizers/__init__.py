@@ -1,0 +1,1 @@
+"""Optimizers made by hand: what they reach, what they cost, and their constants learned."""

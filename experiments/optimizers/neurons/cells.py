@@ -1,0 +1,54 @@
+"""Training runs that are kept: what was measured once is read from a file when the experiment goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.optimizers.neurons.methods import METHODS, Point
+from experiments.optimizers.neurons.tasks import Run, Task, draw_data, make_training
+
+__all__ = ["Cells"]
+
+
+class Cells:
+    """All runs of one task in a file of one line per run; a run is made when it is asked for the first time."""
+
+    def __init__(self, path: Path, task: Task, mnist: str):
+        self._path, self._task, self._mnist = path, task, mnist
+        self._programs: dict[str, Callable[..., Run]] = {}
+        self._data: dict[int, Any] = {}
+        self._known: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    key, values = json.loads(line)
+                except ValueError:  # the line that a kill has cut short
+                    continue
+                self._known[key] = values
+
+    def run(self, method: str, point: Point, seed: int) -> Mapping[str, np.ndarray]:
+        """The measurements of a run, `{field of Run: array}`."""
+        key = f"{method}; {point[0]:g}, {point[1]:g}; seed {seed}; {self._task}"
+        if key not in self._known:
+            found = self.train(method, point, seed, True)
+            values = {name: [float(f"{float(v):.5g}") for v in x] for name, x in found._asdict().items()}
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(json.dumps([key, values]) + "\n")
+            self._known[key] = values
+        return {name: np.asarray(values, np.float64) for name, values in self._known[key].items()}
+
+    def train(self, method: str, point: Point, seed: int, evaluated: bool) -> Run:
+        """Train now, whatever is known."""
+        program = self._programs.setdefault(method, make_training(self._task, METHODS[method]))
+        if seed not in self._data:
+            self._data[seed] = draw_data(self._task, seed, self._mnist)
+        rate, damping = map(jnp.float32, point)
+        return jax.block_until_ready(program(rate, damping, self._data[seed], jax.random.key(seed), evaluated))
