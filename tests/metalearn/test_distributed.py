@@ -1,12 +1,6 @@
 """Two processes on loopback, two devices each, give the numbers of one process with one device."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +16,9 @@ from metalearn.outer import global_mesh, outer_loop
 from metalearn.runs.folder import create_run
 from metalearn.runs.training import train
 from metalearn.runs.weights import theta_sha256
+from tests.two_processes import run_two_processes
 
-ROOT = Path(__file__).parents[2]
-PROCESSES, DEVICES_EACH, PAIRS, CALLS, SECONDS = 2, 2, 8, 3, 100
+DEVICES_EACH, PAIRS, CALLS = 2, 8, 3
 
 
 def recurrent() -> InnerLoop:
@@ -73,11 +67,8 @@ def flat(theta):
     return np.concatenate([np.asarray(theta[name]).ravel() for name in sorted(theta)])
 
 
-def worker(process: int, port: int) -> None:
-    """What each process runs; its findings are its last line."""
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    jax.distributed.initialize(f"127.0.0.1:{port}", PROCESSES, process, initialization_timeout=SECONDS // 2)
+def worker(process: int) -> dict[str, Any]:
+    """What each process finds."""
     found = {"processes": jax.process_count(), "devices": jax.device_count(), "errors": []}
     mesh = global_mesh(PAIRS)
     assert mesh is not None
@@ -100,47 +91,13 @@ def worker(process: int, port: int) -> None:
             call()
         except ValueError as error:
             found["errors"].append(str(error))
-    print(json.dumps(found))
+    return found
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """The findings of both processes; both are gone when it returns, whatever happened."""
-    if sys.platform == "win32":
-        pytest.skip("JAX has no collectives between CPU processes (gloo) on Windows")
-    folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES_EACH}",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
-    }
-    outs = [(folder / f"{i}.out", folder / f"{i}.err") for i in range(PROCESSES)]
-    running = []
-    try:
-        for i, (out, err) in enumerate(outs):
-            command = [sys.executable, "-c", f"import test_distributed as t; t.worker({i}, {port})"]
-            with out.open("w") as stdout, err.open("w") as stderr:
-                running.append(subprocess.Popen(command, stdout=stdout, stderr=stderr, cwd=ROOT, env=environment))
-        deadline = time.monotonic() + SECONDS
-        while any(p.poll() is None for p in running):
-            # One that failed would be waited for by the other.
-            if any(p.poll() for p in running) or time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-        codes = [p.poll() for p in running]
-    finally:
-        for p in running:
-            p.kill()
-            p.wait()
-    said = "\n".join(f"process {i}, exit {codes[i]} (None: still running): {err.read_text()[-2000:]}"
-                     for i, (_, err) in enumerate(outs))  # fmt: skip
-    assert codes == [0] * PROCESSES, said
-    return [json.loads(out.read_text().splitlines()[-1]) for out, _ in outs]
+    """The findings of both processes."""
+    return run_two_processes(__file__, "worker", tmp_path_factory.mktemp("processes"), DEVICES_EACH)
 
 
 def test_the_mesh_spans_the_devices_of_both_processes(found):

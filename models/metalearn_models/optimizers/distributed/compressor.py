@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["Axis", "Compressor", "Reduced", "axis_is_bound", "from_messages", "mean"]
+__all__ = ["Axis", "Coding", "Compressor", "Reduced", "axis_is_bound", "from_coding", "mean", "mean_of_messages"]
 
 Axis = str | tuple[str, ...]
 """One axis of the mesh, or several over which devices are counted together."""
@@ -38,21 +38,37 @@ class Compressor(NamedTuple):
     """A way to send tensors in few bytes.
 
     Attributes:
-        init: `(tensors) -> memory`, the same on all devices: one array, or `()` where there is none.
+        init: `(tensors, axis) -> memory`, one array, or `()` where there is none.
         reduce: `(tensors, memory, axis) -> Reduced`; the tensors have at least one entry each, and floating-point types
             of at least 32 bits.
+        coding: how a single tensor becomes a message, for compressors whose messages stand alone.
     """
 
-    init: Callable[[Sequence[Any]], Any]
+    init: Callable[[Sequence[Any], Axis], Any]
     reduce: Callable[[Sequence[Array], Any, Axis], Reduced]
+    coding: Coding | None = None
 
 
-def from_messages(encode: Callable[[Any], Any], decode: Callable[[Any, Any], Any]) -> Compressor:
-    """A compressor without memory, whose messages are gathered by every device and averaged there.
+class Coding(NamedTuple):
+    """A tensor as a short message.
 
-    Args:
+    Attributes:
         encode: `(x) -> message`, a tree of arrays whose shapes do not depend on the values of `x`.
         decode: `(message, like) -> tensor` of the shape and the dtype of `like`.
+    """
+
+    encode: Callable[[Any], Any]
+    decode: Callable[[Any, Any], Any]
+
+
+def from_coding(encode: Callable[[Any], Any], decode: Callable[[Any, Any], Any]) -> Compressor:
+    """A compressor without memory: every device gathers the messages of all, and averages them.
+
+    Each device sends its message to all others, so that D devices send D - 1 messages each; see `in_two_stages`.
+
+    Args:
+        encode: see `Coding`.
+        decode: see `Coding`.
     """
 
     def reduce_one(x: Array, axis: Axis) -> tuple[Array, Array]:
@@ -60,16 +76,21 @@ def from_messages(encode: Callable[[Any], Any], decode: Callable[[Any, Any], Any
         sent = decode(message, x)
         if not axis_is_bound(axis):
             return sent, sent
-        everyone = jax.tree.map(lambda part: jax.lax.all_gather(part, axis), message)
-        # One by one, so that the tensors of all devices are never held at once.
-        total, _ = jax.lax.scan(lambda sum_, one: (sum_ + decode(one, x), None), jnp.zeros_like(x), everyone)
-        return sent, total / jax.lax.axis_size(axis)
+        return sent, mean_of_messages(jax.tree.map(lambda part: jax.lax.all_gather(part, axis), message), decode, x)
 
     def reduce(tensors: Sequence[Array], memory: Any, axis: Axis) -> Reduced:
         pairs = [reduce_one(x, axis) for x in tensors]
         return Reduced([sent for sent, _ in pairs], [average for _, average in pairs], memory)
 
-    return Compressor(lambda tensors: (), reduce)
+    return Compressor(lambda tensors, axis: (), reduce, Coding(encode, decode))
+
+
+def mean_of_messages(messages: Any, decode: Callable[[Any, Any], Any], like: Array) -> Array:
+    """The mean of what messages say, which are stacked on the leading axis of each part."""
+    count = jax.tree.leaves(messages)[0].shape[0]
+    # One by one, so that their tensors are never held at once.
+    total, _ = jax.lax.scan(lambda sum_, one: (sum_ + decode(one, like), None), jnp.zeros_like(like), messages)
+    return total / count
 
 
 def axis_is_bound(axis: Axis) -> bool:

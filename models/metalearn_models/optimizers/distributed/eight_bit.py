@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from metalearn_models.optimizers.distributed.compressor import Compressor, from_messages
+from metalearn_models.optimizers.distributed.compressor import Compressor, from_coding
 
 __all__ = ["eight_bit"]
 
@@ -38,4 +38,4 @@ def eight_bit() -> Compressor:
         steps, step = message
         return steps.astype(like.dtype) * step
 
-    return from_messages(encode, decode)
+    return from_coding(encode, decode)

@@ -9,12 +9,9 @@ so that what was sent and the residual e add up to the gradients, on every devic
 
     sum(sent) + e == sum(gradients).
 
-Floating-point numbers lose the last bits of a sum. Here they do not: e is the unevaluated sum of two floats, and each
-addition keeps its rounding error (Knuth's two-sum), so that an entry of e has twice the bits of its float, 48 of
-float32. The equation holds exactly, in real numbers, as long as these suffice: the entry's gradients and messages are
-multiples of some unit u, and |e| stays below 2^47 u. That is the case unless a gradient is 2^24 times smaller than the
-residual that it is added to; then a step loses less than 2^-47 of the residual. Subnormal numbers are left out, since
-processors may count them as 0.
+Floating-point numbers lose the last bits of a sum. Here e is the unevaluated sum of two floats and each addition keeps
+its rounding error, so that the equation holds exactly, in real numbers, as long as 48 bits per entry suffice (for
+float32): unless a gradient is 2^24 times smaller than the residual that it is added to. See `exact`.
 """
 
 from __future__ import annotations
@@ -24,12 +21,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
 from metalearn_models.optimizers.distributed.compressor import Axis, Compressor, mean
+from metalearn_models.optimizers.distributed.exact import add_exactly
 from metalearn_models.optimizers.frame import transformation
 
-__all__ = ["CompressionState", "all_reduce", "compressed_all_reduce", "residual", "two_sum"]
+__all__ = ["CompressionState", "all_reduce", "compressed_all_reduce", "residual"]
 
 
 class CompressionState(NamedTuple):
@@ -38,7 +35,7 @@ class CompressionState(NamedTuple):
     Attributes:
         high: the residual, like params.
         low: what `high` is short of by rounding, like params.
-        memory: of the compressor, the same on all devices.
+        memory: of the compressor.
     """
 
     high: Any
@@ -84,7 +81,7 @@ def compressed_all_reduce(compressor: Compressor, axis: Axis) -> optax.GradientT
 
     def start(params: Any) -> CompressionState:
         high, low = (jax.tree.map(lambda p: jnp.zeros_like(p, _wide(p)), params) for _ in range(2))
-        return CompressionState(high, low, compressor.init(jax.tree.leaves(high)))
+        return CompressionState(high, low, compressor.init(jax.tree.leaves(high), axis))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, CompressionState]:
         del params, extra
@@ -92,11 +89,12 @@ def compressed_all_reduce(compressor: Compressor, axis: Axis) -> optax.GradientT
         if not grads:
             return updates, state
         high, low = map(tree.flatten_up_to, state[:2])
-        sums = [_add(*parts) for parts in zip(high, low, grads, strict=True)]
+        parts = zip(high, low, grads, strict=True)
+        sums = [add_exactly(first, second, g.astype(first.dtype)) for first, second, g in parts]
         # A tensor that is not finite anywhere is not finite everywhere: the message must say so.
         tensors = [jnp.where(jnp.isfinite(x).all(), x, jnp.nan) for x, _ in sums]
         sent, average, memory = compressor.reduce(tensors, state.memory, axis)
-        left = [_subtract(x, rest, s) for (x, rest), s in zip(sums, sent, strict=True)]
+        left = [add_exactly(x, rest, -s) for (x, rest), s in zip(sums, sent, strict=True)]
         new = CompressionState(tree.unflatten([x for x, _ in left]), tree.unflatten([x for _, x in left]), memory)
         # The means are the same on all devices, so that these agree on whether the step counts.
         is_finite = jnp.stack([jnp.isfinite(x).all() for x in average]).all()
@@ -111,23 +109,6 @@ def residual(state: CompressionState) -> Any:
     return jax.tree.map(lambda high, low: high + low, state.high, state.low)
 
 
-def two_sum(a: Float[Array, "*S"], b: Float[Array, "*S"]) -> tuple[Float[Array, "*S"], Float[Array, "*S"]]:
-    """The sum of two floats and its rounding error: `a + b == total + error` in real numbers (Knuth)."""
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
-
-
 def _wide(x: Any) -> Any:
     dtype = jnp.result_type(x)
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
-
-
-def _add(high: Array, low: Array, gradient: Array) -> tuple[Array, Array]:
-    total, error = two_sum(high, gradient.astype(high.dtype))
-    return two_sum(total, low + error)
-
-
-def _subtract(x: Array, rest: Array, sent: Array) -> tuple[Array, Array]:
-    total, error = two_sum(x, -sent)
-    return two_sum(total, rest + error)

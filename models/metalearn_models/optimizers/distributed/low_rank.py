@@ -44,7 +44,8 @@ def low_rank(rank: int, seed: int = 0) -> Compressor:
         rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
         return rank * (rows + columns) < rows * columns
 
-    def init(tensors: Sequence[Any]) -> Any:
+    def init(tensors: Sequence[Any], axis: Axis) -> Any:
+        del axis  # Q is the same on all devices
         rows = max(1, sum(x.shape[-1] for x in tensors if is_shorter(x)))
         dtype = max((x.dtype for x in tensors), key=lambda d: jnp.finfo(d).bits, default=jnp.dtype(jnp.float32))
         return jax.random.normal(jax.random.key(seed), (rows, rank), dtype)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from metalearn_models.optimizers.distributed.compressor import Compressor, from_messages
+from metalearn_models.optimizers.distributed.compressor import Compressor, from_coding
 
 __all__ = ["sign"]
 
@@ -27,4 +27,4 @@ def sign() -> Compressor:
         positive = jnp.unpackbits(bits, count=like.size).reshape(like.shape) != 0
         return jnp.where(positive, size, -size)
 
-    return from_messages(encode, decode)
+    return from_coding(encode, decode)

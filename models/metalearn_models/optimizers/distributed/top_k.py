@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metalearn_models.optimizers.distributed.compressor import Compressor, from_messages
+from metalearn_models.optimizers.distributed.compressor import Compressor, from_coding
 
 __all__ = ["top_k"]
 
@@ -38,4 +38,4 @@ def top_k(share: float) -> Compressor:
         # No place occurs twice, so that nothing is added.
         return jnp.zeros(like.size, like.dtype).at[places].set(values, unique_indices=True).reshape(like.shape)
 
-    return from_messages(encode, decode)
+    return from_coding(encode, decode)

@@ -11,27 +11,34 @@ from metalearn_models.optimizers.distributed import (
     Compressor,
     compressed_all_reduce,
     eight_bit,
+    in_two_stages,
     low_rank,
     sign,
     top_k,
 )
 
 COMPRESSORS = {"top_k": top_k(0.1), "sign": sign(), "eight_bit": eight_bit(), "low_rank": low_rank(2)}
+COMPRESSORS |= {f"{name} in two stages": in_two_stages(COMPRESSORS[name]) for name in ("top_k", "sign", "eight_bit")}
 DEVICES, STEPS, AXIS = 4, 30, "devices"
+BAD = 20
+"""The step at which the gradient of one device is not finite."""
+GOOD = np.arange(STEPS) != BAD
 
 
-def gradients(devices=DEVICES, steps=STEPS, seed=0):
-    """A convolution's kernel, a bias and a scalar, on each device at each step."""
+def gradients(seed=0):
+    """A convolution's kernel, a bias and a scalar, on each device at each step; an infinity among them."""
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.normal(size=(steps, devices, *shape)).astype(np.float32)  # noqa: E731
-    return {"kernel": draw(3, 4, 9), "bias": draw(9), "scalar": draw()}
+    draw = lambda *shape: rng.normal(size=(STEPS, DEVICES, *shape)).astype(np.float32)  # noqa: E731
+    found = {"kernel": draw(3, 4, 9), "bias": draw(9), "scalar": draw()}
+    found["kernel"][BAD, 1, 0, 0, 3] = np.inf
+    return found
 
 
 def recording(compressor):
     """The same compressor, which keeps what it sent last in its memory."""
 
-    def init(tensors):
-        return compressor.init(tensors), [jnp.zeros_like(x) for x in tensors]
+    def init(tensors, axis):
+        return compressor.init(tensors, axis), [jnp.zeros_like(x) for x in tensors]
 
     def reduce(tensors, memory, axis):
         found = compressor.reduce(tensors, memory[0], axis)
