@@ -16,10 +16,9 @@ from metalearn.outer import local_mesh, outer_loop
 from metalearn.runs.progress import Progress
 from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_tasks.objectives import (
-    BASELINES,
     Objective,
     TunedLearningRate,
-    hand_designed_optimizer,
+    baseline,
     learning_rates,
     tune_learning_rate,
 )
@@ -102,14 +101,14 @@ def tune_baselines(
     """Hand-designed optimizers, each at the best of `RATES` on the same runs that it is compared on.
 
     Args:
-        names: names in `BASELINES`, in any case: "Adam", "SGD".
+        names: names of `baseline`, in any case: "Adam", "SGD".
         objective: what to minimise.
         data: data of the objective.
         keys: one key per run.
         length: steps per run.
         last: number of last steps whose mean is the final loss; None: a tenth of `length`.
     """
-    optimizers = {name: hand_designed_optimizer(BASELINES[name.lower()]) for name in names}
+    optimizers = {name: baseline(name.lower()) for name in names}
     return {
         name: tune_learning_rate(objective, optimizer, RATES, data, keys, length, last)
         for name, optimizer in optimizers.items()

@@ -79,6 +79,8 @@ _SETTINGS: dict[str, Any] = {
     "exponent": NonNegative,
     "trust_coefficient": Positive,
     "rms": Positive,
+    "damping": Positive,
+    "period": Size,
     "weight_decay": Positive,
     "decay": Decay,
     "momentum": Decay,

@@ -21,10 +21,9 @@ from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
 from metalearn_models.optimizers import library
 from metalearn_tasks.objectives import (
-    BASELINES,
     TunedLearningRate,
+    baseline,
     final_losses,
-    hand_designed_optimizer,
     learning_rates,
     loss_curves,
     tune_learning_rate,
@@ -110,7 +109,7 @@ def baselines(recipe: OptimizerRecipe) -> dict[str, TunedLearningRate]:
     """Hand-designed optimizers on the same training runs, each with its best learning rate."""
     keys = jax.random.split(stream(recipe.config.seed, "evaluation"), recipe.config.eval_runs)
     problem = recipe.problem
-    optimizers = {name: hand_designed_optimizer(BASELINES[name]) for name in recipe.config.baselines}
+    optimizers = {name: baseline(name) for name in recipe.config.baselines}
     return {
         name: tune_learning_rate(problem.objective, optimizer, RATES, problem.data, keys, recipe.length)
         for name, optimizer in optimizers.items()

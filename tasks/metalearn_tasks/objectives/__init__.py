@@ -10,6 +10,7 @@ from metalearn_tasks.objectives.augmentation import reparametrise as reparametri
 from metalearn_tasks.objectives.augmentation import reparametrise_by_tensor as reparametrise_by_tensor
 from metalearn_tasks.objectives.augmentation import scale_randomly as scale_randomly
 from metalearn_tasks.objectives.baselines import BASELINES as BASELINES
+from metalearn_tasks.objectives.baselines import baseline as baseline
 from metalearn_tasks.objectives.baselines import hand_designed_optimizer as hand_designed_optimizer
 from metalearn_tasks.objectives.baselines import learning_rates as learning_rates
 from metalearn_tasks.objectives.classification import classification as classification
@@ -46,6 +47,7 @@ __all__ = [
     "TrainingState",
     "TunedLearningRate",
     "add_convex",
+    "baseline",
     "cap_losses",
     "classification",
     "conv_classification",

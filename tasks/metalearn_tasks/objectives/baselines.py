@@ -13,9 +13,9 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn_models.optimizers.contract import Differentiate, LearnedOptimizer, loss_and_gradient
-from metalearn_models.optimizers.handmade.table import HANDMADE
+from metalearn_models.optimizers.handmade.table import HANDMADE, handmade_entry
 
-__all__ = ["BASELINES", "hand_designed_optimizer", "learning_rates"]
+__all__ = ["BASELINES", "baseline", "hand_designed_optimizer", "learning_rates"]
 
 BASELINES: Mapping[str, Callable[[Any], optax.GradientTransformation]] = MappingProxyType(
     {name: entry.make for name, entry in HANDMADE.items()}
@@ -54,6 +54,20 @@ def hand_designed_optimizer(
         return optax.GradientTransformationExtraArgs(inner.init, update)
 
     return LearnedOptimizer(init, transform, differentiate)
+
+
+def baseline(name: str, learning_rate: float = 1e-3) -> LearnedOptimizer:
+    """An optimizer made by hand, whose only meta-parameter is the learning rate; its other constants are the defaults.
+
+    Args:
+        name: one of `BASELINES`.
+        learning_rate: the theta that `init` returns.
+
+    Raises:
+        UnknownNameError: no optimizer made by hand has this name; with the nearest names.
+    """
+    entry = handmade_entry(name)
+    return hand_designed_optimizer(entry.make, learning_rate, entry.differentiate)
 
 
 def learning_rates(low: float, high: float, per_decade: int, digits: int = 3) -> tuple[float, ...]:

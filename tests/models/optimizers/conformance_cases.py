@@ -9,6 +9,7 @@ import optax
 
 from metalearn_models import optimizers
 from metalearn_models.optimizers import first_order, gl2o, guard_optimizer, lgl2o
+from metalearn_models.optimizers.curvature.layers import LayerStatistics, standard_layout
 
 WRAPPERS = {
     "lgl2o": guard_optimizer(optimizers.make("learnable-sgd"), lambda tx: lgl2o(tx, optax.adam(0.1))),
@@ -16,8 +17,12 @@ WRAPPERS = {
     "first_order": first_order(optimizers.make("learnable-momentum")),
 }
 NAMES = (*optimizers.names(), *WRAPPERS)
-MATRIX_PRODUCTS = ("muon",)
-"""Their rule multiplies whole matrices, so that spread ones are gathered; optax has no rule for explicit axes there."""
+PER_LAYER = ("foof",)
+"""They read layer statistics and remember matrices that are as large as a layer's inputs, and not like parameters.
+
+Their updates are products of matrices: where these lie on automatic axes is the compiler's choice."""
+MATRIX_PRODUCTS = ("muon", "m-fac", *PER_LAYER)
+"""Their rule multiplies whole matrices: spread ones are gathered, and explicit axes would need a placement of each."""
 STEPS = 10
 """Number of steps that are planned; the tests continue far beyond."""
 
@@ -71,7 +76,20 @@ def half_square(tree):
 def update(tx, grads, state, params):
     """One update, with all that any optimizer may ask for."""
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it
-        return tx.update(grads, state, params, value=jnp.float32(1.0), value_fn=half_square)
+        everything = {"value": jnp.float32(1.0), "value_fn": half_square, "statistics": statistics_of(grads)}
+        return tx.update(grads, state, params, **everything)
+
+
+def statistics_of(grads):
+    """Statistics of a layer per matrix: example b has the b-th unit vector as input, and outputs with this gradient."""
+    found = {}
+    for path, g in jax.tree_util.tree_leaves_with_path(grads):
+        if jnp.ndim(g) == 2 and jnp.size(g):
+            inputs = jnp.eye(g.shape[0], dtype=g.dtype)
+            found[jax.tree_util.keystr(path)] = LayerStatistics(
+                inputs, g * g.shape[0], g, None, standard_layout(g.shape)
+            )
+    return found
 
 
 def take_step(name, theta, num_steps, params, state, grads):

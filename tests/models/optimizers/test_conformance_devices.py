@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.optimizers.conformance_cases import MATRIX_PRODUCTS, NAMES, params, training
+from tests.models.optimizers.conformance_cases import MATRIX_PRODUCTS, NAMES, PER_LAYER, params, training
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def found(on_eight_devices):
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_lies_where_the_parameters_lie(found, name):
     """Momenta and whatever else has the shape of a tensor, on automatic and on explicit meshes, before and after."""
-    assert found[name]["lost"] == []
+    assert name in PER_LAYER or found[name]["lost"] == []
     assert name in MATRIX_PRODUCTS or found[name]["explicit"] == []
 
 

@@ -6,6 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from metalearn_models.optimizers.curvature import LayerStatistics, foof
+from metalearn_models.optimizers.curvature.layers import standard_layout
+from metalearn_models.optimizers.curvature.mfac import mfac
 from metalearn_tasks.objectives.baselines import BASELINES, hand_designed_optimizer, learning_rates
 
 
@@ -22,13 +25,15 @@ def test_a_hand_designed_optimizer_is_the_transformation_at_its_rate():
 
 
 def test_baselines_are_those_of_optax_at_a_learning_rate():
-    """Two steps tell them apart: every rule makes another second step."""
+    """Two steps tell them apart: every rule makes another second step. Curvature is our own, with defaults."""
     expected = {
         "adam": optax.adam(0.2),
         "adamw": optax.adamw(0.2),
+        "foof": foof(0.2, 0.01),
         "lamb": optax.lamb(0.2),
         "lars": optax.lars(0.2),
         "lion": optax.lion(0.2),
+        "m-fac": mfac(0.2, 32, 0.1),
         "momentum": optax.sgd(0.2, momentum=0.9),
         "muon": optax.contrib.muon(0.2, consistent_rms=0.2),
         "nadamw": optax.nadamw(0.2),
@@ -40,10 +45,14 @@ def test_baselines_are_those_of_optax_at_a_learning_rate():
     assert BASELINES.keys() == expected.keys()
     grads = jnp.array([[1.0, -2.0], [0.5, 0.1]]), jnp.array([[0.5, 1.0], [0.5, 0.2]])
 
+    def statistics(grad):  # of two examples whose inputs are the unit vectors
+        return {"": LayerStatistics(jnp.eye(2), 2 * grad, grad, None, standard_layout((2, 2)))}
+
     def two_steps(rule):
+        rule = optax.with_extra_args_support(rule)
         state, updates = rule.init(grads[0]), None
         for grad in grads:
-            updates, state = rule.update(grad, state, grads[0])
+            updates, state = rule.update(grad, state, grads[0], statistics=statistics(grad))
         return np.asarray(updates)
 
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it

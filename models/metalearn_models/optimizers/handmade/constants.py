@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_models.optimizers.contract import LearnedOptimizer, float32
+from metalearn_models.optimizers.contract import Differentiate, LearnedOptimizer, float32, loss_and_gradient
 from metalearn_models.optimizers.frame import read_gradient, transformation
 from metalearn_models.optimizers.learned.parts.constants import log_of_positive
 
@@ -32,7 +32,10 @@ PREFIX, DECAY_PREFIX = "log_", "log_1_minus_"
 
 
 def learn_constants(
-    make: Callable[..., optax.GradientTransformation], positive: tuple[str, ...], decays: tuple[str, ...] = ()
+    make: Callable[..., optax.GradientTransformation],
+    positive: tuple[str, ...],
+    decays: tuple[str, ...] = (),
+    differentiate: Differentiate = loss_and_gradient,
 ) -> Callable[..., LearnedOptimizer]:
     """A factory of learned optimizers from a factory of optax transformations.
 
@@ -40,6 +43,7 @@ def learn_constants(
         make: a function with a default for each argument; those that are learned may be traced scalars.
         positive: arguments whose logarithm is learned.
         decays: arguments from 0 to below 1, of which log(1 - decay) is learned.
+        differentiate: what a training loop computes for the optimizer; see `LearnedOptimizer`.
 
     Returns:
         A function with the arguments of `make`, which are where a fresh theta begins. Arguments that are not learned
@@ -71,7 +75,7 @@ def learn_constants(
             del num_steps
             return _in_float32(theta, make(**fixed, **decode_constants(theta)))
 
-        return LearnedOptimizer(init, transform)
+        return LearnedOptimizer(init, transform, differentiate)
 
     return factory
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import optax
 
 from metalearn.errors import unknown_name
-from metalearn_models.optimizers.contract import LearnedOptimizer
-from metalearn_models.optimizers.handmade import first_order
+from metalearn_models.optimizers.contract import Differentiate, LearnedOptimizer, loss_and_gradient
+from metalearn_models.optimizers.curvature import loss_and_statistics
+from metalearn_models.optimizers.handmade import first_order, second_order
 from metalearn_models.optimizers.handmade.constants import learn_constants
 
 __all__ = ["HANDMADE", "HandmadeEntry", "handmade_entry", "handmade_names"]
@@ -24,6 +25,7 @@ class HandmadeEntry(NamedTuple):
         paper: authors and year, with the arXiv number where there is one.
         positive: constants above 0, learned as their logarithm. The first is the learning rate.
         decays: constants from 0 to below 1, learned as log(1 - decay).
+        differentiate: what a training loop computes for it; see `LearnedOptimizer`.
     """
 
     make: Callable[..., optax.GradientTransformation]
@@ -31,14 +33,15 @@ class HandmadeEntry(NamedTuple):
     paper: str
     positive: tuple[str, ...] = ("learning_rate",)
     decays: tuple[str, ...] = ()
+    differentiate: Differentiate = loss_and_gradient
 
     @property
     def learnable(self) -> Callable[..., LearnedOptimizer]:
         """Makes the learned optimizer whose theta is these constants; with the arguments of `make`."""
-        return learn_constants(self.make, self.positive, self.decays)
+        return learn_constants(self.make, self.positive, self.decays, self.differentiate)
 
 
-_RATE, _ADAM = ("learning_rate",), ("learning_rate", "epsilon")
+_RATE, _ADAM, _DAMPED = ("learning_rate",), ("learning_rate", "epsilon"), ("learning_rate", "damping")
 _BETAS = ("beta1", "beta2")
 
 HANDMADE: dict[str, HandmadeEntry] = {
@@ -106,6 +109,21 @@ HANDMADE: dict[str, HandmadeEntry] = {
         "orthogonal momentum for matrices, Adam for the rest",
         "Jordan et al. 2024",
         (*_ADAM, "rms"),
+        ("momentum",),
+    ),
+    "foof": HandmadeEntry(
+        second_order.foof,
+        "gradient descent on neurons: gradients over the second moment of a layer's inputs",
+        "Benzing 2022, 2201.12250",
+        _DAMPED,
+        ("momentum", "decay"),
+        loss_and_statistics,
+    ),
+    "m-fac": HandmadeEntry(
+        second_order.m_fac,
+        "gradients times the inverse Fisher matrix of the last gradients",
+        "Frantar, Kurtic and Alistarh 2021, 2107.03356",
+        _DAMPED,
         ("momentum",),
     ),
 }
