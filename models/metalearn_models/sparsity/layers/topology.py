@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from metalearn_models.sparsity.layers.ell import Connections
@@ -80,7 +81,7 @@ def draw_connections(
         raise ValueError(f"capacity must be at least {needed} to hold {fan_in * outputs} connections, got {capacity}")
     capacity = min(capacity, outputs)
     connections, complete = _draw(key, inputs, outputs, fan_in, capacity)
-    if not isinstance(complete, jax.core.Tracer) and not complete:
+    if not isinstance(complete, Tracer) and not complete:
         raise ValueError(
             f"capacity={capacity} is too near to the mean fan-out, {fan_in * outputs / inputs:g}, to draw a topology; "
             f"the default is {default_capacity(inputs, outputs, fan_in)}"
