@@ -78,6 +78,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes", "large": "a minute"}),
     "shipped": Entry("experiments.tabular.shipped.experiment", {}),
     "shrinkbench": Entry("experiments.sparsity.shrinkbench", {"standard": "", "quick": ""}),
+    "brain_surgeon": Entry("experiments.sparsity.brain_surgeon", {"standard": "", "quick": ""}),
     "throughput": Entry("experiments.speed.training_step", {"standard": "4 min"}),
     "estimator_speed": Entry("experiments.speed.estimators", {"standard": "2 to 3 min"}),
     "loss_search_speed": Entry("experiments.speed.loss_search", {"standard": "2 min"}),

@@ -10,6 +10,7 @@ import jax
 
 from experiments.sparsity._networks import Task, draw_batches
 from metalearn_models.sparsity.pruning import (
+    activation,
     batch_gradients,
     gradient_magnitude,
     keep_by_layer,
@@ -26,7 +27,7 @@ class Sizes(Protocol):
 
     @property
     def score_batch(self) -> int:
-        """Examples of the one batch that gradient scores see."""
+        """Examples of the one batch that scores see."""
         ...
 
     @property
@@ -71,6 +72,11 @@ def _gradient(task: Task, config: Sizes, dense: Any, key: Any) -> Any:
     return gradient_magnitude(_one_batch(task, config, key), dense)
 
 
+def _activation(task: Task, config: Sizes, dense: Any, key: Any) -> Any:
+    batch = jax.tree.map(lambda a: a[0], draw_batches(task, key, 1, config.score_batch))
+    return activation(task.apply, dense, batch.inputs)
+
+
 def _snip(task: Task, config: Sizes, start: Any, dense: Any, key: Any, share: float) -> tuple[Any, Any]:
     return start, keep_globally(snip(_one_batch(task, config, key), start), share)
 
@@ -90,6 +96,8 @@ METHODS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "layer-wise magnitude": _by_score(keep_by_layer, _magnitude),
     "global gradient": _by_score(keep_globally, _gradient),
     "layer-wise gradient": _by_score(keep_by_layer, _gradient),
+    "global activation": _by_score(keep_globally, _activation),
+    "layer-wise activation": _by_score(keep_by_layer, _activation),
     "brain surgeon": _surgeon,
     "SNIP": _snip,
     "lottery ticket": _by_score(keep_globally, _magnitude, early=True),

@@ -50,7 +50,7 @@ class Task(NamedTuple):
         init: `(key) -> params`.
         apply: `(params, x[B, D]) -> logits[B, C]`.
         loss: `(params, Split) -> scalar`.
-        train: `(params, masks, key, steps, rate) -> params`: Adam with a cosine schedule; what is off stays 0.
+        train: `(params, masks, key, steps, rate, decay=0) -> params`: AdamW, cosine schedule; what is off stays 0.
         data: all examples.
     """
 
@@ -85,11 +85,11 @@ def load_task(name: str, mnist: str, batch: int = 64) -> Task:
         return optax.softmax_cross_entropy_with_integer_labels(apply(params, part.inputs), part.labels).mean()
 
     @jax.jit
-    def train(params: Any, masks: Any, key: Any, steps: Any, rate: Any) -> Any:
+    def train(params: Any, masks: Any, key: Any, steps: Any, rate: Any, decay: Any = 0.0) -> Any:
         def scale(t: Any) -> Any:
             return -rate * 0.5 * (1 + jnp.cos(jnp.pi * t / steps))
 
-        inner = optax.chain(optax.scale_by_adam(), optax.scale_by_schedule(scale))
+        inner = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(decay), optax.scale_by_schedule(scale))
         optimizer = sparse_with_masks(inner, static(), masks)
 
         def step(t: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:

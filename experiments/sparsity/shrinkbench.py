@@ -71,7 +71,7 @@ class ShrinkbenchConfig:
     rate: float = 2e-3
     """Learning rate of Adam, with a cosine schedule in both phases."""
     score_batch: int = 128
-    """Examples of the one batch that gradient scores see."""
+    """Examples of the one batch that scores see."""
     gradients: int = 128
     """Gradients, of 16 examples each, per round of the brain surgeon."""
     rounds: int = 4

@@ -6,6 +6,7 @@ optimizer = sparse_with_masks(optax.adam(1e-3), static(), masks)  # fine-tune in
 params = apply_masks(params, masks)
 """
 
+from metalearn_models.sparsity.pruning.activation import activation as activation
 from metalearn_models.sparsity.pruning.gradient import gradient_magnitude as gradient_magnitude
 from metalearn_models.sparsity.pruning.gradient import snip as snip
 from metalearn_models.sparsity.pruning.keep import keep_by_layer as keep_by_layer
@@ -23,6 +24,7 @@ from metalearn_models.sparsity.pruning.rewind import find_ticket as find_ticket
 __all__ = [
     "Pruned",
     "Ticket",
+    "activation",
     "batch_gradients",
     "find_ticket",
     "gradient_magnitude",

@@ -1,5 +1,7 @@
 """Scores against NumPy and against each other; lottery tickets against what they start from."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from metalearn_models.networks import mlp
 from metalearn_models.sparsity import apply_masks, sparse_with_masks, static
 from metalearn_models.sparsity.pruning import (
+    activation,
     find_ticket,
     gradient_magnitude,
     keep_by_layer,
@@ -71,6 +74,30 @@ def test_snip_is_gradient_times_magnitude_over_its_sum(params):
     for one, two in zip(jax.tree.leaves(scores), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(one, two / total, rtol=1e-5)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(snip(lambda p: 0.0 * p[0]["weight"].sum(), params)))
+
+
+def test_activation_scores_are_magnitudes_times_the_size_of_inputs(params):
+    scores = activation(jax.vmap(NETWORK.apply, (None, 0)), params, X)
+    hidden = np.maximum(np.asarray(X) @ np.asarray(params[0]["weight"]), 0)
+    for score, layer, inputs in zip(scores, params, (np.asarray(X), hidden), strict=True):
+        want = np.abs(layer["weight"]) * np.sqrt((inputs**2).mean(0))[:, None]
+        np.testing.assert_allclose(score["weight"], want, rtol=1e-5)
+        assert score["bias"] is None
+    with pytest.raises(ValueError, match="0/weight is not the kernel of exactly one product"):
+        activation(lambda p, x: (x @ p[0]["weight"]) @ p[0]["weight"].T, params, X)
+
+
+def test_activation_scores_of_a_convolution_are_those_of_its_patches():
+    kernel = jax.random.normal(jax.random.key(2), (2, 2, 3, 4))
+    images = jax.random.normal(jax.random.key(3), (5, 3, 3, 3))
+
+    def apply(p, x):
+        return jax.lax.conv_general_dilated(x, p["k"], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    score = activation(apply, {"k": kernel}, images)["k"]
+    for i, j in itertools.product(range(2), range(2)):
+        size = np.sqrt((np.asarray(images)[:, i : i + 2, j : j + 2] ** 2).mean((0, 1, 2)))
+        np.testing.assert_allclose(score[i, j], np.abs(kernel[i, j]) * size[:, None], rtol=1e-5)
 
 
 @pytest.mark.parametrize("keep", [keep_globally, keep_by_layer])
