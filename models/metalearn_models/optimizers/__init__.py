@@ -40,6 +40,8 @@ from metalearn_models.optimizers.wrappers import gl2o as gl2o
 from metalearn_models.optimizers.wrappers import guard_optimizer as guard_optimizer
 from metalearn_models.optimizers.wrappers import lgl2o as lgl2o
 from metalearn_models.optimizers.wrappers import lgl2o_rounds as lgl2o_rounds
+from metalearn_models.optimizers.wrappers import lookahead as lookahead
+from metalearn_models.optimizers.wrappers import slow_weights as slow_weights
 
 __all__ = [
     "GuardState",
@@ -65,6 +67,7 @@ __all__ = [
     "lgl2o_rounds",
     "load",
     "log_and_sign",
+    "lookahead",
     "lstm_optimizer",
     "make",
     "mlp_optimizer",
@@ -76,6 +79,7 @@ __all__ = [
     "save",
     "setting_descriptions",
     "shipped",
+    "slow_weights",
     "small_fc",
     "star",
 ]
