@@ -81,6 +81,8 @@ _SETTINGS: dict[str, Any] = {
     "rms": Positive,
     "damping": Positive,
     "period": Size,
+    "slow_step_size": Positive,
+    "sync_period": Steps,
     "weight_decay": Positive,
     "decay": Decay,
     "momentum": Decay,

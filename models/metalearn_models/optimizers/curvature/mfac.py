@@ -202,6 +202,8 @@ def _zeros(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _inner(window: Float[Array, "m *S"], g: Float[Array, "*S"]) -> Float[Array, " m"]:
+    if is_spread(g):  # a product over axes that are split by name asks where its result lies; a sum knows
+        return (window * g[None]).sum(tuple(range(1, window.ndim)))
     return jnp.tensordot(window, g, g.ndim, precision=HIGHEST)
 
 

@@ -12,6 +12,7 @@ from metalearn_models.optimizers.contract import Differentiate, LearnedOptimizer
 from metalearn_models.optimizers.curvature import loss_and_statistics
 from metalearn_models.optimizers.handmade import first_order, second_order
 from metalearn_models.optimizers.handmade.constants import learn_constants
+from metalearn_models.optimizers.handmade.lookahead import lookahead_adam, lookahead_momentum
 
 __all__ = ["HANDMADE", "HandmadeEntry", "handmade_entry", "handmade_names"]
 
@@ -125,6 +126,20 @@ HANDMADE: dict[str, HandmadeEntry] = {
         "Frantar, Kurtic and Alistarh 2021, 2107.03356",
         _DAMPED,
         ("momentum",),
+    ),
+    "lookahead-momentum": HandmadeEntry(
+        lookahead_momentum,
+        "momentum that slow weights follow",
+        "Zhang et al. 2019, 1907.08610",
+        (*_RATE, "slow_step_size"),
+        ("momentum",),
+    ),
+    "lookahead-adam": HandmadeEntry(
+        lookahead_adam,
+        "Adam that slow weights follow",
+        "Zhang et al. 2019, 1907.08610",
+        (*_ADAM, "slow_step_size"),
+        _BETAS,
     ),
 }
 """All optimizers made by hand, by name."""

@@ -1,5 +1,7 @@
 """Lookahead against optax's, against two nested loops, and against the formula for a noisy quadratic."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,12 +52,12 @@ def test_fast_and_slow_weights_are_those_of_optax(on_sync):
     @jax.jit
     def by_optax(params):
         tx = optax.lookahead(optax.adam(0.1), 5, 0.5, on_sync == "reset")
-        pair = optax.LookaheadParams.init_synced(params)
+        pair: Any = optax.LookaheadParams.init_synced(params)
 
         def step(carry, _):
             pair, state = carry
             updates, state = tx.update(jax.grad(loss)(pair.fast), state, pair)
-            pair = optax.apply_updates(pair, updates)
+            pair: Any = optax.apply_updates(pair, updates)
             return (pair, state), pair.fast
 
         (pair, _), found = jax.lax.scan(step, (pair, tx.init(pair)), length=43)
@@ -110,8 +112,8 @@ def test_the_variance_on_a_noisy_quadratic_is_that_of_the_formula():
     @jax.jit
     @jax.vmap
     def variance(rate, period, alpha, key):
-        tx = lookahead(optax.sgd(rate), period, alpha)
-        x = jnp.zeros(8_000)
+        tx: Any = lookahead(optax.sgd(rate), period, alpha)
+        x: Any = jnp.zeros(8_000)
 
         def step(carry, key):
             x, state = carry
