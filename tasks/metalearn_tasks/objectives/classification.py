@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from metalearn_models.networks.conv import conv
 from metalearn_models.networks.mlp import layer_norm_mlp, mlp
 from metalearn_models.networks.network import Activation, Network
+from metalearn_models.optimizers.curvature import mark_logits
 from metalearn_tasks.datasets import Split
 from metalearn_tasks.objectives.objective import Objective, draw_nothing
 
@@ -55,7 +56,8 @@ def classification(network: Network, batch: int = 64) -> Objective:
     def loss(problem: tuple[()], params: Any, examples: Split) -> Float[Array, ""]:
         del problem
         logits = jax.vmap(network.apply, (None, 0))(params, jnp.asarray(examples.inputs))
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, examples.labels).mean()
+        each = optax.losses.softmax_cross_entropy_with_integer_labels(mark_logits(logits), examples.labels)
+        return each.mean()
 
     def sample(problem: tuple[()], data: Split, key: PRNGKeyArray) -> Split:
         del problem

@@ -21,6 +21,7 @@ from metalearn_models.learners._common import check_settings, no_theta
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
 from metalearn_models.optimizers.contract import Differentiate, loss_and_gradient
+from metalearn_models.optimizers.curvature import mark_logits, mark_means
 
 __all__ = ["OnlineConfig", "OnlineState", "online_learner", "online_mlp", "online_network"]
 
@@ -151,7 +152,8 @@ def fresh_params(network: Network) -> Callable[[Any, PRNGKeyArray], Any]:
 def loss_of_predictions(theta: Any, outputs: Float[Array, "C"], y: Labels) -> Float[Array, ""]:
     """The `loss` that meta-training minimises too: cross-entropy of classes, squared error of real labels."""
     del theta
-    return prediction_loss(outputs, y)
+    squared = jnp.issubdtype(y.dtype, jnp.floating)
+    return prediction_loss(mark_means(outputs, 2.0) if squared else mark_logits(outputs), y)
 
 
 def named_optimizer(name: Optimizer, learning_rate: float, epsilon_root: float = 0.0) -> optax.GradientTransformation:

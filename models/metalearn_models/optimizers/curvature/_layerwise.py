@@ -8,8 +8,7 @@ the other parameters, is decided here for all rules.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +16,20 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from metalearn_models.optimizers.curvature.layers import KernelLayout, LayerStatistics, standard_layout
+from metalearn_models.optimizers.curvature._matching import Matching
+from metalearn_models.optimizers.curvature.layers import KernelLayout, LayerStatistics
 from metalearn_models.optimizers.frame import transformation
 
-__all__ = ["CurvatureState", "LayerCurvature", "LayerRule", "Timing", "check_positive", "layerwise"]
+__all__ = [
+    "CurvatureState",
+    "LayerCurvature",
+    "LayerRule",
+    "Timing",
+    "accumulator",
+    "check_positive",
+    "layerwise",
+    "make_timing",
+]
 
 
 class LayerRule(NamedTuple):
@@ -108,70 +117,45 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-def layerwise(
-    name: str,
-    rule: LayerRule,
-    timing: Timing,
-    fallback: optax.GradientTransformation | None,
-    layers: Mapping[str, KernelLayout] | None,
-) -> optax.GradientTransformationExtraArgs:
+def layerwise(rule: LayerRule, timing: Timing, matching: Matching) -> optax.GradientTransformationExtraArgs:
     """An optax transformation from a rule for one layer.
 
     Args:
-        name: of the optimizer, for messages.
         rule: what it does with a layer.
         timing: when.
-        fallback: what updates parameters without statistics. None: their gradients are passed on unchanged.
-        layers: path and layout of the kernels. None: every parameter of two or more axes is one, and its last axis
-            gives the outputs.
+        matching: what is a layer, and who updates the other parameters.
 
     Returns:
         The transformation. Its `update` reads `statistics`.
     """
-    other = optax.with_extra_args_support(optax.identity() if fallback is None else fallback)
-
-    def layout_of(path: Any, leaf: Any) -> KernelLayout | None:
-        if layers is not None:
-            return layers.get(jax.tree_util.keystr(path))
-        return standard_layout(leaf.shape) if leaf.ndim > 1 else None
 
     def start(params: Any) -> CurvatureState:
         def begin(path: Any, leaf: Array) -> LayerCurvature | None:
-            layout = layout_of(path, leaf)
+            layout = matching.layout(path, leaf)
             if layout is None:
                 return None
-            if layout.shape != leaf.shape:
-                raise _wrong_layer(name, path, f"layers says shape {layout.shape}", leaf.shape)
             average = rule.zeros(layout, accumulator(leaf))
             return LayerCurvature(average, rule.solve(average))
 
-        if layers is not None:
-            _say_fallback(name, params, layers)
-        state = jax.tree_util.tree_map_with_path(begin, params)
-        rest = params if layers is None else _without(params, layers)
-        dtype = jnp.float64 if any(x.dtype == jnp.float64 for x in jax.tree.leaves(state)) else jnp.float32
-        return CurvatureState(jnp.int32(0), jnp.zeros((), dtype), state, other.init(rest))
+        layers = jax.tree_util.tree_map_with_path(begin, params)
+        dtype = jnp.float64 if any(x.dtype == jnp.float64 for x in jax.tree.leaves(layers)) else jnp.float32
+        return CurvatureState(jnp.int32(0), jnp.zeros((), dtype), layers, matching.init_fallback(params))
 
     def update(
         updates: Any, state: CurvatureState, params: Any = None, *, statistics: Any = None, **extra: Any
     ) -> tuple[Any, CurvatureState]:
-        known = _matching(name, updates, state.layers, statistics, layers, layout_of)
+        known = matching.match(updates, statistics)
         averages, weight = _measure(rule, timing, known, state)
-        curvature = _solve(rule, timing, averages, state)
-        moved = (state.step >= timing.burn_in) if timing.burn_in else None
+        layers = _solve(rule, timing, averages, state)
+        passed, rest = matching.update_fallback(updates, state.fallback, params, {"statistics": statistics, **extra})
 
-        def direction(path: Any, g: Array, own: Any, rest: Any) -> Array:
-            at = jax.tree_util.keystr(path)
-            result = _precondition(rule, own.solution, g, known[at]) if at in known else rest
-            return result if moved is None else jnp.where(moved, result, jnp.zeros_like(result))
+        def direction(path: Any, g: Array, own: Any, other: Array) -> Array:
+            layer = known.get(jax.tree_util.keystr(path))
+            result = other if layer is None else _precondition(rule, own.solution, g, layer)
+            return jnp.where(state.step < timing.burn_in, 0, result) if timing.burn_in else result
 
-        seen = updates if layers is None else _without(updates, layers)
-        held = params if layers is None or params is None else _without(params, layers)
-        passed, rest = other.update(seen, state.fallback, held, statistics=statistics, **extra)
-        paths = {jax.tree_util.keystr(path): u for path, u in jax.tree_util.tree_leaves_with_path(passed)}
-        passed = jax.tree_util.tree_map_with_path(lambda path, g: paths.get(jax.tree_util.keystr(path), g), updates)
-        new = jax.tree_util.tree_map_with_path(direction, updates, curvature, passed)
-        return new, CurvatureState(state.step + 1, weight, curvature, rest)
+        new = jax.tree_util.tree_map_with_path(direction, updates, layers, passed)
+        return new, CurvatureState(state.step + 1, weight, layers, rest)
 
     return transformation(None, start, update)
 
@@ -246,52 +230,3 @@ def _precondition(rule: LayerRule, solution: Any, g: Array, layer: LayerStatisti
     else:
         matrix = rule.precondition(solution, layer.layout.to_matrix(g.astype(dtype)))
     return layer.layout.from_matrix(matrix).astype(g.dtype)
-
-
-def _matching(
-    name: str, updates: Any, layers: Any, statistics: Any, given: Any, layout_of: Callable[[Any, Any], Any]
-) -> dict[str, LayerStatistics]:
-    """The statistics of the layers among the updates."""
-    leaves = jax.tree_util.tree_leaves_with_path(updates)
-    wanted = {jax.tree_util.keystr(p): (p, layout) for p, x in leaves if (layout := layout_of(p, x)) is not None}
-    if not wanted:
-        return {}
-    if statistics is None:
-        raise ValueError(
-            f"{name} reads layer statistics: call update(grads, state, params, statistics=statistics) with what "
-            "value_grad_and_statistics(loss_fn) returns, got statistics=None"
-        )
-    known = {at: statistics[at] for at in wanted if at in statistics}
-    if statistics and not known:
-        raise ValueError(
-            f"{name} got the statistics of another model: they are of {', '.join(sorted(statistics))}, and the "
-            f"parameters are {', '.join(wanted)}"
-        )
-    for at, layer in known.items():
-        path, layout = wanted[at]
-        if layer.layout != layout:
-            advice = "" if given is not None else "; pass layers=find_layers(loss_fn, params, ...)"
-            raise _wrong_layer(name, path, f"its statistics are of {layer.layout}", layout, advice)
-    if given is None:
-        _say_fallback(name, updates, known)
-    return known
-
-
-def _say_fallback(name: str, params: Any, known: Mapping[str, Any]) -> None:
-    """Name the matrices that are updated by the fallback; Python shows an equal warning once."""
-    missed = [
-        f"params{jax.tree_util.keystr(path)} {list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if leaf.ndim > 1 and jax.tree_util.keystr(path) not in known
-    ]
-    if missed:
-        warnings.warn(f"{name} updates these by its fallback, having no statistics: {', '.join(missed)}", stacklevel=2)
-
-
-def _wrong_layer(name: str, path: Any, got: str, right: Any, advice: str = "") -> ValueError:
-    at = jax.tree_util.keystr(path)
-    return ValueError(f"{name} cannot read the layer at params{at}: {got}, and the parameter has {right}{advice}")
-
-
-def _without(tree: Any, layers: Mapping[str, KernelLayout]) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda p, x: None if jax.tree_util.keystr(p) in layers else x, tree)

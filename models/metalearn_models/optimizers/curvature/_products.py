@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from metalearn._jax_versions import open_jaxpr
 from metalearn_models.optimizers.curvature.layers import KernelLayout
 
-__all__ = ["INLINED", "Place", "Product", "find_products"]
+__all__ = ["INLINED", "Place", "Product", "find_marks", "find_products"]
 
 INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr", "closed_call": "call_jaxpr"}
 """Equations that call one function once, and the parameter that holds it."""
@@ -89,6 +89,18 @@ def find_products(jaxpr: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[dict[
         else:
             reasons[path] = "the function does not use it"
     return places, products, reasons
+
+
+def find_marks(jaxpr: Any, prefix: str, place: Place = ()) -> dict[Place, str]:
+    """The equations of `jax.ad_checkpoint.checkpoint_name` whose name begins with a prefix, and their names."""
+    marks = {}
+    for i, equation in enumerate(open_jaxpr(jaxpr).eqns):
+        here, name = (*place, i), equation.primitive.name
+        if name in INLINED:
+            marks |= find_marks(equation.params[INLINED[name]], prefix, here)
+        elif name == "name" and equation.params["name"].startswith(prefix):
+            marks[here] = equation.params["name"]
+    return marks
 
 
 def _follow(jaxpr: Any, arguments: Sequence[_View | None], place: Place, uses: _Uses) -> list[_View | None]:

@@ -19,6 +19,7 @@ import optax
 from jaxtyping import Array, Float
 
 from metalearn_models.optimizers.curvature._layerwise import LayerRule, check_positive, layerwise, make_timing
+from metalearn_models.optimizers.curvature._matching import Matching
 from metalearn_models.optimizers.curvature.damped import damped_inverse
 from metalearn_models.optimizers.curvature.layers import KernelLayout, LayerStatistics, flatten_positions
 
@@ -105,7 +106,7 @@ def scale_by_foof(
         lambda inverse, gradient: inverse @ gradient,
         lambda inverse, a, e: (a @ inverse).T @ e,
     )
-    return layerwise("scale_by_foof", rule, make_timing(decay, period, collect, burn_in), fallback, layers)
+    return layerwise(rule, make_timing(decay, period, collect, burn_in), Matching("scale_by_foof", fallback, layers))
 
 
 def input_second_moment(layer: LayerStatistics, dtype: Any = jnp.float32) -> Float[Array, "m m"]:
