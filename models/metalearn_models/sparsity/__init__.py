@@ -21,8 +21,11 @@ from metalearn_models.sparsity.masks import kernels as kernels
 from metalearn_models.sparsity.report import Layer as Layer
 from metalearn_models.sparsity.report import Report as Report
 from metalearn_models.sparsity.report import report as report
+from metalearn_models.sparsity.rules import gradual_pruning as gradual_pruning
 from metalearn_models.sparsity.rules import rigl as rigl
 from metalearn_models.sparsity.rules import rigl_released as rigl_released
+from metalearn_models.sparsity.rules import set_rule as set_rule
+from metalearn_models.sparsity.rules import snfs as snfs
 from metalearn_models.sparsity.rules import static as static
 from metalearn_models.sparsity.sparse import sparse as sparse
 from metalearn_models.sparsity.sparse import sparse_with_masks as sparse_with_masks
@@ -42,10 +45,13 @@ __all__ = [
     "draw_masks",
     "erdos_renyi",
     "erk",
+    "gradual_pruning",
     "kernels",
     "report",
     "rigl",
     "rigl_released",
+    "set_rule",
+    "snfs",
     "sparse",
     "sparse_with_masks",
     "static",
