@@ -77,6 +77,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes", "large": "a minute"}),
     "shipped": Entry("experiments.tabular.shipped.experiment", {}),
+    "rigl": Entry("experiments.sparsity.rigl", {"quick": "", "standard": ""}),
     "shrinkbench": Entry("experiments.sparsity.shrinkbench", {"standard": "", "quick": ""}),
     "brain_surgeon": Entry("experiments.sparsity.brain_surgeon", {"standard": "", "quick": ""}),
     "throughput": Entry("experiments.speed.training_step", {"standard": "4 min"}),

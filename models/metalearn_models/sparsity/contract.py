@@ -62,7 +62,7 @@ class Rule(NamedTuple):
         start: `(masks) -> masks`, the connections of the first step, from those that the distribution asks for.
         init: `(params, masks) -> memory`; `masks` are those that the distribution asks for.
         watch: `(memory, grads, masks) -> memory`, at every step.
-        due: `(step, masks) -> bool`, whether connections change at this step. None: they never change.
+        due: `(step) -> bool`, whether connections change at this step. None: they never change.
         change: `(Moment) -> Change`. None: they never change.
         pauses: whether the inner optimizer waits while connections change. If not, it makes its step first.
     """
@@ -71,7 +71,7 @@ class Rule(NamedTuple):
     start: Callable[[Masks], Masks]
     init: Callable[[Any, Masks], Any]
     watch: Callable[[Any, Any, Masks], Any]
-    due: Callable[[Int[Array, ""], Masks], Bool[Array, ""]] | None
+    due: Callable[[Int[Array, ""]], Bool[Array, ""]] | None
     change: Callable[[Moment], Change] | None
     pauses: bool
 

@@ -104,7 +104,7 @@ def _transformation(
                 zero, jax.random.key_data(key), masks, zero, zero, {rule.name: memory}, inner.init(params)
             )
 
-    def update(grads: Any, state: SparseState, params: Any = None, **extra: Any) -> tuple[Any, SparseState]:
+    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, SparseState]:
         memory = _check(rule, state, params)
         memory = rule.watch(memory, grads, state.masks)
         step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
@@ -131,7 +131,7 @@ def _transformation(
         if rule.due is None or rule.change is None or not jax.tree.leaves(state.masks):
             due, (updates, inner_state, masks, memory, skipped) = jnp.array(False), ordinary()
         else:
-            due = rule.due(state.step, state.masks)
+            due = rule.due(state.step)
             updates, inner_state, masks, memory, skipped = jax.lax.cond(due, partial(changing, rule.change), ordinary)
         counts = (state.changes + due.astype(jnp.int32), state.skipped + skipped)
         return updates, SparseState(state.step + 1, state.key, masks, *counts, {rule.name: memory}, inner_state)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -61,19 +60,11 @@ class Cycle:
         return jnp.asarray(self.alpha, jnp.float32) * self.anneal(passed)
 
     def is_due(self, step: Int[Array, ""]) -> Bool[Array, ""]:
-        """Whether a step is one of the cycle."""
-        return (step % self.every == 0) & (step >= self.start) & (step < self.end)
+        """Whether connections change at a step. It depends on the step alone, so that it stays one under `vmap`."""
+        return (step % self.every == 0) & (step >= self.start) & (step < self.end) & (self.share(step) > 0)
 
     def moving(self, step: Int[Array, ""], mask: Bool[Array, "*S"]) -> Int[Array, ""]:
         """How many connections of a layer move at a step, rounded down; none where nothing is off."""
         on = mask.sum(dtype=jnp.int32)
         moving = (self.share(step) * on.astype(jnp.float32)).astype(jnp.int32)
         return jnp.where(on < mask.size, moving, 0)
-
-    def would_move(self, step: Int[Array, ""], masks: Any) -> Bool[Array, ""]:
-        """Whether a step is one of the cycle and moves at least one connection."""
-
-        def any_moves() -> Bool[Array, ""]:
-            return jnp.stack([self.moving(step, m) > 0 for m in jax.tree.leaves(masks)]).any()
-
-        return jax.lax.cond(self.is_due(step), any_moves, lambda: jnp.array(False))

@@ -92,7 +92,7 @@ def drop_and_grow(
         memory = after(moment.memory, moment.masks, new)
         return Change(new, fresh, memory, skipped)
 
-    return Rule(name, lambda masks: masks, init, watch, cycle.would_move, change, pauses)
+    return Rule(name, lambda masks: masks, init, watch, cycle.is_due, change, pauses)
 
 
 def move_connections(

@@ -51,7 +51,7 @@ def gradual_pruning(end: int, every: int = 100, start: int = 0) -> Rule:
         counts = [m.sum(dtype=jnp.int32) for m in jax.tree.leaves(masks)]
         return jnp.stack(counts or [jnp.int32(0)])
 
-    def due(step: Int[Array, ""], masks: Masks) -> Bool[Array, ""]:
+    def due(step: Int[Array, ""]) -> Bool[Array, ""]:
         return (step >= start) & ((step - start) % every == 0)
 
     def change(moment: Moment) -> Change:

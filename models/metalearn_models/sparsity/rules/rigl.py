@@ -27,8 +27,7 @@ def rigl(end: Any, every: Any = 100, alpha: Any = 0.3, anneal: Anneal = cosine, 
 
     Every `every` steps, each layer drops its `k` smallest weights, with k = alpha / 2 (1 + cos(pi t / end)) of its
     connections, and grows the k entries with the largest absolute gradient among all that are off. What was just
-    dropped may grow again. New connections start at zero. The inner optimizer makes no step then; if nothing would
-    move, the step is an ordinary one.
+    dropped may grow again. New connections start at zero. The inner optimizer makes no step then.
 
     Args:
         end: no change at this step or later, T_end; about three quarters of the training.

@@ -1,0 +1,262 @@
+"""Sparse training on MNIST: RigL against SET, SNFS, static masks, pruning and small dense networks.
+
+Evci, Gale, Menick, Castro and Elsen 2020 (arXiv 1911.11134), Figure 2 and its MNIST networks, at the size of a laptop:
+LeNet-300-100 and a small convolutional network, ERK, several sparsities and lengths of training. Accuracy on test
+images and loss on training images stand against the FLOPs of training, counted by the paper's formulas. All methods
+have one setting, that of the dense network; no method is tuned.
+
+The rule, written before the first run. At each sparsity of LeNet with the shortest training, on paired seeds:
+
+- accuracy: pruning > RigL >= SET > static > small-dense. A ">" holds if the mean difference is positive, ">=" if its
+  95 % interval is not below 0. It fails if the interval lies on the other side.
+- the interval of RigL's log training loss lies below that of SET.
+- where it is run, RigL at 90 % with 5 times the steps is at most half a point below the dense network.
+
+"reproduced": all hold. "not reproduced": one fails. "open": otherwise.
+
+    python -m experiments rigl --mnist FOLDER              # 98 and 99 %; RigL 5x at 90 %
+    python -m experiments rigl standard --mnist FOLDER     # 80 to 99 %, 1x, 2x and 5x, two networks
+
+A training that has ended is kept in `out/cells`; the same command continues.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.sparsity._training import METHODS, Cell, train_cell
+from experiments.suite.results import write_result
+from experiments.suite.tables import format_columns, format_estimate
+from metalearn.errors import DataNotPreparedError
+from metalearn.intervals import mean_interval
+from metalearn.pictures import new_figure, save
+from metalearn.runs.files import write_atomically
+from metalearn.runs.progress import Progress
+from metalearn_tasks import datasets
+
+ORDER = (("pruning", "rigl"), ("rigl", "set"), ("set", "static"), ("static", "small-dense"))
+COLORS = dict(
+    zip(METHODS, ("#444444", "#999999", "#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#000000", "#009E73"), strict=True)
+)
+
+
+@dataclass(frozen=True)
+class RiglConfig:
+    """Train sparse networks on MNIST."""
+
+    mnist: str = "mnist"
+    """A folder that tensorflow-datasets prepared, or a name it knows."""
+    networks: tuple[str, ...] = ("lenet",)
+    """LeNet-300-100 ("lenet"), or three convolutions of 16, 32 and 64 channels ("conv")."""
+    methods: tuple[str, ...] = ("dense", "small-dense", "static", "set", "snfs", "rigl", "pruning")
+    """Methods, of those and "rigl-released"."""
+    sparsities: tuple[float, ...] = (0.98, 0.99)
+    """Shares of the kernels that are off."""
+    lengths: tuple[int, ...] = (1,)
+    """Lengths of the training, times `steps`; the schedules stretch with them."""
+    long: tuple[float, ...] = (0.9,)
+    """Sparsities at which RigL is also trained five times as long, beside the dense network."""
+    steps: int = 4000
+    """Steps of the shortest training."""
+    seeds: int = 5
+    """Repetitions, each with its own initial weights, masks and order of the images."""
+    out: Path = Path("runs/rigl")
+    """Folder of the cells, the table and the picture."""
+
+
+PRESETS = {
+    "quick": RiglConfig(),
+    "standard": RiglConfig(
+        networks=("lenet", "conv"),
+        methods=METHODS,
+        sparsities=(0.8, 0.9, 0.95, 0.98, 0.99),
+        lengths=(1, 2, 5),
+    ),
+}
+
+
+def list_cells(config: RiglConfig) -> list[Cell]:
+    """All trainings: seeds outermost, so that what is there of an interrupted run can be compared."""
+    cells: dict[Cell, None] = {}
+    for seed in range(config.seeds):
+        for network in config.networks:
+            for length in config.lengths:
+                for method in config.methods:
+                    for sparsity in (0.0,) if method == "dense" else config.sparsities:
+                        cells[Cell(network, method, sparsity, length, seed)] = None
+            for sparsity in config.long:
+                cells[Cell(network, "rigl", sparsity, 5, seed)] = None
+    return list(cells)
+
+
+def run(config: RiglConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Train what is missing, summarise and draw.
+
+    If the data set is not there, nothing is written, and the result is `{"skipped": the reason}`.
+
+    Raises:
+        ValueError: a method or a network has no such name.
+    """
+    for kind, names, known in (("method", config.methods, METHODS), ("network", config.networks, ("lenet", "conv"))):
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"--{kind}s takes {', '.join(known)}, got {', '.join(unknown)}")
+    try:
+        data = datasets.load(config.mnist)
+    except DataNotPreparedError as error:
+        return {"skipped": str(error)}
+    start, rows, folder = time.monotonic(), [], config.out / "cells"
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = list_cells(config)
+    for i, cell in enumerate(cells):
+        path = folder / f"{cell.name}-{config.steps}.json"
+        if not path.exists():
+            began = time.monotonic()
+            row = {**vars(cell), **train_cell(cell, data, config.steps), "seconds": time.monotonic() - began}
+            write_atomically(path, json.dumps(row).encode())
+            if progress is not None:
+                progress.note(f"{i + 1}/{len(cells)} {cell.name}: {row['accuracy']:.4f}, {row['seconds']:.0f} s")
+        rows.append(json.loads(path.read_bytes()))
+    result = {
+        "data": f"{data.name}: {len(data.train.labels)} training images, {len(data.test.labels)} test images",
+        **summarise(rows),
+        "cell_seconds": round(sum(row["seconds"] for row in rows), 1),
+        "seconds": round(time.monotonic() - start, 1),
+        "picture": str(config.out / "rigl.png"),
+    }
+    draw(result, config.out / "rigl.png")
+    return write_result(config.out, result)
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over seeds, the claims at each sparsity, and the verdict.
+
+    Args:
+        rows: one per training.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        groups.setdefault((row["network"], row["method"], row["sparsity"], row["length"]), []).append(row)
+    summary = [
+        dict(zip(("network", "method", "sparsity", "length"), key, strict=True))
+        | {
+            "accuracy": list(mean_interval([r["accuracy"] for r in group])),
+            "log_loss": list(mean_interval([np.log(r["loss"]) for r in group])),
+            "flops": group[0]["flops"],
+            "connections": group[0]["connections"],
+            "seeds": len(group),
+        }
+        for key, group in groups.items()
+    ]
+    claims = judge(groups)
+    wrong = [c["claim"] for c in claims if c["state"] == "fails"]
+    unclear = [c["claim"] for c in claims if c["state"] == "open"]
+    verdict = "not reproduced" if wrong else "open" if unclear or not claims else "reproduced"
+    return {"summary": summary, "claims": claims, "verdict": verdict, "words": "; ".join(wrong or unclear)}
+
+
+def judge(groups: Mapping[tuple[Any, ...], Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The claims of the rule at the head of this module, with the differences that decide them."""
+    claims = []
+    shortest = min((length for network, _, _, length in groups if network == "lenet"), default=1)
+    for sparsity in sorted({s for network, method, s, _ in groups if network == "lenet" and method == "static"}):
+        at = {m: rows for (n, m, s, k), rows in groups.items() if n == "lenet" and s == sparsity and k == shortest}
+        for better, worse in ORDER:
+            if better not in at or worse not in at:
+                continue
+            pairs = zip(at[better], at[worse], strict=True)
+            found = mean_interval([a["accuracy"] - b["accuracy"] for a, b in pairs])
+            equal = (better, worse) == ("rigl", "set")
+            holds = found.high >= 0 if equal else found.mean > 0
+            sign = ">=" if equal else ">"
+            state = "holds" if holds else "fails" if found.high < 0 else "open"
+            claims.append(_claim(f"{sparsity:.0%}: {better} {sign} {worse}", found, state))
+        if "rigl" in at and "set" in at:
+            ours, others = (mean_interval([np.log(r["loss"]) for r in at[m]]) for m in ("rigl", "set"))
+            state = "holds" if ours.high < others.low else "fails" if ours.low > others.high else "open"
+            pairs = zip(at["rigl"], at["set"], strict=True)
+            found = mean_interval([np.log(a["loss"]) - np.log(b["loss"]) for a, b in pairs])
+            claims.append(_claim(f"{sparsity:.0%}: log training loss of rigl below set", found, state))
+    for (network, method, sparsity, length), rows in groups.items():
+        dense = groups.get((network, "dense", 0.0, shortest))
+        if dense and (network, method, sparsity, length) == ("lenet", "rigl", 0.9, 5):
+            found = mean_interval([a["accuracy"] - b["accuracy"] for a, b in zip(rows, dense, strict=True)])
+            state = "holds" if found.mean >= -0.005 else "fails" if found.high < -0.005 else "open"
+            claims.append(_claim("90%: rigl with 5x the steps >= dense - .005", found, state))
+    return claims
+
+
+def _claim(text: str, difference: Any, state: str) -> dict[str, Any]:
+    return {"claim": text, "difference": [float(x) for x in difference], "state": state}
+
+
+def format_result(result: Mapping[str, Any]) -> str:
+    """The table, the claims and the verdict."""
+    if "skipped" in result:
+        return f"skipped, no MNIST here: {result['skipped']}"
+    rows = result["summary"]
+    columns = {
+        "accuracy, %": [format_estimate([None if x is None else 100 * x for x in r["accuracy"]], ".2f") for r in rows],
+        "log training loss": [format_estimate(r["log_loss"], ".2f") for r in rows],
+        "training FLOPs, dense = 1": [f"{r['flops']:.4g}" for r in rows],
+        "weights": [f"{r['connections']:,}" for r in rows],
+        "seeds": [str(r["seeds"]) for r in rows],
+    }
+    names = [f"{r['network']} {r['sparsity']:.0%} {r['length']}x {r['method']}" for r in rows]
+    claims = [f"{c['claim']}: {c['state']}, {format_estimate(c['difference'], '.4f')}" for c in result["claims"]]
+    return "\n".join(
+        [
+            format_columns(names, columns),
+            "",
+            *claims,
+            f"verdict: {result['verdict']}" + (f": {result['words']}" if result["words"] else ""),
+            f"{result['data']}; picture: {result['picture']} ({result['cell_seconds']:.0f} s of training)",
+        ]
+    )
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Draw accuracy and training loss against the FLOPs of training: a color per method, a marker per length."""
+    networks = list(dict.fromkeys(row["network"] for row in result["summary"]))
+    figure, axes = new_figure(columns=2 * len(networks), width=4.4, height=4.2)
+    for i, network in enumerate(networks):
+        for ax, value, label in zip(
+            axes[2 * i :], ("accuracy", "log_loss"), ("test accuracy, %", "log training loss"), strict=False
+        ):
+            unit = 100 if value == "accuracy" else 1
+            for method in METHODS:
+                _draw_method(
+                    ax, [r for r in result["summary"] if (r["network"], r["method"]) == (network, method)], value, unit
+                )
+            ax.set_xscale("log")
+            ax.set_xlabel("FLOPs of training, dense 1x = 1")
+            ax.set_ylabel(label)
+            ax.set_title({"lenet": "LeNet-300-100", "conv": "three convolutions"}[network], fontsize=9)
+        axes[2 * i].legend(fontsize=7, frameon=False)
+    save(figure, path)
+
+
+def _draw_method(ax: Any, rows: Sequence[Mapping[str, Any]], value: str, unit: float) -> None:
+    for j, length in enumerate(sorted({row["length"] for row in rows})):
+        part = sorted((r for r in rows if r["length"] == length), key=lambda r: r["flops"])
+        mean, low, _ = (
+            np.array([np.nan if r[value][k] is None else r[value][k] for r in part], float) * unit for k in range(3)
+        )
+        method = part[0]["method"]
+        ax.errorbar(
+            [r["flops"] for r in part],
+            mean,
+            np.where(np.isfinite(mean - low), mean - low, 0.0),
+            fmt={1: "o-", 2: "s--", 5: "^:"}.get(length, "d-"),
+            color=COLORS[method],
+            markersize=4,
+            linewidth=1,
+            capsize=2,
+            label=method if not j else None,
+        )
