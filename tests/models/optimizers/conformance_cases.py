@@ -21,7 +21,7 @@ PER_LAYER = ("foof",)
 """They read layer statistics and remember matrices that are as large as a layer's inputs, and not like parameters.
 
 Their updates are products of matrices: where these lie on automatic axes is the compiler's choice."""
-MATRIX_PRODUCTS = ("muon", "m-fac", *PER_LAYER)
+MATRIX_PRODUCTS = ("muon", *PER_LAYER)
 """Their rule multiplies whole matrices: spread ones are gathered, and explicit axes would need a placement of each."""
 STEPS = 10
 """Number of steps that are planned; the tests continue far beyond."""
