@@ -22,8 +22,8 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn_models.optimizers.curvature._perturbed import MARK, Unknown, check_unknown, gather, trace_function
 from metalearn_models.optimizers.curvature.layers import LayerStatistics
+from metalearn_models.optimizers.curvature.tracing.perturbed import MARK, Unknown, check_unknown, gather, trace_function
 
 __all__ = [
     "mark_logits",

@@ -21,8 +21,8 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from metalearn_models.optimizers.curvature._perturbed import Unknown, check_unknown, gather, trace_function
 from metalearn_models.optimizers.curvature.layers import KernelLayout, LayerStatistics
+from metalearn_models.optimizers.curvature.tracing.perturbed import Unknown, check_unknown, gather, trace_function
 
 __all__ = ["find_layers", "value_grad_and_statistics"]
 

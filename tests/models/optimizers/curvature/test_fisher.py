@@ -162,8 +162,8 @@ def test_normal_predictions_have_the_gauss_newton_matrix():
         grads = draw(4, 2, seed=7)
         tx = curvature.scale_by_natural_gradient(DAMPING)
         found, _ = tx.update(grads, tx.init(params), statistics=statistics)
-        expected = np.linalg.solve(np.asarray(hessian) + DAMPING * np.eye(8), np.asarray(grads).ravel())
-        np.testing.assert_allclose(found.ravel(), expected, rtol=1e-10)
+        expected = np.linalg.solve(np.asarray(hessian) + DAMPING * np.eye(8), np.array(grads).ravel())
+        np.testing.assert_allclose(np.ravel(found), expected, rtol=1e-10)
 
 
 def test_mac_is_foof_of_rank_one(exact):

@@ -15,8 +15,8 @@ from jaxtyping import Array
 from metalearn._jax_versions import constants, open_jaxpr
 from metalearn.costs.jaxprs import evaluate_equation
 from metalearn.errors import unknown_name
-from metalearn_models.optimizers.curvature._products import INLINED, Place, Product, find_marks, find_products
 from metalearn_models.optimizers.curvature.layers import LayerStatistics
+from metalearn_models.optimizers.curvature.tracing.products import INLINED, Place, Product, find_marks, find_products
 
 __all__ = ["MARK", "Traced", "Unknown", "check_unknown", "gather", "trace_function"]
 
