@@ -160,7 +160,7 @@ def _restart(inner: optax.GradientTransformation, state: Any, params: Any, fresh
         new = inner.init(params)
     both = jax.tree.map(_Both, state, new)
 
-    def restart(pair: Any, f: Array | None) -> Any:
+    def restart(pair: Any, f: Any) -> Any:
         if not isinstance(pair, _Both):  # an inner optimizer that leaves this parameter out
             return pair
         now, new = pair

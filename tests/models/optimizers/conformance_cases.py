@@ -10,11 +10,15 @@ import optax
 from metalearn_models import optimizers
 from metalearn_models.optimizers import first_order, gl2o, guard_optimizer, lgl2o
 from metalearn_models.optimizers.curvature.layers import LayerStatistics, standard_layout
+from metalearn_models.sparsity import snfs, sparse
 
 WRAPPERS = {
     "lgl2o": guard_optimizer(optimizers.make("learnable-sgd"), lambda tx: lgl2o(tx, optax.adam(0.1))),
     "gl2o": guard_optimizer(optimizers.make("learnable-adam"), lambda tx: gl2o(tx, optax.sgd(0.1, 0.9))),
     "first_order": first_order(optimizers.make("learnable-momentum")),
+    "sparse": guard_optimizer(
+        optimizers.make("learnable-momentum"), lambda tx: sparse(tx, snfs(end=3, every=2), sparsity=0.25)
+    ),
 }
 NAMES = (*optimizers.names(), *WRAPPERS)
 PER_LAYER = ("foof",)
@@ -23,6 +27,8 @@ PER_LAYER = ("foof",)
 Their updates are products of matrices: where these lie on automatic axes is the compiler's choice."""
 MATRIX_PRODUCTS = ("muon", *PER_LAYER)
 """Their rule multiplies whole matrices: spread ones are gathered, and explicit axes would need a placement of each."""
+DROPS = ("sparse",)
+"""They set parameters to zero, in the first three steps."""
 STEPS = 10
 """Number of steps that are planned; the tests continue far beyond."""
 

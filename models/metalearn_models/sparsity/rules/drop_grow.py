@@ -57,7 +57,7 @@ def drop_and_grow(
     restart_regrown: bool,
     init: Callable[[Any, Any], Any] = lambda params, masks: None,
     watch: Callable[[Any, Any, Any], Any] = lambda memory, grads, masks: memory,
-    after: Callable[[Any, Any, Any], Any] = lambda memory, old, new: memory,
+    after: Callable[[Any, Any, Any], Any] = lambda memory, dropped, fresh: memory,
 ) -> Rule:
     """A rule from two scores.
 
@@ -70,27 +70,27 @@ def drop_and_grow(
         restart_regrown: whether a connection that is dropped and grown again at once starts at zero, as if it were new.
         init: `(params, masks) -> memory`; a tree with one part per leaf of the parameters, or None.
         watch: `(memory, grads, masks) -> memory`, at every step.
-        after: `(memory, masks before, masks after) -> memory`.
+        after: `(memory, dropped, fresh) -> memory`, with masks of what went off and of what starts at zero.
     """
 
     def change(moment: Moment) -> Change:
         leaves, tree = jax.tree.flatten(moment.params)
         grads, masks = (tree.flatten_up_to(x) for x in (moment.grads, moment.masks))
         parts = [None] * len(leaves) if moment.memory is None else tree.flatten_up_to(moment.memory)
-        new, fresh, skipped = [], [], jnp.int32(0)
+        new, fresh, dropped, skipped = [], [], [], jnp.int32(0)
         for i, (w, g, m, part) in enumerate(zip(leaves, grads, masks, parts, strict=True)):
             if m is None:
-                new.append(None)
-                fresh.append(None)
+                for part_of_change in (new, fresh, dropped):
+                    part_of_change.append(None)
                 continue
             layer = Layer(jax.random.fold_in(moment.key, i), w, g, m, part)
             kept, grown, fine = move_connections(layer, cycle.moving(moment.step, m), keep(layer), grow(layer))
             new.append(kept | grown)
             fresh.append(grown if restart_regrown else grown & ~m)
+            dropped.append(m & ~(kept | grown))
             skipped += (~fine).astype(jnp.int32)
-        new, fresh = tree.unflatten(new), tree.unflatten(fresh)
-        memory = after(moment.memory, moment.masks, new)
-        return Change(new, fresh, memory, skipped)
+        new, fresh, dropped = (tree.unflatten(x) for x in (new, fresh, dropped))
+        return Change(new, fresh, after(moment.memory, dropped, fresh), skipped)
 
     return Rule(name, lambda masks: masks, init, watch, cycle.is_due, change, pauses)
 
