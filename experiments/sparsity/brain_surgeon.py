@@ -116,7 +116,6 @@ def measure_network(config: BrainSurgeonConfig, decay: float, seed: int) -> dict
         logits = task.apply(params, jnp.asarray(task.data.test.inputs))
         return float((np.argmax(logits, -1) == task.data.test.labels).mean())
 
-    sizes = {"damping": config.damping}
     methods = {
         "global magnitude": lambda share: apply_masks(dense, keep_globally(magnitude(dense), share)),
         "layer-wise magnitude": lambda share: apply_masks(dense, keep_by_layer(magnitude(dense), share)),
@@ -124,7 +123,7 @@ def measure_network(config: BrainSurgeonConfig, decay: float, seed: int) -> dict
     for name, prune in (("damage", optimal_brain_damage), ("surgeon", optimal_brain_surgeon)):
         for suffix, rounds in ((", once", 1), ("", config.rounds)):
             methods[name + suffix] = lambda share, prune=prune, rounds=rounds: (
-                prune(dense, gradients, share, rounds=rounds, **sizes).params
+                prune(dense, gradients, share, rounds=rounds, damping=config.damping).params
             )
     pruned = {name: [measure(prune(1 - s)) for s in SPARSITIES] for name, prune in methods.items()}
     return {"unpruned": [measure(dense)] * len(SPARSITIES), **pruned}

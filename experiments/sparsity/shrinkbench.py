@@ -184,7 +184,7 @@ def summarise(pairs: Mapping[str, Any], compressions: Sequence[float]) -> dict[s
         "global - layer-wise, per size": over_pairs("global magnitude", "layer-wise magnitude"),
     }
     if convolutions:
-        per_seed = np.mean([_at_equal_speed_up(pair) for pair in convolutions], 0)
+        per_seed = np.mean([at_equal_speed_up(pair) for pair in convolutions], 0)
         claims["layer-wise - global, per operation"] = list_interval(per_seed.tolist())
     states = {name: _state(interval) for name, interval in claims.items()}
     if "reversed" in states.values():
@@ -194,7 +194,7 @@ def summarise(pairs: Mapping[str, Any], compressions: Sequence[float]) -> dict[s
     return {"claims": claims, "states": states, "verdict": verdict}
 
 
-def _at_equal_speed_up(pair: Mapping[str, Any]) -> np.ndarray:
+def at_equal_speed_up(pair: Mapping[str, Any]) -> np.ndarray:
     """Layer-wise minus global magnitude in points of top-1, per seed, averaged over the layer-wise points in range."""
     layerwise, globally = (np.asarray(pair["methods"][f"{scope} magnitude"]) for scope in ("layer-wise", "global"))
     differences = []
