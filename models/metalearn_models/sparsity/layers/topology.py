@@ -144,7 +144,8 @@ def evolve(
         values: the weights.
         connections: their topology.
         fraction: zeta, in [0, 1).
-        bound: of new weights; see `draw_values`.
+        bound: new weights are drawn from [-bound, bound]. None: sqrt(6 / I), as the released code draws all weights;
+            with few connections that is small beside the bound of `draw_values`, so that growth disturbs little.
 
     Raises:
         ValueError: the fraction is a number outside [0, 1).
@@ -156,6 +157,7 @@ def evolve(
     dropped = _choose_dropped(values, indices < inputs, fraction)
     grown, complete = _fill(place, indices, dropped, inputs, capacity)
     moved = dropped & complete
+    bound = math.sqrt(6 / inputs) if bound is None else bound
     fresh = draw_values(value, values.shape[0], values.shape[1], bound).astype(values.dtype)
     kept = jnp.where(moved, grown, indices)
     return Evolved(jnp.where(moved, fresh, values), _connect(kept, inputs, capacity), moved)

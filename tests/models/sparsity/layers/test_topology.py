@@ -68,7 +68,7 @@ def test_set_drops_the_nearest_to_zero_of_either_sign_and_grows_as_many(layer):
         np.testing.assert_array_equal(
             np.asarray(new.connections.indices)[~moved], np.asarray(connections.indices)[~moved]
         )
-        assert (np.abs(np.asarray(new.values)[moved]) <= np.sqrt(6 / FAN_IN)).all()
+        assert (np.abs(np.asarray(new.values)[moved]) <= np.sqrt(6 / INPUTS)).all()
         values, connections = jnp.where(jnp.isnan(values), values, new.values), new.connections
         values = values.at[2, 3].set(0.0)
     assert TRACES.count(values.shape) == 1
