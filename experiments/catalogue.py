@@ -74,6 +74,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "mnist_losses": Entry("experiments.losses.mnist", {"standard": "5 min", "quick": "1 min"}),
     "refinement": Entry("experiments.losses.refinement", {"standard": "minutes", "quick": "20 s"}),
     "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": "8 s"}),
+    "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "", "quick": ""}),
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes", "large": "a minute"}),
     "shipped": Entry("experiments.tabular.shipped.experiment", {}),
