@@ -50,3 +50,8 @@ def test_learned_optimizer():
 def test_learned_loss():
     found = example("learned_loss").main(steps=200)
     assert min(found["gce"], found["label-noise"]) > found["cross-entropy"] > 0.5
+
+
+def test_sparse_layers():
+    accuracy, difference = example("sparse_layers").main(epochs=3, hidden=64)
+    assert accuracy > 0.85 and difference < 1e-5
