@@ -22,6 +22,7 @@ class Classifier(nnx.Module):
         self.last = nnx.Linear(hidden, classes, rngs=rngs)
 
     def __call__(self, x):
+        """Logits of a batch."""
         x = all_relu(self.first(x), 1)
         return self.last(all_relu(self.second(x), 2))
 
