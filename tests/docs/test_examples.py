@@ -55,3 +55,12 @@ def test_learned_loss():
 def test_sparse_layers():
     accuracy, difference = example("sparse_layers").main(epochs=3, hidden=64)
     assert accuracy > 0.85 and difference < 1e-5
+
+
+def test_pruning(capsys):
+    outcomes, control = example("pruning").main(steps=120, compressions=(8,), seeds=1)
+    points = {name: point for name, ((point,),) in outcomes.items()}
+    assert control[0].compression == control[0].speed_up == 1
+    assert all(8 <= point.compression < 8.01 for point in points.values())
+    assert control[0].top1 > points["global magnitude"].top1 > points["random"].top1 + 0.1
+    assert "fewer have global magnitude" in capsys.readouterr().out

@@ -55,7 +55,8 @@ def test_the_rescaled_network_computes_the_same_function():
     assert (rescaled[0]["weight"] != params[0]["weight"]).all()
 
 
-def test_a_toy_run_writes_its_result(tmp_path):
+def test_a_toy_run_writes_its_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(pitfalls, "PAIR", "digits, MLP 64-64")  # compiles faster
     config = dataclasses.replace(
         pitfalls.PRESETS["quick"],
         seeds=1,

@@ -80,6 +80,19 @@ def test_masks_of_ones_are_the_unpruned_control(small):
     assert full.seconds > 0
 
 
+def test_products_of_two_activations_count_in_full():
+    x, w = jnp.ones((2, 3, 4)), {"w": jnp.ones((4, 4))}
+
+    def attend(params, x):
+        keys = x @ params["w"]
+        return (jnp.einsum("btd,bsd->bts", x, keys) @ x).sum(1)
+
+    got = report(w, {"w": half_of(w["w"])}, attend, x)
+    assert got.multiply_adds == 3 * 4 * 4 + 2 * 3 * 3 * 4
+    assert got.kept_multiply_adds == 3 * 4 * 4 / 2 + 2 * 3 * 3 * 4
+    assert got.layers["w"].multiply_adds == 3 * 4 * 4
+
+
 @pytest.mark.parametrize("batch", [1, 8, 23, 1000])
 def test_accuracies_are_shares_of_all_examples_whatever_the_batch(small, batch):
     params, apply, x, labels = small

@@ -134,3 +134,15 @@ def test_what_cannot_be_is_refused(problem):
             prune(params, lambda p, n: as_tree(rows[0]), 0.5, damping=0.0)
         with pytest.raises(ValueError, match=r"in \(0, 1\], got 1\.5"):
             prune(params, lambda p, n: as_tree(rows[0]), 1.5)
+
+
+def test_parameters_keep_their_dtype_and_their_holes():
+    params = {"w": jnp.arange(1.0, 7.0).reshape(2, 3).astype(jnp.bfloat16), "scale": jnp.float32(2.0), "none": None}
+    grads = {"w": jnp.ones((2, 2, 3), jnp.bfloat16), "scale": jnp.ones(2), "none": None}
+    for prune in (optimal_brain_surgeon, optimal_brain_damage):
+        got = prune(params, lambda p, n: grads, 0.5, rounds=2)
+        assert got.params["w"].dtype == jnp.bfloat16
+        assert int(got.masks["w"].sum()) == 3
+        assert (got.params["w"] == 0).tolist() == (~got.masks["w"]).tolist()
+        assert got.params["scale"] == 2
+        assert got.params["none"] is None
