@@ -64,14 +64,18 @@ def keep_globally(scores: Any, share: float, among: Masks = None) -> Masks:
         Masks. Of equal scores, those that come first in the tree stay.
 
     Raises:
-        ValueError: the share is out of range, a leaf has a score and no weights, a score is NaN or infinite, or more
-            weights would have to stay than may.
+        ValueError: the share is out of range or keeps no weight, a leaf has a score and no weights, a score is NaN or
+            infinite, or more weights would have to stay than may.
     """
     sizes = _check(scores, share)
     leaves = _leaves(scores)
     flat = jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in leaves])
     may = jnp.concatenate([jnp.ravel(mask) for mask in _among(scores, among)])
     count = round(share * len(flat))
+    if not count:
+        raise ValueError(
+            f"a share of {share:g} would keep none of {len(flat)} weights: keep at least {1 / len(flat):.4g}"
+        )
     _check_enough("all layers", count, may)
     mask = _largest(flat, jnp.int32(count), may)
     parts = jnp.split(mask, np.cumsum([*sizes.values()])[:-1])

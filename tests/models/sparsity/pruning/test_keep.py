@@ -95,3 +95,10 @@ def test_what_cannot_be_is_refused(mnist_net):
         keep_by_layer({"large": jnp.ones(1000), "small": jnp.ones(10)}, 0.02)
     with pytest.raises(ValueError, match="needs a mask per leaf with scores"):
         keep_globally({"a": jnp.ones(3)}, 0.5, {"a": jnp.ones(4, bool)})
+
+
+def test_a_share_that_keeps_no_weight_is_refused():
+    scores = {"kernel": jnp.arange(10.0)}
+    with pytest.raises(ValueError, match=r"a share of 0.04 would keep none of 10 weights: keep at least 0\.1"):
+        keep_globally(scores, 0.04)
+    assert kept(keep_globally(scores, 0.06)) == [1]
