@@ -87,6 +87,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "estimator_speed": Entry("experiments.speed.estimators", {"standard": "2 to 3 min"}),
     "loss_search_speed": Entry("experiments.speed.loss_search", {"standard": "2 min"}),
     "sparse_layers": Entry("experiments.speed.sparse_layers", {"standard": "3 min", "quick": ""}),
+    "curvature_cost": Entry("experiments.speed.curvature", {"standard": "5 min"}),
     "weak_scaling": Entry("experiments.speed.weak_scaling", {"standard": "under 2 min"}),
     "gallery": Entry("experiments.suite.gallery", {}),
     "compute": Entry("experiments.suite.compute", {}),

@@ -64,3 +64,9 @@ def test_pruning(capsys):
     assert all(8 <= point.compression < 8.01 for point in points.values())
     assert control[0].top1 > points["global magnitude"].top1 > points["random"].top1 + 0.1
     assert "fewer have global magnitude" in capsys.readouterr().out
+
+
+def test_curvature():
+    """A few steps, in which the one that reads curvature is ahead of SGD."""
+    final = example("curvature").main(12, ("sgd", "foof"))
+    assert np.isfinite(list(final.values())).all() and final["foof"] < 0.8 * final["sgd"]

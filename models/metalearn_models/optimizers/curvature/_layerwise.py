@@ -7,6 +7,7 @@ the other parameters, is decided here for all rules.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -94,8 +95,15 @@ def make_timing(decay: Any, period: int, collect: int | None, burn_in: int) -> T
     """Check when layers are measured and solved; `collect=None` measures every update.
 
     Raises:
+        TypeError: a number of updates is an array: it decides what is compiled.
         ValueError: a number is out of its range.
     """
+    numbers = {"period": period, "collect": collect, "burn_in": burn_in}
+    if arrays := [name for name, x in numbers.items() if not isinstance(x, int | None)]:
+        raise TypeError(
+            f"{', '.join(arrays)} must be Python numbers, got arrays: with optax.inject_hyperparams, pass "
+            f"static_args={tuple(numbers)}"
+        )
     if period < 1:
         raise ValueError(f"period must be at least 1 update, got {period}")
     if collect is not None and not 1 <= collect <= period:
@@ -145,8 +153,16 @@ def layerwise(rule: LayerRule, timing: Timing, matching: Matching) -> optax.Grad
         updates: Any, state: CurvatureState, params: Any = None, *, statistics: Any = None, **extra: Any
     ) -> tuple[Any, CurvatureState]:
         known = matching.match(updates, statistics)
-        averages, weight = _measure(rule, timing, known, state)
-        layers = _solve(rule, timing, averages, state)
+        leaves = jax.tree_util.tree_leaves_with_path(state.layers, is_leaf=_is_layer)
+        held = {at: own for path, own in leaves if (at := jax.tree_util.keystr(path)) in known}
+        averages, weight = _measure(rule, timing, known, {at: own.average for at, own in held.items()}, state)
+        solutions = _solve(rule, timing, averages, {at: own.solution for at, own in held.items()}, state)
+
+        def renew(path: Any, own: LayerCurvature) -> LayerCurvature:
+            at = jax.tree_util.keystr(path)
+            return LayerCurvature(averages[at], solutions[at]) if at in known else own
+
+        layers = jax.tree_util.tree_map_with_path(renew, state.layers, is_leaf=_is_layer)
         passed, rest = matching.update_fallback(updates, state.fallback, params, {"statistics": statistics, **extra})
 
         def direction(path: Any, g: Array, own: Any, other: Array) -> Array:
@@ -166,8 +182,8 @@ def accumulator(leaf: Array) -> Any:
 
 
 def _measure(
-    rule: LayerRule, timing: Timing, known: dict[str, LayerStatistics], state: CurvatureState
-) -> tuple[Any, Array]:
+    rule: LayerRule, timing: Timing, known: dict[str, LayerStatistics], averages: dict[str, Any], state: CurvatureState
+) -> tuple[dict[str, Any], Array]:
     """The averages and their weight with this batch, if it is to be measured and is finite."""
     decay = jnp.asarray(timing.decay, state.weight.dtype)
     after = decay * state.weight + (1 - decay)
@@ -177,48 +193,42 @@ def _measure(
         gain = jnp.where(early, 1 / (state.step + 1).astype(gain.dtype), gain)
         after = jnp.where(early, jnp.ones_like(after), after)
 
-    def measured(state: CurvatureState) -> tuple[Any, Array]:
-        fine = [jnp.array(True)]
+    def measure(averages: dict[str, Any], weight: Array) -> tuple[dict[str, Any], Array]:
+        new = {at: rule.measure(known[at], jax.tree.leaves(old)[0].dtype) for at, old in averages.items()}
+        seen = jax.tree.leaves((new, [layer.output_grads for layer in known.values()]))
+        finite = jnp.stack([jnp.isfinite(x).all() for x in seen]).all() if seen else True
+        mix = lambda old, x: jnp.where(finite, old + gain.astype(x.dtype) * (x - old), old)  # noqa: E731
+        return jax.tree.map(mix, averages, new), jnp.where(finite, after, weight)
 
-        def mix(path: Any, own: LayerCurvature) -> LayerCurvature:
-            layer = known.get(jax.tree_util.keystr(path))
-            if layer is None:
-                return own
-            dtypes = [x.dtype for x in jax.tree.leaves(own.average)]
-            new = rule.measure(layer, dtypes[0])
-            fine.extend(jnp.isfinite(x).all() for x in (*jax.tree.leaves(new), layer.output_grads))
-            return own._replace(
-                average=jax.tree.map(lambda old, x: old + gain.astype(x.dtype) * (x - old), own.average, new)
-            )
-
-        layers = jax.tree_util.tree_map_with_path(mix, state.layers, is_leaf=lambda x: isinstance(x, LayerCurvature))
-        finite = jnp.stack(fine).all()
-        keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
-        return jax.tree.map(keep, layers, state.layers), keep(after, state.weight)
-
-    since = jnp.maximum(state.step - timing.burn_in, 0)
-    collects = ((-since) % timing.period < timing.collect) | (state.weight == 0) | (state.step < timing.burn_in)
     if timing.collect == timing.period:
-        return measured(state)
-    return jax.lax.cond(collects, measured, lambda state: (state.layers, state.weight), state)
+        return measure(averages, state.weight)
+    since = jnp.maximum(state.step - timing.burn_in, 0)
+    due = ((-since) % timing.period < timing.collect) | (state.weight == 0) | (state.step < timing.burn_in)
+    return jax.lax.cond(due, measure, lambda *old: old, averages, state.weight)
 
 
-def _solve(rule: LayerRule, timing: Timing, layers: Any, state: CurvatureState) -> Any:
+def _solve(
+    rule: LayerRule, timing: Timing, averages: dict[str, Any], solutions: dict[str, Any], state: CurvatureState
+) -> dict[str, Any]:
     """Solve again where a period begins, or where nothing has been solved yet."""
 
-    def solved(layers: Any) -> Any:
-        def again(own: LayerCurvature) -> LayerCurvature:
-            new = rule.solve(own.average)
+    def solve(averages: dict[str, Any], solutions: dict[str, Any]) -> dict[str, Any]:
+        renewed = {}
+        for at, old in solutions.items():
+            new = rule.solve(averages[at])
             finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(new)]).all()
-            return own._replace(solution=jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, own.solution))
-
-        return jax.tree.map(again, layers, is_leaf=lambda x: isinstance(x, LayerCurvature))
+            renewed[at] = jax.tree.map(functools.partial(jnp.where, finite), new, old)
+        return renewed
 
     if timing.period == 1 and not timing.burn_in:
-        return solved(layers)
+        return solve(averages, solutions)
     since = state.step - timing.burn_in
     due = (since >= 0) & ((since % timing.period == 0) | (state.weight == 0))
-    return jax.lax.cond(due, solved, lambda layers: layers, layers)
+    return jax.lax.cond(due, solve, lambda averages, solutions: solutions, averages, solutions)
+
+
+def _is_layer(x: Any) -> bool:
+    return isinstance(x, LayerCurvature)
 
 
 def _precondition(rule: LayerRule, solution: Any, g: Array, layer: LayerStatistics) -> Array:

@@ -32,6 +32,7 @@ class Matching:
         layers: Mapping[str, KernelLayout] | None,
     ):
         self.name, self.layers = name, layers
+        self.said: set[str] = set()
         self.fallback = optax.with_extra_args_support(optax.identity() if fallback is None else fallback)
 
     def layout(self, path: Any, leaf: Array) -> KernelLayout | None:
@@ -46,6 +47,7 @@ class Matching:
     def init_fallback(self, params: Any) -> Any:
         """The fallback's state; with `layers`, it has nothing of kernels, and the matrices it gets are named here."""
         if self.layers is not None:
+            jax.tree_util.tree_map_with_path(self.layout, params)  # refuses layers of another shape
             self._say_fallback(params, self.layers)
         return self.fallback.init(self._others(params))
 
@@ -95,7 +97,10 @@ class Matching:
         return jax.tree_util.tree_map_with_path(lambda p, x: None if jax.tree_util.keystr(p) in layers else x, tree)
 
     def _say_fallback(self, params: Any, known: Mapping[str, Any]) -> None:
-        """Name the matrices that are updated by the fallback; Python shows an equal warning once."""
+        """Name the matrices that are updated by the fallback, once per optimizer.
+
+        Python's own memory of warnings does not do: it is cleared whenever somebody filters warnings, as JAX does.
+        """
         missed = [
             f"params{jax.tree_util.keystr(path)} {list(leaf.shape)}"
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -103,7 +108,9 @@ class Matching:
         ]
         if missed:
             message = f"{self.name} updates these by its fallback, having no statistics: {', '.join(missed)}"
-            warnings.warn(message, stacklevel=2)
+            if message not in self.said:
+                warnings.warn(message, stacklevel=2)
+                self.said.add(message)
 
     def _wrong_layer(self, path: Any, got: str, right: Any, advice: str = "") -> ValueError:
         at = jax.tree_util.keystr(path)

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float
 
+BLOCK = 256
+"""Rows of a matrix that is decomposed as one."""
+
 __all__ = ["damped_inverse", "eigh", "positive_definite_inverse"]
 
 
@@ -32,9 +35,12 @@ def damped_inverse(matrix: Float[Array, "m m"], damping: Float[Array, ""] | floa
 
 @jax.custom_jvp
 def positive_definite_inverse(matrix: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    """The inverse of a symmetric positive definite matrix, by Cholesky; NaN if it is not positive definite."""
-    inverse = _cholesky_inverse(matrix)
-    return (inverse + inverse.T) / 2
+    """The inverse of a symmetric positive definite matrix, by Cholesky; NaN if it is not positive definite.
+
+    Blocks of at most `BLOCK` rows are decomposed; the rest is products of matrices, which use all cores.
+    """
+    factor = _inverse_of_cholesky(matrix)
+    return _product(factor.T, factor)
 
 
 @positive_definite_inverse.defjvp
@@ -43,10 +49,25 @@ def _inverse_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
     return inverse, -inverse @ tangents[0] @ inverse
 
 
+def _inverse_of_cholesky(matrix: Array) -> Array:
+    """The inverse of the lower factor, block by block."""
+    if len(matrix) <= BLOCK:
+        return _small_inverse_of_cholesky(matrix)
+    half = len(matrix) // 2
+    first = _inverse_of_cholesky(matrix[:half, :half])
+    below = _product(matrix[half:, :half], first.T)
+    last = _inverse_of_cholesky(matrix[half:, half:] - _product(below, below.T))
+    return jnp.block([[first, jnp.zeros_like(below.T)], [-_product(last, _product(below, first)), last]])
+
+
 @sequential_vmap
-def _cholesky_inverse(matrix: Array) -> Array:
+def _small_inverse_of_cholesky(matrix: Array) -> Array:
     factor = jnp.linalg.cholesky(matrix)
-    return jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(matrix), dtype=matrix.dtype))
+    return jax.scipy.linalg.solve_triangular(factor, jnp.eye(len(matrix), dtype=matrix.dtype), lower=True)
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision="highest")
 
 
 @sequential_vmap

@@ -112,4 +112,4 @@ def scale_by_foof(
 def input_second_moment(layer: LayerStatistics, dtype: Any = jnp.float32) -> Float[Array, "m m"]:
     """The mean over examples, summed over positions, of the outer product of a layer's inputs."""
     a = flatten_positions(layer.inputs).astype(dtype)
-    return a.T @ a / layer.inputs.shape[0]
+    return jnp.matmul(a.T, a, precision="highest") / layer.inputs.shape[0]  # rounded factors may be indefinite

@@ -191,7 +191,7 @@ def output_second_moment(layer: LayerStatistics, dtype: Any = jnp.float32) -> Fl
     rows = len(e)
     if layer.fisher_grads is not None:
         e = layer.fisher_grads.reshape(-1, e.shape[-1]).astype(dtype)
-    return e.T @ e / rows
+    return jnp.matmul(e.T, e, precision="highest") / rows
 
 
 def _measure(layer: LayerStatistics, dtype: Any) -> Factors:

@@ -70,7 +70,7 @@ def trace_function(function: Callable[[Any], Any], params: Any, unknown: str) ->
         message = "these parameters have no layer statistics: " + "; ".join(missed)
         if unknown == "error":
             raise ValueError(f'{message}. With unknown="warn" optimizers update them by their fallback')
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=2)
 
     def evaluate(params: Any, perturbations: dict[str, Array]) -> tuple[Any, dict[str, Array], dict[Place, Array]]:
         given = _Given(places, products, marks, perturbations)

@@ -1,0 +1,178 @@
+"""What does curvature cost? Steps of FOOF, KFAC and MAC against those of SGD, in one run.
+
+The network of Benzing (ICML 2022, arXiv 2201.12250): 784-1000-1000-1000-10 with ReLU and without biases, batches of
+100, float32. Each system is one compiled program of as many steps as an inverse is used for, so that a turn has one
+update of all inverses; the systems take turns. "foof" and "kfac" measure `collect` batches per inverse, "foof-all" and
+"kfac-all" every batch. "Statistics" is the value, the gradients and all inputs and output gradients of the layers,
+against `jax.value_and_grad`, in programs that return everything.
+
+Ratios are those of the turns, each to SGD's (or to `value_and_grad`'s) of the same round; the median is printed.
+
+    python -m experiments curvature_cost                 # five minutes
+    python -m experiments curvature_cost --period 10     # inverses ten times as often
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metalearn.runs.progress import Progress
+from metalearn_models.optimizers.contract import Differentiate, loss_and_gradient
+from metalearn_models.optimizers.curvature import (
+    foof,
+    kfac,
+    loss_and_sampled_statistics,
+    loss_and_statistics,
+    mac,
+    mark_logits,
+    value_grad_and_statistics,
+)
+
+__all__ = ["PRESETS", "CurvatureCostConfig", "format_result", "run"]
+
+
+System = Literal["sgd", "momentum", "adam", "mac", "foof", "foof-all", "kfac", "kfac-all"]
+
+
+@dataclass(frozen=True)
+class CurvatureCostConfig:
+    """What to time."""
+
+    systems: tuple[System, ...] = get_args(System)
+    """Optimizers to time, compared with the first of them."""
+    widths: tuple[int, ...] = (784, 1000, 1000, 1000, 10)
+    """Of the layers, from the inputs on."""
+    batch: int = 100
+    """Examples per step."""
+    period: int = 100
+    """Steps per inverse, and per turn."""
+    collect: int = 10
+    """Steps per inverse whose statistics are measured, in the systems that do not measure all."""
+    rounds: int = 3
+    """Turns of each system."""
+
+
+PRESETS = {"standard": CurvatureCostConfig()}
+
+
+def run(config: CurvatureCostConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Time every system in turn.
+
+    Args:
+        config: what to time.
+        progress: gets a note for each round.
+
+    Returns:
+        `steps` and `passes`: by system, `ms` per step in its fastest turn and the median `ratio` to the first system.
+
+    Raises:
+        ValueError: a number is not positive, or `collect` is larger than `period`.
+    """
+    if min(*config.widths, config.batch, config.period, config.collect, config.rounds) < 1:
+        raise ValueError(f"widths, batch, period, collect and rounds must be at least 1, got {config}")
+    if config.collect > config.period:
+        raise ValueError(f"collect must be at most the period of {config.period} steps, got {config.collect}")
+    period, collect = config.period, config.collect
+    tx: dict[System, tuple[Any, Differentiate]] = {
+        "sgd": (optax.sgd(1e-3), loss_and_gradient),
+        "momentum": (optax.sgd(1e-3, 0.9), loss_and_gradient),
+        "adam": (optax.adam(1e-3), loss_and_gradient),
+        "mac": (mac(1e-3, period=period, collect=collect), loss_and_statistics),
+        "foof": (foof(1e-3, period=period, collect=collect), loss_and_statistics),
+        "foof-all": (foof(1e-3, period=period), loss_and_statistics),
+        "kfac": (kfac(1e-3, period=period, collect=collect), loss_and_sampled_statistics),
+        "kfac-all": (kfac(1e-3, period=period), loss_and_sampled_statistics),
+    }
+    keys = jax.random.split(jax.random.key(0), len(config.widths) + 2)
+    shapes = list(pairwise(config.widths))
+    params = tuple(jax.random.normal(k, s) * math.sqrt(2 / s[0]) for k, s in zip(keys, shapes, strict=False))
+    x = jax.random.uniform(keys[-1], (config.batch, config.widths[0]))
+    y = jax.random.randint(keys[-2], (config.batch,), 0, config.widths[-1])
+    cases: dict[str, Any] = {name: _steps(*tx[name], params, x, y, period) for name in config.systems}
+    passes = _passes(params, x, y, max(1, period // 4))
+    times: dict[str, list[float]] = {name: [] for name in (*cases, *passes)}
+    for i in range(config.rounds):
+        for name, advance in (cases | passes).items():
+            began = time.perf_counter()
+            count = advance()
+            times[name].append((time.perf_counter() - began) / count)
+        if progress is not None:
+            progress.note(f"round {i + 1} of {config.rounds} is done")
+    return {"steps": _rows(times, list(cases)), "passes": _rows(times, list(passes))}
+
+
+def _loss(params: Any, x: Any, y: Any) -> Any:
+    for w in params[:-1]:
+        x = jax.nn.relu(x @ w)
+    return optax.softmax_cross_entropy_with_integer_labels(mark_logits(x @ params[-1]), y).mean()
+
+
+def _steps(tx: Any, differentiate: Differentiate, params: Any, x: Any, y: Any, count: int) -> Callable[[], int]:
+    """A function that makes `count` steps; it has been called once, so that everything is compiled and measured."""
+    tx = optax.with_extra_args_support(tx)
+
+    def step(t: Any, carry: Any) -> Any:
+        params, state, x, y, key = carry  # what is closed over is a constant, and what is made of it is computed once
+        _, grads, extra = differentiate(lambda p: _loss(p, x, y))(params, jax.random.fold_in(key, t))
+        updates, state = tx.update(grads, state, params, **extra)
+        return optax.apply_updates(params, updates), state, x, y, key
+
+    program = jax.jit(lambda carry: jax.lax.fori_loop(0, count, step, carry), donate_argnums=0)
+    start = (jax.tree.map(jnp.copy, params), tx.init(params), jnp.copy(x), jnp.copy(y), jax.random.key(1))
+    held = [program(start)]
+
+    def advance() -> int:
+        held[0] = jax.block_until_ready(program(held[0]))
+        return count
+
+    jax.block_until_ready(held[0])
+    return advance
+
+
+def _passes(params: Any, x: Any, y: Any, count: int) -> dict[str, Callable[[], int]]:
+    """Functions that make `count` forward and backward passes, without and with the statistics."""
+    made: dict[str, Callable[[], int]] = {}
+    for name, compute in {
+        "value_and_grad": jax.value_and_grad(_loss),
+        "statistics": value_grad_and_statistics(_loss),
+    }.items():
+        program = jax.jit(compute)
+        jax.block_until_ready(program(params, x, y))
+
+        def advance(program: Any = program) -> int:
+            for _ in range(count):
+                jax.block_until_ready(program(params, x, y))
+            return count
+
+        made[name] = advance
+    return made
+
+
+def _rows(times: dict[str, list[float]], names: list[str]) -> dict[str, dict[str, float]]:
+    first = times[names[0]]
+    return {
+        name: {
+            "ms": 1e3 * min(times[name]),
+            "ratio": statistics.median(t / other for t, other in zip(times[name], first, strict=True)),
+        }
+        for name in names
+    }
+
+
+def format_result(result: dict[str, Any]) -> str:
+    """Two text tables."""
+    lines = []
+    for title, rows in (("step", result["steps"]), ("forward and backward pass", result["passes"])):
+        lines.append(f"{title:<30} {'ms':>8} {'ratio':>6}")
+        lines += [f"    {name:<26} {row['ms']:>8.1f} {row['ratio']:>6.2f}" for name, row in rows.items()]
+    return "\n".join(lines)

@@ -1,0 +1,30 @@
+"""The timing of optimizers that read curvature, at toy size."""
+
+import pytest
+
+from experiments.speed.curvature import CurvatureCostConfig, _rows, format_result, run
+
+
+def test_ratios_are_those_of_the_same_round():
+    times = {"sgd": [1.0, 2.0, 4.0], "foof": [2.0, 2.0, 12.0]}
+    rows = _rows(times, ["sgd", "foof"])
+    assert rows == {"sgd": {"ms": 1e3, "ratio": 1.0}, "foof": {"ms": 2e3, "ratio": 2.0}}
+
+
+def test_every_system_is_timed_against_the_first():
+    config = CurvatureCostConfig(("sgd", "foof", "kfac"), (4, 3, 2), batch=4, period=2, collect=1, rounds=1)
+    result = run(config)
+    assert list(result["steps"]) == ["sgd", "foof", "kfac"] and list(result["passes"]) == [
+        "value_and_grad",
+        "statistics",
+    ]
+    assert result["steps"]["sgd"]["ratio"] == 1 and all(row["ms"] > 0 for row in result["steps"].values())
+    lines = format_result(result).splitlines()
+    assert len(lines) == 7 and lines[1].split()[0] == "sgd"
+
+
+def test_sizes_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="must be at least 1, got"):
+        run(CurvatureCostConfig(rounds=0))
+    with pytest.raises(ValueError, match="collect must be at most the period of 5 steps, got 6"):
+        run(CurvatureCostConfig(period=5, collect=6))
