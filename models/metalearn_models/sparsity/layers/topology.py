@@ -68,13 +68,17 @@ def draw_connections(
         capacity: C, outputs per input at most. None: `default_capacity`.
 
     Raises:
-        ValueError: the sizes are not positive, the fan-in is larger than the number of inputs, or the capacity does
-            not hold all connections.
+        ValueError: the sizes are not positive, the fan-in is larger than the number of inputs, there are 2^31
+            connections or more, or the capacity does not hold all connections.
     """
     if min(inputs, outputs) < 1:
         raise ValueError(f"inputs and outputs must be at least 1, got {inputs} and {outputs}")
     if not 1 <= fan_in <= inputs:
         raise ValueError(f"fan_in must be between 1 and the number of inputs, {inputs}; got {fan_in}")
+    if fan_in * outputs >= 2**31:
+        raise ValueError(
+            f"positions are 32-bit integers, so a layer has fewer than {2**31:,} connections, got {fan_in * outputs:,}"
+        )
     capacity = default_capacity(inputs, outputs, fan_in) if capacity is None else capacity
     needed = -(-fan_in * outputs // inputs)
     if capacity < needed:

@@ -137,6 +137,7 @@ def test_dense_and_back(case):
         (lambda k: connect(jnp.ones((1, 3), jnp.int32), 13, 2), "an input has 3 outputs, more than capacity=2"),
         (lambda k: draw_connections(jax.random.key(0), 4, 0, 1), "at least 1, got 4 and 0"),
         (lambda k: draw_connections(jax.random.key(0), 4, 3, 5), "number of inputs, 4; got 5"),
+        (lambda k: draw_connections(jax.random.key(0), 2**16, 2**16, 2**15), "fewer than 2,147,483,648 connections"),
         (lambda k: draw_connections(jax.random.key(0), 4, 8, 2, 3), "at least 4 to hold 16 connections, got 3"),
         (lambda k: draw_connections(jax.random.key(0), 12, 9, 8, 6), "capacity=6 is too near to the mean fan-out, 6"),
     ],
