@@ -142,7 +142,8 @@ def _program(network: str, method: str, steps: int) -> Callable[..., dict[str, A
         def step(carry: Any, rows: Any) -> Any:
             params, state = carry
             grads = jax.grad(loss)(params, train[0][rows], train[1][rows])
-            updates, state = tx.update(grads, state, params)
+            with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+                updates, state = tx.update(grads, state, params)
             return (optax.apply_updates(params, updates), state), None
 
         (params, state), _ = jax.lax.scan(step, (params, state), order)
@@ -166,7 +167,7 @@ def train_cell(cell: Cell, data: Dataset, steps: int) -> dict[str, Any]:
     steps = steps * cell.length
     full = model_of(cell.network)
     key_init, key_masks, key_rule = jax.random.split(jax.random.key(cell.seed), 3)
-    like = jax.eval_shape(full.network.init, key_init)
+    like = full.network.init(key_init)
     masks = draw_masks(key_masks, like, erk, cell.sparsity) if cell.method not in ("dense", "small-dense") else None
     shapes = sparse_shapes(like)
     dense = forward_flops(shapes, None, full.places)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ import numpy as np
 
 from experiments.sparsity._training import METHODS, Cell, train_cell
 from experiments.suite.results import write_result
-from experiments.suite.tables import format_columns, format_estimate
+from experiments.suite.tables import format_columns, format_estimate, read_numbers
 from metalearn.errors import DataNotPreparedError
 from metalearn.intervals import mean_interval
 from metalearn.pictures import new_figure, save
@@ -222,41 +222,39 @@ def format_result(result: Mapping[str, Any]) -> str:
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Draw accuracy and training loss against the FLOPs of training: a color per method, a marker per length."""
+    """Draw test error and training loss against the FLOPs of training: a color per method, a marker per length."""
     networks = list(dict.fromkeys(row["network"] for row in result["summary"]))
     figure, axes = new_figure(columns=2 * len(networks), width=4.4, height=4.2)
     for i, network in enumerate(networks):
-        for ax, value, label in zip(
-            axes[2 * i :], ("accuracy", "log_loss"), ("test accuracy, %", "log training loss"), strict=False
-        ):
-            unit = 100 if value == "accuracy" else 1
-            for method in METHODS:
-                _draw_method(
-                    ax, [r for r in result["summary"] if (r["network"], r["method"]) == (network, method)], value, unit
-                )
+        error, loss = axes[2 * i : 2 * i + 2]
+        for method in METHODS:
+            rows = [r for r in result["summary"] if (r["network"], r["method"]) == (network, method)]
+            _draw_method(error, rows, lambda row: 100 * (1 - read_numbers(row["accuracy"], np.nan)))
+            _draw_method(loss, rows, lambda row: np.exp(read_numbers(row["log_loss"], np.nan)))
+        for ax, label in ((error, "test error, %"), (loss, "training loss")):
             ax.set_xscale("log")
+            ax.set_yscale("log")
             ax.set_xlabel("FLOPs of training, dense 1x = 1")
             ax.set_ylabel(label)
             ax.set_title({"lenet": "LeNet-300-100", "conv": "three convolutions"}[network], fontsize=9)
-        axes[2 * i].legend(fontsize=7, frameon=False)
+        error.legend(fontsize=7, frameon=False)
     save(figure, path)
 
 
-def _draw_method(ax: Any, rows: Sequence[Mapping[str, Any]], value: str, unit: float) -> None:
+def _draw_method(ax: Any, rows: Sequence[Mapping[str, Any]], values: Callable[[Mapping[str, Any]], np.ndarray]) -> None:
+    """One line per length; `values` gives the mean and the two ends of its interval."""
     for j, length in enumerate(sorted({row["length"] for row in rows})):
         part = sorted((r for r in rows if r["length"] == length), key=lambda r: r["flops"])
-        mean, low, _ = (
-            np.array([np.nan if r[value][k] is None else r[value][k] for r in part], float) * unit for k in range(3)
-        )
-        method = part[0]["method"]
+        points = np.array([values(row) for row in part])
+        reach = np.abs(points[:, 1:] - points[:, :1])
         ax.errorbar(
-            [r["flops"] for r in part],
-            mean,
-            np.where(np.isfinite(mean - low), mean - low, 0.0),
+            [row["flops"] for row in part],
+            points[:, 0],
+            np.where(np.isfinite(reach), reach, 0.0).T,
             fmt={1: "o-", 2: "s--", 5: "^:"}.get(length, "d-"),
-            color=COLORS[method],
+            color=COLORS[part[0]["method"]],
             markersize=4,
             linewidth=1,
             capsize=2,
-            label=method if not j else None,
+            label=part[0]["method"] if not j else None,
         )

@@ -9,6 +9,7 @@ from metalearn_models.learners.registry import LEARNERS, learner_name
 from metalearn_models.optimizers import library as optimizers
 from metalearn_models.optimizers.handmade.table import HANDMADE
 from metalearn_models.optimizers.registry import OPTIMIZERS
+from metalearn_models.sparsity.names import DISTRIBUTIONS, RULES
 from metalearn_tasks import datasets, objectives
 from metalearn_tasks.families.registry import FAMILIES
 
@@ -37,6 +38,8 @@ def catalogue() -> dict[str, dict[str, str]]:
         "meta-trained learners (InContextClassifier(weights=NAME))": {
             name: _describe_learner(name) for name in learners.shipped()
         },
+        "rules of sparse training (metalearn_models.sparsity.NAME)": dict(RULES),
+        "distributions of connections (metalearn_models.sparsity.NAME)": dict(DISTRIBUTIONS),
         "losses (metalearn_models.losses.load(NAME); metalearn loss show NAME)": list_losses(),
         "data sets (--data.source NAME, or any tensorflow-datasets name or prepared folder)": datasets.names(),
     }

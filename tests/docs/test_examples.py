@@ -70,3 +70,8 @@ def test_curvature():
     """A few steps, in which the one that reads curvature is ahead of SGD."""
     final = example("curvature").main(12, ("sgd", "foof"))
     assert np.isfinite(list(final.values())).all() and final["foof"] < 0.8 * final["sgd"]
+
+
+def test_sparsity():
+    found = example("sparsity").main(steps=300)
+    assert found["dense"] > 0.9 and min(found["SET"], found["RigL"]) > found["static"] + 0.05

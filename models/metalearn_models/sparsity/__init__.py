@@ -22,10 +22,13 @@ from metalearn_models.sparsity.report import Layer as Layer
 from metalearn_models.sparsity.report import Report as Report
 from metalearn_models.sparsity.report import report as report
 from metalearn_models.sparsity.rules import gradual_pruning as gradual_pruning
+from metalearn_models.sparsity.rules import learned_rule as learned_rule
+from metalearn_models.sparsity.rules import learned_topology as learned_topology
 from metalearn_models.sparsity.rules import rigl as rigl
 from metalearn_models.sparsity.rules import rigl_released as rigl_released
 from metalearn_models.sparsity.rules import set_rule as set_rule
 from metalearn_models.sparsity.rules import snfs as snfs
+from metalearn_models.sparsity.rules import srigl as srigl
 from metalearn_models.sparsity.rules import static as static
 from metalearn_models.sparsity.sparse import sparse as sparse
 from metalearn_models.sparsity.sparse import sparse_with_masks as sparse_with_masks
@@ -47,6 +50,8 @@ __all__ = [
     "erk",
     "gradual_pruning",
     "kernels",
+    "learned_rule",
+    "learned_topology",
     "report",
     "rigl",
     "rigl_released",
@@ -54,6 +59,7 @@ __all__ = [
     "snfs",
     "sparse",
     "sparse_with_masks",
+    "srigl",
     "static",
     "uniform",
 ]

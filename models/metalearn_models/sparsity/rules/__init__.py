@@ -11,6 +11,7 @@ from metalearn_models.sparsity.rules.rigl import rigl as rigl
 from metalearn_models.sparsity.rules.rigl import rigl_released as rigl_released
 from metalearn_models.sparsity.rules.set_rule import set_rule as set_rule
 from metalearn_models.sparsity.rules.snfs import snfs as snfs
+from metalearn_models.sparsity.rules.srigl import srigl as srigl
 from metalearn_models.sparsity.rules.static import static as static
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "set_theta",
     "snfs",
     "snfs_theta",
+    "srigl",
     "static",
 ]
