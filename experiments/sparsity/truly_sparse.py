@@ -253,6 +253,7 @@ def draw(config: TrulySparseConfig, result: Mapping[str, Any]) -> None:
     curves.set_ylabel("training loss")
     curves.legend(fontsize=6, frameon=False)
     accuracy.set_xscale("log")
+    accuracy.xaxis.set_minor_formatter("")
     accuracy.set_xlabel("ms per step")
     accuracy.set_ylabel("test accuracy, 95 % over seeds")
     if rows := result["scale"]:
@@ -264,4 +265,5 @@ def draw(config: TrulySparseConfig, result: Mapping[str, Any]) -> None:
         scale.loglog(neurons, [1e3 * row["step_seconds"] for row in rows], "s-", markersize=4, label="ms per step")
         scale.legend(fontsize=6, frameon=False)
     scale.set_xlabel("hidden neurons")
+    scale.xaxis.set_minor_formatter("")
     save(figure, config.out / "truly_sparse.png")

@@ -20,6 +20,7 @@ from metalearn_models.sparsity.layers.mlp import Topologies as Topologies
 from metalearn_models.sparsity.layers.mlp import erdos_renyi_fan_in as erdos_renyi_fan_in
 from metalearn_models.sparsity.layers.mlp import evolve_layers as evolve_layers
 from metalearn_models.sparsity.layers.mlp import sparse_mlp as sparse_mlp
+from metalearn_models.sparsity.layers.module import BlockDense as BlockDense
 from metalearn_models.sparsity.layers.module import SparseDense as SparseDense
 from metalearn_models.sparsity.layers.module import Topology as Topology
 from metalearn_models.sparsity.layers.module import from_linear as from_linear
@@ -33,6 +34,7 @@ from metalearn_models.sparsity.layers.topology import evolve as evolve
 from metalearn_models.sparsity.layers.topology import forget as forget
 
 __all__ = [
+    "BlockDense",
     "Connections",
     "Evolved",
     "Layers",

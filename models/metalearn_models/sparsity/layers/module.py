@@ -9,11 +9,12 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from metalearn_models.sparsity.layers.block import block_product, draw_blocks
 from metalearn_models.sparsity.layers.convert import from_dense, to_dense
 from metalearn_models.sparsity.layers.ell import Connections, ell_product
 from metalearn_models.sparsity.layers.topology import draw_connections, draw_values, evolve
 
-__all__ = ["SparseDense", "Topology", "from_linear", "to_linear"]
+__all__ = ["BlockDense", "SparseDense", "Topology", "from_linear", "to_linear"]
 
 
 class Topology(nnx.Variable):
@@ -79,7 +80,7 @@ class SparseDense(nnx.Module):
         columns = rearrange(x.astype(self.dtype), "... i -> i (...)")
         y = ell_product(self.values[...], self.connections, columns)
         if self.bias is not None:
-            y = y + rearrange(self.bias[...].astype(self.dtype), "o -> o 1")
+            y = y + jnp.broadcast_to(rearrange(self.bias[...].astype(self.dtype), "o -> o 1"), y.shape)
         return rearrange(y, "o b -> b o").reshape(*x.shape[:-1], y.shape[0])
 
     def evolve(self, key: PRNGKeyArray, fraction: float = 0.3, bound: float | None = None) -> Bool[Array, "K O"]:
@@ -87,6 +88,60 @@ class SparseDense(nnx.Module):
         new = evolve(key, self.values[...], self.connections, fraction, bound)
         self.values[...], self.indices[...], self.positions[...] = new.values, *new.connections
         return new.moved
+
+
+class BlockDense(nnx.Module):
+    """An affine map whose connections are small dense matrices, computed in `dtype`; its weights are kept in float32.
+
+    It stands where `SparseDense` stands, and is the form for accelerators. Its topology is fixed.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        fan_in: int,
+        block: tuple[int, int],
+        *,
+        rngs: nnx.Rngs,
+        bias: bool = True,
+        dtype: Any = jnp.float32,
+    ):
+        """Draw which blocks there are, and weights; the bias starts at zero.
+
+        Args:
+            inputs: I.
+            outputs: O.
+            fan_in: blocks of inputs per block of outputs.
+            block: inputs and outputs of a block, which divide I and O.
+            rngs: the stream `params` is read.
+            bias: whether there is one.
+            dtype: what the product is computed in; sums are at least float32.
+
+        Raises:
+            ValueError: the blocks do not divide the sizes, or there are fewer blocks than `fan_in`.
+        """
+        if min(block) < 1 or inputs % block[0] or outputs % block[1]:
+            raise ValueError(f"blocks of {block} do not divide {inputs} inputs and {outputs} outputs")
+        blocks = inputs // block[0], outputs // block[1]
+        connections = draw_connections(rngs.params(), *blocks, fan_in)
+        self.values = nnx.Param(draw_blocks(rngs.params(), fan_in, blocks[1], block))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
+        self.indices = Topology(connections.indices)
+        self.positions = Topology(connections.positions)
+        self.dtype = dtype
+
+    @property
+    def connections(self) -> Connections:
+        """The topology of blocks."""
+        return Connections(self.indices[...], self.positions[...])
+
+    def __call__(self, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
+        """Map the last axis."""
+        y = block_product(self.values[...], self.connections, rearrange(x.astype(self.dtype), "... i -> i (...)"))
+        if self.bias is not None:
+            y = y + jnp.broadcast_to(rearrange(self.bias[...].astype(self.dtype), "o -> o 1"), y.shape)
+        return rearrange(y, "o b -> b o").reshape(*x.shape[:-1], y.shape[0])
 
 
 def from_linear(linear: Any, fan_in: int, capacity: int | None = None) -> SparseDense:

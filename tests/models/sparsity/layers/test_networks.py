@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from metalearn_models.sparsity.layers import (
+    BlockDense,
     Connections,
     SparseDense,
     all_relu,
@@ -93,6 +94,16 @@ def test_blocks_equal_masked_dense():
     assert (d_values[1, 2] == 0).all() and mask.sum() == 9 * 6
     with pytest.raises(ValueError, match="4 blocks of 3 inputs need 12 features, got 10"):
         block_product(values, connections, g)
+
+
+def test_a_module_of_blocks_is_a_dense_layer_with_zeros():
+    layer = BlockDense(12, 10, 2, (3, 2), rngs=nnx.Rngs(0))
+    layer.bias[...] = jnp.arange(10, dtype=jnp.float32)
+    kernel = np.asarray(block_to_dense(layer.values[...], layer.connections))
+    np.testing.assert_allclose(layer(X), np.asarray(X) @ kernel + np.arange(10), atol=1e-5)
+    assert (kernel != 0).sum() == 2 * 5 * 6
+    with pytest.raises(ValueError, match=r"blocks of \(5, 2\) do not divide 12 inputs and 10 outputs"):
+        BlockDense(12, 10, 2, (5, 2), rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
