@@ -63,9 +63,8 @@ def test_scores_add_up_their_features(program):
         np.abs(mean) / power(np.abs(mean).mean()),
         np.full((6, 9), 4 / 3),
     ]
-    score_keep, score_grow = (
-        sum(w * x for w, x in zip(np.asarray(s)[:4], features, strict=True)) for s in (keep, grow)
-    )
+    weights = np.stack([np.asarray(keep)[:4], np.asarray(grow)[:4]])
+    score_keep, score_grow = np.einsum("sf,fio->sio", weights, np.stack(features))
     count = int((1 + np.cos(np.pi * 3 / 12)) / 2 * mask.sum())
     on = sorted(np.flatnonzero(mask), key=lambda i: score_keep.ravel()[i])
     off = sorted(set(range(54)) - set(on[count:]), key=lambda i: -score_grow.ravel()[i])

@@ -56,8 +56,8 @@ def srigl(
                 new.append(None)
                 fresh.append(None)
                 continue
-            flat = (rearrange(x, "... units -> (...) units") for x in (jnp.abs(w), jnp.abs(g), m))
-            kept, grown, fine = _move(*flat, cycle.moving(moment.step, m), moment.memory[layer], salient)
+            weight, grad, mask = (rearrange(x, "... units -> (...) units") for x in (jnp.abs(w), jnp.abs(g), m))
+            kept, grown, fine = _move(weight, grad, mask, cycle.moving(moment.step, m), moment.memory[layer], salient)
             new.append(jnp.where(fine, (kept | grown).reshape(m.shape), m))
             fresh.append(fine & grown.reshape(m.shape))
             skipped, layer = skipped + (~fine).astype(jnp.int32), layer + 1
