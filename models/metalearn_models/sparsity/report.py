@@ -62,7 +62,7 @@ class Report:
         kept_multiply_adds: the same without those of pruned weights. A product of two activations counts in full.
         top1: share of the examples whose label has the largest output; None without labels.
         top5: share of the examples whose label is among the five largest outputs, or among all if there are fewer.
-        seconds: of one call on all inputs with the pruned parameters, compiled, median.
+        seconds: of one compiled call on one batch of inputs with the pruned parameters, median.
         dense_seconds: the same with the parameters as they were given, timed in turn.
     """
 
@@ -137,13 +137,13 @@ def report(
             `jax.vmap(network.apply, (None, 0))`.
         inputs: the examples.
         labels: their classes. None: nothing is said about accuracy.
-        batch: examples per call while the accuracy is counted, which bounds the memory. It changes no number.
-        timed: `(inputs) -> outputs`, what is timed in the place of `apply` with pruned parameters, such as the same
-            network with truly sparse layers. A mask alone makes no program faster.
+        batch: examples per call at most, which bounds the memory. It changes the measured time and nothing else.
+        timed: `(inputs) -> outputs` of one batch, what is timed in the place of `apply` with pruned parameters, such as
+            the same network with truly sparse layers. A mask alone makes no program faster.
 
     Raises:
         ValueError: the masks do not fit the parameters, there are no examples, the labels are not those of the
-            examples, or `apply` does not return one row of outputs per example.
+            examples or no classes, or `apply` does not return one row of outputs per example.
         TypeError: a mask is not boolean.
     """
     if not len(inputs) or batch < 1:
@@ -168,12 +168,18 @@ def report(
         for path in leaves:  # the kernels that were joined for one product share it by their sizes
             spent[path] += count * sizes[path] // size
     pruned = params if masks is None else apply_masks(params, masks)
-    top1, top5 = (None, None) if labels is None else _accuracy(apply, pruned, inputs, labels, batch)
-    compiled = jax.jit(apply)
-    seconds, dense_seconds = _time_in_turn(
-        (lambda: compiled(pruned, inputs)) if timed is None else (lambda: timed(inputs)),
-        lambda: compiled(params, inputs),
-    )
+    top1, top5 = (None, None)
+    if labels is not None:
+        labels = np.asarray(labels)
+        if labels.shape != (len(inputs),) or labels.min() < 0 or labels.max() >= shape[1]:
+            raise ValueError(
+                f"labels must be one class of 0 to {shape[1] - 1} for each of {len(inputs)} examples, got labels of "
+                f"shape {labels.shape} from {labels.min()} to {labels.max()}"
+            )
+        top1, top5 = _accuracy(apply, pruned, inputs, jnp.asarray(labels), batch)
+    compiled, few = jax.jit(apply), inputs[:batch]
+    run = (lambda: compiled(pruned, few)) if timed is None else (lambda: timed(few))
+    seconds, dense_seconds = _time_in_turn(run, lambda: compiled(params, few))
     return Report(
         layers={path: Layer(sizes[path], kept[path], spent[path]) for path in sizes},
         multiply_adds=sum(product.multiply_adds for product in products),
@@ -190,12 +196,9 @@ def _ratio(whole: float, part: float) -> float:
 
 
 def _accuracy(
-    apply: Callable[[Any, Any], Any], params: Any, inputs: Array, labels: Any, batch: int
+    apply: Callable[[Any, Any], Any], params: Any, inputs: Array, labels: Array, batch: int
 ) -> tuple[float, float]:
     """Top-1 and top-5: right examples over all examples. Outputs that are not finite are wrong."""
-    labels = jnp.asarray(labels)
-    if labels.shape != inputs.shape[:1]:
-        raise ValueError(f"{len(inputs)} examples need as many labels, got labels of shape {labels.shape}")
     batch = min(batch, len(inputs))
     surplus = -len(inputs) % batch  # the last batch is filled up with examples that do not count
     xs, ys = (jnp.concatenate([a, jnp.repeat(a[:1], surplus, 0)]) for a in (inputs, labels))

@@ -31,7 +31,8 @@ def test_the_surgeon_is_held_to_the_best_magnitude_at_its_decay(surgeon, damage,
     assert got["verdict"] == verdict
 
 
-def test_a_toy_run_measures_every_method(tmp_path):
+def test_a_toy_run_measures_every_method(tmp_path, monkeypatch):
+    monkeypatch.setattr(brain_surgeon, "SPARSITIES", (0.9,))
     config = BrainSurgeonConfig(seeds=1, decays=(0.1,), steps=3, gradients=4, rounds=1, out=tmp_path)
     result = brain_surgeon.run(config)
     rows = result["scores"]["0.1"]
