@@ -2,10 +2,12 @@
 
 On the CPU, XLA can hang for ever when a program holds several independent batched decompositions (seen with jax 0.10.2
 on two cores), and `vmap` makes a batched one of every single one. Here a batch is therefore decomposed one after the
-other. Derivatives of the inverse are products of matrices and need no decomposition.
+other. Derivatives are products of matrices and need no decomposition.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,8 +72,25 @@ def _product(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision="highest")
 
 
-@sequential_vmap
+@jax.custom_jvp
 def eigh(matrix: Float[Array, "m m"]) -> tuple[Float[Array, "m"], Float[Array, "m m"]]:
-    """Eigenvalues in ascending order and eigenvectors in columns of a symmetric matrix; it has no derivative here."""
+    """Eigenvalues in ascending order and eigenvectors in columns of a symmetric matrix.
+
+    The derivative leaves out how eigenvectors of equal eigenvalues turn into each other, which has no limit.
+    """
+    return _single_eigh(matrix)
+
+
+@eigh.defjvp
+def _eigh_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
+    values, vectors = eigh(*primals)
+    turned = vectors.T @ tangents[0] @ vectors
+    gaps = values[None] - values[:, None]
+    turns = jnp.where(gaps == 0, 0, turned / jnp.where(gaps == 0, 1, gaps))
+    return (values, vectors), (jnp.diag(turned), vectors @ turns)
+
+
+@sequential_vmap
+def _single_eigh(matrix: Array) -> tuple[Array, Array]:
     values, vectors = jnp.linalg.eigh(matrix)
     return values, vectors

@@ -187,6 +187,22 @@ def test_mac_is_foof_of_rank_one(exact):
     _compare(mac, {k: DAMPING * foof[k] for k in "ab"})
 
 
+@pytest.mark.parametrize("name", ["foof", "kfac", "kfac_standard", "mac", "natural_gradient"])
+def test_meta_gradients_equal_finite_differences(name):
+    """With respect to the damping and, through the statistics, to the parameters."""
+
+    def length(damping, params, x):
+        _, grads, statistics = curvature.value_grad_and_statistics(lambda w: jnp.square(x @ w).mean())(params)
+        tx = getattr(curvature, f"scale_by_{name}")(damping)
+        return jnp.square(tx.update(grads, tx.init(params), statistics=statistics)[0]).sum()
+
+    with jax.enable_x64(True):
+        x, params, way = draw(6, 4), draw(4, 3, seed=1), draw(4, 3, seed=2)
+        along = lambda s: length(0.3 + s, params + s * way, x)  # noqa: E731
+        found, ahead, behind = jax.jit(lambda: (jax.grad(along)(0.0), along(1e-5), along(-1e-5)))()
+        np.testing.assert_allclose(found, (ahead - behind) / 2e-5, rtol=1e-6)
+
+
 def test_missing_marks_and_keys_are_named():
     loss = lambda p, x: jnp.square(x @ p).mean()  # noqa: E731
     marked = lambda p, x: optax.softmax_cross_entropy_with_integer_labels(mark_logits(x @ p), 0).mean()  # noqa: E731
