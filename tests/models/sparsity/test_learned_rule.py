@@ -47,31 +47,33 @@ def test_a_rule_by_hand_is_a_point_of_the_family_to_the_bit(program, known, thet
 
 
 def test_scores_add_up_their_features(program):
-    """The first change, at step 3, against NumPy: all weights count, and a young connection is protected."""
+    """Two changes against NumPy; at the second one, connections and gaps differ in age."""
     rng = np.random.default_rng(3)
     keep, grow = (jnp.asarray(rng.normal(size=5), jnp.float32).at[4].set(0.0) for _ in range(2))
     theta = Topology(keep, grow, jnp.float32(1.0), jnp.float32(0.0), jnp.float32(1.0))
     params, states, _ = program[True](theta, cases.grads())
-    given = np.asarray(cases.grads()["a"])
-    mask, weight, mean = np.asarray(states.masks["a"][2]), np.abs(np.asarray(params["a"][2])), np.zeros((6, 9))
-    for t in range(4):
-        mean = 0.9 * mean + 0.1 * given[t]
+    given, weights = np.asarray(cases.grads()["a"]), np.stack([np.asarray(keep)[:4], np.asarray(grow)[:4]])
     power = lambda x: 2.0 ** np.floor(np.log2(x))  # noqa: E731
-    features = [
-        weight / power(weight[mask].mean()),
-        np.abs(given[3]) / power(np.abs(given[3]).mean()),
-        np.abs(mean) / power(np.abs(mean).mean()),
-        np.full((6, 9), 4 / 3),
-    ]
-    weights = np.stack([np.asarray(keep)[:4], np.asarray(grow)[:4]])
-    score_keep, score_grow = np.einsum("sf,fio->sio", weights, np.stack(features))
-    count = int((1 + np.cos(np.pi * 3 / 12)) / 2 * mask.sum())
-    on = sorted(np.flatnonzero(mask), key=lambda i: score_keep.ravel()[i])
-    off = sorted(set(range(54)) - set(on[count:]), key=lambda i: -score_grow.ravel()[i])
-    assert set(np.flatnonzero(states.masks["a"][3])) == set(on[count:]) | set(off[:count])
-    age = np.asarray(states.rule["learned-topology"]["a"].age[3])
-    moved = np.isin(np.arange(54), off[:count] + [i for i in on[:count] if i not in off[:count]]).reshape(6, 9)
-    np.testing.assert_array_equal(age, np.where(moved, 0, 4))
+    mean, age = np.zeros((6, 9)), np.zeros((6, 9))
+    for t in range(7):
+        mean, age = 0.9 * mean + 0.1 * given[t], age + 1
+        if t not in (3, 6):
+            continue
+        mask, weight = np.asarray(states.masks["a"][t - 1]), np.abs(np.asarray(params["a"][t - 1]))
+        features = [
+            weight / power(weight[mask].mean()),
+            np.abs(given[t]) / power(np.abs(given[t]).mean()),
+            np.abs(mean) / power(np.abs(mean).mean()),
+            age / 3,
+        ]
+        keeping, growing = np.einsum("sf,fio->sio", weights, np.stack(features)).reshape(2, 54)
+        count = int((1 + np.cos(np.pi * t / 12)) / 2 * mask.sum())
+        on = sorted(np.flatnonzero(mask), key=lambda i: keeping[i])
+        off = sorted(set(range(54)) - set(on[count:]), key=lambda i: -growing[i])
+        assert set(np.flatnonzero(states.masks["a"][t])) == set(on[count:]) | set(off[:count])
+        age.ravel()[off[:count] + on[:count]] = 0
+        np.testing.assert_array_equal(states.rule["learned-topology"]["a"].age[t], age)
+    assert len(set(age[np.asarray(states.masks["a"][6])])) > 1
 
 
 def test_a_learned_topology_needs_the_number_of_steps():
