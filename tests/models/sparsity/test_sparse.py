@@ -56,12 +56,13 @@ def test_connections_drop_and_grow_as_by_brute_force(moved):
 
 def test_between_changes_the_inner_optimizer_sees_masked_gradients(moved):
     """Heavy-ball by hand, up to the first change."""
-    (params, start), (found, _, _) = moved
+    (params, start), (found, states, _) = moved
     w, velocity, mask = np.asarray(params["a"]), 0.0, np.asarray(start.masks["a"])
     for t in range(3):
         velocity = np.where(mask, cases.grads()["a"][t], 0) + 0.9 * velocity
         w = w - 0.05 * velocity
         np.testing.assert_allclose(found["a"][t], w, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(states.inner[0].trace["a"][t], velocity, rtol=1e-5, atol=1e-7)
 
 
 def test_the_released_code_keeps_what_is_dropped_and_grown_at_once():
