@@ -31,10 +31,10 @@ def test_connections_and_the_small_network_that_has_as_many():
 
 
 def test_the_formula_counts_arrays():
-    """3 inputs per neuron: 16 bytes per connection, 8 per place of the transpose, 12 per output weight and neuron."""
+    """16 bytes per connection, 8 per place of the transpose, 12 per output weight, 32 per neuron and example."""
     got = predicted_bytes(10, (10,), 2, 1.5, 4)
-    places = 10 * 10  # mean 3 + 3 sqrt(3) + 1, rounded up, is the ten outputs there are
-    assert got["connections"] == 30 and got["bytes"] == 16 * 30 + 8 * places + 12 * 20 + 12 * 10 * 4
+    places = 10 * 10  # three inputs per neuron; 3 + 3 sqrt(3) + 1, rounded up, is the ten outputs there are
+    assert got["connections"] == 30 and got["bytes"] == 16 * 30 + 8 * places + 12 * 20 + 32 * 10 * 4
 
 
 def form(accuracy, curves=((2.0, 1.0), (2.0, 1.1), (2.0, 0.9))):

@@ -86,15 +86,17 @@ def test_growth_is_uniform_over_inputs_that_the_output_does_not_have():
     np.testing.assert_allclose(counts[[1, 2, 3, 4, 6]], 400, atol=4 * np.sqrt(400 * 0.8))
 
 
-def test_full_inputs_take_no_more(layer):
-    values, connections = layer
-    tight = connect(connections.indices, INPUTS, int(np.bincount(np.asarray(connections.indices).ravel()).max()))
+def test_full_inputs_take_no_more():
+    """Room for 14 outputs per input, 12.5 on average: growth that did not look would overflow in every seed."""
+    connections = draw_connections(jax.random.key(4), INPUTS, OUTPUTS, FAN_IN, 14)
+    values = draw_values(jax.random.key(1), FAN_IN, OUTPUTS)
+    moved = 0
     for seed in range(5):
-        new = turn(jax.random.key(seed), values, tight, 0.5)
+        new = turn(jax.random.key(seed), values, connections, 0.3)
         check(new.connections, INPUTS)  # would miss a position if an input had more than fits
-        assert new.moved.sum() == sum(
-            int(0.5 * n) for n in ((np.asarray(values) > 0).sum(), (np.asarray(values) < 0).sum())
-        )
+        assert np.bincount(np.asarray(new.connections.indices).ravel()).max() <= 14
+        moved += int(new.moved.sum())
+    assert moved > 0
 
 
 def test_a_layer_stays_as_it_is_if_no_place_is_found():
