@@ -6,7 +6,8 @@ update of all inverses; the systems take turns. "foof" and "kfac" measure `colle
 "kfac-all" every batch. "Statistics" is the value, the gradients and all inputs and output gradients of the layers,
 against `jax.value_and_grad`, in programs that return everything.
 
-Ratios are those of the turns, each to SGD's (or to `value_and_grad`'s) of the same round; the median is printed.
+Ratios are those of the turns, each to SGD's (or to `value_and_grad`'s) of the same round, of the clock and of CPU
+seconds; the median is printed.
 
     python -m experiments curvature_cost                 # five minutes
     python -m experiments curvature_cost --period 10     # inverses ten times as often
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,13 @@ class CurvatureCostConfig:
     """Turns of each system."""
 
 
+class Turn(NamedTuple):
+    """Seconds per step: of the clock, and of all cores together, on which other jobs have less influence."""
+
+    wall: float
+    cpu: float
+
+
 PRESETS = {"standard": CurvatureCostConfig()}
 
 
@@ -73,7 +81,8 @@ def run(config: CurvatureCostConfig, progress: Progress | None = None) -> dict[s
         progress: gets a note for each round.
 
     Returns:
-        `steps` and `passes`: by system, `ms` per step in its fastest turn and the median `ratio` to the first system.
+        `steps` and `passes`: by system, `ms` per step in its fastest turn, and the median `ratio` and `cpu_ratio` to
+        the first system.
 
     Raises:
         ValueError: a number is not positive, or `collect` is larger than `period`.
@@ -100,12 +109,12 @@ def run(config: CurvatureCostConfig, progress: Progress | None = None) -> dict[s
     y = jax.random.randint(keys[-2], (config.batch,), 0, config.widths[-1])
     cases: dict[str, Any] = {name: _steps(*tx[name], params, x, y, period) for name in config.systems}
     passes = _passes(params, x, y, max(1, period // 4))
-    times: dict[str, list[float]] = {name: [] for name in (*cases, *passes)}
+    times: dict[str, list[Turn]] = {name: [] for name in (*cases, *passes)}
     for i in range(config.rounds):
         for name, advance in (cases | passes).items():
-            began = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             count = advance()
-            times[name].append((time.perf_counter() - began) / count)
+            times[name].append(Turn((time.perf_counter() - wall) / count, (time.process_time() - cpu) / count))
         if progress is not None:
             progress.note(f"round {i + 1} of {config.rounds} is done")
     return {"steps": _rows(times, list(cases)), "passes": _rows(times, list(passes))}
@@ -158,12 +167,13 @@ def _passes(params: Any, x: Any, y: Any, count: int) -> dict[str, Callable[[], i
     return made
 
 
-def _rows(times: dict[str, list[float]], names: list[str]) -> dict[str, dict[str, float]]:
+def _rows(times: dict[str, list[Turn]], names: list[str]) -> dict[str, dict[str, float]]:
     first = times[names[0]]
     return {
         name: {
-            "ms": 1e3 * min(times[name]),
-            "ratio": statistics.median(t / other for t, other in zip(times[name], first, strict=True)),
+            "ms": 1e3 * min(turn.wall for turn in times[name]),
+            "ratio": statistics.median(t.wall / o.wall for t, o in zip(times[name], first, strict=True)),
+            "cpu_ratio": statistics.median(t.cpu / o.cpu for t, o in zip(times[name], first, strict=True)),
         }
         for name in names
     }
@@ -173,6 +183,9 @@ def format_result(result: dict[str, Any]) -> str:
     """Two text tables."""
     lines = []
     for title, rows in (("step", result["steps"]), ("forward and backward pass", result["passes"])):
-        lines.append(f"{title:<30} {'ms':>8} {'ratio':>6}")
-        lines += [f"    {name:<26} {row['ms']:>8.1f} {row['ratio']:>6.2f}" for name, row in rows.items()]
+        lines.append(f"{title:<30} {'ms':>8} {'ratio':>6} {'of CPU':>6}")
+        lines += [
+            f"    {name:<26} {row['ms']:>8.1f} {row['ratio']:>6.2f} {row['cpu_ratio']:>6.2f}"
+            for name, row in rows.items()
+        ]
     return "\n".join(lines)

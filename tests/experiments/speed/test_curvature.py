@@ -2,13 +2,14 @@
 
 import pytest
 
-from experiments.speed.curvature import CurvatureCostConfig, _rows, format_result, run
+from experiments.speed.curvature import CurvatureCostConfig, Turn, _rows, format_result, run
 
 
 def test_ratios_are_those_of_the_same_round():
-    times = {"sgd": [1.0, 2.0, 4.0], "foof": [2.0, 2.0, 12.0]}
-    rows = _rows(times, ["sgd", "foof"])
-    assert rows == {"sgd": {"ms": 1e3, "ratio": 1.0}, "foof": {"ms": 2e3, "ratio": 2.0}}
+    walls = {"sgd": [1.0, 2.0, 4.0], "foof": [2.0, 2.0, 12.0]}
+    rows = _rows({name: [Turn(x, x * x) for x in times] for name, times in walls.items()}, ["sgd", "foof"])
+    assert rows["sgd"] == {"ms": 1e3, "ratio": 1.0, "cpu_ratio": 1.0}
+    assert rows["foof"] == {"ms": 2e3, "ratio": 2.0, "cpu_ratio": 4.0}
 
 
 def test_every_system_is_timed_against_the_first():
