@@ -75,3 +75,9 @@ def test_curvature():
 def test_sparsity():
     found = example("sparsity").main(steps=300)
     assert found["dense"] > 0.9 and min(found["SET"], found["RigL"]) > found["static"] + 0.05
+
+
+def test_large_batches(capsys):
+    found = example("large_batches").main(steps=60)
+    assert min(found.values()) > 0.85 and len(found) == 5
+    assert "all-reduce: accuracy" in capsys.readouterr().out

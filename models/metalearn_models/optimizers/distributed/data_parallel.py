@@ -94,6 +94,7 @@ def data_parallel(
 
     if mesh is None:
         return DataParallel(jax.jit(init), jax.jit(step, donate_argnums=0), jax.jit(read_params))
+    mesh = Mesh(mesh.devices, mesh.axis_names)  # with automatic axes, whatever those of the caller are
     split, whole = PartitionSpec(axis), PartitionSpec()
     over = {"mesh": mesh, "check_vma": False}  # checked, gradients would be added up before the exchange sees them
     start = jax.jit(jax.shard_map(init, in_specs=whole, out_specs=split, **over))

@@ -46,7 +46,7 @@ def in_two_stages(compressor: Compressor) -> Compressor:
 
     Raises:
         ValueError: the compressor's messages do not stand alone; those of `low_rank` are added up on the way and
-            need no owners.
+            need no owners. By `reduce`: the memory was made where the axis is not bound.
     """
     if compressor.coding is None:
         raise ValueError(
@@ -82,6 +82,11 @@ def in_two_stages(compressor: Compressor) -> Compressor:
     def reduce(tensors: Sequence[Array], memory: Any, axis: Axis) -> Reduced:
         if not axis_is_bound(axis):
             return compressor.reduce(tensors, memory, axis)
+        if not jax.tree.leaves(memory):
+            raise ValueError(
+                f"the state of in_two_stages has a share per device of the axis {axis!r}, and this one was made "
+                "outside of it: call init inside jax.shard_map too, as data_parallel does"
+            )
         found, at = [], 0
         for x in tensors:
             size = -(-x.size // jax.lax.axis_size(axis))

@@ -155,6 +155,10 @@ def test_what_cannot_be_a_setting_is_refused():
         low_rank(0)
     with pytest.raises(ValueError, match="in_two_stages needs a compressor whose messages stand alone, such as top_k"):
         in_two_stages(low_rank(1))
+    tx = compressed_all_reduce(in_two_stages(sign()), "devices")
+    outside = tx.init(jnp.ones(3))
+    with pytest.raises(ValueError, match="axis 'devices', and this one was made outside of it: call init inside"):
+        jax.vmap(lambda g: tx.update(g, outside), axis_name="devices")(jnp.ones((2, 3)))
     for compressor in (sign(), eight_bit()):
         with pytest.raises(TypeError, match=r"floating-point parameters, got int32 at params\['n'\]"):
             compressed_all_reduce(compressor, "devices").init({"n": jnp.arange(3)})
