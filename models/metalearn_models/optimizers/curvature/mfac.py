@@ -137,27 +137,30 @@ def scale_by_mfac(
 
     def update(updates: Any, state: MfacState, params: Any, **extra: Any) -> tuple[Any, MfacState]:
         del params, extra
-        finite, row = is_finite(updates), state.step % window
-        rows = jax.tree.map(lambda w, g: jnp.where(finite, _read(g, w.dtype), w[row]), *_match(state.window, updates))
-        gradients = jax.tree.map(lambda w, g: w.at[row].set(g), state.window, rows)
-        dtype = state.gram.dtype
-        inner = sum(
-            (_inner(w, g).astype(dtype) for w, g in zip(*map(jax.tree.leaves, (gradients, rows)), strict=True)),
-            jnp.zeros(window, dtype),
-        )
-        inner = jnp.where(finite, inner, state.gram[row])
+        row, dtype = state.step % window, state.gram.dtype
+        chosen = jnp.arange(window, dtype=jnp.int32) == row
+        new = jax.tree.map(lambda w, g: _read(g, w.dtype), *_match(state.window, updates))
+        pairs = list(zip(*map(jax.tree.leaves, (state.window, new)), strict=True))
+        inner = sum((_inner(w, g).astype(dtype) for w, g in pairs), jnp.zeros(window, dtype))
+        square = sum((_inner(g[None], g)[0].astype(dtype) for _, g in pairs), jnp.zeros((), dtype))
+        inner = jnp.where(chosen, square, inner)
         gram = state.gram.at[row].set(inner).at[:, row].set(inner)
         factor = factorise(gram, jnp.asarray(damping, dtype))
-        chosen = jax.nn.one_hot(row, window, dtype=dtype)
-        weights = window * jax.scipy.linalg.cho_solve((factor, True), chosen)
-        steps = jax.tree.map(lambda w: jnp.tensordot(weights.astype(w.dtype), w, 1, precision=HIGHEST), gradients)
+        weights = window * jax.scipy.linalg.cho_solve((factor, True), chosen.astype(dtype))
+        # The new row is added to what the others give. The window is then written when nothing reads it any more, which
+        # saves a copy of it.
+        others = jnp.where(chosen, 0, weights)
+        steps = jax.tree.map(lambda w, g: _combine(others, w) + weights[row].astype(w.dtype) * g, state.window, new)
+        finite = is_finite(updates) & is_finite(steps)
+        gradients = jax.tree.map(lambda w, g: w.at[row].set(jnp.where(finite, g, w[row])), state.window, new)
+        gram = jnp.where(finite, gram, state.gram)
         steps = _merge(steps if max_norm is None else _shorten(steps, max_norm), updates)
         memory = None
         if with_momentum:
             mixed = jax.tree.map(lambda v, u: beta * v + (1 - beta) * u, state.momentum, steps)
             memory = steps = jax.tree.map(lambda new, old: jnp.where(finite, new, old), mixed, state.momentum)
-        new = jax.tree.map(lambda u, g: jnp.where(finite, u, 0).astype(g.dtype), steps, updates)
-        return new, MfacState(gradients, gram, memory, state.step + finite.astype(jnp.int32))
+        moved = jax.tree.map(lambda u, g: jnp.where(finite, u, 0).astype(g.dtype), steps, updates)
+        return moved, MfacState(gradients, gram, memory, state.step + finite.astype(jnp.int32))
 
     return transformation(damping, start, update)
 
@@ -205,6 +208,10 @@ def _inner(window: Float[Array, "m *S"], g: Float[Array, "*S"]) -> Float[Array, 
     if is_spread(g):  # a product over axes that are split by name asks where its result lies; a sum knows
         return (window * g[None]).sum(tuple(range(1, window.ndim)))
     return jnp.tensordot(window, g, g.ndim, precision=HIGHEST)
+
+
+def _combine(weights: Float[Array, " m"], window: Float[Array, "m *S"]) -> Float[Array, "*S"]:
+    return jnp.tensordot(weights.astype(window.dtype), window, 1, precision=HIGHEST)
 
 
 def _shorten(tree: Any, max_norm: Any) -> Any:
