@@ -17,9 +17,9 @@ from metalearn.recipes.learned_optimizer.config import (
     TrainOptimizerConfig,
     free_fields,
     rename_old_fields,
-    settings_of,
     to_json,
 )
+from metalearn.recipes.learned_optimizer.settings import settings_of
 from metalearn.recipes.outer_optimizer import check_warmup, outer_optimizer
 from metalearn.recipes.streams import stream
 from metalearn_models.optimizers import library

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from metalearn.errors import UnknownNameError
-from metalearn.recipes.learned_optimizer.config import settings_of
+from metalearn.recipes.learned_optimizer.settings import settings_of
 from metalearn_models import optimizers
 from metalearn_models.optimizers.registry import OPTIMIZERS
 
