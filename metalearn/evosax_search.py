@@ -17,8 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from metalearn.gradients._checks import check_loop
-from metalearn.gradients.estimator import typed_key
-from metalearn.inner import InnerLoop, unroll
+from metalearn.inner import InnerLoop, typed_key, unroll
 from metalearn.outer import OuterLoop
 
 __all__ = ["SearchState", "evosax_search"]

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt32
 
-__all__ = ["InnerLoop", "add_up_steps", "scan_steps", "start", "unroll"]
+__all__ = ["InnerLoop", "add_up_steps", "scan_steps", "start", "typed_key", "unroll"]
 
 
 class InnerLoop(NamedTuple):
@@ -43,9 +43,22 @@ class InnerLoop(NamedTuple):
     length: int | None = None
 
 
+def typed_key(key: Any) -> Any:
+    """A key as `jax.random.key` makes it. Raw keys of `jax.random.PRNGKey` are wrapped, with the same random numbers.
+
+    Raises:
+        TypeError: neither kind of key, or more than one.
+    """
+    if getattr(key, "shape", None) == () and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if getattr(key, "dtype", None) == jnp.uint32 and key.ndim == 1:
+        return jax.random.wrap_key_data(key)
+    raise TypeError(f"key must be one key, such as jax.random.key(0), got {key!r:.80}")
+
+
 def start(loop: InnerLoop, theta: Any, data: Any, key: PRNGKeyArray) -> Any:
     """The state at the start of the trajectory of `key`."""
-    return loop.init(theta, data, jax.random.fold_in(key, 0))
+    return loop.init(theta, data, jax.random.fold_in(typed_key(key), 0))
 
 
 def scan_steps(
@@ -74,6 +87,7 @@ def scan_steps(
     Returns:
         The state after the window, the loss of each step, and the aux of each step.
     """
+    key = typed_key(key)
 
     def body(state: Any, t: Array) -> tuple[Any, tuple[Array, dict[str, Array]]]:
         state, loss, aux = loop.step(theta, state, t, jax.random.fold_in(key, t + 1), data)
@@ -109,7 +123,7 @@ def add_up_steps(
     Returns:
         The state after the window, the sum in JAX's default float type, and the aux of each step.
     """
-    wide = jnp.result_type(float)
+    key, wide = typed_key(key), jnp.result_type(float)
 
     def body(carry: tuple[Any, Array], t: Array) -> tuple[tuple[Any, Array], dict[str, Array]]:
         state, total = carry
@@ -123,7 +137,12 @@ def add_up_steps(
 
 
 def unroll(
-    loop: InnerLoop, theta: Any, data: Any, keys: Key[Array, "B"], length: int, remat: bool = False
+    loop: InnerLoop,
+    theta: Any,
+    data: Any,
+    keys: Key[Array, "B"] | UInt32[Array, "B _"],
+    length: int,
+    remat: bool = False,
 ) -> tuple[Float[Array, "B T"], dict[str, Float[Array, "B T"]]]:
     """Unroll whole trajectories from their start, in parallel if the loop can.
 
@@ -131,13 +150,14 @@ def unroll(
         loop: the inner loop.
         theta: meta-parameters.
         data: passed on to the loop.
-        keys: one per trajectory.
+        keys: one per trajectory, raw or not.
         length: number of steps T; static.
         remat: see `scan_steps`.
 
     Returns:
         The loss and the aux of each step of each trajectory.
     """
+    keys = jax.vmap(typed_key)(keys)
     states = jax.vmap(lambda key: start(loop, theta, data, key))(keys)
     if loop.run is not None and length == loop.length:
         _, losses, aux = loop.run(theta, states, jnp.int32(0), length, keys, data)

@@ -34,7 +34,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from metalearn.gradients.estimator import Estimator, typed_key
+from metalearn.gradients.estimator import Estimator
+from metalearn.inner import typed_key
 
 __all__ = ["OuterLoop", "OuterState", "global_mesh", "local_mesh", "outer_loop"]
 

@@ -18,7 +18,16 @@ from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from metalearn.gradients._checks import check_loop
 from metalearn.gradients.noise import Noise
-from metalearn.gradients.windows import Clock, Horizon, Windows, at_least_float32, make_windows, placeholder_states
+from metalearn.gradients.windows import (
+    Clock,
+    Horizon,
+    Windows,
+    at_least_float32,
+    ends_with_windows,
+    make_windows,
+    placeholder_states,
+    repeat_beyond_end,
+)
 from metalearn.inner import InnerLoop, add_up_steps, start
 
 PLUS_MINUS = (1.0, -1.0)
@@ -190,7 +199,7 @@ def advance_unperturbed(pop: Population, theta: Any, inner: Any, clock: Clock, d
 
     def pair(inner: Any, t: Array, length: Array, keys: Key[Array, "K"]) -> tuple[Any, Any]:
         def objective(theta: Any) -> tuple[Array, Any]:
-            after, sums = _window(pop, theta, inner, t, length, keys, data)
+            after, sums = _window(pop, theta, inner, t, length, keys, data, differentiated=True)
             return _objective(pop, sums), after
 
         gradient, after = jax.grad(objective, has_aux=True)(theta)
@@ -205,22 +214,9 @@ def advance_clock(pop: Population, clock: Clock, finite: Bool[Array, "n"]) -> Cl
 
 
 def metrics_of(diffs: Differences) -> dict[str, Array]:
-    """The metrics of a window: means over pairs, in which dropped pairs count 0 until `finish` corrects it."""
+    """The metrics of a window: means over pairs, in which dropped pairs count 0 until `means_over_kept` corrects it."""
     kept = diffs.finite.astype(diffs.loss.dtype).mean()
     return {"loss": diffs.loss.mean(), **jax.tree.map(jnp.mean, diffs.aux), "kept": kept}
-
-
-def finish(gradient: Any, metrics: dict[str, Array]) -> tuple[Any, dict[str, Array]]:
-    """Turn means over all pairs into means over those that were kept.
-
-    Apply it after the mean over devices, so that the number of devices makes no difference. Without any finite pair the
-    gradient is 0 and the loss NaN.
-    """
-    kept = metrics["kept"]
-    share = jnp.where(kept > 0, 1 / kept, 1)
-    gradient = jax.tree.map(lambda g: g * share.astype(g.dtype), gradient)
-    means = {name: value / kept for name, value in metrics.items() if name != "kept"}
-    return gradient, {**means, "dropped": 1 - kept}
 
 
 def _keys(pop: Population, keys: Key[Array, "n"]) -> tuple[Key[Array, "n"], Key[Array, "n K"]]:
@@ -253,7 +249,14 @@ def _unflat(tree: Any, signs: int) -> Any:
 
 
 def _window(
-    pop: Population, theta: Any, inner: Any, t: Array, length: Array, keys: Key[Array, "K"], data: Any
+    pop: Population,
+    theta: Any,
+    inner: Any,
+    t: Array,
+    length: Array,
+    keys: Key[Array, "K"],
+    data: Any,
+    differentiated: bool = False,
 ) -> tuple[Any, dict[str, Float[Array, "K"]]]:
     """K trajectories with the same theta: their states, and the sums of losses and aux over the valid steps."""
     loop, cut = pop.loop, pop.cut
@@ -267,9 +270,13 @@ def _window(
         inner, losses, aux = loop.run(theta, inner, jnp.int32(0), cut.steps, keys, data)
         return inner, {name: total(value) for name, value in {"loss": losses, **aux}.items()}
     # If no window goes beyond the end of its trajectory, masking would be the most expensive part of a cheap step.
-    end = None if constant and cut.horizon.longest % cut.steps == 0 else length
-    run = jax.vmap(lambda s, k: add_up_steps(loop, theta, s, t, cut.steps, end, k, data))
-    inner, losses, aux = run(inner, keys)
+    end = None if ends_with_windows(cut) else length
+
+    def one(s: Any, k: PRNGKeyArray) -> Any:
+        masked = loop if end is None or not differentiated else repeat_beyond_end(loop, s, t, end, k)
+        return add_up_steps(masked, theta, s, t, cut.steps, end, k, data)
+
+    inner, losses, aux = jax.vmap(one)(inner, keys)
     return inner, {"loss": losses, **{name: total(value) for name, value in aux.items()}}
 
 

@@ -20,10 +20,12 @@ from metalearn.gradients.estimator import Estimator, with_typed_keys
 from metalearn.gradients.windows import (
     Clock,
     Horizon,
+    ends_with_windows,
     initial_clock,
     make_windows,
     masked_mean,
     placeholder_states,
+    repeat_beyond_end,
     replace_ended,
     restart_ended,
     valid_steps,
@@ -123,10 +125,11 @@ def truncated_backprop(
         valid = valid_steps(cut, clock)
 
         def objective(theta: Any) -> tuple[Array, tuple[Any, Any]]:
-            def one(inner: Any, t: Array, key: PRNGKeyArray) -> tuple[Any, Array, dict[str, Array]]:
-                return scan_steps(loop, theta, inner, t, window, key, data)
+            def one(inner: Any, t: Array, length: Array, key: PRNGKeyArray) -> tuple[Any, Array, dict[str, Array]]:
+                masked = loop if ends_with_windows(cut) else repeat_beyond_end(loop, inner, t, length, key)
+                return scan_steps(masked, theta, inner, t, window, key, data)
 
-            after, losses, aux = jax.vmap(one)(inner, clock.t, clock.key)
+            after, losses, aux = jax.vmap(one)(inner, clock.t, clock.length, clock.key)
             means = {name: masked_mean(value, valid).mean() for name, value in {"loss": losses, **aux}.items()}
             return jnp.where(valid, losses, 0).sum() / losses.size, (after, means)
 

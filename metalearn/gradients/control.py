@@ -25,7 +25,6 @@ from metalearn.gradients._pairs import (
     advance_clock,
     advance_unperturbed,
     draw_noise,
-    finish,
     initial_states,
     make_population,
     metrics_of,
@@ -33,7 +32,7 @@ from metalearn.gradients._pairs import (
     start_states,
 )
 from metalearn.gradients.es import EsState, Sigma, add_to_credit, no_shaping
-from metalearn.gradients.estimator import Estimator, with_typed_keys
+from metalearn.gradients.estimator import Estimator, means_over_kept, with_typed_keys
 from metalearn.gradients.noise import Noise, dense, inner_product, weighted_mean
 from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
@@ -112,7 +111,7 @@ def nres_a(
         pairs_state = EsState(advance_clock(pop, clock, diffs.finite), inner, sigma, ())
         return gradient, ControlledState(pairs_state, middle), metrics_of(diffs)
 
-    return with_typed_keys(Estimator(init, grad, pop.pairs, finish))
+    return with_typed_keys(Estimator(init, grad, pop.pairs, means_over_kept))
 
 
 def pes_a(
@@ -157,7 +156,7 @@ def pes_a(
         pairs_state = EsState(advance_clock(pop, clock, finite), inner, sigma, credit)
         return gradient, ControlledState(pairs_state, middle), metrics_of(diffs)
 
-    return with_typed_keys(Estimator(init, grad, pop.pairs, finish))
+    return with_typed_keys(Estimator(init, grad, pop.pairs, means_over_kept))
 
 
 def _start_new(

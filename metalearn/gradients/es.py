@@ -28,14 +28,13 @@ from metalearn.gradients._pairs import (
     advance,
     advance_clock,
     draw_noise,
-    finish,
     initial_states,
     make_population,
     metrics_of,
     sigma_at,
     start_states,
 )
-from metalearn.gradients.estimator import Estimator, with_typed_keys
+from metalearn.gradients.estimator import Estimator, means_over_kept, with_typed_keys
 from metalearn.gradients.noise import Noise, dense, weighted_mean
 from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
@@ -209,7 +208,7 @@ def _from_keys(pop: Population) -> Estimator:
             metrics_of(diffs),
         )
 
-    return with_typed_keys(Estimator(init, grad, pop.pairs, finish))
+    return with_typed_keys(Estimator(init, grad, pop.pairs, means_over_kept))
 
 
 def _with_credit(pop: Population, resample: int) -> Estimator:
@@ -235,7 +234,7 @@ def _with_credit(pop: Population, resample: int) -> Estimator:
             metrics_of(diffs),
         )
 
-    return with_typed_keys(Estimator(init, grad, pop.pairs, finish))
+    return with_typed_keys(Estimator(init, grad, pop.pairs, means_over_kept))
 
 
 def add_to_credit(pop: Population, done: Array, redraw: Array, eps: Any, sigma: Float[Array, "n"], credit: Any) -> Any:

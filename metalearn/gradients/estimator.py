@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["Estimator", "typed_key", "with_schedule", "with_typed_keys"]
+from metalearn.inner import typed_key
+
+__all__ = ["Estimator", "means_over_kept", "with_schedule", "with_typed_keys"]
 
 
 class Estimator(NamedTuple):
@@ -37,19 +39,6 @@ class Estimator(NamedTuple):
     finish: Callable[..., tuple[Any, dict[str, Array]]] = lambda gradient, metrics: (gradient, metrics)
 
 
-def typed_key(key: Any) -> Any:
-    """A key as `jax.random.key` makes it. Raw keys of `jax.random.PRNGKey` are wrapped, with the same random numbers.
-
-    Raises:
-        TypeError: neither kind of key, or more than one.
-    """
-    if getattr(key, "shape", None) == () and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    if getattr(key, "dtype", None) == jnp.uint32 and key.ndim == 1:
-        return jax.random.wrap_key_data(key)
-    raise TypeError(f"key must be one key, such as jax.random.key(0), got {key!r:.80}")
-
-
 def with_typed_keys(estimator: Estimator) -> Estimator:
     """The same estimator, which takes raw keys too."""
 
@@ -60,6 +49,19 @@ def with_typed_keys(estimator: Estimator) -> Estimator:
         return estimator.grad(theta, state, data, typed_key(key), outer_step)
 
     return estimator._replace(init=init, grad=grad)
+
+
+def means_over_kept(gradient: Any, metrics: dict[str, Array]) -> tuple[Any, dict[str, Array]]:
+    """Turn means over all pairs into means over those that were kept.
+
+    Apply it after the mean over devices, so that the number of devices makes no difference. Without any finite pair the
+    gradient is 0 and the loss NaN.
+    """
+    kept = metrics["kept"]
+    share = jnp.where(kept > 0, 1 / kept, 1)
+    gradient = jax.tree.map(lambda g: g * share.astype(g.dtype), gradient)
+    means = {name: value / kept for name, value in metrics.items() if name != "kept"}
+    return gradient, {**means, "dropped": 1 - kept}
 
 
 def with_schedule(estimator: Estimator, schedule: Callable[[Any, Array], Any]) -> Estimator:

@@ -18,7 +18,6 @@ from metalearn.gradients._pairs import (
     advance,
     advance_clock,
     draw_noise,
-    finish,
     initial_states,
     make_population,
     metrics_of,
@@ -26,7 +25,7 @@ from metalearn.gradients._pairs import (
     start_states,
 )
 from metalearn.gradients.es import Shaping, Sigma, no_shaping
-from metalearn.gradients.estimator import Estimator, with_typed_keys
+from metalearn.gradients.estimator import Estimator, means_over_kept, with_typed_keys
 from metalearn.gradients.noise import Noise, dense
 from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
@@ -84,4 +83,4 @@ def truncated_es(
             metrics_of(diffs),
         )
 
-    return with_typed_keys(Estimator(init, grad, pop.pairs, finish))
+    return with_typed_keys(Estimator(init, grad, pop.pairs, means_over_kept))

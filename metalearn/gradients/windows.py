@@ -124,6 +124,12 @@ def make_windows(loop: InnerLoop, steps: int | None, horizon: SupportsIndex | Ho
     return Windows(steps, horizon, stagger)
 
 
+def ends_with_windows(cut: Windows) -> bool:
+    """Whether no window goes beyond the end of its trajectory, so that no step has to be masked."""
+    horizon = cut.horizon
+    return horizon.shortest == horizon.longest and horizon.longest % cut.steps == 0
+
+
 class Clock(NamedTuple):
     """Where each trajectory stands.
 
@@ -210,6 +216,28 @@ def masked_mean(values: Float[Array, "B W"], valid: Bool[Array, "B W"]) -> Float
     """The mean of each row over its valid entries, at least one, in float32 or wider."""
     values = at_least_float32(values)
     return jnp.where(valid, values, 0).sum(-1) / valid.sum(-1).astype(values.dtype)
+
+
+def repeat_beyond_end(loop: InnerLoop, state: Any, t0: Array, length: Array, key: PRNGKeyArray) -> InnerLoop:
+    """The same loop for one window, whose steps from `length` on repeat the first step of the window.
+
+    A mask gives the loss of such a step the derivative 0, but 0 times an infinite derivative inside the step is NaN.
+    The first step of the window counts, so its derivatives are finite wherever a gradient exists at all.
+
+    Args:
+        loop: the inner loop; its `step` is used.
+        state: the state before the window.
+        t0: index of the first step of the window, less than `length`.
+        length: steps of the trajectory.
+        key: of the trajectory.
+    """
+    first = (state, t0, jax.random.fold_in(key, t0 + 1))
+
+    def step(theta: Any, state: Any, t: Array, key: PRNGKeyArray, data: Any) -> tuple[Any, Array, dict[str, Array]]:
+        args = jax.tree.map(lambda now, before: jnp.where(t < length, now, before), (state, t, key), first)
+        return loop.step(theta, *args, data)
+
+    return loop._replace(step=step, run=None)
 
 
 def at_least_float32(values: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -8,7 +8,7 @@ from typing import Annotated
 from metalearn.ranges import Named, NonEmpty, Seed, Share, Size, Steps
 from metalearn_models.losses.refinement.refine import RefineConfig
 from metalearn_models.losses.search.population import TrainingConfig
-from metalearn_tasks.datasets.corrupted import names
+from metalearn_tasks.datasets.corrupted import Unit, names
 
 __all__ = ["SearchLossConfig"]
 
@@ -25,6 +25,10 @@ class SearchLossConfig:
     breast_cancer, iris. Regression: diabetes, friedman1, friedman2, friedman3."""
     noise: Share = 0.0
     """Share of training labels that are wrong, or of training targets that are shifted; validation stays clean."""
+    unit: Unit = "clean"
+    """Regression: the unit of the targets, in which the loss is later used too, as its `scale`. clean: the standard
+    deviation without the shifted targets, which no user knows; deviation: that of the training targets as they are;
+    robust: from their median and MAD."""
     hidden: tuple[Size, ...] = (32,)
     """Widths of the hidden layers of the networks."""
     population: Size = 25

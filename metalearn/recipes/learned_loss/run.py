@@ -45,7 +45,10 @@ def search_loss(config: SearchLossConfig, out: Path, progress: Progress) -> tupl
 
     start = time.monotonic()
     check(config)
-    tasks = [loss_task(name, noise=config.noise, hidden=config.hidden, seed=config.seed) for name in config.data]
+    try:
+        tasks = [loss_task(name, config.noise, config.hidden, config.seed, config.unit) for name in config.data]
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
     searched = search_config(config, tasks)
     found = search(tasks, searched, out, progress)
     best = found.best[0]
@@ -69,6 +72,7 @@ def search_loss(config: SearchLossConfig, out: Path, progress: Progress) -> tupl
         "found_by": "metalearn search-loss",
         "tasks": ", ".join(config.data),
         "noise": config.noise,
+        **({} if config.unit == "clean" else {"unit": config.unit}),
         "validation_error": best.fitness,
         "refined": bool(result["refined"] and result["refined"]["accepted"]),
         "seed": config.seed,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -20,10 +20,15 @@ from einops import rearrange
 from jaxtyping import Float, Int, Num
 
 from metalearn.errors import unknown_name
+from metalearn_models.losses.scaling import robust_scale
 from metalearn_models.losses.search.population import LossTask
 from metalearn_models.networks.mlp import mlp
 
-__all__ = ["CleanSplits", "clean_splits", "loss_task", "names"]
+__all__ = ["CleanSplits", "Unit", "clean_splits", "loss_task", "names"]
+
+Unit = Literal["clean", "deviation", "robust"]
+"""Of the targets of regression: the standard deviation of the targets without corruption, which no user knows; that of
+the training targets as they are; or their `robust_scale`."""
 
 _SHIFT = (3.0, 8.0)  # least and largest shift of a target, in standard deviations of the clean training targets
 _SHARE_UPWARD = 0.8  # share of the shifted targets whose shift is upward
@@ -62,7 +67,9 @@ def names() -> tuple[str, ...]:
     return (*_REGRESSION, *_CLASSES)
 
 
-def loss_task(name: str, noise: float = 0.0, hidden: tuple[int, ...] = (32,), seed: int = 0) -> LossTask:
+def loss_task(
+    name: str, noise: float = 0.0, hidden: tuple[int, ...] = (32,), seed: int = 0, unit: Unit = "clean"
+) -> LossTask:
     """Make a task for losses: a data set with corrupted training labels, and a ReLU network to train on it.
 
     Args:
@@ -75,16 +82,21 @@ def loss_task(name: str, noise: float = 0.0, hidden: tuple[int, ...] = (32,), se
             Validation labels stay clean.
         hidden: widths of the network's hidden layers.
         seed: seed of the split, the generated examples and the noise.
+        unit: regression only: in which unit the targets are given to the loss, and which errors are measured in.
+            "deviation" also subtracts the mean of the training targets, "robust" their median, as a user would who
+            does not know which of them are shifted.
 
     Returns:
-        The task. Its test examples are `clean_splits(name, seed).test`.
+        The task. With the unit "clean", its test examples are `clean_splits(name, seed).test`.
 
     Raises:
         UnknownNameError: no such task.
-        ValueError: noise outside [0, 1), a negative seed, or a width that is not positive.
+        ValueError: noise outside [0, 1), a negative seed, a width that is not positive, or a unit for classes.
     """
     if not 0 <= noise < 1:
         raise ValueError(f"noise must be a share of the training labels in [0, 1), got {noise}")
+    if unit != "clean" and name not in _REGRESSION:
+        raise ValueError(f'unit is for targets of regression ({", ".join(_REGRESSION)}), got "{unit}" for {name}')
     splits = clean_splits(name, seed)
     x, y = splits.train
     rng = _generator(name, seed, "noise")
@@ -95,10 +107,15 @@ def loss_task(name: str, noise: float = 0.0, hidden: tuple[int, ...] = (32,), se
         y[hit] += (sign * rng.uniform(*_SHIFT, len(hit))).astype(np.float32)
     else:
         y[hit] = rng.integers(len(_CLASSES[name]), size=len(hit))
+    valid = splits.valid
+    if unit != "clean":
+        middle, scale = (np.median(y), robust_scale(y)) if unit == "robust" else (y.mean(), y.std())
+        y, valid = ((v - middle) / scale for v in (y, valid[1]))
+        y, valid = np.asarray(y, np.float32), (splits.valid[0], np.asarray(valid, np.float32))
     outputs = 1 if name in _REGRESSION else len(_CLASSES[name])
     network = mlp(x.shape[1], hidden, outputs)
     kind = "regression" if name in _REGRESSION else "classification"
-    return LossTask(name, (x, y), splits.valid, kind, outputs, network.init, jax.vmap(network.apply, (None, 0)))
+    return LossTask(name, (x, y), valid, kind, outputs, network.init, jax.vmap(network.apply, (None, 0)))
 
 
 def clean_splits(name: str, seed: int = 0) -> CleanSplits:

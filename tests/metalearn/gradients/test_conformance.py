@@ -1,5 +1,7 @@
 """What every estimator must do: raw keys, empty leaves, 64 bits, NaN, and outer optimizers that read the loss."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +10,10 @@ import pytest
 
 from metalearn import gradients
 from metalearn.evosax_search import evosax_search
-from metalearn.gradients.estimator import typed_key
-from metalearn.inner import InnerLoop
+from metalearn.inner import InnerLoop, add_up_steps, scan_steps, start, typed_key, unroll
 from metalearn.outer import outer_loop
 
-LENGTH, WINDOW = 4, 2
+LENGTH, WINDOW = 3, 2  # the second window of a trajectory goes beyond its end
 ESTIMATORS = {
     "backprop": lambda loop: gradients.backprop(loop, 4),
     "truncated_backprop": lambda loop: gradients.truncated_backprop(loop, 4, WINDOW),
@@ -22,7 +23,7 @@ ESTIMATORS = {
     "truncated_es": lambda loop: gradients.truncated_es(loop, 0.1, 4, WINDOW),
     "pes": lambda loop: gradients.pes(loop, 0.1, 4, WINDOW),
     "nres": lambda loop: gradients.nres(loop, 0.1, 4, WINDOW),
-    "gpes": lambda loop: gradients.gpes(loop, 0.1, 4, WINDOW, 4),
+    "gpes": lambda loop: gradients.gpes(loop, 0.1, 4, WINDOW, WINDOW),
     "pes_a": lambda loop: gradients.pes_a(loop, 0.1, 4, WINDOW),
     "nres_a": lambda loop: gradients.nres_a(loop, 0.1, 4, WINDOW),
 }
@@ -30,30 +31,42 @@ OTHERS = {"Estimator", "Horizon", "Noise", "constant_horizon", "dense", "growing
 OTHERS |= {"log_uniform_horizon", "low_rank", "with_curriculum", "with_schedule"}
 
 
-def quadratic(bad=lambda key: False):
-    """Decay towards 0 at the rate theta["w"]; the loss of a trajectory whose key is bad is NaN."""
+def data(bad=0, beyond=1.0):
+    """What the loop is told: the share of bad trajectories in thirds, and what the steps beyond the end work with."""
+    return {"bad": jnp.uint32(bad), "beyond": jnp.float32(beyond)}
 
-    def init(theta, data, key):
-        del data
-        return jnp.where(bad(key), jnp.nan, jax.random.normal(key, (2,), theta["w"].dtype))
 
-    def step(theta, state, t, key, data):
-        del t, key, data
-        state = state * (1 - theta["w"])
-        return state, jnp.square(state).mean(), {}
+def init(theta, data, key):
+    start = jax.random.normal(key, (2,), theta["w"].dtype)
+    return jnp.where(jax.random.bits(key, dtype=jnp.uint32) % 3 < data["bad"], jnp.nan, start)
 
-    return InnerLoop(init, step, None, LENGTH)
+
+def step(theta, state, t, key, data):
+    """Decay towards 0 at the rate theta["w"]. Beyond the end the state is as long as a root that need not exist."""
+    del key
+    length = jnp.sqrt(jnp.where(t < LENGTH, 1, data["beyond"]).astype(state.dtype) * (1 + theta["w"]))
+    state = state * (1 - theta["w"]) * length
+    return state, jnp.square(state).mean(), {}
+
+
+LOOP = InnerLoop(init, step, None, LENGTH)
 
 
 def theta(dtype="float32"):
     return {"w": jnp.full(2, 0.3, dtype), "unused": jnp.zeros((0, 3), dtype)}
 
 
-def run(name, loop, key, dtype="float32", optimizer=None, calls=2):
-    outer = outer_loop(ESTIMATORS[name](loop), optax.sgd(0.1) if optimizer is None else optimizer)
-    state = outer.init(theta(dtype), (), key)
+@functools.cache
+def program(name):
+    """One outer loop per estimator for all tests, since they differ in data and keys alone."""
+    return outer_loop(ESTIMATORS[name](LOOP), optax.sgd(0.1))
+
+
+def run(name, key, outer=None, data=data(), dtype="float32", calls=2):  # noqa: B008
+    outer = outer or program(name)
+    state = outer.init(theta(dtype), data, key)
     for _ in range(calls):
-        state, metrics = outer.step(state, ())
+        state, metrics = outer.step(state, data)
     return state, metrics
 
 
@@ -63,44 +76,78 @@ def test_every_estimator_is_here():
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_raw_keys_and_leaves_without_entries(name):
-    typed, _ = run(name, quadratic(), jax.random.key(3))
-    raw, _ = run(name, quadratic(), jax.random.PRNGKey(3))
+    typed, _ = run(name, jax.random.key(3))
+    raw, _ = run(name, jax.random.PRNGKey(3))
     assert typed.theta["unused"].shape == (0, 3) and not np.array_equal(typed.theta["w"], theta()["w"])
     np.testing.assert_array_equal(typed.theta["w"], raw.theta["w"])
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
+def test_what_a_mask_leaves_out_may_be_nan(name):
+    """Steps beyond the end of a trajectory, in value and in gradient."""
+    expected, good = run(name, jax.random.key(1), calls=4)
+    found, bad = run(name, jax.random.key(1), data=data(beyond=-1.0), calls=4)
+    np.testing.assert_allclose(found.theta["w"], expected.theta["w"], rtol=1e-6)
+    np.testing.assert_allclose(bad["loss"], good["loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_64_bits(name):
+    """Traced, since dtypes that do not fit each other show there."""
     with jax.enable_x64(True):
         for dtype in ("float32", "float64"):
-            state, _ = run(name, quadratic(), jax.random.key(0), dtype, calls=1)
-            assert state.theta["w"].dtype == dtype and jnp.isfinite(state.theta["w"]).all()
+            outer = outer_loop(ESTIMATORS[name](LOOP), optax.sgd(0.1))
+            once = functools.partial(run, name, outer=outer, data=data(), dtype=dtype, calls=1)
+            state, metrics = jax.eval_shape(once, jax.random.key(0))
+            assert state.theta["w"].dtype == dtype and metrics["loss"].dtype in (dtype, np.float64)
 
 
 @pytest.mark.parametrize("name", [name for name in ESTIMATORS if "es" in name])
 def test_a_trajectory_that_is_not_finite_is_left_out(name):
-    one = quadratic(lambda key: jax.random.bits(key) % 3 == 0)
-    state, metrics = run(name, one, jax.random.key(0))
-    assert jnp.isfinite(state.theta["w"]).all() and jnp.isfinite(metrics["loss"])
-    none, _ = run(name, quadratic(lambda key: True), jax.random.key(0))
+    state, metrics = run(name, jax.random.key(0), data=data(bad=1))
+    assert np.isfinite(state.theta["w"]).all() and np.isfinite(metrics["loss"]).all()
+    none, _ = run(name, jax.random.key(0), data=data(bad=3))
     np.testing.assert_array_equal(none.theta["w"], theta()["w"])
 
 
 @pytest.mark.parametrize("name", ["backprop", "pes"])
 def test_optimizers_that_read_the_loss_get_it(name):
     plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(factor=0.5, patience=1, atol=1e9))
-    state, _ = run(name, quadratic(), jax.random.key(0), optimizer=plateau, calls=4)
+    state, _ = run(name, jax.random.key(0), outer_loop(ESTIMATORS[name](LOOP), plateau), calls=4)
     assert float(state.optimizer[1].scale) < 1  # no loss is better by 1e9
     with pytest.raises(TypeError, match=r"gives the optimizer value and grad, but it needs more: .*value_fn"):
-        run(name, quadratic(), jax.random.key(0), optimizer=optax.lbfgs(), calls=1)
+        run(name, jax.random.key(0), outer_loop(ESTIMATORS[name](LOOP), optax.lbfgs()), calls=1)
+
+
+def test_the_functions_that_unroll_take_raw_keys_too():
+    """With the random numbers of typed keys; the loop gets typed ones."""
+
+    def noisy(theta, state, t, key, data):
+        del t, data
+        return state, theta["w"].mean() + jax.random.normal(jax.random.clone(key)), {}
+
+    loop = LOOP._replace(step=noisy)
+
+    def everything(key, keys):
+        window = scan_steps(loop, theta(), start(loop, theta(), data(), key), jnp.int32(0), 2, key, data())
+        return (
+            window,
+            add_up_steps(loop, theta(), window[0], jnp.int32(2), 1, None, key, data()),
+            unroll(loop, theta(), data(), keys, LENGTH),
+        )
+
+    key = jax.random.key(4)
+    typed = jax.jit(everything)(key, jax.random.split(key, 3))
+    raw = jax.jit(everything)(jax.random.key_data(key), jax.random.key_data(jax.random.split(key, 3)))
+    jax.tree.map(np.testing.assert_array_equal, raw, typed)
 
 
 @pytest.mark.unchecked_types
 def test_arguments_that_are_something_else_are_named():
     with pytest.raises(TypeError, match=r"^outer_loop takes an estimator, such as backprop\(loop, batch=64\), got "):
-        outer_loop(quadratic(), optax.sgd(0.1))
+        outer_loop(LOOP, optax.sgd(0.1))
     with pytest.raises(TypeError, match=r"^outer_loop takes an optimizer of optax, such as .*, got 'adam'"):
-        outer_loop(gradients.backprop(quadratic(), 4), "adam")
+        outer_loop(gradients.backprop(LOOP, 4), "adam")
     with pytest.raises(TypeError, match=r"^key must be one key, such as jax.random.key\(0\), got 0"):
         typed_key(0)
     with pytest.raises(TypeError, match=r"^key must be one key"):
@@ -110,8 +157,8 @@ def test_arguments_that_are_something_else_are_named():
 def test_a_search_without_a_finite_loss_stays_where_it_is():
     algorithms = pytest.importorskip("evosax.algorithms")
     start = {"w": jnp.full(2, 0.3)}
-    strategy = algorithms.CMA_ES(population_size=4, solution=start)
-    for bad in (True, False):
-        search = evosax_search(quadratic(lambda key, bad=bad: bad), strategy)
-        state, _ = search.step(search.init(start, (), jax.random.PRNGKey(0)), ())
-        assert np.array_equal(state.theta["w"], start["w"]) == bad
+    strategy = algorithms.Open_ES(population_size=4, solution=start)
+    search = evosax_search(LOOP, strategy)
+    for bad in (3, 0):
+        state, _ = search.step(search.init(start, data(bad), jax.random.PRNGKey(0)), data(bad))
+        assert np.array_equal(state.theta["w"], start["w"]) == (bad == 3)

@@ -36,6 +36,23 @@ def test_a_fifth_of_the_targets_is_shifted_by_3_to_8_deviations_four_of_five_upw
     np.testing.assert_allclose([clean.train[1].mean(), clean.train[1].std()], [0, 1], atol=1e-5)
 
 
+@pytest.mark.parametrize("unit", ["deviation", "robust"])
+def test_targets_in_a_unit_that_a_user_knows_are_the_same_ones(unit):
+    """Moved and scaled by statistics of the training targets as they are, shifted ones among them."""
+    plain, found = loss_task("friedman1", 0.3, seed=4), loss_task("friedman1", 0.3, seed=4, unit=unit)
+    y = np.asarray(plain.train[1], np.float64)
+    middle = np.median(y) if unit == "robust" else y.mean()
+    scale = 1.4826 * np.median(np.abs(y - middle)) if unit == "robust" else y.std()
+    assert scale > 1.2  # the standard deviation of the targets without corruption is 1
+    for split in ("train", "valid"):
+        (x, y), (same, moved) = getattr(plain, split), getattr(found, split)
+        np.testing.assert_array_equal(x, same)
+        np.testing.assert_allclose(moved, (y - middle) / scale, rtol=1e-4, atol=1e-5)
+        assert moved.dtype == np.float32
+    with pytest.raises(ValueError, match=r'unit is for targets of regression .*, got "robust" for wine'):
+        loss_task("wine", unit="robust")
+
+
 def test_digits_are_split_by_class():
     low, high, both = (clean_splits(name) for name in ("digits-low", "digits-high", "digits"))
     sizes = [sum(len(split[1]) for split in splits) for splits in (low, high, both)]
