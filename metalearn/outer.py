@@ -34,12 +34,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from metalearn.gradients.estimator import Estimator
+from metalearn.gradients.estimator import AXIS, Estimator
 from metalearn.inner import typed_key
 
 __all__ = ["OuterLoop", "OuterState", "global_mesh", "local_mesh", "outer_loop"]
-
-AXIS = "trajectories"
 
 
 class OuterState(NamedTuple):

@@ -17,6 +17,8 @@ from metalearn.gradients.forward import rtrl as rtrl
 from metalearn.gradients.noise import Noise as Noise
 from metalearn.gradients.noise import dense as dense
 from metalearn.gradients.noise import low_rank as low_rank
+from metalearn.gradients.shaping import centred_ranks as centred_ranks
+from metalearn.gradients.shaping import z_scores as z_scores
 from metalearn.gradients.truncated_es import truncated_es as truncated_es
 from metalearn.gradients.windows import Horizon as Horizon
 from metalearn.gradients.windows import constant_horizon as constant_horizon
@@ -28,6 +30,7 @@ __all__ = [
     "Horizon",
     "Noise",
     "backprop",
+    "centred_ranks",
     "constant_horizon",
     "dense",
     "dodge",
@@ -46,6 +49,7 @@ __all__ = [
     "truncated_es",
     "with_curriculum",
     "with_schedule",
+    "z_scores",
 ]
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from metalearn.gradients._checks import check_loop
 from metalearn.gradients.noise import Noise
+from metalearn.gradients.shaping import Shaping, shape_differences
 from metalearn.gradients.windows import (
     Clock,
     Horizon,
@@ -43,7 +44,7 @@ class Population(NamedTuple):
         pairs: n.
         tasks: K, trajectories per particle, all with the theta of the particle.
         cut: windows and horizon.
-        shaping: `(delta[n]) -> delta[n]`, applied to half the difference of the losses of each pair.
+        shaping: of half the differences of the losses of the pairs; see `shaping`.
     """
 
     loop: InnerLoop
@@ -52,7 +53,7 @@ class Population(NamedTuple):
     pairs: int
     tasks: int
     cut: Windows
-    shaping: Callable[[Float[Array, "n"]], Float[Array, "n"]]
+    shaping: Shaping
 
 
 class Differences(NamedTuple):
@@ -81,7 +82,7 @@ def make_population(
     noise: Noise,
     tasks: int,
     stagger: bool,
-    shaping: Callable[[Float[Array, "n"]], Float[Array, "n"]],
+    shaping: Shaping,
 ) -> Population:
     """Fill in defaults, and refuse what does not fit.
 
@@ -288,7 +289,7 @@ def _objective(pop: Population, sums: dict[str, Float[Array, "*B K"]]) -> Float[
 def _differences(pop: Population, clock: Clock, sums: dict[str, Float[Array, "n S K"]]) -> Differences:
     objective = _objective(pop, sums)
     finite = jnp.isfinite(objective[:, :2]).all(-1)
-    delta = jnp.where(finite, pop.shaping((objective[:, 0] - objective[:, 1]) / 2), 0)
+    delta = jnp.where(finite, shape_differences(pop.shaping, objective[:, :2], finite), 0)
     valid = jnp.minimum(clock.length - clock.t, pop.cut.steps).astype(delta.dtype)
 
     def mean(values: Float[Array, "n S K"]) -> Float[Array, "n"]:

@@ -31,9 +31,10 @@ from metalearn.gradients._pairs import (
     sigma_at,
     start_states,
 )
-from metalearn.gradients.es import EsState, Sigma, add_to_credit, no_shaping
+from metalearn.gradients.es import EsState, Sigma, add_to_credit
 from metalearn.gradients.estimator import Estimator, means_over_kept, with_typed_keys
 from metalearn.gradients.noise import Noise, dense, inner_product, weighted_mean
+from metalearn.gradients.shaping import no_shaping
 from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
 

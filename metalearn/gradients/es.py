@@ -36,12 +36,12 @@ from metalearn.gradients._pairs import (
 )
 from metalearn.gradients.estimator import Estimator, means_over_kept, with_typed_keys
 from metalearn.gradients.noise import Noise, dense, weighted_mean
+from metalearn.gradients.shaping import Shaping, no_shaping
 from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
 
 __all__ = ["EsState", "full_es", "gpes", "nres", "pes"]
 
-Shaping = Callable[[Float[Array, "n"]], Float[Array, "n"]]
 Sigma = float | Callable[[Array], Any]
 
 
@@ -59,11 +59,6 @@ class EsState(NamedTuple):
     inner: Any
     sigma: Float[Array, "n"]
     credit: Any
-
-
-def no_shaping(delta: Float[Array, "n"]) -> Float[Array, "n"]:
-    """No shaping."""
-    return delta
 
 
 def full_es(
@@ -113,8 +108,8 @@ def nres(
         noise: `dense` or `low_rank(r)`.
         tasks: trajectories per particle, K; with low-rank noise they share its products.
         stagger: spread the first lengths over the multiples of the window.
-        shaping: an elementwise function of half the differences of the losses, such as `lambda d: jnp.clip(d, -1, 1)`.
-            Makes the estimate biased.
+        shaping: an elementwise function of half the differences of the losses, such as `lambda d: jnp.clip(d, -1, 1)`;
+            or `centred_ranks` or `z_scores`, of the losses of the whole population. Makes the estimate biased.
 
     Returns:
         An estimator whose `batch` is `pairs`. The gradient is that of the mean loss per step. A pair with a non-finite
@@ -174,7 +169,7 @@ def gpes(
         noise: `dense` or `low_rank(r)`.
         tasks: trajectories per particle.
         stagger: spread the first lengths.
-        shaping: an elementwise function of half the differences of the losses.
+        shaping: as in `nres`.
 
     Returns:
         An estimator; see `nres`.

@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from metalearn.inner import typed_key
 
-__all__ = ["Estimator", "means_over_kept", "with_schedule", "with_typed_keys"]
+__all__ = ["AXIS", "Estimator", "gather_trajectories", "means_over_kept", "with_schedule", "with_typed_keys"]
+
+AXIS = "trajectories"
+"""The axis of the mesh over which an outer loop splits trajectories."""
 
 
 class Estimator(NamedTuple):
@@ -62,6 +65,20 @@ def means_over_kept(gradient: Any, metrics: dict[str, Array]) -> tuple[Any, dict
     gradient = jax.tree.map(lambda g: g * share.astype(g.dtype), gradient)
     means = {name: value / kept for name, value in metrics.items() if name != "kept"}
     return gradient, {**means, "dropped": 1 - kept}
+
+
+def gather_trajectories(values: Float[Array, "B *S"]) -> tuple[Float[Array, "N *S"], Any]:
+    """The values of the trajectories of all devices, in the order of their global indices.
+
+    Returns:
+        The values, those of this device alone outside of an outer loop over a mesh, and the place of the first of this
+        device's own among them.
+    """
+    try:
+        device = jax.lax.axis_index(AXIS)
+    except NameError:  # this is how JAX says that there is no such axis here
+        return values, 0
+    return jax.lax.all_gather(values, AXIS, tiled=True), device * len(values)
 
 
 def with_schedule(estimator: Estimator, schedule: Callable[[Any, Array], Any]) -> Estimator:

@@ -24,9 +24,10 @@ from metalearn.gradients._pairs import (
     sigma_at,
     start_states,
 )
-from metalearn.gradients.es import Shaping, Sigma, no_shaping
+from metalearn.gradients.es import Sigma
 from metalearn.gradients.estimator import Estimator, means_over_kept, with_typed_keys
 from metalearn.gradients.noise import Noise, dense
+from metalearn.gradients.shaping import Shaping, no_shaping
 from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from metalearn.gradients import (
     Estimator,
     backprop,
+    centred_ranks,
     dense,
     full_es,
     low_rank,
@@ -15,7 +17,9 @@ from metalearn.gradients import (
     pes,
     truncated_backprop,
     truncated_es,
+    z_scores,
 )
+from metalearn.gradients.shaping import no_shaping
 from metalearn.inner import InnerLoop
 from metalearn.ranges import Positive, Size, Steps
 
@@ -40,6 +44,15 @@ class GradientConfig:
     """Evolution strategies: antithetic pairs, which share the batch evenly; None: one pair per task."""
     rank: Size | None = 1
     """Evolution strategies: rank of the perturbations of matrices; None: dense."""
+    shaping: Literal["none", "centred-ranks", "z-scores"] = "none"
+    """Evolution strategies: what losses are replaced by, over all pairs; both ranks and z-scores are biased."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form, which is that of before there was `shaping` if there is none."""
+        values = dataclasses.asdict(self)
+        if self.shaping == "none":
+            del values["shaping"]
+        return values
 
 
 def make_estimator(loop: InnerLoop, config: GradientConfig, batch: int, *, horizon: Any = None) -> Estimator:
@@ -55,6 +68,8 @@ def make_estimator(loop: InnerLoop, config: GradientConfig, batch: int, *, horiz
         ValueError: the method needs a window and has none, or has one and takes none; or numbers do not fit.
     """
     method, window = config.method, config.window
+    if method == "backprop" and config.shaping != "none":
+        raise ValueError(f"--gradient.shaping {config.shaping} is for evolution strategies: choose none with backprop")
     if method == "backprop":
         if window is None:
             return backprop(loop, batch)
@@ -69,6 +84,7 @@ def make_estimator(loop: InnerLoop, config: GradientConfig, batch: int, *, horiz
         "noise": dense if config.rank is None else low_rank(config.rank),
         "tasks": batch // pairs,
         "horizon": horizon,
+        "shaping": {"none": no_shaping, "centred-ranks": centred_ranks, "z-scores": z_scores}[config.shaping],
     }
     if method == "es":
         if window is not None:

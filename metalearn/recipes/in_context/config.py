@@ -140,6 +140,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON values; learner and family carry their names."""
     values = dataclasses.asdict(config)
     values["family"] = {"name": entry_of(config.family).name, **values["family"]}
+    values["gradient"] = config.gradient.to_json()
     values["learner"] = {"name": learner_name(config.learner), **values["learner"]}
     if not config.curriculum.steps:
         del values["curriculum"]  # so that runs from before there were curricula can be resumed

@@ -191,7 +191,7 @@ def free_fields(config: TrainOptimizerConfig) -> tuple[str, ...]:
 
 def to_json(config: TrainOptimizerConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
-    values = dataclasses.asdict(config)
+    values = {**dataclasses.asdict(config), "gradient": config.gradient.to_json()}
     values["settings"] = dataclasses.asdict(config.settings or settings_of(config.optimizer))
     return {"kind": "train-optimizer", **values}
 
