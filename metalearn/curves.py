@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.intervals import half_width, mean_interval
-from metalearn.learner import Family, Learner, check_signatures, competing, prediction_score, predictions
+from metalearn.learner import Family, Learner, check_signatures, prediction_score, predictions, select_classes
 
 __all__ = ["Curve", "curve_scorer", "last_positions", "summarise"]
 
@@ -82,7 +82,7 @@ def curve_scorer(
             if family.classes is not None:
                 of = family.classes
                 classes = rearrange(jax.vmap(lambda i: of(data, task(data, i)))(indices), "n c -> n 1 1 c")
-            return prediction_score(competing(logits, family.signature, classes), ys).mean(1)
+            return prediction_score(select_classes(logits, family.signature, classes), ys).mean(1)
 
         # Padded to whole chunks; the tasks beyond the last are scored and dropped.
         padded = jnp.arange(-(-tasks // chunk) * chunk, dtype=jnp.int32)

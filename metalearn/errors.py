@@ -55,9 +55,17 @@ class NotEnoughMemoryError(MetalearnError, MemoryError):
         self.needed, self.available, self.largest = needed, available, largest
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """The error for a name that is not among `known`; it names what was got, the nearest names, then all of them."""
+def unknown_name(kind: str, name: str, known: Iterable[str], or_path: bool = False) -> UnknownNameError:
+    """The error for a name that is not among `known`; it names what was got, the nearest names, then all of them.
+
+    Args:
+        kind: what the name should be of.
+        name: what was got.
+        known: all names.
+        or_path: a path would have been right too.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+    path = ", and there is no such file or folder" if or_path else ""
+    return UnknownNameError(f"unknown {kind} {name!r}{path}.{hint} Known: {', '.join(names)}.")

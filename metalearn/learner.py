@@ -29,13 +29,13 @@ __all__ = [
     "Signature",
     "batch_run",
     "check_signatures",
-    "competing",
     "encode_label",
     "inner_loop",
     "prediction_loss",
     "prediction_score",
     "predictions",
     "predictions_in_order",
+    "select_classes",
 ]
 
 Labels = Int[Array, "*T"] | Float[Array, "*T"]
@@ -114,7 +114,7 @@ def encode_label(y: Labels, outputs: int) -> Float[Array, "*T C"]:
     return jnp.broadcast_to(y[..., None], (*y.shape, outputs)).astype(jnp.float32)
 
 
-def competing(
+def select_classes(
     logits: Float[Array, "*T C"], signature: Signature, classes: Bool[Array, "..."] | None = None
 ) -> Float[Array, "..."]:
     """Leave only the outputs that stand for a class of the data: a learner can have more than there are classes.
@@ -226,7 +226,7 @@ def inner_loop(learner: Learner, family: Family, sequences: int = 1) -> InnerLoo
 
     Returns:
         An `InnerLoop` of `family.signature.length` steps, with the `data` of the family. The loss of a step is
-        `prediction_loss`, its aux is `{"score": prediction_score}`, both among the outputs that are `competing`.
+        `prediction_loss`, its aux is `{"score": prediction_score}`, both of the outputs that `select_classes` leaves.
 
     Raises:
         ValueError: the signatures do not fit.
@@ -235,7 +235,7 @@ def inner_loop(learner: Learner, family: Family, sequences: int = 1) -> InnerLoo
     length = family.signature.length
 
     def compete(logits: Array, classes: list[Array]) -> Array:
-        return competing(logits, family.signature, *classes)
+        return select_classes(logits, family.signature, *classes)
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> Any:
         key_task, key_episode, key_learner = jax.random.split(key, 3)

@@ -206,3 +206,11 @@ def scale_to_unit(values: Float[ArrayLike, "N"]) -> Float[np.ndarray, "N"]:
     """Values moved and scaled to reach from 0 to 1; zeros if they are all equal. For curves in one picture."""
     exact = np.asarray(values, np.float64)
     return (exact - exact.min()) / max(float(np.ptp(exact)), 1e-12)
+
+
+def label_losses(ax: Any, inputs: str) -> None:
+    """Name the axes of a plot of the losses found, scaled by `scale_to_unit`, against `inputs`."""
+    ax.set_xlabel(inputs)
+    ax.set_ylabel("loss, from 0 to 1 on this range")
+    ax.set_title("losses found", fontsize=9)
+    ax.legend(fontsize=7, frameon=False)

@@ -34,6 +34,7 @@ from experiments.losses._searching import (
     Found,
     choose,
     format_table,
+    label_losses,
     list_found,
     meta_training_tasks,
     save_losses,
@@ -219,8 +220,5 @@ def draw(config: LabelNoiseConfig, found: Sequence[Found], results: Mapping[str,
     baselines = {label: (load(name), "--") for label, name in BASELINES.items() if label in ("CE", "GCE .7")}
     for label, (loss, style) in (shown | baselines).items():
         axes[-1].plot(p, scale_to_unit(loss(logits, labels)), style, linewidth=1.4, label=label)
-    axes[-1].set_xlabel("probability of the label (two classes)")
-    axes[-1].set_ylabel("loss, from 0 to 1 on this range")
-    axes[-1].set_title("losses found", fontsize=9)
-    axes[-1].legend(fontsize=7, frameon=False)
+    label_losses(axes[-1], "probability of the label (two classes)")
     save(figure, config.out / "losses.png")

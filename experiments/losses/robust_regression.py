@@ -26,6 +26,7 @@ from experiments.losses._searching import (
     Found,
     choose,
     format_table,
+    label_losses,
     list_found,
     meta_training_tasks,
     save_losses,
@@ -225,8 +226,5 @@ def draw(config: RobustRegressionConfig, found: Sequence[Found], results: Mappin
     shown: dict[str, tuple[Any, str]] = {f"seed {seed}": (one.evolved, "-") for seed, one in enumerate(found)}
     for label, (loss, style) in (shown | {name: (load(name), "--") for name in ("mae", "welsch")}).items():
         axes[-1].plot(r, scale_to_unit(loss(r[:, None], np.zeros_like(r))), style, linewidth=1.4, label=label)
-    axes[-1].set_xlabel("prediction - target, target 0")
-    axes[-1].set_ylabel("loss, from 0 to 1 on this range")
-    axes[-1].set_title("losses found", fontsize=9)
-    axes[-1].legend(fontsize=7, frameon=False)
+    label_losses(axes[-1], "prediction - target, target 0")
     save(figure, config.out / "losses.png")

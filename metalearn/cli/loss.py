@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -54,10 +54,21 @@ def main(argv: Sequence[str]) -> None:
     if command.name is None:
         raise ValueError(f"name a loss to show: one of {', '.join(losses)}, or a .json file")
     described = describe(command.name)
-    for label, value in described.items():
-        print(f"{label + ':':<13} {value}")
+    for line in _lines(described):
+        print(line)
     if command.picture is not None:
         draw(command.name, command.picture)
         print(f"{'picture:':<13} {command.picture}")
     if command.json:
         print(json.dumps(described))
+
+
+def _lines(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """The values one per line, those of a mapping below its name."""
+    for label, value in values.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{label}:"
+            yield from _lines(value, indent + "    ")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            yield f"{indent}{label + ':':<13} {text}"

@@ -24,7 +24,7 @@ from metalearn.recipes.in_context.config import (
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.recipes.in_context.scoring import table
 from metalearn.recipes.options import read
-from metalearn.runs.folder import open_run
+from metalearn.runs.folder import note_on_stderr, open_run
 from metalearn.runs.progress import Quiet, default_progress
 
 __all__ = ["TrainCommand", "main", "parse"]
@@ -87,6 +87,8 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
         name, config = "", from_json(open_run(resume).config)
     usage = "[PRESET] [--learner NAME] [options]\n--resume RUN [options]"
     command = read(TrainCommand(config), argv, "metalearn train", usage, describe(TrainCommand))
+    if resume is None:
+        command = dataclasses.replace(command, config=_with_short_warmup(config, command.config))
     if resume is not None and command.config.steps != config.steps and "steps" not in free_fields(config):
         raise UsageError(
             f"--steps must stay {config.steps}: --outer-optimizer.schedule cosine is computed from it, got "
@@ -96,3 +98,16 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
         raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
     command = dataclasses.replace(command, config=with_absolute_places(command.config))
     return name, command, None if resume is None else Path(resume)
+
+
+def _with_short_warmup(preset: TrainConfig, config: TrainConfig) -> TrainConfig:
+    """The configuration with a tenth of the run as warm-up, where that of the preset would not fit into fewer steps.
+
+    A warm-up that differs from the preset's was asked for, and stays.
+    """
+    warmup = config.outer_optimizer.warmup
+    if warmup != preset.outer_optimizer.warmup or not 0 < config.steps <= warmup:
+        return config
+    shorter = config.steps // 10
+    note_on_stderr(f"the warm-up is {shorter} outer steps, since the preset's {warmup} do not fit into {config.steps}")
+    return dataclasses.replace(config, outer_optimizer=dataclasses.replace(config.outer_optimizer, warmup=shorter))

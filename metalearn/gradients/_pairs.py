@@ -44,7 +44,7 @@ class Population(NamedTuple):
         pairs: n.
         tasks: K, trajectories per particle, all with the theta of the particle.
         cut: windows and horizon.
-        shaping: of half the differences of the losses of the pairs; see `shaping`.
+        shaping: of half the differences of the losses of the pairs; see `shaping`. None: they stay as they are.
     """
 
     loop: InnerLoop
@@ -53,7 +53,7 @@ class Population(NamedTuple):
     pairs: int
     tasks: int
     cut: Windows
-    shaping: Shaping
+    shaping: Shaping | None
 
 
 class Differences(NamedTuple):
@@ -82,7 +82,7 @@ def make_population(
     noise: Noise,
     tasks: int,
     stagger: bool,
-    shaping: Shaping,
+    shaping: Shaping | None,
 ) -> Population:
     """Fill in defaults, and refuse what does not fit.
 

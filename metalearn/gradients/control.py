@@ -34,7 +34,6 @@ from metalearn.gradients._pairs import (
 from metalearn.gradients.es import EsState, Sigma, add_to_credit
 from metalearn.gradients.estimator import Estimator, means_over_kept, with_typed_keys
 from metalearn.gradients.noise import Noise, dense, inner_product, weighted_mean
-from metalearn.gradients.shaping import no_shaping
 from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
 
@@ -86,7 +85,7 @@ def nres_a(
     Raises:
         ValueError: as `nres`, or `trust` or `clip` is negative.
     """
-    pop = make_population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, no_shaping)
+    pop = make_population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, None)
     for name, value in {"trust": trust, "clip": clip}.items():
         if not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
@@ -131,7 +130,7 @@ def pes_a(
     As in the paper's code, the share of the window itself is that of the loss, not of the smoothed loss. Arguments,
     metrics and errors as in `nres`. A pair with a non-finite gradient is left out like one with a non-finite loss.
     """
-    pop = make_population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, no_shaping)
+    pop = make_population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, None)
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> ControlledState:
         inner = initial_states(pop, theta, data, key, (2,))

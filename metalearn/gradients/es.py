@@ -36,7 +36,7 @@ from metalearn.gradients._pairs import (
 )
 from metalearn.gradients.estimator import Estimator, means_over_kept, with_typed_keys
 from metalearn.gradients.noise import Noise, dense, weighted_mean
-from metalearn.gradients.shaping import Shaping, no_shaping
+from metalearn.gradients.shaping import Shaping
 from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
 
@@ -69,7 +69,7 @@ def full_es(
     *,
     noise: Noise = dense,
     tasks: int = 1,
-    shaping: Shaping = no_shaping,
+    shaping: Shaping | None = None,
 ) -> Estimator:
     """Evolution strategies over whole trajectories, new ones in each outer step.
 
@@ -89,7 +89,7 @@ def nres(
     noise: Noise = dense,
     tasks: int = 1,
     stagger: bool = True,
-    shaping: Shaping = no_shaping,
+    shaping: Shaping | None = None,
 ) -> Estimator:
     """Noise-reuse evolution strategies: one perturbation per trajectory, one update per window.
 
@@ -109,7 +109,8 @@ def nres(
         tasks: trajectories per particle, K; with low-rank noise they share its products.
         stagger: spread the first lengths over the multiples of the window.
         shaping: an elementwise function of half the differences of the losses, such as `lambda d: jnp.clip(d, -1, 1)`;
-            or `centred_ranks` or `z_scores`, of the losses of the whole population. Makes the estimate biased.
+            or `centred_ranks` or `z_scores`, of the losses of the whole population. Makes the estimate biased. None:
+            the differences as they are.
 
     Returns:
         An estimator whose `batch` is `pairs`. The gradient is that of the mean loss per step. A pair with a non-finite
@@ -132,7 +133,7 @@ def pes(
     noise: Noise = dense,
     tasks: int = 1,
     stagger: bool = True,
-    shaping: Shaping = no_shaping,
+    shaping: Shaping | None = None,
 ) -> Estimator:
     """Persistent evolution strategies: new noise in each window, credited with all later losses of the trajectory.
 
@@ -155,7 +156,7 @@ def gpes(
     noise: Noise = dense,
     tasks: int = 1,
     stagger: bool = True,
-    shaping: Shaping = no_shaping,
+    shaping: Shaping | None = None,
 ) -> Estimator:
     """The general member of the family: one update per window, new noise every `resample` steps.
 

@@ -26,6 +26,18 @@ AXIS = "trajectories"
 class Estimator(NamedTuple):
     """A source of meta-gradients.
 
+    What the metric `"loss"` is the mean of, in all cases over trajectories and before any shaping:
+
+        backprop                         the steps of whole trajectories, at theta
+        truncated_backprop, rtrl, dodge  the steps of the window that are before the end of the trajectory, at theta
+        full_es                          the steps of whole trajectories, at theta + eps and theta - eps
+        nres, pes, gpes, truncated_es,   the same of the window; pairs that are not finite are left out
+        nres_a, pes_a
+
+    With a curriculum, steps that do not count yet are left out, whatever the estimator. So the losses of two estimators
+    are comparable only for the same windows, and those of evolution strategies are of the smoothed loss. To compare
+    two of them, score their theta, as `curve_scorer` does.
+
     Attributes:
         init: `(theta, data, key) -> state`; every leaf has the trajectories on its leading axis. It raises TypeError if
             theta is not a pytree of float arrays, or if the inner loop does not do what `InnerLoop` says.

@@ -27,6 +27,7 @@ class Noise(NamedTuple):
     """A distribution of perturbations with mean zero and the identity as covariance.
 
     Attributes:
+        name: what signatures and messages call it.
         draw: `(theta, key) -> eps`, one perturbation, in any form.
         particle: `(theta, eps, scale) -> particle`, what distinguishes theta + scale * eps from theta.
         apply: `(f, theta, particle, *args) -> f(theta + scale * eps, *args)`; mapped over particles, theta is shared.
@@ -35,12 +36,16 @@ class Noise(NamedTuple):
         dot: `(eps, tree) -> scalar`, the inner product with a tree shaped like theta.
     """
 
+    name: str
     draw: Callable[[Any, PRNGKeyArray], Any]
     particle: Callable[[Any, Any, Array], Any]
     apply: Callable[..., Any]
     dense: Callable[[Any], Any]
     mean: Callable[[Any, Float[Array, "n"]], Any]
     dot: Callable[[Any, Any], Float[Array, ""]]
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 def weighted_mean(eps: Any, weights: Float[Array, "n"]) -> Any:
@@ -67,7 +72,7 @@ def _apply_dense(f: Callable[..., Any], theta: Any, particle: Any, *args: Any) -
     return f(particle, *args)
 
 
-dense = Noise(_draw_dense, _add_dense, _apply_dense, lambda eps: eps, weighted_mean, inner_product)
+dense = Noise("dense", _draw_dense, _add_dense, _apply_dense, lambda eps: eps, weighted_mean, inner_product)
 """Independent normal noise on every entry of theta."""
 
 
@@ -138,7 +143,7 @@ def low_rank(rank: int = 1) -> Noise:
         parts = _over_leaves(factors, jnp.vdot, eps, tree)
         return jax.tree.reduce(jnp.add, parts)
 
-    return Noise(draw, particle, apply, as_arrays, mean, dot)
+    return Noise(f"low_rank({rank})", draw, particle, apply, as_arrays, mean, dot)
 
 
 def _over_leaves(factors: Callable[..., Any], plain: Callable[..., Any], eps: Any, *rest: Any) -> Any:

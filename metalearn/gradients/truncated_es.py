@@ -27,7 +27,7 @@ from metalearn.gradients._pairs import (
 from metalearn.gradients.es import Sigma
 from metalearn.gradients.estimator import Estimator, means_over_kept, with_typed_keys
 from metalearn.gradients.noise import Noise, dense
-from metalearn.gradients.shaping import Shaping, no_shaping
+from metalearn.gradients.shaping import Shaping
 from metalearn.gradients.windows import Clock, Horizon, initial_clock, replace_ended, restart_ended
 from metalearn.inner import InnerLoop
 
@@ -56,7 +56,7 @@ def truncated_es(
     noise: Noise = dense,
     tasks: int = 1,
     stagger: bool = True,
-    shaping: Shaping = no_shaping,
+    shaping: Shaping | None = None,
 ) -> Estimator:
     """Evolution strategies within a window; biased. Arguments, metrics and errors as in `nres`."""
     pop = make_population(loop, sigma, pairs, window, horizon, noise, tasks, stagger, shaping)

@@ -19,7 +19,6 @@ from metalearn.gradients import (
     truncated_es,
     z_scores,
 )
-from metalearn.gradients.shaping import no_shaping
 from metalearn.inner import InnerLoop
 from metalearn.ranges import Positive, Size, Steps
 
@@ -84,7 +83,7 @@ def make_estimator(loop: InnerLoop, config: GradientConfig, batch: int, *, horiz
         "noise": dense if config.rank is None else low_rank(config.rank),
         "tasks": batch // pairs,
         "horizon": horizon,
-        "shaping": {"none": no_shaping, "centred-ranks": centred_ranks, "z-scores": z_scores}[config.shaping],
+        "shaping": {"none": None, "centred-ranks": centred_ranks, "z-scores": z_scores}[config.shaping],
     }
     if method == "es":
         if window is not None:

@@ -81,3 +81,17 @@ def test_large_batches(capsys):
     found = example("large_batches").main(steps=60)
     assert min(found.values()) > 0.85 and len(found) == 5
     assert "all-reduce: accuracy" in capsys.readouterr().out
+
+
+def test_own_family():
+    curve = example("own_family").main(steps=150, width=16, length=10, tasks=32)
+    assert curve.shape == (10,) and curve[5:].mean() > 0.6  # guessing gives .5
+
+
+def test_saved_learner():
+    assert 0 <= example("saved_learner").main(steps=2, width=16, rows=20) <= 1
+
+
+def test_flax_inner_loop():
+    first, last = example("flax_inner_loop").main(outer_steps=15, steps=10, width=4, batch=2)
+    assert last < 0.9 * first

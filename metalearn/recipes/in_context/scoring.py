@@ -139,7 +139,7 @@ def curves_as_json(scores: dict[str, Any]) -> dict[str, dict[str, list[float | N
 
 
 def table(scores: dict[str, Any], regression: bool) -> str:
-    """The result as text: one row per learner, the score after n examples with its 95 % interval."""
+    """The result as text: one row per learner, the score after n examples with its 95 % interval, and a legend."""
     length = next(iter(scores.values())).shape[1]
     columns = [n for n in (1, 10, 20, 40, 99) if n < length]
     title = "squared error" if regression else "accuracy"
@@ -149,6 +149,14 @@ def table(scores: dict[str, Any], regression: bool) -> str:
         curve, (mean, half) = summarise(value), last_positions(value, LAST)
         cells = [_with_half(curve.mean[n], curve.high[n] - curve.mean[n]) for n in columns]
         rows.append(f"{name:<34}" + "".join(f"{c:>15}" for c in [*cells, _with_half(mean, half)]))
+    counts = {name: len(value) for name, value in scores.items()}
+    same = len(set(counts.values())) == 1
+    tasks = f"{counts[name]} tasks" if same else f"tasks ({', '.join(f'{name}: {n}' for name, n in counts.items())})"
+    last = min(LAST, length)
+    rows.append(
+        f"\nmean ± half of its 95 % interval (Student's t) over {tasks}\n"
+        f"last {last}: mean over the last {last} of {length} positions"
+    )
     return "\n".join(rows)
 
 

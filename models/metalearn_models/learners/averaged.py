@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from metalearn.learner import Labels, Learner, competing
+from metalearn.learner import Labels, Learner, select_classes
 
 __all__ = ["averaged"]
 
@@ -59,7 +59,7 @@ def averaged(learner: Learner, members: int, seed: int = 0, classes: int | None 
 
     def average(logits: Float[Array, "M *T C"]) -> Float[Array, "*T C"]:
         renamed = jax.vmap(lambda row, permutation: jnp.take(row, permutation, axis=-1))(logits, permutations)
-        log_probs = jax.nn.log_softmax(competing(renamed, learner.signature, compete), axis=-1)
+        log_probs = jax.nn.log_softmax(select_classes(renamed, learner.signature, compete), axis=-1)
         return jax.nn.logsumexp(log_probs, axis=0) - np.log(members).astype(np.float32)
 
     def start(theta: Any, key: PRNGKeyArray) -> Any:

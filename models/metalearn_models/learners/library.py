@@ -92,7 +92,7 @@ def load(source: str | os.PathLike[str]) -> TrainedLearner:
         return _read(weights)
     if path.suffix == ".safetensors" or path.is_file():
         return _read(path)
-    raise unknown_name("weights (and no such path exists)", str(source), shipped())
+    raise unknown_name("weights", str(source), shipped(), or_path=True)
 
 
 def save(

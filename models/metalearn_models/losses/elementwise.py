@@ -86,7 +86,8 @@ def per_example(
         link: turns logits into predictions.
         logits: floats `[..., C]`; half precision is widened to float32.
         labels: softmax: integer classes `[...]`, or distributions `[..., C]`; sigmoid: `[..., C]` in [0, 1];
-            identity: targets `[..., C]`. With one output, C = 1, the last two may also be `[...]`.
+            identity: targets `[..., C]`. With one output, C = 1, the last two may also be `[...]`. Logits `[N]` with
+            labels `[N]` are one example with N outputs: for N examples, give the logits as `[N, 1]`.
         scale: regression only: the unit s of the targets, see `losses.scaling`. The loss is
             `s^2 terms(y / s, f / s)`. "batch": estimated per output from the targets of all examples.
 
@@ -127,6 +128,11 @@ def _targets(logits: Array, labels: Array, link: Link) -> tuple[Array, Array | N
     if logits.ndim == 0:
         raise ValueError("logits need a last axis of classes or outputs, got a scalar")
     if labels.shape == logits.shape:
+        if link == "softmax" and labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                f"logits of the shape {logits.shape} are those of one example with {logits.size} classes. Its label is "
+                "one integer or a distribution of floats: give the logits of B examples as [B, C], with C at least 2"
+            )
         return labels, None
     classes = logits.shape[-1]
     if link == "softmax" and labels.shape == logits.shape[:-1]:

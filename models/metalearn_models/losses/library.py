@@ -58,7 +58,7 @@ def load(source: str | os.PathLike[str], **parameters: float | str) -> SymbolicL
     elif name.endswith(".json") or Path(name).exists():
         file = Path(name) / "loss.json" if Path(name).is_dir() else Path(name)
     else:
-        raise unknown_name("loss (and no such path exists)", name, names())
+        raise unknown_name("loss", name, names(), or_path=True)
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}: metalearn search-loss writes loss.json when it has finished")
     loss = SymbolicLoss.read(file)

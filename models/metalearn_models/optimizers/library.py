@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from metalearn.errors import RunError, unknown_name
+from metalearn.errors import RunError, UnknownNameError, unknown_name
 from metalearn.runs.weights import load_weights, save_weights
 from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_models.optimizers.horizon import LoadedOptimizer, watch_horizon
@@ -119,7 +119,12 @@ def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
         if not path.exists():
             raise RunError(f"{source} has no theta.safetensors: its run has not finished, resume it first")
     elif path.suffix != ".safetensors" and not path.is_file():
-        raise unknown_name("meta-trained optimizer (and no such path exists)", str(source), shipped())
+        if str(source) in names():
+            raise UnknownNameError(
+                f"no meta-trained {source} is shipped, only {', '.join(shipped())}: `optimizers.make({str(source)!r})` "
+                f"makes the learned optimizer, and `metalearn train-optimizer {source}` meta-trains it"
+            )
+        raise unknown_name("meta-trained optimizer", str(source), shipped(), or_path=True)
     arrays, card = load_weights(path)
     try:
         name, settings = card["optimizer"]["name"], _lists_to_tuples(card["optimizer"]["settings"])

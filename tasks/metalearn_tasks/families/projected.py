@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, UInt32
 
 from metalearn.learner import Family, Signature
 from metalearn.ranges import Count, Seed, Share, Size, Steps
-from metalearn_tasks.families._numbered import numbered_tasks
+from metalearn_tasks.families._task_numbers import numbered_tasks
 
 __all__ = [
     "ProjectedConfig",

@@ -87,8 +87,8 @@ def _build_projected(config: ProjectedConfig, dataset: Dataset) -> TaskSource:
                 f"examples of {dataset.name}: lower --family.length, take more data, or draw some again with "
                 "--family.repeats"
             )
-    data = _numbered(projected_data(*dataset.train, config.permute_prob), config)
-    test_data = _numbered(projected_data(*dataset.test), config)
+    data = _with_task_numbers(projected_data(*dataset.train, config.permute_prob), config)
+    test_data = _with_task_numbers(projected_data(*dataset.test), config)
     return TaskSource(
         projected(dataset.inputs, dataset.classes, config),
         data,
@@ -99,7 +99,7 @@ def _build_projected(config: ProjectedConfig, dataset: Dataset) -> TaskSource:
     )
 
 
-def _numbered(data: ProjectedData, config: ProjectedConfig) -> ProjectedData:
+def _with_task_numbers(data: ProjectedData, config: ProjectedConfig) -> ProjectedData:
     # As data, so that runs with other seeds and numbers of tasks find their programs in JAX's compilation cache.
     count = None if config.num_tasks is None else jnp.int32(config.num_tasks)
     return data._replace(num_tasks=count, seed=jnp.uint32(config.seed % 2**32))  # the bits that `jax.random.key` takes

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from metalearn.errors import unknown_name
 from metalearn.learner import Family, Signature
 from metalearn.ranges import NonNegative, Seed, Size, Steps, Within
-from metalearn_tasks.families._numbered import numbered_tasks
+from metalearn_tasks.families._task_numbers import numbered_tasks
 
 __all__ = [
     "FunctionClass",

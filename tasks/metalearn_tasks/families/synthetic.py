@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from metalearn.errors import unknown_name
 from metalearn.learner import Family, Signature
 from metalearn.ranges import NonEmpty, Seed, Share, Size, Steps, Within
-from metalearn_tasks.families._numbered import numbered_tasks
+from metalearn_tasks.families._task_numbers import numbered_tasks
 from metalearn_tasks.families._teachers import (
     REFERENCE_POINTS,
     Network,

@@ -165,7 +165,10 @@ def test_a_data_set_that_does_not_exist_is_named_with_its_option(text):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("train --steps 50", "--outer-optimizer.warmup must be shorter than the run: it is 100 and --steps is 50"),
+        (
+            "train --steps 50 --outer-optimizer.warmup 60",
+            "--outer-optimizer.warmup must be shorter than the run: it is 60 and --steps is 50",
+        ),
         ("train --curriculum.steps 5 --curriculum.first 60", "--curriculum.first must be at most --family.length"),
     ],
 )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn.learner import Signature, competing, prediction_loss, predictions_in_order
+from metalearn.learner import Signature, prediction_loss, predictions_in_order, select_classes
 from metalearn.ranges import fields_of
 from metalearn_models.learners import library
 from metalearn_models.learners.averaged import averaged
@@ -112,7 +112,7 @@ def test_what_is_constant_huge_tiny_or_of_one_class_gives_finite_predictions(fou
 
 def test_of_fewer_classes_than_outputs_only_these_are_answers(found):
     two = SIGNATURE._replace(outputs=2)
-    logits = competing(jnp.asarray(found.logits["two classes"]), two)
+    logits = select_classes(jnp.asarray(found.logits["two classes"]), two)
     losses = np.asarray(prediction_loss(logits, found.ys[list(found.logits).index("two classes")]))
     assert logits.shape == (6, 2) and np.isfinite(losses).all()
     whole = np.asarray(prediction_loss(jnp.asarray(found.logits["two classes"]), variants()["two classes"][1]))

@@ -263,7 +263,7 @@ def test_shipped_losses_have_the_formulas_that_were_found():
 
 def test_unknown_losses_and_parameters():
     with pytest.raises(
-        UnknownNameError, match=r"unknown loss \(and no such path exists\) 'focl'. Did you mean 'focal'"
+        UnknownNameError, match=r"unknown loss 'focl', and there is no such file or folder. Did you mean 'focal'"
     ):
         metalearn_models.losses.load("focl")
     with pytest.raises(TypeError, match="the loss robust-regression has the parameters scale, got gamma"):

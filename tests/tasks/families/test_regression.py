@@ -11,7 +11,7 @@ import pytest
 from metalearn import learner
 from metalearn.errors import UnknownNameError
 from metalearn.inner import scan_steps
-from metalearn_tasks.families._numbered import numbered_tasks
+from metalearn_tasks.families._task_numbers import numbered_tasks
 from metalearn_tasks.families.regression import RegressionConfig, network, regression
 
 KINDS = ("linear", "sparse", "sinusoid", "network", "tree")
