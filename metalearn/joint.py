@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.intervals import Interval, mean_interval
-from metalearn.learner import Family, Learner, competing, predictions
+from metalearn.learner import Family, Learner, predictions, select_classes
 
 __all__ = [
     "JointScores",
@@ -77,7 +77,7 @@ def chain_rule(learner: Learner, theta: Any) -> LogProb:
             )
         all_xs, all_ys = jnp.concatenate([context_xs, xs]), jnp.concatenate([context_ys, ys])
         logits = predictions(learner, theta, all_xs, all_ys, key)[seen:]
-        return _log_probs(competing(logits, signature, classes), ys).sum()
+        return _log_probs(select_classes(logits, signature, classes), ys).sum()
 
     return log_prob
 

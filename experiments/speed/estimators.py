@@ -30,7 +30,6 @@ from experiments.speed._timed_cases import Case, outer_case
 from experiments.suite.one_core import prepare_process as prepare_process
 from metalearn.gradients import Estimator, dense, full_es, low_rank, pes
 from metalearn.gradients import _pairs as shared
-from metalearn.gradients.es import no_shaping
 from metalearn.gradients.windows import initial_clock, restart_ended
 from metalearn.learner import inner_loop
 from metalearn.runs.progress import Progress
@@ -61,7 +60,7 @@ PRESETS = {"standard": EstimatorSpeedConfig()}
 
 def with_stored_noise(loop: Any, sigma: float, pairs: int) -> Any:
     """Full ES with dense perturbations that are drawn once and kept in its state: only to be timed."""
-    pop = shared.make_population(loop, sigma, pairs, None, None, dense, 1, False, no_shaping)
+    pop = shared.make_population(loop, sigma, pairs, None, None, dense, 1, False, None)
 
     def init(theta: Any, data: Any, key: Any) -> Any:
         eps = jax.vmap(lambda k: dense.draw(theta, k))(jax.random.split(key, pairs))
