@@ -62,11 +62,16 @@ def meta_train(
     note = note_on_stderr if progress is None else progress.note
     recipe = _prepare_again(config, folder, note) if resume else prepare(config)
     check_references(config.references)
-    scorers = learner_scorers(recipe)
+    scorers, newest = learner_scorers(recipe), dict[str, Any]()
+
+    def evaluate(theta: Any) -> dict[str, Any]:
+        newest.update({name: score(theta) for name, score in scorers.items()})
+        return {f"{name}_score": last_positions(value, LAST)[0] for name, value in newest.items()}
+
     run, state = drive(
         recipe.training,
         folder,
-        evaluate=lambda theta: {f"{n}_score": last_positions(f(theta), LAST)[0] for n, f in scorers.items()},
+        evaluate=evaluate,
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
         resume=resume,
@@ -74,7 +79,9 @@ def meta_train(
         progress=progress,
         evaluated=evaluated,
     )
-    scores = {name: score(state.theta) for name, score in scorers.items()}
+    if not newest:  # every run that makes a step is evaluated after its last one
+        evaluate(state.theta)
+    scores = dict(newest)
     shape = (config.eval_tasks, config.eval_sequences, config.seed)
     scores |= score_references(config.references, recipe.family, recipe.test_data, *shape)
     result = {
