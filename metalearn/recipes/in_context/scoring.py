@@ -150,8 +150,9 @@ def table(scores: dict[str, Any], regression: bool) -> str:
         cells = [_with_half(curve.mean[n], curve.high[n] - curve.mean[n]) for n in columns]
         rows.append(f"{name:<34}" + "".join(f"{c:>15}" for c in [*cells, _with_half(mean, half)]))
     counts = {name: len(value) for name, value in scores.items()}
-    same = len(set(counts.values())) == 1
-    tasks = f"{counts[name]} tasks" if same else f"tasks ({', '.join(f'{name}: {n}' for name, n in counts.items())})"
+    different = set(counts.values())
+    each = ", ".join(f"{name}: {count}" for name, count in counts.items())
+    tasks = f"{different.pop()} tasks" if len(different) == 1 else f"tasks ({each})"
     last = min(LAST, length)
     rows.append(
         f"\nmean ± half of its 95 % interval (Student's t) over {tasks}\n"
