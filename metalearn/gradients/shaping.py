@@ -75,7 +75,9 @@ Adding a constant to the losses or multiplying them by a positive one does not c
 """
 
 
-def shape_differences(shaping: Shaping, losses: Float[Array, "n 2"], finite: Bool[Array, "n"]) -> Float[Array, "n"]:
+def shape_differences(
+    shaping: Shaping | None, losses: Float[Array, "n 2"], finite: Bool[Array, "n"]
+) -> Float[Array, "n"]:
     """Half the difference of the losses of each pair, shaped.
 
     Args:
