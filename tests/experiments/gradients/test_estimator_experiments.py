@@ -8,7 +8,13 @@ import optax
 import pytest
 from scipy import stats
 
-from experiments.gradients import estimator_variance, influence_balancing, lorenz, schedule_2d
+from experiments.gradients import (
+    estimator_variance,
+    influence_balancing,
+    lorenz,
+    population_shaping,
+    schedule_2d,
+)
 from experiments.gradients._comparison import Contender, Trace, compare_estimators, draw_traces, summarise_traces
 from experiments.suite.intervals import finite_interval
 from metalearn.errors import UnknownNameError
@@ -149,3 +155,22 @@ def test_an_estimator_that_is_not_there_is_refused_by_name(tmp_path):
     config = influence_balancing.InfluenceBalancingConfig(estimators=("TBPTT-2",), out=tmp_path)
     with pytest.raises(UnknownNameError, match=r"unknown estimator 'TBPTT-2'\. Did you mean 'TBPTT-1"):
         influence_balancing.run(config)
+
+
+def test_population_shaping_reports_when_each_reaches_the_level(tmp_path):
+    config = population_shaping.PopulationShapingConfig(20, 8, 0.1, (0.001, 0.1), 80, 2, evosax=False, out=tmp_path)
+    found = population_shaping.run(config)
+    check_files(tmp_path, found, "population_shaping")
+    assert {row["rate"] for row in found["runs"].values()} == {0.1}  # the other one gets nowhere
+    raw = found["runs"][population_shaping.RAW]
+    assert raw["ratio"] == {"mean": 1, "low": 1, "high": 1} and all(len(c) == 8 for c in raw["curves"])
+    assert "over those of raw differences" in population_shaping.format_result(found)
+
+
+def test_generations_to_a_level_count_from_one_and_may_be_none():
+    curve = np.array([9.0, 5.0, 4.0, 6.0])
+    found = [population_shaping._reached(curve, level) for level in (10, 5, 4, 1)]
+    assert found == [1, 2, 3, None]
+    low, high = np.exp(np.log(2) + np.array([-1, 1]) * stats.t.ppf(0.975, 1) * np.log(4) / 2)
+    assert population_shaping._ratio([20, 40], [20, 10]) == pytest.approx({"mean": 2, "low": low, "high": high})
+    assert population_shaping._ratio([20, None], [20, 10]) is None
