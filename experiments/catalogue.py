@@ -77,7 +77,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": "8 s"}),
     "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "", "quick": ""}),
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
-    "batch_size": Entry("experiments.optimizers.batch_size", {"standard": "", "quick": ""}),
+    "batch_size": Entry("experiments.optimizers.batch_size", {"standard": "15 min", "quick": "2 min"}),
     "compression": Entry("experiments.optimizers.compression", {"standard": "10 min", "quick": ""}),
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes", "large": "a minute"}),
     "shipped": Entry("experiments.tabular.shipped.experiment", {}),

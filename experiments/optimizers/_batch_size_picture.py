@@ -62,10 +62,14 @@ def draw(result: Mapping[str, Any], path: Path) -> Path:
                 ax.errorbar(at, means, np.maximum(ends, 0), label=method, marker="o", markersize=3, **style)
         for ax, text in ((loss, "training loss"), (accuracy, "test accuracy, %")):
             ax.set_xscale("log")
+            ax.set_xticks(result["batches"], [str(batch) for batch in result["batches"]])
+            ax.minorticks_off()
             ax.set_xlabel("batch")
             ax.set_ylabel(text)
-            ax.set_title(f"equal {budget}", fontsize=9)
+            ax.set_title(f"equal {budget}" + ("; lower ones lie below" if ax is accuracy else ""), fontsize=9)
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=7)
         loss.set_yscale("log")
+        best = max(float(_accuracy(row).mean) for row in result["rows"])
+        accuracy.set_ylim(best - 6, best + 1)  # a run that diverged would hide all others
     save(figure, path)
     return path
