@@ -9,7 +9,7 @@ Four comparisons:
   dense noise that is drawn anew and with dense noise that is stored.
 - optimizers: PES on learned optimizers: 16 tasks x 2 signs x 50 steps of an MLP 64-32-10 on digits, batch 64.
 - learned_optimization: the same beside PES of google/learned_optimization, in turn with ours
-  (`experiments/speed/_against_learned_optimization.py` says what it needs).
+  (`experiments/speed/peers/against_learned_optimization.py` says what it needs).
 
     python -m experiments estimator_speed          # two to three minutes, most of them compiling
 """
@@ -24,9 +24,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from experiments.speed._against_evosax import against_evosax
-from experiments.speed._against_learned_optimization import against_learned_optimization
 from experiments.speed._timed_cases import Case, outer_case
+from experiments.speed.peers.against_evosax import against_evosax
+from experiments.speed.peers.against_learned_optimization import against_learned_optimization
 from experiments.suite.one_core import prepare_process as prepare_process
 from metalearn.gradients import Estimator, dense, full_es, low_rank, pes
 from metalearn.gradients import _pairs as shared

@@ -1,0 +1,1 @@
+"""Other libraries that are timed beside ours."""
