@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from metalearn.inner import unroll
 from metalearn.learner import Signature, predictions_in_order
 from metalearn_models.learners.online import online_network
 from metalearn_models.networks.mlp import mlp
+from metalearn_models.optimizers import curvature
 from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_models.optimizers.curvature import foof, loss_and_statistics, value_grad_and_statistics
 from metalearn_tasks.objectives import training_loop, two_moons
@@ -64,3 +66,28 @@ def test_a_network_trained_online_reads_its_examples_one_by_one():
         outputs, params, state = step(params, state, x[t], y[t])
         expected.append(outputs)
     np.testing.assert_allclose(found, jnp.stack(expected), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("differentiate", [curvature.loss_and_sampled_statistics, curvature.loss_and_exact_statistics])
+def test_objectives_of_classification_say_what_their_predictions_are(differentiate):
+    """Labels are drawn anew at every step, from a key of their own; there is nothing to draw for all labels."""
+    objective, seen = two_moons(5, batch=8), []
+
+    def update(updates, state, params=None, *, statistics, **extra):
+        seen.append({path: layer.fisher_grads.shape for path, layer in statistics.items()})
+        return updates, statistics["[1]['weight']"].fisher_grads
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    optimizer = LearnedOptimizer(lambda key: (), lambda theta, num_steps=None: tx, differentiate)
+    loop = training_loop(objective, optimizer, 4)
+
+    @jax.jit
+    def columns(key):
+        state = loop.init((), (), jax.random.key(0))
+        return loop.step((), state, jnp.int32(0), key, ())[0].optimizer
+
+    count = 1 if differentiate is curvature.loss_and_sampled_statistics else 2
+    found = columns(jax.random.key(1))
+    assert seen == [{"[0]['weight']": (count, 8, 5), "[1]['weight']": (count, 8, 2)}]
+    assert bool(jnp.isfinite(found).all()) and float(jnp.abs(found.sum(-1)).max()) < 1e-6
+    assert not jnp.array_equal(found, columns(jax.random.key(2)))
