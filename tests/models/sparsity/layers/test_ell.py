@@ -96,14 +96,14 @@ def test_populations_of_values_and_second_derivatives(case):
 
 
 def test_bfloat16_is_summed_in_float32():
-    """The sum of 512 times 1 in bfloat16 would stop at 256."""
+    """The sum of 512 times 1 in bfloat16 would stop at 256, and 257 times 512 would be rounded."""
     connections = draw_connections(jax.random.key(0), 512, 2, 512)
-    x = jnp.ones((512, 3), jnp.bfloat16)
+    x = jnp.ones((512, 257), jnp.bfloat16)
     y, back = jax.vjp(lambda v, x: ell_product(v, connections, x), jnp.ones((512, 2), jnp.float32), x)
     assert y.dtype == jnp.bfloat16 and (y == 512).all()
     d_values, d_x = back(y)
     assert d_values.dtype == jnp.float32 and d_x.dtype == jnp.bfloat16
-    assert (d_values == 3 * 512).all() and (d_x == 1024).all()
+    assert (d_values == 257 * 512).all() and (d_x == 1024).all()
 
 
 def test_float64_stays_float64(case):
