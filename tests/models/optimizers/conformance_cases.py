@@ -21,8 +21,8 @@ WRAPPERS = {
     ),
 }
 NAMES = (*optimizers.names(), *WRAPPERS)
-PER_LAYER = ("foof",)
-"""They read layer statistics and remember matrices that are as large as a layer's inputs, and not like parameters.
+PER_LAYER = ("foof", "mini-block-fisher", "soap")
+"""They remember matrices that are as large as a layer's inputs or as an axis, and not like parameters.
 
 Their updates are products of matrices: where these lie on automatic axes is the compiler's choice."""
 MATRIX_PRODUCTS = ("muon", *PER_LAYER)

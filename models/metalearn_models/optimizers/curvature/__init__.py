@@ -23,10 +23,16 @@ from metalearn_models.optimizers.curvature.layers import KernelLayout as KernelL
 from metalearn_models.optimizers.curvature.layers import LayerStatistics as LayerStatistics
 from metalearn_models.optimizers.curvature.mac import mac as mac
 from metalearn_models.optimizers.curvature.mac import scale_by_mac as scale_by_mac
+from metalearn_models.optimizers.curvature.mfac import mfac as mfac
+from metalearn_models.optimizers.curvature.mfac import scale_by_mfac as scale_by_mfac
+from metalearn_models.optimizers.curvature.mini_block import mini_block_fisher as mini_block_fisher
+from metalearn_models.optimizers.curvature.mini_block import scale_by_mini_blocks as scale_by_mini_blocks
 from metalearn_models.optimizers.curvature.natural_gradient import natural_gradient as natural_gradient
 from metalearn_models.optimizers.curvature.natural_gradient import (
     scale_by_natural_gradient as scale_by_natural_gradient,
 )
+from metalearn_models.optimizers.curvature.soap import scale_by_soap as scale_by_soap
+from metalearn_models.optimizers.curvature.soap import soap as soap
 from metalearn_models.optimizers.curvature.statistics import find_layers as find_layers
 from metalearn_models.optimizers.curvature.statistics import value_grad_and_statistics as value_grad_and_statistics
 
@@ -43,12 +49,18 @@ __all__ = [
     "mac",
     "mark_logits",
     "mark_means",
+    "mfac",
+    "mini_block_fisher",
     "natural_gradient",
     "scale_by_foof",
     "scale_by_kfac",
     "scale_by_kfac_standard",
     "scale_by_mac",
+    "scale_by_mfac",
+    "scale_by_mini_blocks",
     "scale_by_natural_gradient",
+    "scale_by_soap",
+    "soap",
     "value_grad_and_exact_statistics",
     "value_grad_and_sampled_statistics",
     "value_grad_and_statistics",

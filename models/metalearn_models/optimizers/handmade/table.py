@@ -10,7 +10,7 @@ import optax
 from metalearn.errors import unknown_name
 from metalearn_models.optimizers.contract import Differentiate, LearnedOptimizer, loss_and_gradient
 from metalearn_models.optimizers.curvature import loss_and_statistics
-from metalearn_models.optimizers.handmade import first_order, second_order
+from metalearn_models.optimizers.handmade import blocks, first_order, second_order
 from metalearn_models.optimizers.handmade.constants import learn_constants
 from metalearn_models.optimizers.handmade.lookahead import lookahead_adam, lookahead_momentum
 
@@ -126,6 +126,21 @@ HANDMADE: dict[str, HandmadeEntry] = {
         "Frantar, Kurtic and Alistarh 2021, 2107.03356",
         _DAMPED,
         ("momentum",),
+    ),
+    "soap": HandmadeEntry(
+        blocks.soap,
+        "Adam in the eigenbasis of Shampoo's preconditioner",
+        "Vyas et al. 2024, 2409.11321",
+        (*_ADAM, "weight_decay"),
+        _BETAS,
+    ),
+    "mini-block-fisher": HandmadeEntry(
+        blocks.mini_block_fisher,
+        "gradients over the Fisher matrix of each neuron's weights",
+        "Bahamou, Goldfarb and Ren 2023, 2202.04124",
+        _DAMPED,
+        ("momentum", "decay"),
+        loss_and_statistics,
     ),
     "lookahead-momentum": HandmadeEntry(
         lookahead_momentum,

@@ -1,12 +1,13 @@
 """M-FAC as an optimizer, against a loop with dense matrices in float64."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from metalearn.errors import NotEnoughMemoryError
-from metalearn_models.optimizers.curvature import mfac as module
 from metalearn_models.optimizers.curvature.mfac import mfac, scale_by_mfac
 
 LEAVES = {"a": (3, 2), "b": (4,)}
@@ -122,7 +123,7 @@ def test_parameters_that_are_left_out_are_updated_by_their_gradient():
 
 
 def test_a_window_that_does_not_fit_into_memory_is_refused_with_one_that_does(monkeypatch):
-    monkeypatch.setattr(module, "available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(sys.modules[scale_by_mfac.__module__], "available_bytes", lambda: 1_000_000)
     params = {"matrix": jnp.ones((100, 100)), "bias": jnp.ones(100, jnp.bfloat16)}
     text = r"window=100 gradients of 10100 parameters need 4.0 MB, 1.0 MB are free: a window of 24 would fit"
     with pytest.raises(NotEnoughMemoryError, match=text) as error:
