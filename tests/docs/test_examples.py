@@ -72,6 +72,13 @@ def test_curvature():
     assert np.isfinite(list(final.values())).all() and final["foof"] < 0.8 * final["sgd"]
 
 
+def test_slow_weights():
+    """A few steps, after which all have learned something, and the slow weights have the form of the parameters."""
+    final, tested = example("slow_weights").main(12)
+    assert np.isfinite(list(final.values())).all() and max(final.values()) < 2.0
+    assert tested["first"].shape == (64, 64) and set(tested) == {"first", "bias", "second"}
+
+
 def test_sparsity():
     found = example("sparsity").main(steps=300)
     assert found["dense"] > 0.9 and min(found["SET"], found["RigL"]) > found["static"] + 0.05
