@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn_models.optimizers.curvature import LayerStatistics, foof
+from metalearn_models.optimizers import lookahead
+from metalearn_models.optimizers.curvature import LayerStatistics, foof, mini_block_fisher, soap
 from metalearn_models.optimizers.curvature.layers import standard_layout
 from metalearn_models.optimizers.curvature.mfac import mfac
 from metalearn_tasks.objectives.baselines import BASELINES, hand_designed_optimizer, learning_rates
@@ -25,7 +26,7 @@ def test_a_hand_designed_optimizer_is_the_transformation_at_its_rate():
 
 
 def test_baselines_are_those_of_optax_at_a_learning_rate():
-    """Two steps tell them apart: every rule makes another second step. Curvature is our own, with defaults."""
+    """Five steps tell them apart: every rule makes another fifth step. Those that optax lacks have our defaults."""
     expected = {
         "adam": optax.adam(0.2),
         "adamw": optax.adamw(0.2),
@@ -33,7 +34,10 @@ def test_baselines_are_those_of_optax_at_a_learning_rate():
         "lamb": optax.lamb(0.2),
         "lars": optax.lars(0.2),
         "lion": optax.lion(0.2),
+        "lookahead-adam": lookahead(optax.adam(0.2), 5, 0.5),
+        "lookahead-momentum": lookahead(optax.sgd(0.2, 0.9), 5, 0.5),
         "m-fac": mfac(0.2, 32, 0.1),
+        "mini-block-fisher": mini_block_fisher(0.2, 0.01, 0.9),
         "momentum": optax.sgd(0.2, momentum=0.9),
         "muon": optax.contrib.muon(0.2, consistent_rms=0.2),
         "nadamw": optax.nadamw(0.2),
@@ -41,6 +45,7 @@ def test_baselines_are_those_of_optax_at_a_learning_rate():
         "rmsprop": optax.rmsprop(0.2),
         "schedule-free-adamw": optax.contrib.schedule_free_adamw(0.2),
         "sgd": optax.sgd(0.2),
+        "soap": soap(0.2),
     }
     assert BASELINES.keys() == expected.keys()
     grads = jnp.array([[1.0, -2.0], [0.5, 0.1]]), jnp.array([[0.5, 1.0], [0.5, 0.2]])
@@ -48,17 +53,17 @@ def test_baselines_are_those_of_optax_at_a_learning_rate():
     def statistics(grad):  # of two examples whose inputs are the unit vectors
         return {"": LayerStatistics(jnp.eye(2), 2 * grad, grad, None, standard_layout((2, 2)))}
 
-    def two_steps(rule):
+    def five_steps(rule):
         rule = optax.with_extra_args_support(rule)
         state, updates = rule.init(grads[0]), None
-        for grad in grads:
+        for grad in (grads * 3)[:5]:
             updates, state = rule.update(grad, state, grads[0], statistics=statistics(grad))
         return np.asarray(updates)
 
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it
-        found = {name: two_steps(make(0.2)) for name, make in BASELINES.items()}
+        found = {name: five_steps(make(0.2)) for name, make in BASELINES.items()}
         for name, rule in expected.items():
-            np.testing.assert_array_equal(found[name], two_steps(rule))
+            np.testing.assert_array_equal(found[name], five_steps(rule))
     assert len({tuple(update.ravel()) for update in found.values()}) == len(found)
 
 
