@@ -79,6 +79,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
     "batch_size": Entry("experiments.optimizers.batch_size", {"standard": "15 min", "quick": "2 min"}),
     "compression": Entry("experiments.optimizers.compression", {"standard": "10 min", "quick": ""}),
+    "learned_constants": Entry("experiments.optimizers.learned_constants", {"standard": "", "quick": ""}),
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes", "large": "a minute"}),
     "shipped": Entry("experiments.tabular.shipped.experiment", {}),
     "rigl": Entry("experiments.sparsity.rigl", {"quick": "9 min", "standard": ""}),

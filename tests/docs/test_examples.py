@@ -102,3 +102,10 @@ def test_saved_learner():
 def test_flax_inner_loop():
     first, last = example("flax_inner_loop").main(outer_steps=15, steps=10, width=4, batch=2)
     assert last < 0.9 * first
+
+
+def test_handmade_optimizers():
+    final, before, after = example("handmade_optimizers").main(("adam", "foof"), (0.01, 0.1), 20)
+    assert final.keys() == {"adam", "foof"} and all(0 < x < 0.69 for x in final.values())
+    assert before.keys() == after.keys() == {"learning_rate", "damping", "momentum", "decay"}
+    assert all(float(after[name]) != float(before[name]) for name in ("learning_rate", "damping", "decay"))

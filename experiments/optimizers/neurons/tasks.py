@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from experiments.optimizers.neurons.methods import Method
+from metalearn_models.optimizers.curvature import mark_logits
 from metalearn_tasks import datasets
 
 __all__ = ["TASKS", "Data", "Run", "Task", "draw_data", "init", "loss", "make_training"]
@@ -107,7 +108,8 @@ def predict(params: list[Array], x: Float[Array, "B D"]) -> Float[Array, "B C"]:
 
 def loss(params: list[Array], x: Float[Array, "B D"], y: Int[Array, "B"]) -> Float[Array, ""]:
     """Mean cross-entropy of a batch in nats."""
-    return optax.losses.softmax_cross_entropy_with_integer_labels(predict(params, x), y).mean()
+    logits = mark_logits(predict(params, x))
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
 def make_training(task: Task, method: Method) -> Callable[..., Run]:
@@ -124,10 +126,10 @@ def make_training(task: Task, method: Method) -> Callable[..., Run]:
         params = init(task, data.inputs.shape[1], init_key)
         rows = _batches(task, len(data.labels), method.warm_up + task.steps, order_key)
 
-        def step(carry: tuple[Any, Any], given: tuple[Array, Array]) -> tuple[tuple[Any, Any], Array]:
-            (params, state), (row, t) = carry, given
-            x, y = (data.inputs, data.labels) if task.batch is None else (data.inputs[row], data.labels[row])
-            value, grads, extra = method.compute(loss, predict, params, x, y, jax.random.fold_in(step_key, t))
+        def step(carry: tuple[Any, Any], given: tuple[Array, ...]) -> tuple[tuple[Any, Any], Array]:
+            (params, state), (row, next_row, t) = carry, given
+            batch, other = (_select(task, data, r) for r in (row, next_row))
+            value, grads, extra = method.compute(loss, params, batch, other, jax.random.fold_in(step_key, t))
             updates, state = tx.update(grads, state, params, value=value, **extra)
             return (optax.apply_updates(params, updates), state), value
 
@@ -140,7 +142,7 @@ def make_training(task: Task, method: Method) -> Callable[..., Run]:
             nothing = (jnp.float32(0), jnp.float32(0))
             return carry, (losses, *jax.lax.cond(evaluated, evaluate, lambda params: nothing, carry[0]))
 
-        given = rows, jnp.arange(len(rows))
+        given = rows, jnp.roll(rows, -1, 0), jnp.arange(len(rows))
         early = jax.tree.map(lambda x: x[: method.warm_up], given)
         parts = jax.tree.map(lambda x: rearrange(x[method.warm_up :], "(e s) ... -> e s ...", e=POINTS), given)
         carry = params, tx.init(params)
@@ -150,6 +152,10 @@ def make_training(task: Task, method: Method) -> Callable[..., Run]:
         return Run(losses.reshape(-1), train_loss, accuracy)
 
     return jax.jit(train)
+
+
+def _select(task: Task, data: Data, rows: Int[Array, "B"]) -> tuple[Array, Array]:
+    return (data.inputs, data.labels) if task.batch is None else (data.inputs[rows], data.labels[rows])
 
 
 def _batches(task: Task, examples: int, steps: int, key: PRNGKeyArray) -> Int[Array, "T B"]:

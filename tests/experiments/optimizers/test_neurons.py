@@ -28,7 +28,7 @@ def _optax_promotes():
 def test_all_grids_have_as_many_points_and_dampings_where_there_are_some():
     assert {len(set(method.grid)) for method in METHODS.values()} == {24}
     for name, method in METHODS.items():
-        has_damping = any(word in name for word in ("FOOF", "KFAC", "NGD", "M-FAC", "MBF"))
+        has_damping = any(word in name for word in ("FOOF", "MAC", "KFAC", "NGD", "M-FAC", "MBF"))
         assert {damping > 0 for _, damping in method.grid} == {has_damping}, name
         assert min(rate for rate, _ in method.grid) > 0
 

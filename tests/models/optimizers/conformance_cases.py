@@ -21,7 +21,7 @@ WRAPPERS = {
     ),
 }
 NAMES = (*optimizers.names(), *WRAPPERS)
-PER_LAYER = ("foof", "mini-block-fisher", "soap")
+PER_LAYER = ("foof", "mac", "kfac", "kfac-standard", "natural-gradient", "mini-block-fisher", "soap")
 """They remember matrices that are as large as a layer's inputs or as an axis, and not like parameters.
 
 Their updates are products of matrices: where these lie on automatic axes is the compiler's choice."""
@@ -91,7 +91,8 @@ def statistics_of(grads):
     found = {}
     for path, g in jax.tree_util.tree_leaves_with_path(grads):
         if jnp.ndim(g) == 2 and jnp.size(g):
-            inputs = jnp.eye(g.shape[0], dtype=g.dtype)
+            # Rows without any gradient are those of inputs that are always 0.
+            inputs = jnp.eye(g.shape[0], dtype=g.dtype) * (g != 0).any(1)[:, None]
             found[jax.tree_util.keystr(path)] = LayerStatistics(
                 inputs, g * g.shape[0], g, None, standard_layout(g.shape)
             )

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn_models.optimizers import lookahead
-from metalearn_models.optimizers.curvature import LayerStatistics, foof, mini_block_fisher, soap
+from metalearn_models.optimizers import curvature, lookahead
+from metalearn_models.optimizers.curvature import LayerStatistics, mini_block_fisher, soap
 from metalearn_models.optimizers.curvature.layers import standard_layout
 from metalearn_models.optimizers.curvature.mfac import mfac
 from metalearn_tasks.objectives.baselines import BASELINES, hand_designed_optimizer, learning_rates
@@ -30,7 +30,11 @@ def test_baselines_are_those_of_optax_at_a_learning_rate():
     expected = {
         "adam": optax.adam(0.2),
         "adamw": optax.adamw(0.2),
-        "foof": foof(0.2, 0.01),
+        "foof": curvature.foof(0.2, 0.01),
+        "kfac": curvature.kfac(0.2, 1e-4),
+        "kfac-standard": curvature.kfac_standard(0.2, 0.1),
+        "mac": curvature.mac(0.2),
+        "natural-gradient": curvature.natural_gradient(0.2, 1.0),
         "lamb": optax.lamb(0.2),
         "lars": optax.lars(0.2),
         "lion": optax.lion(0.2),

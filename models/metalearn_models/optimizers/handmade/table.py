@@ -9,7 +9,7 @@ import optax
 
 from metalearn.errors import unknown_name
 from metalearn_models.optimizers.contract import Differentiate, LearnedOptimizer, loss_and_gradient
-from metalearn_models.optimizers.curvature import loss_and_statistics
+from metalearn_models.optimizers.curvature import loss_and_exact_statistics, loss_and_statistics
 from metalearn_models.optimizers.handmade import blocks, first_order, second_order
 from metalearn_models.optimizers.handmade.constants import learn_constants
 from metalearn_models.optimizers.handmade.lookahead import lookahead_adam, lookahead_momentum
@@ -119,6 +119,38 @@ HANDMADE: dict[str, HandmadeEntry] = {
         _DAMPED,
         ("momentum", "decay"),
         loss_and_statistics,
+    ),
+    "mac": HandmadeEntry(
+        second_order.mac,
+        "FOOF with the mean input of a layer alone",
+        "ICDM 2025, 2506.08464",
+        _DAMPED,
+        ("momentum", "decay"),
+        loss_and_statistics,
+    ),
+    "kfac": HandmadeEntry(
+        second_order.kfac,
+        "factored natural gradient, damped per factor",
+        "Martens and Grosse 2015, 1503.05671",
+        _DAMPED,
+        ("momentum", "decay"),
+        loss_and_exact_statistics,
+    ),
+    "kfac-standard": HandmadeEntry(
+        second_order.kfac_standard,
+        "factored natural gradient, damped as a whole",
+        "Martens and Grosse 2015, 1503.05671",
+        _DAMPED,
+        ("momentum", "decay"),
+        loss_and_exact_statistics,
+    ),
+    "natural-gradient": HandmadeEntry(
+        second_order.natural_gradient,
+        "gradients times the exact inverse Fisher matrix of the batch",
+        "Amari 1998",
+        _DAMPED,
+        ("momentum",),
+        loss_and_exact_statistics,
     ),
     "m-fac": HandmadeEntry(
         second_order.m_fac,
