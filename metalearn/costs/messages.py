@@ -139,6 +139,11 @@ def _of_collective(line: str, found: re.Match[str], devices: int) -> Messages:
 
 
 def _group_size(line: str, devices: int) -> int:
+    # By the axes of a mesh (jax 0.12), of which one may be a part, 'x':(1)2; as iota; or as a list of all groups.
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'([^']*)'=(\d+)", found[1]))
+        axes = re.findall(r"'([^']*)'(?::\(\d+\)(\d+))?", found[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):
         return int(found[1])
     if (found := re.search(r"replica_groups=\{\{([\d,]*)\}", line)) and found[1]:

@@ -65,6 +65,16 @@ def test_asynchronous_collectives_count_once_and_groups_are_all_devices_by_defau
     assert read_messages(ASYNCHRONOUS) == Messages(7 * 64 + 2 * 7 / 8 * 12, 64 + 12, 2)
 
 
+def test_groups_are_read_in_every_form():
+    """As jax 0.12 writes those of a mesh, and as lists and as iota."""
+    forms = {"mesh['x'=4,'y'=2] {'y'}": 2, "mesh['x'=4,'y'=2] {'x','y'}": 8, "mesh['x'=4,'y'=2] {'x':(1)2,'y'}": 4,
+             "{{0,2,4,6},{1,3,5,7}}": 4, "[4,2]<=[8]": 2, "{}": 8}  # fmt: skip
+    for form, size in forms.items():
+        text = ASYNCHRONOUS.replace("to_apply=%add", f"replica_groups={form}, to_apply=%add")
+        sent = read_messages(text).sent - 7 * 64
+        assert sent == pytest.approx(2 * (size - 1) / size * 12)
+
+
 def test_a_loop_with_messages_that_runs_until_something_happens_is_refused():
     text = """HloModule m, num_partitions=4
 
