@@ -75,7 +75,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "mnist_losses": Entry("experiments.losses.mnist", {"standard": "5 min", "quick": "1 min"}),
     "refinement": Entry("experiments.losses.refinement", {"standard": "minutes", "quick": "20 s"}),
     "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": "8 s"}),
-    "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "", "quick": ""}),
+    "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "", "quick": "40 s"}),
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
     "batch_size": Entry("experiments.optimizers.batch_size", {"standard": "15 min", "quick": "2 min"}),
     "compression": Entry("experiments.optimizers.compression", {"standard": "10 min", "quick": ""}),

@@ -4,9 +4,10 @@ M-FAC (arXiv 2107.03356) has to read its window of m gradients of d parameters t
 products with the newest gradient, once for the update. What else it does, a factorisation of an m x m matrix above all,
 should cost less than that. The time of a read is that of the fastest of three passes over the same array, a sum, a
 maximum and a product with a vector, which also gives the bandwidth of the memory. All are timed in turns in one
-process; the median of each counts.
+process; the median of each counts. The factorisation is one of LAPACK, whose threads wait for each other where other
+jobs run; a single one does not.
 
-    python -m experiments mfac_speed
+    OPENBLAS_NUM_THREADS=1 python -m experiments mfac_speed
 """
 
 from __future__ import annotations
