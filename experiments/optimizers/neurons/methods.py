@@ -27,6 +27,7 @@ from metalearn_models.optimizers.curvature import (
 )
 from metalearn_models.optimizers.curvature.mfac import mfac
 from metalearn_models.optimizers.curvature.mini_block import mini_block_fisher
+from metalearn_models.optimizers.curvature.soap import soap
 
 __all__ = ["METHODS", "Method", "Point"]
 
@@ -117,6 +118,7 @@ METHODS: dict[str, Method] = {
     "SGD, momentum .9": Method(lambda rate, _: optax.sgd(rate, 0.9), rates(3e-4, 1.0), gradient),
     "Adam": Method(lambda rate, _: optax.adam(rate), rates(1e-4, 0.1), gradient),
     "Muon": Method(lambda rate, _: optax.contrib.muon(rate), rates(1e-4, 0.3), gradient),
+    "SOAP": Method(lambda rate, _: soap(rate, weight_decay=0.0), rates(1e-4, 0.1), gradient),
     "FOOF, T=1": Method(foof, FOOF, statistics),
     "FOOF, T=100": Method(lambda r, d: foof(r, d, period=100, burn_in=WARM_UP), FOOF, statistics, WARM_UP),
     "MAC": Method(lambda r, d: mac(r, d, None), MAC, statistics),
