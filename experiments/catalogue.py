@@ -83,7 +83,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes", "large": "a minute"}),
     "shipped": Entry("experiments.tabular.shipped.experiment", {}),
     "rigl": Entry("experiments.sparsity.rigl", {"quick": "9 min", "standard": ""}),
-    "learned_topology": Entry("experiments.sparsity.learned_topology", {"quick": "", "standard": ""}),
+    "learned_topology": Entry("experiments.sparsity.learned_topology", {"quick": "5 min", "standard": ""}),
     "shrinkbench": Entry("experiments.sparsity.shrinkbench", {"standard": "", "quick": "20 min"}),
     "brain_surgeon": Entry("experiments.sparsity.brain_surgeon", {"standard": "4 min", "quick": "1 min"}),
     "pruning_pitfalls": Entry("experiments.sparsity.pitfalls", {"standard": "", "quick": "3 min"}),
