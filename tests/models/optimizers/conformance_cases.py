@@ -83,7 +83,16 @@ def update(tx, grads, state, params):
     """One update, with all that any optimizer may ask for."""
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it
         everything = {"value": jnp.float32(1.0), "value_fn": half_square, "statistics": statistics_of(grads)}
+        everything["grad_fn"] = lambda params, step: _like(params, grads)  # the same at every point
         return tx.update(grads, state, params, **everything)
+
+
+def _like(params, grads):
+    """The gradients of these parameters alone, in their dtypes."""
+    known = {jax.tree_util.keystr(path): g for path, g in jax.tree_util.tree_leaves_with_path(grads)}
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.asarray(known[jax.tree_util.keystr(path)], x.dtype), params
+    )
 
 
 def statistics_of(grads):

@@ -30,7 +30,7 @@ from tests.models.optimizers.conformance_cases import (
 
 AS_LARGE = (
     *("learnable-sgd", "learnable-momentum", "first_order", "lgl2o", "gl2o", "sparse"),
-    *("sgd", "momentum", "nesterov"),
+    *("sgd", "momentum", "nesterov", "sam"),
 )
 """Their update is as large as the gradient, as that of SGD is."""
 

@@ -10,6 +10,7 @@ from metalearn_models.optimizers import curvature, lookahead
 from metalearn_models.optimizers.curvature import LayerStatistics, mini_block_fisher, soap
 from metalearn_models.optimizers.curvature.layers import standard_layout
 from metalearn_models.optimizers.curvature.mfac import mfac
+from metalearn_models.optimizers.handmade.sam import sam
 from metalearn_tasks.objectives.baselines import BASELINES, hand_designed_optimizer, learning_rates
 
 
@@ -47,6 +48,7 @@ def test_baselines_are_those_of_optax_at_a_learning_rate():
         "nadamw": optax.nadamw(0.2),
         "nesterov": optax.sgd(0.2, momentum=0.9, nesterov=True),
         "rmsprop": optax.rmsprop(0.2),
+        "sam": sam(optax.sgd(0.2, momentum=0.9), 0.05),
         "schedule-free-adamw": optax.contrib.schedule_free_adamw(0.2),
         "sgd": optax.sgd(0.2),
         "soap": soap(0.2),
@@ -61,7 +63,8 @@ def test_baselines_are_those_of_optax_at_a_learning_rate():
         rule = optax.with_extra_args_support(rule)
         state, updates = rule.init(grads[0]), None
         for grad in (grads * 3)[:5]:
-            updates, state = rule.update(grad, state, grads[0], statistics=statistics(grad))
+            extra = {"statistics": statistics(grad), "grad_fn": lambda x, i, g=grad: g + x - grads[0]}
+            updates, state = rule.update(grad, state, grads[0], **extra)
         return np.asarray(updates)
 
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it

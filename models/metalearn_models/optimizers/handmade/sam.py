@@ -19,11 +19,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from metalearn_models.optimizers.contract import LearnedOptimizer
-from metalearn_models.optimizers.handmade.constants import learn_constants
 from metalearn_models.optimizers.handmade.first_order import Scalar
 
-__all__ = ["learnable_sam", "loss_and_grad_fn", "sam", "sam_momentum"]
+__all__ = ["loss_and_grad_fn", "sam", "sam_momentum"]
 
 
 def sam(
@@ -72,21 +70,6 @@ def sam_momentum(
         rho: see `sam`.
     """
     return sam(optax.sgd(learning_rate, momentum), rho)
-
-
-def learnable_sam(learning_rate: float = 1e-2, momentum: float = 0.9, rho: float = 0.05) -> LearnedOptimizer:
-    """`sam_momentum` with its constants as meta-parameters, for `training_loop`, which then computes two gradients.
-
-    Args:
-        learning_rate: of a fresh theta.
-        momentum: of a fresh theta.
-        rho: of a fresh theta.
-
-    Raises:
-        ValueError: a constant is out of its range.
-    """
-    optimizer = learn_constants(sam_momentum, ("learning_rate", "rho"), ("momentum",))(learning_rate, momentum, rho)
-    return optimizer._replace(differentiate=loss_and_grad_fn)
 
 
 def loss_and_grad_fn(

@@ -13,6 +13,7 @@ from metalearn_models.optimizers.curvature import loss_and_exact_statistics, los
 from metalearn_models.optimizers.handmade import blocks, first_order, second_order
 from metalearn_models.optimizers.handmade.constants import learn_constants
 from metalearn_models.optimizers.handmade.lookahead import lookahead_adam, lookahead_momentum
+from metalearn_models.optimizers.handmade.sam import loss_and_grad_fn, sam_momentum
 
 __all__ = ["HANDMADE", "HandmadeEntry", "handmade_entry", "handmade_names"]
 
@@ -97,6 +98,14 @@ HANDMADE: dict[str, HandmadeEntry] = {
         "You et al. 2020, 1904.00962",
         _ADAM,
         _BETAS,
+    ),
+    "sam": HandmadeEntry(
+        sam_momentum,
+        "momentum on the gradient at the worst point nearby; two gradients per step",
+        "Foret et al. 2021, 2010.01412",
+        (*_RATE, "rho"),
+        ("momentum",),
+        loss_and_grad_fn,
     ),
     "schedule-free-adamw": HandmadeEntry(
         first_order.schedule_free_adamw,

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from metalearn.inner import unroll
-from metalearn_models.optimizers.handmade.sam import learnable_sam, loss_and_grad_fn, sam
+from metalearn_models.optimizers.handmade.sam import loss_and_grad_fn, sam
+from metalearn_models.optimizers.handmade.table import HANDMADE
 from metalearn_tasks.objectives.objective import Objective
 from metalearn_tasks.objectives.training import training_loop
 
@@ -107,7 +108,7 @@ def test_a_training_loop_gives_sam_its_second_gradient():
     objective = Objective(
         draw=lambda key: (), init=lambda problem, key: start, loss=loss, sample=lambda problem, data, key: ()
     )
-    optimizer = learnable_sam(RATE, 0.9, RHO)
+    optimizer = HANDMADE["sam"].learnable(RATE, 0.9, RHO)
     theta = optimizer.init(jax.random.key(0))
     assert {name: round(float(jnp.exp(x)), 6) for name, x in theta.items()} == {
         "log_learning_rate": RATE,
