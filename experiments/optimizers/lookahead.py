@@ -50,6 +50,7 @@ FORMULA = ((0.1, 5, 0.5), (0.5, 5, 0.5), (0.1, 5, 0.8), (0.9, 10, 0.5), (1.5, 5,
 """Learning rate times curvature, k and alpha on the noisy quadratic."""
 MOMENTA = (0.8, 0.9, 0.95)
 TUNING_SEED = 1000
+BATCH = 20
 CURVE = 20
 """Points of a curve of the training loss."""
 
@@ -78,7 +79,7 @@ PRESETS = {"standard": LookaheadConfig(), "quick": LookaheadConfig(seeds=3, tuni
 def run(config: LookaheadConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Train, simulate and draw; returns what result.json holds."""
     begun, note = time.monotonic(), (lambda text: None) if progress is None else progress.note
-    task = Task((64,), None, config.noise, 20, config.steps)
+    task = Task((64,), None, config.noise, BATCH, config.steps)
     arms: dict[str, dict[str, Any]] = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for name, (make, rates) in INNER.items():
@@ -113,7 +114,7 @@ def _train(config: LookaheadConfig, task: Task, make: Any, rates: tuple[float, .
 
         def step(carry: Any, t: Array) -> tuple[Any, None]:
             params, state = carry
-            rows = jax.random.randint(jax.random.fold_in(key, t), (task.batch,), 0, len(data.labels))
+            rows = jax.random.randint(jax.random.fold_in(key, t), (BATCH,), 0, len(data.labels))
             grads = jax.grad(loss)(params, data.inputs[rows], data.labels[rows])
             updates, state = tx.update(grads, state, params)
             return (optax.apply_updates(params, updates), state), None
@@ -159,14 +160,14 @@ def simulate_variance(weights: int) -> list[dict[str, float]]:
     @jax.jit
     @jax.vmap
     def simulate(rate: Array, period: Array, alpha: Array, key: Array) -> Array:
-        tx = lookahead(optax.sgd(rate), period, alpha)
+        tx: Any = lookahead(optax.sgd(rate), period, alpha)
 
         def step(carry: Any, key: Array) -> tuple[Any, Array]:
             x, state = carry
             updates, state = tx.update(x - jax.random.normal(key, x.shape), state, x)
             return (optax.apply_updates(x, updates), state), jnp.var(state.slow)
 
-        x = jnp.zeros(weights)
+        x: Any = jnp.zeros(weights)
         _, found = jax.lax.scan(step, (x, tx.init(x)), jax.random.split(key, 300))
         return found[150:].mean()
 
@@ -187,7 +188,7 @@ def quadratic_steps(momentum: float, period: int = 20, alpha: float = 0.5, limit
     @jax.vmap
     def losses(rate: Array) -> Float[Array, "T A"]:
         inner = optax.sgd(rate, momentum)
-        ahead = lookahead(inner, period, alpha)
+        ahead: Any = lookahead(inner, period, alpha)
 
         def step(carry: Any, _: Any) -> tuple[Any, Array]:
             (x, s), (y, t) = carry

@@ -61,7 +61,7 @@ def time_window(parameters: int, window: int, turns: int) -> dict[str, float]:
     """Milliseconds of a step and of a read, their ratio, and the bandwidth in GB/s."""
     gradients = jax.random.normal(jax.random.key(0), (window, parameters))
     vector = jax.random.normal(jax.random.key(1), (parameters,))
-    tx = scale_by_mfac(window, 1e-3)
+    tx: Any = scale_by_mfac(window, 1e-3)
     state = tx.init(vector)._replace(window=jnp.array(gradients), gram=gradients @ gradients.T)
     step = jax.jit(lambda g, state: tx.update(g, state), donate_argnums=1)
     passes = [jax.jit(f) for f in (jnp.sum, jnp.max, lambda w: w @ vector)]
