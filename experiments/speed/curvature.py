@@ -9,7 +9,7 @@ against `jax.value_and_grad`, in programs that return everything.
 Ratios are those of the turns, each to SGD's (or to `value_and_grad`'s) of the same round, of the clock and of CPU
 seconds; the median is printed.
 
-    python -m experiments curvature_cost                 # five minutes
+    python -m experiments curvature_cost
     python -m experiments curvature_cost --period 10     # inverses ten times as often
 """
 
