@@ -58,7 +58,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "influence_balancing": Entry("experiments.gradients.influence_balancing", {"standard": "13 s"}),
     "lorenz": Entry("experiments.gradients.lorenz", {"standard": "27 s"}),
     "schedule_2d": Entry("experiments.gradients.schedule_2d", {"standard": "17 s"}),
-    "population_shaping": Entry("experiments.gradients.population_shaping", {"standard": "", "quick": "15 s"}),
+    "population_shaping": Entry("experiments.gradients.population_shaping", {"standard": "10 min", "quick": "15 s"}),
     "es_in_context": Entry("experiments.gradients.es_in_context", {"standard": "5.5 min", "quick": ""}),
     "learning_to_learn": Entry("experiments.learned_optimizers.learning_to_learn", {"standard": "", "quick": ""}),
     "past_the_horizon": Entry("experiments.learned_optimizers.past_the_horizon", {"standard": "", "quick": ""}),
