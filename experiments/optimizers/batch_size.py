@@ -113,12 +113,12 @@ def run(config: BatchSizeConfig, progress: Progress | None = None) -> dict[str, 
         per_epoch = 1500 // batch
         steps = {"epochs": config.epochs * per_epoch, "steps": config.epochs * 1500 // config.batches[0]}
         for budget in ("epochs", "steps") if batch != config.batches[0] else ("epochs",):
-            base = next((r["rate"] for r in rows if r["method"] == "SGD"), None)
+            tuned = [r["rate"] for r in rows if r["method"] == "SGD"]
             for name in config.optimizers:
                 rows.append({"batch": batch, "budget": budget, "method": name, "steps": steps[budget],
                              **_measure(config, batch, steps[budget], name, None, note)})  # fmt: skip
-            for name, scale in SCALED.items() if base is not None and budget == "epochs" else ():
-                rate = scale(base, config.batches[0], batch)
+            for name, scale in SCALED.items() if tuned and budget == "epochs" else ():
+                rate = scale(tuned[0], config.batches[0], batch)
                 rows.append({"batch": batch, "budget": budget, "method": name, "steps": steps[budget],
                              **_measure(config, batch, steps[budget], "SGD", rate, note)})  # fmt: skip
     result = {"rows": rows, "batches": config.batches, **judge(rows)}

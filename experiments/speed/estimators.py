@@ -30,6 +30,7 @@ from experiments.speed.peers.against_learned_optimization import against_learned
 from experiments.suite.one_core import prepare_process as prepare_process
 from metalearn.gradients import Estimator, dense, full_es, low_rank, pes
 from metalearn.gradients import _pairs as shared
+from metalearn.gradients.estimator import means_over_kept
 from metalearn.gradients.windows import initial_clock, restart_ended
 from metalearn.learner import inner_loop
 from metalearn.runs.progress import Progress
@@ -75,7 +76,7 @@ def with_stored_noise(loop: Any, sigma: float, pairs: int) -> Any:
         gradient = dense.mean(eps, shown.delta / sigma)
         return gradient, (shared.advance_clock(pop, clock, shown.finite), eps), shared.metrics_of(shown)
 
-    return Estimator(init, grad, pairs, shared.finish)
+    return Estimator(init, grad, pairs, means_over_kept)
 
 
 def against_dense_noise() -> list[tuple[str, list[Case]]]:

@@ -165,7 +165,7 @@ def torch_seconds(task: LossTask, losses: list[Expr], config: LossSearchSpeedCon
     }
     root = Path(__file__).parents[2]
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    command = [config.torch_python, "-m", "experiments.speed.peers.loss_search_torch"]
+    command = [config.torch_python, "-m", "experiments.speed.peers._loss_search_torch"]
     done = subprocess.run(
         command, input=json.dumps(request), stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
     )
@@ -175,7 +175,7 @@ def torch_seconds(task: LossTask, losses: list[Expr], config: LossSearchSpeedCon
 
 
 def _as_lists(expr: Expr) -> Any:
-    """A tree as `peers.loss_search_torch.evaluate` reads it, with all coefficients 1."""
+    """A tree as `peers._loss_search_torch.evaluate` reads it, with all coefficients 1."""
     if isinstance(expr, Op):
         return [expr.name, *(part for arg in expr.args for part in (1.0, _as_lists(arg)))]
     return expr.value if isinstance(expr, Const) else expr.name

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from metalearn.intervals import mean_interval
@@ -35,7 +36,7 @@ DRAWS = 2000
 """Resamplings per bootstrap."""
 
 
-def list_interval(values: Sequence[float]) -> list[float]:
+def list_interval(values: ArrayLike) -> list[float]:
     """Mean over seeds and the ends of its 95 % interval by Student's t, as [mean, low, high] for a result's JSON."""
     return [float(part) for part in mean_interval(values)]
 

@@ -33,6 +33,7 @@ _RANGES: dict[str, Any] = {
     "exponent": NonNegative,
     "trust_coefficient": Positive,
     "rms": Positive,
+    "rho": Positive,
     "damping": Positive,
     "period": Size,
     "slow_step_size": Positive,

@@ -6,8 +6,8 @@ import pytest
 
 from experiments.speed import loss_search
 from experiments.speed.loss_search import LossSearchSpeedConfig
+from experiments.speed.peers._loss_search_torch import evaluate as evaluate_lists
 from experiments.speed.peers.evomal import Work, one_at_a_time
-from experiments.speed.peers.loss_search_torch import evaluate as evaluate_lists
 from metalearn_models.losses.formulas import evaluate, parse
 
 

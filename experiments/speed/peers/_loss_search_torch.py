@@ -1,6 +1,6 @@
 """Candidate losses trained by PyTorch without compiling, as EvoMAL's released code does it: one tree after the other.
 
-    python -m experiments.speed.peers.loss_search_torch < REQUEST
+    python -m experiments.speed.peers._loss_search_torch < REQUEST
 
 REQUEST is JSON with the fields of `train_one` and `trees`, nested lists as `experiments.speed.loss_search` writes them.
 The answer is JSON: `seconds` per tree, `errors` on validation, and the version; or {"missing": "torch"}. Only the
