@@ -13,9 +13,9 @@ Rule of the verdict, written before the first run. On each task three ratios of 
 examples, after the last update) are taken seed by seed: FOOF (T=1) over KFAC with heuristic damping, this over KFAC
 with standard damping, and KFAC with heuristic damping over the exact natural gradient. Reproduced: the geometric mean
 of each is below 1 with its whole 95 % interval (Student's t on logarithms). Not reproduced: an interval lies above 1.
-Open: otherwise, where a method of the rule was left out, and where one diverged. A method whose best point lies on the edge of
-its grid is marked: it may be better than it looks. That a divergence leaves the verdict open was added after a run, in
-which KFAC with standard damping diverged with four of five seeds at the point that the tuning seeds had chosen.
+Open: otherwise, where a method of the rule was left out, and where one diverged. A method whose best point lies on the
+edge of its grid is marked: it may be better than it looks. That a divergence leaves the verdict open was added after a
+run, in which KFAC with standard damping diverged with four of five seeds at the point that the tuning seeds had chosen.
 
 Small decompositions are many times faster with one BLAS thread, here 16 times for eigenvectors on a busy machine: set
 OPENBLAS_NUM_THREADS=1.
