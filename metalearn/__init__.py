@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from metalearn.gradients import Horizon as Horizon
     from metalearn.gradients import Noise as Noise
     from metalearn.gradients import backprop as backprop
+    from metalearn.gradients import centred_ranks as centred_ranks
     from metalearn.gradients import constant_horizon as constant_horizon
     from metalearn.gradients import dense as dense
     from metalearn.gradients import dodge as dodge
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from metalearn.gradients import truncated_es as truncated_es
     from metalearn.gradients import with_curriculum as with_curriculum
     from metalearn.gradients import with_schedule as with_schedule
+    from metalearn.gradients import z_scores as z_scores
     from metalearn.inner import InnerLoop as InnerLoop
     from metalearn.inner import unroll as unroll
     from metalearn.intervals import Interval as Interval
@@ -72,6 +74,7 @@ __all__ = [
     "Signature",
     "__version__",
     "backprop",
+    "centred_ranks",
     "constant_horizon",
     "curve_scorer",
     "dense",
@@ -100,6 +103,7 @@ __all__ = [
     "unroll",
     "with_curriculum",
     "with_schedule",
+    "z_scores",
 ]
 
 _HOMES = ("inner", "outer", "learner", "curves", "intervals", "gradients")

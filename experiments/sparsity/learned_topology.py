@@ -17,8 +17,8 @@ A meta-training that has ended is kept in `out`; the same command continues.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ import numpy as np
 import optax
 
 from experiments.learned_optimizers._training import clipped_adam, meta_train_seeds
+from experiments.sparsity._networks import remember
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate
 from metalearn.gradients import nres
 from metalearn.intervals import mean_interval
 from metalearn.pictures import new_figure, save
-from metalearn.runs.files import write_atomically
 from metalearn.runs.progress import Progress
 from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_models.sparsity import Rule, erk, sparse
@@ -157,9 +157,11 @@ def run(config: LearnedTopologyConfig, progress: Progress | None = None) -> dict
     train = jax.tree.map(jnp.asarray, digits.train)
     keys = jax.random.split(jax.random.key(1), config.seeds)
     thetas = []
+    other = ("held_out", "networks", "seeds", "out")
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in other}
     for seed in range(config.seeds):
-        path = config.out / f"theta-{seed}.json"
-        if not path.exists():
+
+        def compute(seed: int = seed) -> Any:
             (theta,) = meta_train_seeds(
                 f"the rule, seed {seed}",
                 optimizer_of(config),
@@ -171,9 +173,10 @@ def run(config: LearnedTopologyConfig, progress: Progress | None = None) -> dict
                 progress,
                 per_call=10,
             )
-            config.out.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps([x.tolist() for x in theta]).encode())
-        thetas.append(Topology(*(jnp.asarray(x, jnp.float32) for x in json.loads(path.read_bytes()))))
+            return [x.tolist() for x in theta]
+
+        found = remember(config.out, f"theta-{seed}", settings, compute)
+        thetas.append(Topology(*(jnp.asarray(x, jnp.float32) for x in found)))
     trained = time.monotonic()
     grid = [with_every(rigl_theta(alpha, end), every) for alpha, every, end in itertools.product(*GRID.values())]
     tuning = np.log(train_all(config, "digits", _stack(grid), jax.random.split(jax.random.key(2), config.networks))[0])

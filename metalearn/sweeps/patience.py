@@ -99,7 +99,7 @@ class _Patient:
         return [] if time.monotonic() - self._back < self._grace else found
 
     def _has_taken_effect(self, trial_id: int, state: Any, values: Any = None) -> bool:
-        trial = self._calls.get_trial(trial_id)
+        trial = self.call("get_trial", (trial_id,), {})
         return trial.state == state and (values is None or list(trial.values or ()) == list(values))
 
     def _notice(self, *, away: bool) -> None:

@@ -204,7 +204,7 @@ def judge(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     missing = [name for name in compared if name not in methods]
     words += f"{'; ' if words else ''}without {', '.join(missing)}" if missing else ""
     words += f"; diverged: {', '.join(diverged)}" if diverged else ""
-    order = sorted(methods, key=lambda name: float(np.log(_final(methods[name]["train_loss"])).mean()))
+    order = sorted(methods, key=lambda name: mean_curve(methods[name]["train_loss"])[-1])  # diverged ones last
     return {"verdict": verdict, "words": words, "ratios": ratios, "order": order}
 
 

@@ -63,6 +63,8 @@ def linear_scaling_schedule(
 ) -> optax.Schedule:
     """The linearly scaled rate after a warm-up from the rate itself.
 
+    Unless `batch` is larger than `base_batch`, the warm-up begins as that of `warm_up` without a `start`.
+
     Args:
         rate: as in `linear_scaling`.
         base_batch: as in `linear_scaling`.
@@ -80,6 +82,8 @@ def sqrt_scaling_schedule(
     rate: Rate, base_batch: int, batch: int, warmup_steps: int, total_steps: int | None = None
 ) -> optax.Schedule:
     """The rate scaled by the square root, after a warm-up from the rate itself.
+
+    Unless `batch` is larger than `base_batch`, the warm-up begins as that of `warm_up` without a `start`.
 
     Args:
         rate: as in `sqrt_scaling`.

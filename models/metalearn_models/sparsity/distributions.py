@@ -20,7 +20,7 @@ Distribution = Callable[[Mapping[str, Shape], float], dict[str, float]]
 
 
 def uniform(shapes: Mapping[str, Shape], sparsity: float) -> dict[str, float]:
-    """The same density everywhere.
+    """The same density everywhere. RigL's "uniform" keeps the first layer dense besides: leave it out with `which`.
 
     Args:
         shapes: of the layers by name.

@@ -51,7 +51,7 @@ def draw_masks(
     """Random masks, with exactly as many connections per layer as the distribution says.
 
     Args:
-        key: random key; each leaf has its own, whatever the others are.
+        key: random key; each sparse leaf has its own, by its number among them.
         params: parameters; only shapes and placement matter.
         distribution: how many connections each layer gets, such as `erk`.
         sparsity: share of the entries of all sparse leaves that is off, in [0, 1).

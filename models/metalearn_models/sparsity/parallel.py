@@ -43,7 +43,7 @@ class Parallel(NamedTuple):
             [S, B, ...], and B is split over the devices.
         apart: `(key, params, topologies, state, batches, fraction) -> (params, topologies, state, loss)`, phase 2: all
             but the key and the fraction have a leading axis W. Each network evolves after its epoch, with randomness of
-            its own; a fraction of 0 leaves the topologies alone.
+            its own; a fraction of 0 moves only weights that are exactly 0.
         merge: `(params, topologies, state) -> (params, topologies, state)`, the average; arguments have a leading axis
             W and are concrete.
     """
@@ -166,9 +166,6 @@ def average(values: Float[Array, "W K O"], connections: Connections) -> tuple[Fl
 
     Returns:
         Weights and topology. Its largest fan-out may exceed the old bound; the arrays of the transpose grow then.
-
-    Raises:
-        ValueError: a network reads one input twice at an output.
     """
     capacity, inputs = connections.positions.shape[1:]
     means, indices, most = _average(values, connections.indices, inputs)

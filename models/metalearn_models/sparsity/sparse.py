@@ -93,7 +93,7 @@ def sparse_with_masks(
 def _transformation(
     inner: optax.GradientTransformation, rule: Rule, first: Callable[[Any], Masks], key: PRNGKeyArray
 ) -> optax.GradientTransformationExtraArgs:
-    inner = optax.with_extra_args_support(inner)
+    inner, kind = optax.with_extra_args_support(inner), jax.random.key_impl(key)
 
     def init(params: Any) -> SparseState:
         wanted = first(params)
@@ -107,7 +107,7 @@ def _transformation(
     def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, SparseState]:
         memory = _check(rule, state, params)
         memory = rule.watch(memory, grads, state.masks)
-        step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=kind), state.step)
 
         def descend() -> tuple[Any, Any]:
             with jax.numpy_dtype_promotion("standard"):

@@ -34,7 +34,7 @@ def coins(length: int, a: float = 1.0, b: float = 1.0) -> Family:
     Raises:
         ValueError: a number is not positive.
     """
-    if length < 1 or min(a, b) <= 0:
+    if length < 1 or not (a > 0 and b > 0):
         raise ValueError(f"length, a and b must be positive, got {length}, {a} and {b}")
 
     def draw(data: Any, key: PRNGKeyArray) -> Float[Array, ""]:
@@ -90,7 +90,7 @@ def exact_gaussian_process(kernel: Callable[[Array, Array], Array], noise: float
     Raises:
         ValueError: the noise is not positive.
     """
-    if noise <= 0:
+    if not noise > 0:
         raise ValueError(f"noise must be positive, got {noise}: without it repeated inputs have no density")
 
     def log_density(xs: Array, ys: Array) -> Float[Array, ""]:

@@ -15,11 +15,11 @@ from metalearn_models.sparsity.training_flops import (
 LENET = {"a": (784, 300), "b": (300, 100), "c": (100, 10)}
 
 
-@pytest.mark.parametrize(("sparsity", "published"), [(0.8, 0.202640), (0.9, 0.102970), (0.98, 0.023234)])
-def test_rigl_costs_what_the_paper_says(sparsity, published):
+@pytest.mark.parametrize(("sparsity", "expected"), [(0.8, 0.202640), (0.9, 0.102970), (0.98, 0.023234)])
+def test_rigl_costs_what_the_paper_says(sparsity, expected):
     dense, sparse = forward_flops(LENET), forward_flops(LENET, erk(LENET, sparsity))
     assert dense == 2 * 266_200
-    assert rigl_training(dense, sparse, 100) / dense_training(dense) == pytest.approx(published, abs=5e-7)
+    assert rigl_training(dense, sparse, 100) / dense_training(dense) == pytest.approx(expected, abs=5e-7)
     assert static_training(sparse) / dense_training(dense) == pytest.approx(1 - sparsity)
     assert snfs_training(dense, sparse) == pytest.approx(2 * sparse + dense)
     with pytest.raises(ValueError, match="at least 1 step, got 0"):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -116,12 +117,12 @@ def make_timing(decay: Any, period: int, collect: int | None, burn_in: int) -> T
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Check a constant that is a Python number; a traced one is not checked.
+    """Check a constant that is a number of Python or NumPy; an array of JAX is not checked.
 
     Raises:
         ValueError: it is not positive and finite.
     """
-    if isinstance(value, int | float) and not 0 < value < math.inf:
+    if isinstance(value, int | float | np.number) and not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
@@ -194,11 +195,18 @@ def _measure(
         after = jnp.where(early, jnp.ones_like(after), after)
 
     def measure(averages: dict[str, Any], weight: Array) -> tuple[dict[str, Any], Array]:
-        new = {at: rule.measure(known[at], jax.tree.leaves(old)[0].dtype) for at, old in averages.items()}
+        with jax.default_matmul_precision("highest"):
+            new = {at: rule.measure(known[at], jax.tree.leaves(old)[0].dtype) for at, old in averages.items()}
         seen = jax.tree.leaves((new, [layer.output_grads for layer in known.values()]))
         finite = jnp.stack([jnp.isfinite(x).all() for x in seen]).all() if seen else True
-        mix = lambda old, x: jnp.where(finite, old + gain.astype(x.dtype) * (x - old), old)  # noqa: E731
-        return jax.tree.map(mix, averages, new), jnp.where(finite, after, weight)
+
+        def mix(old: Any, x: Any) -> Any:
+            # An average of zeros has not been measured yet: its first batch counts whole, however late it comes.
+            fresh = jnp.stack([(part == 0).all() for part in jax.tree.leaves(old)]).all()
+            share = jnp.where(fresh, jnp.ones_like(gain), gain)
+            return jax.tree.map(lambda a, b: jnp.where(finite, a + share.astype(b.dtype) * (b - a), a), old, x)
+
+        return {at: mix(old, new[at]) for at, old in averages.items()}, jnp.where(finite, after, weight)
 
     if timing.collect == timing.period:
         return measure(averages, state.weight)
@@ -236,7 +244,9 @@ def _precondition(rule: LayerRule, solution: Any, g: Array, layer: LayerStatisti
     examples, rows = layer.inputs.shape[0], math.prod(layer.inputs.shape[:-1])
     if g is layer.gradient and rows < layer.layout.outputs:  # a product with the factors is smaller than with g
         a, e = (x.reshape(rows, x.shape[-1]).astype(dtype) for x in (layer.inputs, layer.output_grads))
-        matrix = rule.from_factors(solution, a, e / examples)
+        with jax.default_matmul_precision("highest"):
+            matrix = rule.from_factors(solution, a, e / examples)
     else:
-        matrix = rule.precondition(solution, layer.layout.to_matrix(g.astype(dtype)))
+        with jax.default_matmul_precision("highest"):
+            matrix = rule.precondition(solution, layer.layout.to_matrix(g.astype(dtype)))
     return layer.layout.from_matrix(matrix).astype(g.dtype)

@@ -41,7 +41,8 @@ def foof(
     """FOOF as a whole optimizer: momentum on the gradients, the preconditioner, the learning rate.
 
     Args:
-        learning_rate: a number or a schedule of optax. The paper's grid for 1000 images of 100 per batch ends at 0.3.
+        learning_rate: a number or a schedule of optax. The paper's 30 at batch size 100, with damping 100, is 0.3 here,
+            with damping 1.
         damping: lambda. A good pair keeps the ratio of learning rate and damping: the update is about
             `learning_rate / damping` times the gradient where the inputs are small.
         momentum: decay of the heavy ball, on the gradient before the preconditioner, as in the paper's code. None:

@@ -1,10 +1,11 @@
 """MAC, FOOF of rank one (ICDM 2025, arXiv 2506.08464): only the mean activation of each layer is known.
 
 Kernels move by `damping (damping I + abar abar^T)^-1 G = G - abar (abar^T G) / (damping + |abar|^2)`, where abar is the
-average of a layer's inputs. This equals `damping` times FOOF if all inputs of a layer are equal; the factor keeps the
-learning rate in the units of SGD. There is no matrix to store and none to invert. It is the control that shows whether
-FOOF needs more than the mean of the inputs. The authors' code keeps the full second moment for the first layer
-(`scale_by_foof` on that layer, by `optax.partition`) and weights attention by its scores; neither is done here.
+average of a layer's inputs. This equals `damping` times FOOF if all inputs of a layer without positions are equal (over
+positions FOOF sums and MAC averages); the factor keeps the learning rate in the units of SGD. There is no matrix to
+store and none to invert. It is the control that shows whether FOOF needs more than the mean of the inputs. The authors'
+code keeps the full second moment for the first layer (`scale_by_foof` on that layer, by `optax.partition`) and weights
+attention by its scores; neither is done here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def mac(
     fallback: optax.GradientTransformation | None = None,
     layers: Mapping[str, KernelLayout] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """MAC as a whole optimizer: the preconditioner, momentum, the learning rate; the defaults are the authors'.
+    """MAC as a whole optimizer; learning rate, damping, momentum and decay are the authors', who also decay weights.
 
     Args:
         learning_rate: a number or a schedule of optax.

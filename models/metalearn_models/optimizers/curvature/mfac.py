@@ -76,8 +76,9 @@ def mfac(
     Raises:
         ValueError: as in `scale_by_mfac`.
     """
+    decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
     return optax.chain(
-        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+        optax.add_decayed_weights(weight_decay) if decays else optax.identity(),
         scale_by_mfac(window, damping, momentum, max_norm, include),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -113,8 +114,13 @@ def scale_by_mfac(
 
     Raises:
         ValueError: `window` is less than 1, or `damping`, `momentum` or `max_norm` is out of range.
+        TypeError: `window` is an array: it decides what is compiled.
     """
     check_damping(damping)
+    if isinstance(window, jax.Array):
+        raise TypeError(
+            "window must be a Python number, got an array: with optax.inject_hyperparams, pass static_args=('window',)"
+        )
     if window < 1:
         raise ValueError(f"window must be at least 1 gradient, got {window}")
     if isinstance(momentum, float | int) and not 0 <= momentum < 1:

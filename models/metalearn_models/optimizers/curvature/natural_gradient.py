@@ -92,7 +92,8 @@ def scale_by_natural_gradient(
         known = matching.match(updates, statistics)
         new, state = matching.update_fallback(updates, state, params, {"statistics": statistics, **extra})
         if known:
-            found = _solve(known, updates, damping)
+            with jax.default_matmul_precision("highest"):  # the direction is a difference, which rounded factors spoil
+                found = _solve(known, updates, damping)
             new = jax.tree_util.tree_map_with_path(lambda p, g: found.get(jax.tree_util.keystr(p), g), new)
         return new, state
 

@@ -99,11 +99,17 @@ def scale_by_soap(
 
     Raises:
         ValueError: a decay, `frequency` or `max_size` is out of range.
+        TypeError: `frequency` or `max_size` is an array: it decides what is compiled.
     """
     for name, value in (("b1", b1), ("b2", b2)):
         if isinstance(value, float | int) and not 0 <= value < 1:
             raise ValueError(f"{name} must be in [0, 1), got {value}")
     for name, value in (("frequency", frequency), ("max_size", max_size)):
+        if isinstance(value, jax.Array):
+            raise TypeError(
+                f"{name} must be a Python number, got an array: with optax.inject_hyperparams, pass "
+                "static_args=('frequency', 'max_size')"
+            )
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
 

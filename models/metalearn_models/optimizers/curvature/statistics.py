@@ -43,9 +43,9 @@ def value_grad_and_statistics(
         unknown: parameters of two or more axes without statistics are named in a warning, in an error, or not at all.
 
     Returns:
-        A function of the arguments of `loss_fn` that returns `(loss, grads, statistics)`, or `((loss, aux), grads,
-        statistics)`. It can be jitted, vmapped, scanned and differentiated. It raises ValueError if `unknown` is
-        "error" and a parameter has no statistics.
+        A function of the arguments of `loss_fn` that returns `(loss, grads, statistics)`, with `has_aux`
+        `((loss, aux), grads, statistics)`. It can be jitted, vmapped, scanned and differentiated. It raises ValueError
+        if `unknown` is "error" and a parameter has no statistics.
 
     Raises:
         UnknownNameError: `unknown` is none of the three.

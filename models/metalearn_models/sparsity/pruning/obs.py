@@ -118,6 +118,8 @@ def _prune_in_rounds(
     check_damping(damping)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
+    if not 0 < share <= 1:
+        raise ValueError(f"share is the part of the weights that stays, in (0, 1], got {share}")
     masks = keep_globally(magnitude(params, which), 1.0)
     for number in range(rounds):
         found = jax.tree.structure(params).flatten_up_to(gradients(params, number))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 __all__ = ["Cycle", "constant", "cosine"]
@@ -25,6 +26,9 @@ def constant(passed: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.ones_like(passed)
 
 
+_NUMBER = int | float | np.integer | np.floating  # what is checked; a traced number cannot be
+
+
 @dataclass(frozen=True)
 class Cycle:
     """The times at which connections change. The numbers may be traced, except that they are then not checked."""
@@ -41,15 +45,15 @@ class Cycle:
     """No change before this step; step 0 is the first."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.every, int) and self.every < 1:
+        if isinstance(self.every, _NUMBER) and not self.every >= 1:
             raise ValueError(f"every (Delta T) is at least 1 step, got {self.every}")
-        if isinstance(self.start, int) and self.start < 0:
+        if isinstance(self.start, _NUMBER) and not self.start >= 0:
             raise ValueError(f"start is a step, at least 0, got {self.start}")
-        if isinstance(self.alpha, int | float) and not 0 <= self.alpha <= 1:
+        if isinstance(self.alpha, _NUMBER) and not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is a share of the connections, in [0, 1], got {self.alpha}")
-        if isinstance(self.end, int) and self.end < 0:
+        if isinstance(self.end, _NUMBER) and not self.end >= 0:
             raise ValueError(f"end is a step, at least 0, got {self.end}")
-        if isinstance(self.end, int) and isinstance(self.start, int) and 0 < self.end <= self.start:
+        if isinstance(self.end, _NUMBER) and isinstance(self.start, _NUMBER) and 0 < self.end <= self.start:
             raise ValueError(
                 f"end must be after start, got end={self.end} and start={self.start}; end=0 never changes connections"
             )

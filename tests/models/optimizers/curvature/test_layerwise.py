@@ -218,3 +218,24 @@ def test_no_hang_where_several_batches_are_decomposed_in_one_program():
     """In a process of its own, which is given up after two minutes."""
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=120)
     assert done.stdout == "done\n", done.stderr
+
+
+def test_a_layer_that_is_measured_late_is_not_averaged_with_the_zeros_before():
+    params = {"a": jnp.ones((3, 2)), "b": jnp.ones((3, 2))}
+    ones = LayerStatistics(jnp.ones((5, 3)), jnp.ones((5, 2)), None, None, standard_layout((3, 2)))
+    bad = dataclasses.replace(ones, inputs=jnp.full((5, 3), jnp.nan))
+
+    def averages(optimizer, batches):
+        state = optimizer.init(params)
+        for batch in batches:
+            statistics = {f"['{name}']": layer for name, layer in batch.items()}
+            _, state = optimizer.update(params, state, params, statistics=statistics)
+        return [jax.tree.leaves(state.layers[name])[0] for name in batches[-1]]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the fallback of the layer without statistics is named
+        late = averages(scale_by_foof(0.1, decay=0.9), [{"a": ones}] * 5 + [{"a": ones, "b": ones}])
+    np.testing.assert_allclose(late, np.ones((2, 3, 3)), rtol=1e-6)
+    both = {"a": ones, "b": ones}
+    first_bad = averages(scale_by_foof(0.1, burn_in=2), [{"a": bad, "b": bad}, both, both])
+    np.testing.assert_allclose(first_bad, np.ones((2, 3, 3)), rtol=1e-6)
