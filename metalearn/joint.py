@@ -1,4 +1,4 @@
-"""Joint predictions: how probable a learner finds several labels together. They show whether it knows what it ignores.
+"""Joint predictions: how probable a learner finds several labels together, and so how well it knows its own doubts.
 
 Osband et al. 2021, "Epistemic neural networks" (arXiv 2107.08924), score agents by the joint log-probability of `tau`
 labels: a coin that may be fair and a coin that is known to be fair give the same marginal predictions, but not the same

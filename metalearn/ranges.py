@@ -246,7 +246,7 @@ def describe(hint: Any) -> str:
     if origin is Annotated:
         base, *rules = typing.get_args(hint)
         words = [rule.describe() for rule in rules if isinstance(rule, Rule)]
-        return " ".join(words if base is str and words else [describe(base), *words])
+        return " ".join(words if base in (str, Path) and words else [describe(base), *words])
     if _is_union(origin):
         return ", or ".join("none" if m is type(None) else describe(m) for m in typing.get_args(hint))
     if origin is Literal:
