@@ -57,7 +57,7 @@ def _layer(rng: np.random.Generator, z: Float[np.ndarray, "n k"], width: int) ->
     """One layer of nodes, standardised: a network's, or a sum of trees."""
     if rng.random() < TREE_LAYERS:
         depth = 1 + int(rng.integers(4))
-        return standardise(sum(tree_values(rng, z, width, depth) for _ in range(1 + int(rng.integers(3)))))
+        return standardise(tree_values(rng, z, width, depth, 1 + int(rng.integers(3))))
     weights = rng.standard_normal((z.shape[1], width))
     if z.shape[1] > 2 and rng.random() < 0.6:  # each node has few parents
         parents = 1 + int(rng.integers(min(4, z.shape[1])))

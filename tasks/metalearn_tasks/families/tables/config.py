@@ -12,6 +12,8 @@ from metalearn.ranges import Share, Within
 
 __all__ = ["PRIOR", "Tables", "TablesConfig"]
 
+Weight = Annotated[float, Within(0, 1e6)]
+
 
 class Tables(NamedTuple):
     """Tables of one shape.
@@ -35,11 +37,11 @@ class TablesConfig:
     """The largest number of classes; every table has at least 2."""
     binary: Share = 0.35
     """Tables with 2 classes; the others have 2 to the largest number."""
-    causal: Annotated[float, Within(0, None)] = 0.35
+    causal: Weight = 0.35
     """Weight of tables from causal models."""
-    direct: Annotated[float, Within(0, None)] = 0.4
+    direct: Weight = 0.4
     """Weight of tables whose class is a function of the columns."""
-    clusters: Annotated[float, Within(0, None)] = 0.25
+    clusters: Weight = 0.25
     """Weight of tables whose columns are drawn around centres of the classes."""
     score_noise: Share = 0.6
     """Tables with noise on what decides the class."""

@@ -50,6 +50,5 @@ def direct(
         distances = np.sqrt(np.maximum(distances, 0.0)).reshape(len(z), scores, per_score)
         return -distances.min(2)
     if function == "trees":
-        depth = 2 + int(rng.integers(3))
-        return sum(tree_values(rng, z, scores, depth) for _ in range(1 + int(rng.integers(4))))
+        return tree_values(rng, z, scores, 2 + int(rng.integers(3)), 1 + int(rng.integers(4)))
     return activate(rng, z + rng.standard_normal(k)) @ rng.standard_normal((k, scores))

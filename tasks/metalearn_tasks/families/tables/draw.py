@@ -22,8 +22,10 @@ from metalearn_tasks.families.tables.labels import (
 )
 from metalearn_tasks.families.tables.pieces import draw_inputs, standardise
 
-__all__ = ["draw_table", "draw_tables", "numbered_tables"]
+__all__ = ["LARGEST", "TRIES", "draw_table", "draw_tables", "numbered_tables"]
 
+TRIES = 20
+"""A table of one class is drawn again, up to so many times."""
 LARGEST = 1e6
 """Values are clipped here, so that float32 and squares of them stay finite."""
 
@@ -81,13 +83,12 @@ def draw_table(
         raise ValueError(f"a table needs rows >= 2 and features >= 1, got {rows} and {features}")
     copied = _some(rng, config.duplicated, (features - 1) // 2)
     useless = _some(rng, config.irrelevant, features - 1 - copied)
-    for _ in range(20):
+    xs, ys, categorical = _mechanism(rng, rows, features - copied - useless, config)
+    tries = 1
+    while ys.min() == ys.max() and tries < TRIES:
         xs, ys, categorical = _mechanism(rng, rows, features - copied - useless, config)
-        if rng.random() < config.label_noise:
-            ys = flip(rng, ys, rng.uniform(0.02, 0.3))
-        if ys.min() < ys.max():
-            break
-    else:  # e.g. with two rows, of one class each time
+        tries += 1
+    if ys.min() == ys.max():  # it can happen with two rows
         ys = rng.permutation(rows) % 2
     ys = compact(rng, ys)
     if useless:
@@ -123,7 +124,7 @@ def _mechanism(
     if place >= config.causal + config.direct:
         ys = np.searchsorted(np.cumsum(proportions)[:-1], rng.random(rows))
         xs, categorical = clusters(rng, ys, features)
-        return xs, ys, categorical
+        return xs, _flipped(rng, ys, config), categorical
     noise = float(np.exp(rng.uniform(np.log(0.02), np.log(0.5)))) if rng.random() < config.score_noise else 0.0
     # An order of classes along one score is learned from few rows if there are few classes.
     ordered = classes == 2 or (classes <= 5 and rng.random() < 0.3)
@@ -138,7 +139,11 @@ def _mechanism(
     if noise > 0:
         decided = decided + noise * rng.standard_normal(decided.shape)
     ys = class_of_intervals(decided[:, 0], proportions) if ordered else class_of_largest(decided, proportions)
-    return xs, ys, np.zeros(features, bool)
+    return xs, _flipped(rng, ys, config), np.zeros(features, bool)
+
+
+def _flipped(rng: np.random.Generator, ys: Int[np.ndarray, " n"], config: TablesConfig) -> Int[np.ndarray, " n"]:
+    return flip(rng, ys, rng.uniform(0.02, 0.3)) if rng.random() < config.label_noise else ys
 
 
 def _finish_columns(

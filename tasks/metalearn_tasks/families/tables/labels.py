@@ -8,7 +8,15 @@ from jaxtyping import Float, Int
 from metalearn_tasks.families.tables.config import TablesConfig
 from metalearn_tasks.families.tables.pieces import standardise
 
-__all__ = ["class_of_intervals", "class_of_largest", "compact", "draw_proportions", "flip", "number_of_classes"]
+__all__ = [
+    "ROWS_PER_CLASS",
+    "class_of_intervals",
+    "class_of_largest",
+    "compact",
+    "draw_proportions",
+    "flip",
+    "number_of_classes",
+]
 
 ROWS_PER_CLASS = 5
 """There are at most so many classes that each can have so many rows."""
@@ -34,7 +42,7 @@ def class_of_largest(
     Scores are shifted until the frequencies come near the proportions, in at most ten steps.
     """
     z = standardise(scores)
-    shift = np.zeros(z.shape[1])
+    shift, ys = np.zeros(z.shape[1]), z.argmax(1)
     for _ in range(10):
         ys = (z + shift).argmax(1)
         found = np.bincount(ys, minlength=len(proportions)) / len(ys)

@@ -57,13 +57,16 @@ def activate(rng: np.random.Generator, z: Float[np.ndarray, "n k"]) -> Float[np.
 
 
 def tree_values(
-    rng: np.random.Generator, z: Float[np.ndarray, "n k"], outputs: int, depth: int
+    rng: np.random.Generator, z: Float[np.ndarray, "n k"], outputs: int, depth: int, trees: int
 ) -> Float[np.ndarray, "n {outputs}"]:
-    """Values of a random binary tree, Gaussian per leaf; each node compares a column with its value in a random row."""
-    nodes = 2**depth - 1
-    columns = rng.integers(z.shape[1], size=nodes)
-    thresholds = z[rng.integers(len(z), size=nodes), columns]
-    where, each = np.zeros(len(z), np.int64), np.arange(len(z))
-    for _ in range(depth):
-        where = 2 * where + 1 + (z[each, columns[where]] > thresholds[where])
-    return rng.standard_normal((nodes + 1, outputs))[where - nodes]
+    """The sum of random binary trees: a node compares a column with its value in a random row, leaves are Gaussian."""
+    nodes, each = 2**depth - 1, np.arange(len(z))
+    total = np.zeros((len(z), outputs))
+    for _ in range(trees):
+        columns = rng.integers(z.shape[1], size=nodes)
+        thresholds = z[rng.integers(len(z), size=nodes), columns]
+        where = np.zeros(len(z), np.int64)
+        for _ in range(depth):
+            where = 2 * where + 1 + (z[each, columns[where]] > thresholds[where])
+        total += rng.standard_normal((nodes + 1, outputs))[where - nodes]
+    return total
