@@ -26,6 +26,7 @@ from metalearn_tasks.families.projected import (
 )
 from metalearn_tasks.families.regression import RegressionConfig, regression
 from metalearn_tasks.families.synthetic import SyntheticConfig, synthetic
+from metalearn_tasks.families.tables.family import TablesFamilyConfig, draw_pool, tables
 
 __all__ = ["FAMILIES", "FamilyEntry", "TaskSource", "entry_of", "family_entry", "names"]
 
@@ -134,6 +135,12 @@ def _build_synthetic(config: SyntheticConfig, dataset: None) -> TaskSource:
     return TaskSource(synthetic(config), (), (), (), 1.0 / config.classes)
 
 
+def _build_tables(config: TablesFamilyConfig, dataset: None) -> TaskSource:
+    del dataset
+    pool = draw_pool(config)
+    return TaskSource(tables(config), pool, draw_pool(config, held_out=True), pool, 1.0 / config.classes)
+
+
 _ENTRIES = (
     FamilyEntry(
         "projected",
@@ -158,6 +165,13 @@ _ENTRIES = (
         SyntheticConfig,
         _build_synthetic,
         "synthetic tables of 2 to 10 classes, in the spirit of TabPFN (Hollmann et al. 2022)",
+        over_data=False,
+    ),
+    FamilyEntry(
+        "tables",
+        TablesFamilyConfig,
+        _build_tables,
+        "tables from causal models, functions and clusters, drawn ahead (after Hollmann et al. 2022)",
         over_data=False,
     ),
 )

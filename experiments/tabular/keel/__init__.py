@@ -1,0 +1,1 @@
+"""Classifiers on real tables of the KEEL repository."""
