@@ -77,6 +77,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": "8 s"}),
     "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "", "quick": "40 s"}),
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
+    "testbed": Entry("experiments.epistemic.testbed", {"quick": "", "standard": ""}),
     "batch_size": Entry("experiments.optimizers.batch_size", {"standard": "15 min", "quick": "2 min"}),
     "compression": Entry("experiments.optimizers.compression", {"standard": "10 min", "quick": ""}),
     "learned_constants": Entry("experiments.optimizers.learned_constants", {"standard": "", "quick": ""}),

@@ -1,0 +1,210 @@
+"""Agents with an index: what their joint predictions are made of, and what their training leaves alone."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metalearn.joint import marginals
+from metalearn.learner import Signature
+from metalearn_models.epistemic import (
+    EnsembleConfig,
+    EpinetConfig,
+    Knowledge,
+    Params,
+    PriorEnsembleConfig,
+    SingleConfig,
+    ensemble,
+    epinet,
+    joint,
+    marginal_logits,
+    prior_ensemble,
+    single,
+    train,
+)
+from metalearn_models.epistemic.epinet import epinet_on, expose_outputs
+from metalearn_models.networks import mlp
+
+KEY = jax.random.key(0)
+SIGNATURE = Signature(3, 2, 10)
+TOLD = Knowledge(jnp.float32(60), jnp.float32(0.1))
+FILLED = jnp.int32(6)
+SMALL: Any = {"hidden": (8, 8), "steps": 30, "learning_rate": 0.01}
+AGENTS = {
+    "single": single(SIGNATURE, SingleConfig(**SMALL)),
+    "ensemble": ensemble(SIGNATURE, EnsembleConfig(members=3, **SMALL)),
+    "prior ensemble": prior_ensemble(SIGNATURE, PriorEnsembleConfig(members=3, **SMALL)),
+    "epinet": epinet(SIGNATURE, EpinetConfig(index=4, **SMALL)),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion_that_optax_needs():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def examples():
+    xs = jax.random.normal(jax.random.key(1), (8, 3))
+    return xs, (xs[:, 0] > 0).astype(jnp.int32)
+
+
+@pytest.fixture(scope="module")
+def trained(examples):
+    """Per agent: the joint of all labels, the sum of their marginals, the joint of one; log-probabilities."""
+
+    @jax.jit
+    def program(xs, ys):
+        found, none = {}, (xs[:0], ys[:0])
+        for name, agent in AGENTS.items():
+            start, params = agent.init(KEY, TOLD), train(agent, xs, ys, TOLD, KEY, filled=FILLED)
+            log_prob = joint(agent, params, 16)
+            found[name] = (
+                log_prob(KEY, *none, xs, ys),
+                marginals(log_prob)(KEY, *none, xs, ys),
+                log_prob(KEY, *none, xs[:1], ys[:1]),
+                [marginal_logits(agent, p, xs, KEY, 16) for p in (start, params)],
+            )
+        return found
+
+    return program(*examples)
+
+
+def test_only_an_index_makes_the_joint_differ_from_the_sum_of_marginals(examples, trained):
+    _, ys = examples
+    for name, (together, apart, one, (_, logits)) in trained.items():
+        assert np.isfinite(together)
+        assert (abs(together - apart) < 1e-6 * len(ys)) == (name == "single"), name
+        np.testing.assert_allclose(one, logits[0, ys[0]], rtol=1e-5)  # one label: the marginal
+
+
+def test_a_trained_agent_fits_its_examples(examples, trained):
+    _, ys = examples
+    at = (np.arange(6), np.asarray(ys[:6]))
+    for name, (*_, (before, after)) in trained.items():
+        np.testing.assert_allclose(np.exp(after).sum(-1), 1, rtol=1e-5)
+        assert after[at].mean() > before[at].mean() + 0.02, name
+
+
+def test_two_opposite_members_find_a_label_and_its_copy_half_as_probable(examples):
+    agent = ensemble(SIGNATURE, EnsembleConfig(hidden=(), members=2, steps=1))
+    params = agent.init(KEY, TOLD)
+    weight = jnp.stack([40 * jnp.array([[1.0, -1.0]] * 3), -40 * jnp.array([[1.0, -1.0]] * 3)])
+    params = params._replace(learned=({"weight": weight, "bias": jnp.zeros((2, 2))},))
+    xs, ys = jnp.ones((2, 3)), jnp.array([0, 0])
+    log_prob = joint(agent, params)
+    np.testing.assert_allclose(log_prob(KEY, xs[:0], ys[:0], xs, ys), -math.log(2), rtol=1e-6)
+    np.testing.assert_allclose(marginals(log_prob)(KEY, xs[:0], ys[:0], xs, ys), -2 * math.log(2), rtol=1e-6)
+
+
+def test_priors_are_not_trained_and_doubt_does_not_shape_the_base(examples):
+    xs, ys = examples
+    agent, weights = AGENTS["epinet"], jnp.ones(len(ys))
+    params = agent.init(KEY, TOLD)
+    z = jax.random.normal(KEY, (4,))
+
+    def parts(params):
+        """How far z moves the logits: nothing of it may reach the base or the prior."""
+        return (agent.apply(params, xs, z) - agent.apply(params, xs, 0 * z)).sum()
+
+    grads = jax.jit(jax.grad(parts))(params)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves((grads.learned["base"], grads.fixed["networks"])))
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(grads.learned["epinet"]))
+    for name in ("prior ensemble", "epinet"):
+        one = AGENTS[name]
+        start = one.init(KEY, TOLD)
+        grads = jax.jit(jax.grad(lambda p, one=one: one.loss(p, xs, ys, weights, TOLD, KEY)))(start)
+        assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(grads.fixed["networks"])), name
+        assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(grads.learned))
+
+
+def test_the_epinet_is_linear_in_its_index_where_it_should_be():
+    """The prior term alone, of an epinet whose learned part is 0: linear in z, and inverse to the temperature."""
+    agent = AGENTS["epinet"]
+    params = agent.init(KEY, TOLD)
+    params.learned["epinet"] = jax.tree.map(jnp.zeros_like, params.learned["epinet"])
+    xs = jnp.ones((1, 3))
+    base = agent.apply(params, xs, jnp.zeros(4))
+
+    def moved(z):
+        return agent.apply(params, xs, z) - base
+
+    z, other = jax.random.normal(KEY, (2, 4))
+    np.testing.assert_allclose(moved(z) + moved(2 * other), moved(z + 2 * other), rtol=1e-4, atol=1e-5)
+    hot = Knowledge(TOLD.examples, 10 * TOLD.temperature)
+    hotter = agent.init(KEY, hot)._replace(learned=params.learned)
+    np.testing.assert_allclose(10 * (agent.apply(hotter, xs, z) - base), moved(z), rtol=1e-4)
+
+
+def test_an_epinet_is_the_formula_of_the_paper(examples):
+    """Base + learned([z, x, features]) z + scale prior z, written with whole networks in float64."""
+    xs, _ = examples
+    params = AGENTS["epinet"].init(KEY, TOLD)
+    z = np.asarray(jax.random.normal(KEY, (4,)), np.float64)
+
+    def run(layers, x):
+        hidden = x
+        for layer in layers[:-1]:
+            hidden = np.maximum(hidden @ layer["weight"] + layer["bias"], 0)
+        return hidden @ layers[-1]["weight"] + layers[-1]["bias"], hidden
+
+    learned, prior = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params.learned, params.fixed["networks"]))
+    wanted = []
+    for x in np.asarray(xs, np.float64):
+        logits, features = run(learned["base"], x)
+        matrix = run(learned["epinet"], np.concatenate([z, x, features]))[0].reshape(2, 4)
+        priors = [run([{k: v[i] for k, v in layer.items()} for layer in prior], x)[0] for i in range(4)]
+        wanted.append(logits + matrix @ z + 0.3 / 0.1 * np.stack(priors, -1) @ z)
+    found = AGENTS["epinet"].apply(params, xs, jnp.asarray(z, jnp.float32))
+    np.testing.assert_allclose(found, np.array(wanted), rtol=1e-4, atol=1e-5)
+
+
+def test_an_epinet_stands_on_any_network(examples):
+    xs, _ = examples
+    agent = epinet_on(expose_outputs(mlp(3, (), 2)), SIGNATURE, EpinetConfig(index=4, steps=5))
+    params = agent.init(KEY, TOLD)
+    logits = agent.apply(params, xs, jnp.zeros(4))
+    layer = params.learned["base"][0]
+    np.testing.assert_allclose(logits, xs @ layer["weight"] + layer["bias"][None], rtol=1e-5)
+
+
+def test_padding_counts_for_nothing_and_members_do_not_hinder_one_another(examples):
+    xs, ys = examples
+    agent = prior_ensemble(SIGNATURE, PriorEnsembleConfig(hidden=(4,), members=2, steps=3))
+
+    @jax.jit
+    def program(xs, ys):
+        return train(agent, xs, ys, TOLD, KEY, filled=FILLED).learned
+
+    longer = program(jnp.concatenate([xs[:6], 100 * xs[6:]]), ys.at[6:].set(1))
+    assert jax.tree.all(jax.tree.map(np.array_equal, longer, program(xs, ys)))
+    # Each member descends its own loss: the gradient of one does not contain the others.
+    params = agent.init(KEY, TOLD)
+    gradient = jax.jit(jax.grad(lambda p: agent.loss(p, xs, ys, jnp.ones(8), TOLD, KEY)))
+    grads = gradient(params).learned
+    others = jax.tree.map(lambda leaf: leaf.at[1:].multiply(3.0), params.learned)
+    changed = gradient(params._replace(learned=others)).learned
+    for before, after in zip(jax.tree.leaves(grads), jax.tree.leaves(changed), strict=True):
+        np.testing.assert_allclose(before[0], after[0], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ensemble(SIGNATURE, EnsembleConfig(members=1)), "members must be at least 2"),
+        (lambda: joint(AGENTS["epinet"], Params((), ()), 1), "indices must be at least 2, got 1"),
+        (lambda: single(SIGNATURE._replace(regression=True)), "got the regression signature"),
+        (lambda: epinet(SIGNATURE, EpinetConfig(prior_scale=-1.0)), "prior_scale"),
+        (
+            lambda: train(AGENTS["single"], jnp.ones((4, 2)), jnp.zeros(4, jnp.int32), TOLD, KEY),
+            r"xs must be \[4, 3\].* got \[4, 2\]",
+        ),
+    ],
+)
+def test_agents_that_cannot_be_are_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
