@@ -1,7 +1,7 @@
 """One compiled loop that trains every agent, for many tasks at once.
 
-Examples are rows of an array that may be longer than their number: rows from `knowledge.examples` on are padding. So tasks
-of different sizes, temperatures and seeds are one program under `jax.vmap`. Minibatches are drawn with replacement from
+Examples are rows of an array that may be longer than their number: the rows after them are padding. So tasks of
+different sizes, temperatures and seeds are one program under `jax.vmap`. Minibatches are drawn with replacement from
 the examples; up to `batch` rows are one batch, in order. The testbed takes 100 (Osband et al. 2022, arXiv 2110.04629).
 """
 
