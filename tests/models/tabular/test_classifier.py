@@ -21,9 +21,10 @@ from metalearn_models.learners.reference.ridge import RidgeConfig
 from metalearn_models.learners.registry import build_learner
 from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_models.learners.vsml import VSMLConfig
-from metalearn_models.tabular import classifier as classifier_module
+from metalearn_models.tabular import sequences
 from metalearn_models.tabular._programs import programs
-from metalearn_models.tabular.classifier import CHUNK, GROUP, InContextClassifier
+from metalearn_models.tabular.classifier import InContextClassifier
+from metalearn_models.tabular.sequences import CHUNK, GROUP
 from metalearn_models.tabular.views import draw_views, features_of, fit_features
 
 NAME = "digits-synthetic-16x10"
@@ -32,7 +33,7 @@ NAME = "digits-synthetic-16x10"
 @pytest.fixture(autouse=True)
 def _one_view_of_the_nearest_rows(monkeypatch):
     """Four cost four times as much. `test_large_tables.py` has four."""
-    monkeypatch.setattr(classifier_module, "NEAREST", 1)
+    monkeypatch.setattr(sequences, "NEAREST", 1)
 
 
 def _classifier(**options):
@@ -208,7 +209,6 @@ def test_units_of_the_features_do_not_matter():
         (np.zeros(3), np.zeros(3), "Expected 2D array"),
         (np.zeros((0, 2)), np.zeros(0), "0 sample"),
         (np.zeros((3, 0)), np.zeros(3), "0 feature"),
-        (np.full((3, 2), np.nan), np.array([0, 1, 1]), "NaN"),
         (np.full((3, 2), np.inf), np.array([0, 1, 1]), "infinity"),
         (np.ones((3, 2)), np.ones(3), r"at least 2 classes.*got 1 class \(1\.0\) in 3 rows"),
         (np.ones((3, 2)), np.ones(3, np.int64), r"got 1 class \(1\) in 3 rows"),

@@ -14,8 +14,9 @@ from sklearn.datasets import load_iris, make_classification, make_gaussian_quant
 
 from metalearn_models.learners.library import load
 from metalearn_models.tabular.calibration import FLOOR, calibrate, fit_calibration
-from metalearn_models.tabular.classifier import GROUP, NEAREST, InContextClassifier
+from metalearn_models.tabular.classifier import InContextClassifier
 from metalearn_models.tabular.nearest import nearest_rows, show
+from metalearn_models.tabular.sequences import GROUP, NEAREST
 from metalearn_models.tabular.views import EXACT, PLACES, draw_views, features_of, reduce
 
 
@@ -55,11 +56,13 @@ def test_what_tells_classes_apart_may_be_beyond_the_leading_components():
         1700, n_features=40, n_informative=12, n_classes=8, n_clusters_per_class=1, random_state=1
     )
     classifier = _classifier().fit(X[:1500], y[:1500])
-    assert classifier._table.places.shape == (1500, 40)
-    leading, beyond = (np.abs(classifier._table.projection[:, :, part]).max((1, 2)) for part in np.s_[:16, 16:])
+    assert classifier._reader._table.places.shape == (1500, 40)
+    leading, beyond = (np.abs(classifier._reader._table.projection[:, :, part]).max((1, 2)) for part in np.s_[:16, 16:])
     assert (leading > 0).all()
     np.testing.assert_array_equal(beyond > 0, [False, True, False, True])
-    np.testing.assert_array_equal(classifier._groups[0].projection[:, :, 16:], 0)  # views have the leading ones alone
+    np.testing.assert_array_equal(
+        classifier._reader._groups[0].projection[:, :, 16:], 0
+    )  # views have the leading ones alone
     assert classifier.score(X[1500:], y[1500:]) > 0.57  # .50 with the leading 16 alone
 
 
@@ -76,7 +79,7 @@ def test_the_nearest_rows_are_asked_as_the_learner_would_be_in_one_pass():
     X, y = load_iris(return_X_y=True)
     classifier = _classifier().fit(X[::2], y[::2])
     learner, theta, _, _, _ = load(classifier.weights)
-    table, query = classifier._table, features_of(classifier._features, X[1:2])
+    table, query = classifier._reader._table, features_of(classifier._reader._features, X[1:2])
     distances = np.square(table.z[:, :4] - query[:, :4]).sum(1)  # the other four features are squares
     rows = np.argsort(-distances, kind="stable")[-63:]
     found = nearest_rows(table.places, table.squares, query[0, :4], 63, -1)
@@ -90,7 +93,7 @@ def test_the_nearest_rows_are_asked_as_the_learner_would_be_in_one_pass():
         logits = learner.run(theta, jnp.asarray(xs, jnp.float32), jnp.asarray(ys, jnp.int32))[-1]
         expected.append(jax.nn.softmax(logits[labels]))
     assert len(expected) == NEAREST
-    _, by_nearest = classifier._predict_reduced(query)
+    _, by_nearest = classifier._reader._predict_reduced(query)
     np.testing.assert_allclose(by_nearest[0], np.mean(expected, axis=0), atol=1e-5)
 
 
