@@ -35,12 +35,15 @@ class InnerLoop(NamedTuple):
             It must equal the loop over `step`. None: there is only the loop. It is called for whole trajectories only,
             with `t0` = 0 and `window` = `length`, and its final state is not continued.
         length: T, the steps of a whole trajectory; None: it has no natural end.
+        counts: `(t, data) -> bool`, whether step t counts in the loss; once one does not, none after it does. The loss
+            of `step` is 0 where it does not, and backpropagation leaves out such steps. None: all steps count.
     """
 
     init: Callable[..., Any]
     step: Callable[..., tuple[Any, Array, dict[str, Array]]]
     run: Callable[..., tuple[Any, Array, dict[str, Array]]] | None = None
     length: int | None = None
+    counts: Callable[[Array, Any], Array] | None = None
 
 
 def typed_key(key: Any) -> Any:

@@ -27,7 +27,7 @@ from metalearn.gradients.windows import (
     ends_with_windows,
     make_windows,
     placeholder_states,
-    repeat_beyond_end,
+    without_derivatives_beyond,
 )
 from metalearn.inner import InnerLoop, add_up_steps, start
 
@@ -273,9 +273,11 @@ def _window(
     # If no window goes beyond the end of its trajectory, masking would be the most expensive part of a cheap step.
     end = None if ends_with_windows(cut) else length
 
+    if differentiated:
+        loop = without_derivatives_beyond(loop, end)
+
     def one(s: Any, k: PRNGKeyArray) -> Any:
-        masked = loop if end is None or not differentiated else repeat_beyond_end(loop, s, t, end, k)
-        return add_up_steps(masked, theta, s, t, cut.steps, end, k, data)
+        return add_up_steps(loop, theta, s, t, cut.steps, end, k, data)
 
     inner, losses, aux = jax.vmap(one)(inner, keys)
     return inner, {"loss": losses, **{name: total(value) for name, value in aux.items()}}

@@ -25,10 +25,10 @@ from metalearn.gradients.windows import (
     make_windows,
     masked_mean,
     placeholder_states,
-    repeat_beyond_end,
     replace_ended,
     restart_ended,
     valid_steps,
+    without_derivatives_beyond,
 )
 from metalearn.inner import InnerLoop, scan_steps, start, unroll
 
@@ -67,7 +67,7 @@ def backprop(loop: InnerLoop, batch: int, length: int | None = None, remat: bool
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(state)
 
         def objective(theta: Any) -> tuple[Array, dict[str, Array]]:
-            losses, aux = unroll(loop, theta, data, keys, steps, remat)
+            losses, aux = unroll(without_derivatives_beyond(loop, None), theta, data, keys, steps, remat)
             return losses.mean(), jax.tree.map(jnp.mean, aux)
 
         (loss, aux), gradient = jax.value_and_grad(objective, has_aux=True)(theta)
@@ -126,7 +126,7 @@ def truncated_backprop(
 
         def objective(theta: Any) -> tuple[Array, tuple[Any, Any]]:
             def one(inner: Any, t: Array, length: Array, key: PRNGKeyArray) -> tuple[Any, Array, dict[str, Array]]:
-                masked = loop if ends_with_windows(cut) else repeat_beyond_end(loop, inner, t, length, key)
+                masked = without_derivatives_beyond(loop, None if ends_with_windows(cut) else length)
                 return scan_steps(masked, theta, inner, t, window, key, data)
 
             after, losses, aux = jax.vmap(one)(inner, clock.t, clock.length, clock.key)

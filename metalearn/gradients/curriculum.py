@@ -2,7 +2,8 @@
 
 A curriculum over the number of examples in context, as in Garg, Tsipras, Liang, Valiant 2022, arXiv 2208.01066. The
 steps that do not count yet are computed all the same, so that shapes are constant and one compiled program serves all
-lengths. Since no step depends on later ones, this equals meta-training on shorter trajectories.
+lengths. Since no step depends on later ones, this equals meta-training on shorter trajectories, even where steps that
+do not count are NaN. The exception is a loop with a parallel `run`, which decides itself whether NaN stays there.
 """
 
 from __future__ import annotations
@@ -65,21 +66,25 @@ def linear_growth(first: int, length: int, steps: int) -> Callable[[Array], Arra
 
 
 def _weighted(loop: InnerLoop, length: int) -> InnerLoop:
-    def weights(t: Array, counted: Array) -> Array:
-        return jnp.where(t < counted, length / counted, 0.0)  # the mean over all steps is that over the counted ones
+    def counts(t: Array, data: CountedData) -> Array:
+        return t < data.steps
+
+    def weigh(losses: Array, t: Array, data: CountedData) -> Array:
+        scaled = losses * (length / data.steps)  # the mean over all steps is that over the counted ones
+        return jnp.where(counts(t, data), scaled, 0).astype(losses.dtype)
 
     def init(theta: Any, data: CountedData, key: Any) -> Any:
         return loop.init(theta, data.data, key)
 
     def step(theta: Any, state: Any, t: Array, key: Any, data: CountedData) -> tuple[Any, Array, dict[str, Array]]:
         state, loss, aux = loop.step(theta, state, t, key, data.data)
-        return state, (loss * weights(t, data.steps)).astype(loss.dtype), aux
+        return state, weigh(loss, t, data), aux
 
     def run(
         theta: Any, states: Any, t0: Array, window: int, keys: Any, data: CountedData
     ) -> tuple[Any, Array, dict[str, Array]]:
         assert loop.run is not None
         states, losses, aux = loop.run(theta, states, t0, window, keys, data.data)
-        return states, (losses * weights(t0 + jnp.arange(window), data.steps)[None]).astype(losses.dtype), aux
+        return states, weigh(losses, t0 + jnp.arange(window), data), aux
 
-    return InnerLoop(init, step, run if loop.run is not None else None, loop.length)
+    return InnerLoop(init, step, run if loop.run is not None else None, loop.length, counts)

@@ -218,26 +218,33 @@ def masked_mean(values: Float[Array, "B W"], valid: Bool[Array, "B W"]) -> Float
     return jnp.where(valid, values, 0).sum(-1) / valid.sum(-1).astype(values.dtype)
 
 
-def repeat_beyond_end(loop: InnerLoop, state: Any, t0: Array, length: Array, key: PRNGKeyArray) -> InnerLoop:
-    """The same loop for one window, whose steps from `length` on repeat the first step of the window.
+def without_derivatives_beyond(loop: InnerLoop, length: Int[Array, ""] | None) -> InnerLoop:
+    """The same loop, through whose last steps nothing is backpropagated: those that do not count in the loss.
 
     A mask gives the loss of such a step the derivative 0, but 0 times an infinite derivative inside the step is NaN.
-    The first step of the window counts, so its derivatives are finite wherever a gradient exists at all.
+    Therefore theta and the state have no derivative where they enter the step.
 
     Args:
-        loop: the inner loop; its `step` is used.
-        state: the state before the window.
-        t0: index of the first step of the window, less than `length`.
-        length: steps of the trajectory.
-        key: of the trajectory.
+        loop: the inner loop; its `step` is used, and its `counts`.
+        length: no step from this one on counts either; None: only `counts` decides.
     """
-    first = (state, t0, jax.random.fold_in(key, t0 + 1))
+    counts = loop.counts
+    if counts is None and length is None:
+        return loop
 
     def step(theta: Any, state: Any, t: Array, key: PRNGKeyArray, data: Any) -> tuple[Any, Array, dict[str, Array]]:
-        args = jax.tree.map(lambda now, before: jnp.where(t < length, now, before), (state, t, key), first)
-        return loop.step(theta, *args, data)
+        differentiated = jnp.bool_(True) if length is None else t < length
+        if counts is not None:
+            differentiated &= counts(t, data)
 
-    return loop._replace(step=step, run=None)
+        def leaf(a: Array) -> Array:
+            is_float = jnp.issubdtype(a.dtype, jnp.floating)
+            return jnp.where(differentiated, a, jax.lax.stop_gradient(a)) if is_float else a
+
+        theta, state = jax.tree.map(leaf, (theta, state))
+        return loop.step(theta, state, t, key, data)
+
+    return loop._replace(step=step)
 
 
 def at_least_float32(values: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -14,6 +14,7 @@ from metalearn.inner import InnerLoop, add_up_steps, scan_steps, start, typed_ke
 from metalearn.outer import outer_loop
 
 LENGTH, WINDOW = 3, 2  # the second window of a trajectory goes beyond its end
+SHORT = 100  # from this outer step on, the first two steps of a trajectory count
 ESTIMATORS = {
     "backprop": lambda loop: gradients.backprop(loop, 4),
     "truncated_backprop": lambda loop: gradients.truncated_backprop(loop, 4, WINDOW),
@@ -31,9 +32,9 @@ OTHERS = {"Estimator", "Horizon", "Noise", "constant_horizon", "dense", "growing
 OTHERS |= {"centred_ranks", "z_scores", "log_uniform_horizon", "low_rank", "with_curriculum", "with_schedule"}
 
 
-def data(bad=0, beyond=1.0):
-    """What the loop is told: the share of bad trajectories in thirds, and what the steps beyond the end work with."""
-    return {"bad": jnp.uint32(bad), "beyond": jnp.float32(beyond)}
+def data(bad=0, beyond=1.0, first=LENGTH):
+    """What the loop is told: the share of bad trajectories in thirds, and what the steps from `first` on work with."""
+    return {"bad": jnp.uint32(bad), "beyond": jnp.float32(beyond), "first": jnp.int32(first)}
 
 
 def init(theta, data, key):
@@ -42,9 +43,9 @@ def init(theta, data, key):
 
 
 def step(theta, state, t, key, data):
-    """Decay towards 0 at the rate theta["w"]. Beyond the end the state is as long as a root that need not exist."""
+    """Decay towards 0 at the rate theta["w"]. From `first` on the state is as long as a root that need not exist."""
     del key
-    length = jnp.sqrt(jnp.where(t < LENGTH, 1, data["beyond"]).astype(state.dtype) * (1 + theta["w"]))
+    length = jnp.sqrt(jnp.where(t < data["first"], 1, data["beyond"]).astype(state.dtype) * (1 + theta["w"]))
     state = state * (1 - theta["w"]) * length
     return state, jnp.square(state).mean(), {}
 
@@ -59,12 +60,15 @@ def theta(dtype="float32"):
 @functools.cache
 def program(name):
     """One outer loop per estimator for all tests, since they differ in data and keys alone."""
-    return outer_loop(ESTIMATORS[name](LOOP), optax.sgd(0.1))
+    curriculum = gradients.with_curriculum(
+        LOOP, ESTIMATORS[name], lambda outer_step: jnp.where(outer_step < SHORT, LENGTH, 2)
+    )
+    return outer_loop(curriculum, optax.sgd(0.1))
 
 
-def run(name, key, outer=None, data=data(), dtype="float32", calls=2):  # noqa: B008
+def run(name, key, outer=None, data=data(), dtype="float32", calls=2, first_call=0):  # noqa: B008
     outer = outer or program(name)
-    state = outer.init(theta(dtype), data, key)
+    state = outer.init(theta(dtype), data, key)._replace(step=jnp.int32(first_call))
     for _ in range(calls):
         state, metrics = outer.step(state, data)
     return state, metrics
@@ -89,6 +93,17 @@ def test_what_a_mask_leaves_out_may_be_nan(name):
     found, bad = run(name, jax.random.key(1), data=data(beyond=-1.0), calls=4)
     np.testing.assert_allclose(found.theta["w"], expected.theta["w"], rtol=1e-6)
     np.testing.assert_allclose(bad["loss"], good["loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_what_a_curriculum_does_not_count_may_be_nan(name):
+    """The step at 2, in value and in gradient, or in gradient alone. The metrics `loss` leaves it out too."""
+    expected, good = run(name, jax.random.key(1), calls=4, first_call=SHORT)
+    for beyond in (-1.0, 0.0):
+        wrong = data(beyond=beyond, first=2)
+        found, bad = run(name, jax.random.key(1), data=wrong, calls=4, first_call=SHORT)
+        np.testing.assert_allclose(found.theta["w"], expected.theta["w"], rtol=1e-6)
+        np.testing.assert_allclose(bad["loss"], good["loss"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

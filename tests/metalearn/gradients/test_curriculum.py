@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn.gradients import backprop, full_es, linear_growth, truncated_backprop, with_curriculum
+from metalearn.gradients import backprop, full_es, linear_growth, rtrl, truncated_backprop, with_curriculum
 from metalearn.inner import InnerLoop, scan_steps, start
 from metalearn.learner import inner_loop
 from metalearn.recipes.driving import compile_outer_loop, initial_state
@@ -67,6 +67,29 @@ def test_windows_beyond_what_counts_have_no_gradient():
         value, state, _ = grad(theta, state, jnp.float32(1), key, jnp.int32(i))
         found.append(float(value))
     assert found[0] != 0 and found[1] == 0
+
+
+def test_derivatives_that_are_carried_forward_go_through_steps_that_did_not_count():
+    """Where the number grows while a trajectory is under way, later steps depend on theta through earlier ones."""
+
+    def method(loop):
+        return rtrl(loop, 2, 3, stagger=False)
+
+    @jax.jit
+    def second_window():
+        theta, data, key, found = jnp.float32(0.7), jnp.float32(0.3), jax.random.key(1), []
+        for estimator in (
+            with_curriculum(walk(), method, lambda step: jnp.where(step == 0, 2, LENGTH)),
+            method(walk()),
+        ):
+            state = estimator.init(theta, data, key)
+            for i in range(2):
+                value, state, _ = estimator.grad(theta, state, data, key, jnp.int32(i))
+            found.append(value)
+        return found
+
+    found, expected = second_window()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_growth_is_linear_and_ends_at_the_whole():
