@@ -83,7 +83,7 @@ class TestbedExperimentConfig:
 
 PRESETS = {
     "quick": TestbedExperimentConfig(),
-    "standard": TestbedExperimentConfig(agents=tuple(AGENTS), inputs=(2, 10)),
+    "standard": TestbedExperimentConfig(agents=AGENTS, inputs=(2, 10)),
 }
 
 

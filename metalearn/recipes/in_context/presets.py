@@ -14,6 +14,7 @@ from metalearn_models.learners.lstm import LSTMConfig
 from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_tasks.families.projected import ProjectedConfig
 from metalearn_tasks.families.regression import RegressionConfig
+from metalearn_tasks.families.testbed import TestbedConfig
 
 __all__ = []
 
@@ -84,6 +85,19 @@ def _regression(kind: Any, inputs: int | None, length: int) -> TrainConfig:
     )
 
 
+def _testbed() -> TrainConfig:
+    return TrainConfig(
+        family=TestbedConfig(length=210, repeats=0.5),
+        learner=TransformerConfig(width=64, layers=3, heads=4, key_size=16, token="pair", initial="matching"),
+        outer_optimizer=OptimizerConfig(2e-3, warmup=100, schedule="cosine", clip=1.0, b2=0.99),
+        batch=16,
+        steps=2000,
+        checkpoint_every=250,
+        eval_tasks=128,
+        references=("1nn",),
+    )
+
+
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "digits": ("the main job: projected 8x8 digits (PCA 16), a small Transformer, two CPU cores", _digits()),
     "mnist": ("MNIST at 14x14, 99 examples then the 100th", _mnist("mnist")),
@@ -97,5 +111,6 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "sparse": ("in-context sparse linear regression, 8 inputs", _regression("sparse", 8, 24)),
     "sinusoid": ("in-context sinusoids (Finn et al. 2017)", _regression("sinusoid", None, 24)),
     "network": ("in-context two-layer networks, 8 inputs (Garg et al. 2022)", _regression("network", 8, 48)),
+    "testbed": ("tasks of the neural testbed, 2 inputs, for joint predictions (Osband et al. 2022)", _testbed()),
     "tree": ("in-context decision trees, 8 inputs (Garg et al. 2022)", _regression("tree", 8, 48)),
 }

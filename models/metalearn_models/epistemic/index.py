@@ -62,6 +62,9 @@ class Agent(NamedTuple):
         optimizer: `(knowledge, key) -> transformation` of optax, of `Params.learned`.
         steps: training steps.
         signature: the shapes that it was built for.
+        snapshots: how many of the parameters that training passes through are kept, at equal distances over the last
+            four fifths of the steps. They are then `Params.learned` for `apply`, with an axis of snapshots in front,
+            while `init` and `loss` know one. 0: only the last parameters are kept, without an axis.
     """
 
     init: Callable[[PRNGKeyArray, Knowledge], Params]
@@ -71,6 +74,7 @@ class Agent(NamedTuple):
     optimizer: Callable[[Knowledge, PRNGKeyArray], optax.GradientTransformation]
     steps: int
     signature: Signature
+    snapshots: int = 0
 
 
 def joint(agent: Agent, params: Params, indices: int = 1000) -> LogProb:

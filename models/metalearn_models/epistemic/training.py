@@ -12,11 +12,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn_models.epistemic.index import Agent, Knowledge, Params
 
-__all__ = ["train"]
+__all__ = ["train", "untrained"]
+
+BURN_IN = (1, 4)
+"""Steps before the first kept snapshot to steps after it."""
+
+
+def untrained(agent: Agent, knowledge: Knowledge, key: PRNGKeyArray) -> Params:
+    """The parameters that `train` with this key starts from, in the form in which `agent.apply` takes them.
+
+    Args:
+        agent: any agent.
+        knowledge: what the agent is told.
+        key: as of `train`.
+    """
+    params = agent.init(jax.random.split(key, 3)[0], knowledge)
+    if not agent.snapshots:
+        return params
+    return params._replace(learned=jax.tree.map(lambda leaf: jnp.stack([leaf] * agent.snapshots), params.learned))
 
 
 def train(
@@ -71,5 +89,16 @@ def train(
         updates, memory = tx.update(jax.grad(loss)(learned), memory, learned)
         return (optax.apply_updates(learned, updates), memory), None
 
-    (learned, _), _ = jax.lax.scan(body, (params.learned, tx.init(params.learned)), jnp.arange(agent.steps))
-    return Params(learned, params.fixed)
+    carry, kept = (params.learned, tx.init(params.learned)), agent.snapshots
+    every = BURN_IN[1] * agent.steps // (BURN_IN[1] + BURN_IN[0]) // kept if kept else 0
+    first = agent.steps - kept * every
+    carry, _ = jax.lax.scan(body, carry, jnp.arange(first))
+    if not kept:
+        return Params(carry[0], params.fixed)
+
+    def keep(carry: tuple[Any, Any], steps: Array) -> tuple[tuple[Any, Any], Any]:
+        carry, _ = jax.lax.scan(body, carry, steps)
+        return carry, carry[0]
+
+    steps = rearrange(jnp.arange(first, agent.steps), "(kept every) -> kept every", every=every)
+    return Params(jax.lax.scan(keep, carry, steps)[1], params.fixed)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Learner, Signature
+from metalearn_models.epistemic.table import EpistemicConfig, epistemic
 from metalearn_models.learners.contextless import MLPConfig, mlp
 from metalearn_models.learners.lstm import LSTMConfig, lstm
 from metalearn_models.learners.online.maml import MAMLConfig, maml
@@ -68,6 +69,9 @@ LEARNERS: dict[str, Entry] = {
     "1nn": Entry(NearestNeighbourConfig, nearest_neighbour, "1-nearest neighbour", False),
     "centroid": Entry(NearestCentroidConfig, nearest_centroid, "nearest class mean", False),
     "ridge": Entry(RidgeConfig, ridge, "ridge regression on one-hot labels", False),
+    "epistemic": Entry(
+        EpistemicConfig, epistemic, "an epinet, ensemble or other agent, retrained at every example", False
+    ),
     "logistic": Entry(LogisticConfig, logistic, "logistic regression, refitted at every example", False),
 }
 """All learners by name."""

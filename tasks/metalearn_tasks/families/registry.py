@@ -27,6 +27,7 @@ from metalearn_tasks.families.projected import (
 from metalearn_tasks.families.regression import RegressionConfig, regression
 from metalearn_tasks.families.synthetic import SyntheticConfig, synthetic
 from metalearn_tasks.families.tables.family import TablesFamilyConfig, draw_pool, tables
+from metalearn_tasks.families.testbed import TestbedConfig, testbed
 
 __all__ = ["FAMILIES", "FamilyEntry", "TaskSource", "entry_of", "family_entry", "names"]
 
@@ -141,6 +142,11 @@ def _build_tables(config: TablesFamilyConfig, dataset: None) -> TaskSource:
     return TaskSource(tables(config), pool, draw_pool(config, held_out=True), pool, 1.0 / config.classes)
 
 
+def _build_testbed(config: TestbedConfig, dataset: None) -> TaskSource:
+    del dataset
+    return TaskSource(testbed(config), (), (), (), 1.0 / config.classes)
+
+
 _ENTRIES = (
     FamilyEntry(
         "projected",
@@ -172,6 +178,13 @@ _ENTRIES = (
         TablesFamilyConfig,
         _build_tables,
         "tables from causal models, functions and clusters, drawn ahead (after Hollmann et al. 2022)",
+        over_data=False,
+    ),
+    FamilyEntry(
+        "testbed",
+        TestbedConfig,
+        _build_testbed,
+        "the neural testbed: labels of random networks at several temperatures (Osband et al. 2022)",
         over_data=False,
     ),
 )

@@ -26,11 +26,22 @@ SMALL = {
     "vsml": {"hidden": 3, "messages": 2},
     "mlp": {"hidden": 5},
     "maml": {"hidden": (4,)},
+    "epistemic": {"steps": 2, "indices": 3},
 }
 """Sizes for tests. A learner that is not here is built with its defaults."""
-NAMED = ("transformer", "lstm", "outer-lstm", "mlp", "maml", "learned-optimizer", "pretrained-optimizer", "sgd")
+NAMED = (
+    "transformer",
+    "lstm",
+    "outer-lstm",
+    "mlp",
+    "maml",
+    "learned-optimizer",
+    "pretrained-optimizer",
+    "sgd",
+    "epistemic",
+)
 """Learners to which names of classes matter: each output has weights of its own, which are drawn or meta-learned."""
-CLASSES_ONLY = ("centroid", "logistic")
+CLASSES_ONLY = ("centroid", "logistic", "epistemic")
 CASES = (*LEARNERS, "averaged transformer")
 RENAMED = jnp.array([2, 0, 3, 1])
 CHANGED_FROM = 3
