@@ -11,8 +11,8 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Signature
+from metalearn_models._settings import check_settings
 from metalearn_models.epistemic.index import Knowledge
-from metalearn_models.learners._common import check_settings
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
 

@@ -1,6 +1,6 @@
 """Every agent as a learner: it is trained anew on all examples so far whenever one more is observed.
 
-Before the first example its networks are as they were drawn. So an agent stands in the same learning curves as a learner
+Before the first example its networks are as they were drawn. So an agent stands in the same curves as a learner
 that reads examples, and `metalearn.joint.chain_rule` asks it for joint predictions too, in which each label is learned
 from before the next is predicted. That costs a whole training per example: take few tasks and short sequences. The
 random numbers of a sequence are the same at every training, so two trainings differ by what they have seen.
@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from metalearn.learner import Labels, Learner, Signature
 from metalearn_models.epistemic.index import Agent, Knowledge, Params, marginal_logits
 from metalearn_models.epistemic.training import train, untrained
-from metalearn_models.learners._common import no_theta
 
 __all__ = ["AgentState", "as_learner"]
 
@@ -88,4 +87,4 @@ def as_learner(
 
     shapes = jax.eval_shape(lambda key: start((), key), jax.random.key(0))
     floats = sum(leaf.size for leaf in jax.tree.leaves(shapes) if jnp.issubdtype(leaf.dtype, jnp.floating))
-    return Learner(no_theta, start, predict, observe, None, int(floats), signature)
+    return Learner(lambda key: (), start, predict, observe, None, int(floats), signature)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from metalearn.errors import unknown_name
 from metalearn.learner import Learner, Signature
 from metalearn.ranges import Named, Positive, Size, Steps, Within
+from metalearn_models._settings import check_settings
 from metalearn_models.epistemic.as_learner import as_learner
 from metalearn_models.epistemic.bayes_by_backprop import BayesByBackpropConfig, bayes_by_backprop
 from metalearn_models.epistemic.dropout import DropoutConfig, dropout
@@ -25,7 +26,6 @@ from metalearn_models.epistemic.epinet import EpinetConfig, epinet
 from metalearn_models.epistemic.hypermodel import HypermodelConfig, hypermodel
 from metalearn_models.epistemic.index import Agent
 from metalearn_models.epistemic.sgmcmc import SGMCMCConfig, sgmcmc
-from metalearn_models.learners._common import check_settings
 
 __all__ = ["AGENTS", "AgentEntry", "EpistemicConfig", "epistemic", "make_agent", "names"]
 
