@@ -22,11 +22,15 @@ class Polyads(NamedTuple):
 
     Attributes:
         anchors: the places of each polyad.
+        places: which of them each query is at.
+        labels: of each query, per draw.
         counts: how often each class is drawn at each place, per draw of the labels.
         truth: log-probability of these labels in their order under the teacher.
     """
 
     anchors: Float[Array, "P K D"]
+    places: Int[Array, "P tau"]
+    labels: Int[Array, "P L tau"]
     counts: Float[Array, "P L K C"]
     truth: Float[Array, "P L"]
 
@@ -52,7 +56,7 @@ def draw_polyads(key: PRNGKeyArray, teacher: Teacher, inputs: int, tau: int, pol
     labels = jax.random.categorical(key_labels, asked[:, None], shape=(polyads, draws, tau))
     at, which = jax.nn.one_hot(places, KAPPA), jax.nn.one_hot(labels, classes)
     counts = jnp.einsum("ptk,pltc->plkc", at, which)
-    return Polyads(anchors, counts, joint_of_one(jax.nn.log_softmax(logits), counts))
+    return Polyads(anchors, places, labels, counts, joint_of_one(jax.nn.log_softmax(logits), counts))
 
 
 def joint_of_one(log_probs: Float[Array, "P K C"], counts: Float[Array, "P L K C"]) -> Float[Array, "P L"]:

@@ -17,6 +17,8 @@ The rule, written before the first run:
 
     python -m experiments testbed             # 2 inputs, 10 seeds
     python -m experiments testbed standard    # 2 and 10 inputs, all agents
+    metalearn train testbed --run RUN         # a Transformer that reads examples, meta-trained on such tasks
+    python -m experiments testbed --in-context RUN
 
 What has ended is kept in `out/cells`; the same command continues.
 """
@@ -27,7 +29,6 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,18 +38,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.epistemic._agents import AGENTS, make_agent
+from experiments.epistemic._in_context import score_by_chain_rule
 from experiments.epistemic._problems import Problem, draw_problem, joint_of_indices
+from experiments.epistemic._testbed_report import draw, format_result, summarise
 from experiments.suite.results import write_result
-from experiments.suite.tables import format_columns, format_estimate
 from metalearn.errors import unknown_name
-from metalearn.intervals import mean_interval
-from metalearn.pictures import new_figure, save
 from metalearn.runs.files import write_atomically
 from metalearn.runs.progress import Progress
 from metalearn_models.epistemic import Agent, train
+from metalearn_models.learners.library import load
 
-CLAIMED = ("ensemble", "prior-ensemble", "epinet")
 SCORE = "KL"
+__all__ = ["PRESETS", "SCORE", "TestbedExperimentConfig", "divergences", "format_result", "measure", "problems", "run"]
+IN_CONTEXT = "in-context"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class TestbedExperimentConfig:
     """Indices that the mean is over, where there are infinitely many."""
     shorter: int = 1
     """Divides the training steps, for a try."""
+    in_context: Path | None = None
+    """A run of `metalearn train testbed`: its learner, which reads the examples, is one more row. None: no such row."""
+    in_context_polyads: int = 50
+    """Pairs of places per teacher that this learner is asked about, with one draw of the labels."""
     out: Path = Path("runs/testbed")
     """Folder of the cells, the table and the picture."""
 
@@ -134,6 +140,32 @@ def divergences(agent: Agent, made: Problem, indices: int) -> tuple[jax.Array, j
     return kl.reshape(*shape, -1), infinite.reshape(*shape, -1)
 
 
+def measure(name: str, config: TestbedExperimentConfig, made: Problem) -> dict[str, Any]:
+    """The divergences of one agent, or of the learner that reads examples, on all problems of a setting.
+
+    Args:
+        name: of an agent, or `IN_CONTEXT`.
+        config: the experiment.
+        made: problems with two leading axes.
+
+    Raises:
+        ValueError: the learner's context is too short, or it has other inputs.
+    """
+    if name != IN_CONTEXT:
+        inputs = made.xs.shape[-1]
+        kl, infinite = divergences(make_agent(name, inputs, config.members, config.shorter), made, config.indices)
+        return {"kl": np.asarray(kl, np.float64).tolist(), "infinite": np.asarray(infinite).tolist()}
+    assert config.in_context is not None
+    trained = load(config.in_context)
+    if trained.signature.inputs != made.xs.shape[-1]:
+        raise ValueError(
+            f"--in-context was meta-trained on {trained.signature.inputs} inputs, the problems have "
+            f"{made.xs.shape[-1]}: take --inputs {trained.signature.inputs}"
+        )
+    found = score_by_chain_rule(trained.learner, trained.theta, made, config.in_context_polyads, 1)
+    return {key: np.asarray(value, np.float64).tolist() for key, value in found._asdict().items()}
+
+
 def run(config: TestbedExperimentConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Train and score what is missing, summarise and draw.
 
@@ -154,21 +186,14 @@ def run(config: TestbedExperimentConfig, progress: Progress | None = None) -> di
     for inputs in config.inputs:
         for ratio in config.ratios:
             made = None
-            for name in config.agents:
-                path = folder / f"{name}-{inputs}-{ratio}-{_fingerprint(config)}.json"
+            for name in (*config.agents, *([IN_CONTEXT] if config.in_context else [])):
+                path = folder / f"{name}-{inputs}-{ratio}-{_fingerprint(config, name)}.json"
                 if not path.exists():
                     made = problems(config, inputs, ratio) if made is None else made
                     began = time.monotonic()
-                    agent = make_agent(name, inputs, config.members, config.shorter)
-                    kl, infinite = divergences(agent, made, config.indices)
-                    row = {
-                        "agent": name,
-                        "inputs": inputs,
-                        "ratio": ratio,
-                        "kl": np.asarray(kl, np.float64).tolist(),
-                        "infinite": np.asarray(infinite).tolist(),
-                        "seconds": time.monotonic() - began,
-                    }
+                    measured = measure(name, config, made)
+                    row = {"agent": name, "inputs": inputs, "ratio": ratio, **measured}
+                    row["seconds"] = time.monotonic() - began
                     write_atomically(path, json.dumps(row).encode())
                     if progress is not None:
                         means = ", ".join(f"{x:.3f}" for x in np.mean(row["kl"], (0, 1)))
@@ -185,111 +210,9 @@ def run(config: TestbedExperimentConfig, progress: Progress | None = None) -> di
     return write_result(config.out, result)
 
 
-def _fingerprint(config: TestbedExperimentConfig) -> str:
+def _fingerprint(config: TestbedExperimentConfig, name: str) -> str:
     """Names what decides the numbers of a cell besides its agent and setting."""
     kept = dataclasses.replace(config, agents=(), inputs=(), ratios=(), out=Path())
+    if name != IN_CONTEXT:
+        kept = dataclasses.replace(kept, in_context=None, in_context_polyads=0)
     return hashlib.sha256(repr(kept).encode()).hexdigest()[:8]
-
-
-def summarise(rows: Sequence[Mapping[str, Any]], taus: Sequence[int], temperatures: Sequence[float]) -> dict[str, Any]:
-    """Means over seeds, divided by those of the single network, the claims, and the verdict.
-
-    Args:
-        rows: one per agent, number of inputs and ratio.
-        taus: labels predicted together.
-        temperatures: of the teachers.
-    """
-    names = list(dict.fromkeys(row["agent"] for row in rows))
-    # [settings, temperatures, seeds, taus], in the same order of settings for all agents
-    kl = {name: np.array([row["kl"] for row in rows if row["agent"] == name], np.float64) for name in names}
-    unit = kl["mlp"].mean((0, 1, 2))
-    summary, settings = [], []
-    for name in names:
-        per_seed = kl[name].mean((0, 1)) / unit
-        summary.append(
-            {
-                "agent": name,
-                **{f"tau {tau}": [float(x) for x in mean_interval(per_seed[:, i])] for i, tau in enumerate(taus)},
-                "infinite": int(sum(np.sum(row["infinite"]) for row in rows if row["agent"] == name)),
-                "seconds": round(sum(row["seconds"] for row in rows if row["agent"] == name), 1),
-            }
-        )
-        each = kl[name].mean(2) / kl["mlp"].mean(2)
-        described = [(row["inputs"], row["ratio"]) for row in rows if row["agent"] == name]
-        settings += [
-            {"agent": name, "inputs": d, "ratio": r, "temperature": t, "relative": each[i, j].tolist()}
-            for i, (d, r) in enumerate(described)
-            for j, t in enumerate(temperatures)
-        ]
-    claims = judge({row["agent"]: row for row in summary}, taus)
-    wrong = [c["claim"] for c in claims if c["state"] == "fails"]
-    unclear = [c["claim"] for c in claims if c["state"] == "open"]
-    verdict = "not reproduced" if wrong else "open" if unclear or not claims else "reproduced"
-    return {
-        "summary": summary,
-        "mlp": unit.tolist(),
-        "by_setting": settings,
-        "claims": claims,
-        "verdict": verdict,
-        "words": "; ".join(wrong or unclear),
-    }
-
-
-def judge(summary: Mapping[str, Mapping[str, Any]], taus: Sequence[int]) -> list[dict[str, Any]]:
-    """The claims of the rule at the head of this module."""
-    claims = []
-    for name in CLAIMED:
-        if name not in summary:
-            continue
-        if 10 in taus and name != "ensemble":
-            mean, low, _ = summary[name]["tau 10"]
-            state = "holds" if mean <= 0.6 else "fails" if low > 0.6 else "open"
-            claims.append({"claim": f"tau = 10: {name} at most .6", "value": summary[name]["tau 10"], "state": state})
-        if 1 in taus:
-            mean, low, high = summary[name]["tau 1"]
-            state = "holds" if 0.75 <= mean <= 1.25 else "fails" if low > 1.25 or high < 0.75 else "open"
-            claims.append(
-                {"claim": f"tau = 1: {name} from .75 to 1.25", "value": summary[name]["tau 1"], "state": state}
-            )
-    return claims
-
-
-def format_result(result: Mapping[str, Any]) -> str:
-    """The table, the claims and the verdict."""
-    rows = result["summary"]
-    columns = {
-        f"tau = {tau}": [format_estimate(row[f"tau {tau}"], ".2f") for row in rows]
-        for tau in result["settings"]["taus"]
-    }
-    columns["infinite"] = [str(row["infinite"]) for row in rows]
-    columns["seconds"] = [f"{row['seconds']:.0f}" for row in rows]
-    unit = ", ".join(
-        f"{kl:.3f} at tau = {tau}" for kl, tau in zip(result["mlp"], result["settings"]["taus"], strict=True)
-    )
-    claims = [f"{c['claim']}: {c['state']}, {format_estimate(c['value'], '.2f')}" for c in result["claims"]]
-    return "\n".join(
-        [
-            format_columns([row["agent"] for row in rows], columns, "KL, mlp = 1"),
-            f"KL of mlp in nats: {unit}",
-            "",
-            *claims,
-            f"verdict: {result['verdict']}" + (f": {result['words']}" if result["words"] else ""),
-            f"picture: {result['picture']} ({result['cell_seconds']:.0f} s)",
-        ]
-    )
-
-
-def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Draw the divergence of every agent over that of the single network, one axes per tau."""
-    taus = result["settings"]["taus"]
-    figure, axes = new_figure(columns=len(taus), width=4.0, height=3.2)
-    names = [row["agent"] for row in result["summary"]]
-    for ax, tau in zip(axes, taus, strict=True):
-        values = np.array([row[f"tau {tau}"] for row in result["summary"]], np.float64)
-        reach = np.abs(values[:, 1:] - values[:, :1])
-        ax.barh(names, values[:, 0], xerr=np.where(np.isfinite(reach), reach, 0).T, color="#56B4E9", capsize=2)
-        ax.axvline(1.0, color="0.4", linewidth=0.8)
-        ax.invert_yaxis()
-        ax.set_xlabel("KL from the teacher, mlp = 1")
-        ax.set_title(f"{tau} label{'s' if tau > 1 else ''} together", fontsize=9)
-    save(figure, path)

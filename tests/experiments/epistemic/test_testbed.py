@@ -7,7 +7,12 @@ import pytest
 
 from experiments.epistemic import _problems as made
 from experiments.epistemic import testbed as neural
-from metalearn.joint import mean_over_indices
+from experiments.epistemic._in_context import score_by_chain_rule
+from experiments.epistemic._testbed_report import judge
+from metalearn.joint import chain_rule, mean_over_indices
+from metalearn.learner import Signature
+from metalearn_models.learners.reference.neighbours import NearestNeighbourConfig
+from metalearn_models.learners.registry import build_learner
 from metalearn_tasks.families.testbed import draw_teacher, teacher_logits
 
 KEY = jax.random.key(5)
@@ -32,6 +37,25 @@ def test_counting_labels_per_place_is_the_joint_prediction_of_all_queries():
             np.testing.assert_allclose(found[p, draw], log_prob(KEY, xs[:0], ys[:0], xs, ys), rtol=1e-5)
             truth = jax.nn.log_softmax(teacher_logits(teacher, xs))[jnp.arange(6), ys].sum()
             np.testing.assert_allclose(polyads.truth[p, draw], truth, rtol=1e-4, atol=1e-6)
+
+
+def test_a_learner_that_reads_examples_is_scored_by_the_chain_rule():
+    """Scores of a learner with a closed form, against the general chain rule, one polyad at a time."""
+    learner = build_learner(Signature(2, 2, 12), NearestNeighbourConfig())
+    drawn = [made.draw_problem(jax.random.key(i), jnp.float32(0.5), 2, 4, (1, 5), 3, 2) for i in range(2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves)[None], *drawn)
+    found = score_by_chain_rule(learner, (), stacked, polyads=2, draws=1)
+    assert found.kl.shape == (1, 2, 2)
+    log_prob = jax.jit(chain_rule(learner, ()))
+    for i, problem in enumerate(drawn):
+        queries, gaps = problem.polyads[1], []
+        for p in range(2):
+            xs, ys = queries.anchors[p][queries.places[p]], queries.labels[p, 0].astype(jnp.int32)
+            gaps.append(queries.truth[p, 0] - log_prob(KEY, problem.xs, problem.ys, xs, ys))
+        np.testing.assert_allclose(found.kl[0, i, 1], np.mean(gaps), rtol=1e-4)
+    with pytest.raises(ValueError, match="longer than the learner's context of 12"):
+        longer = jax.tree.map(lambda leaf: leaf, stacked._replace(xs=jnp.zeros((1, 2, 9, 2))))
+        score_by_chain_rule(learner, (), longer, 1, 1)
 
 
 def test_a_class_that_is_never_drawn_costs_nothing_and_a_drawn_one_may_cost_everything():
@@ -65,7 +89,7 @@ def test_the_rule_of_the_verdict():
         return {"tau 1": [1.0, 0.9, 1.1], "tau 10": [mean, low, high]}
 
     for estimate, state in (((0.5, 0.4, 0.7), "holds"), ((0.7, 0.61, 0.8), "fails"), ((0.7, 0.5, 0.9), "open")):
-        assert neural.judge({"epinet": row(*estimate)}, (1, 10))[0]["state"] == state
+        assert judge({"epinet": row(*estimate)}, (1, 10))[0]["state"] == state
 
 
 @pytest.mark.parametrize(
