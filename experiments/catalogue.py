@@ -82,6 +82,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "compression": Entry("experiments.optimizers.compression", {"standard": "10 min", "quick": ""}),
     "learned_constants": Entry("experiments.optimizers.learned_constants", {"standard": "", "quick": ""}),
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes", "large": "a minute"}),
+    "table_prior": Entry("experiments.tabular.prior", {"standard": "2 min", "quick": "20 s"}),
     "keel": Entry("experiments.tabular.keel.experiment", {"standard": "minutes", "quick": "a minute"}),
     "shipped": Entry("experiments.tabular.shipped.experiment", {}),
     "rigl": Entry("experiments.sparsity.rigl", {"quick": "9 min", "standard": ""}),

@@ -6,6 +6,7 @@ from sklearn.datasets import load_digits, load_wine
 from sklearn.model_selection import train_test_split
 
 from experiments.suite.command_line import run_command
+from experiments.tabular import prior
 from experiments.tabular.tabular import (
     GENERATED,
     REFERENCES,
@@ -17,6 +18,7 @@ from experiments.tabular.tabular import (
     load_table,
 )
 from metalearn_tasks.datasets import load
+from metalearn_tasks.families.tables import TablesConfig
 
 
 def test_the_digits_of_the_comparison_took_no_part_in_meta_training():
@@ -74,3 +76,13 @@ def test_json_is_the_last_line_and_holds_what_the_file_does(tmp_path, capsys):
 @pytest.mark.parametrize("name", TABLES)
 def test_the_in_context_learner_is_within_three_points_of_the_better_reference(name):
     assert compare(TabularConfig(tables=(name,)))[name]["ahead"] > -0.03
+
+
+def test_gains_over_class_frequencies_by_hand():
+    """Of two clusters far apart everything can be learned; of columns without a word about the class, nothing."""
+    apart = [prior.gains(number, TablesConfig(causal=0, direct=0, classes=2), 50, 0) for number in range(12)]
+    assert np.mean(np.max(apart, axis=1) > 0.2) > 0.5
+    result = prior.run(prior.TablePriorConfig(tables=2))
+    assert list(result) == ["mixture", "causal", "direct", "clusters"] and "no gain" in prior.format_result(result)
+    low, mean = (result["causal"][name] for name in ("forest", "better of the two"))
+    assert mean[0] >= low[0] and low[1] <= low[0] <= low[2]
