@@ -77,6 +77,8 @@ EXPERIMENTS: dict[str, Entry] = {
     "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": "8 s"}),
     "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "", "quick": "40 s"}),
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
+    "epinet_compute": Entry("experiments.epistemic.compute", {"quick": "", "standard": ""}),
+    "epistemic_bandit": Entry("experiments.epistemic.bandit", {"quick": "", "standard": ""}),
     "testbed": Entry("experiments.epistemic.testbed", {"quick": "", "standard": ""}),
     "batch_size": Entry("experiments.optimizers.batch_size", {"standard": "15 min", "quick": "2 min"}),
     "compression": Entry("experiments.optimizers.compression", {"standard": "10 min", "quick": ""}),

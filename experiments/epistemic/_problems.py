@@ -65,10 +65,10 @@ def joint_of_one(log_probs: Float[Array, "P K C"], counts: Float[Array, "P L K C
     return each.sum((-1, -2))
 
 
-def joint_of_indices(
+def joint_each(
     logits: Callable[[Float[Array, "N D"], Any], Float[Array, "N C"]], indices: Any, polyads: Polyads, chunk: int = 50
-) -> Float[Array, "P L"]:
-    """The joint log-probability under a network with an index: `metalearn.joint.mean_over_indices`, asked once a place.
+) -> Float[Array, "Z P L"]:
+    """The log-probability of the queries under each index, asked once per place.
 
     Args:
         logits: `(xs, z) -> logits`.
@@ -82,7 +82,21 @@ def joint_of_indices(
         log_probs = jax.nn.log_softmax(logits(rows, z).astype(jnp.float32))
         return joint_of_one(rearrange(log_probs, "(p k) c -> p k c", k=KAPPA), polyads.counts)
 
-    each = jax.lax.map(of_one, indices, batch_size=chunk)  # [Z, P, L]
+    return jax.lax.map(of_one, indices, batch_size=chunk)
+
+
+def joint_of_indices(
+    logits: Callable[[Float[Array, "N D"], Any], Float[Array, "N C"]], indices: Any, polyads: Polyads, chunk: int = 50
+) -> Float[Array, "P L"]:
+    """The joint log-probability under a network with an index, as `metalearn.joint.mean_over_indices` has it.
+
+    Args:
+        logits: `(xs, z) -> logits`.
+        indices: with an axis of indices in front.
+        polyads: the queries.
+        chunk: indices computed at a time.
+    """
+    each = joint_each(logits, indices, polyads, chunk)
     return jax.scipy.special.logsumexp(each, 0) - jnp.log(len(each))
 
 

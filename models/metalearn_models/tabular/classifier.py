@@ -136,6 +136,24 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return self._reader.predict_proba(as_numbers(self._columns, self._encode(X)))
 
+    def predict_variance(self, X: Any) -> Float[np.ndarray, "N K"]:
+        """How unsure the classifier is of its probabilities: the variance of where they would settle with more rows.
+
+        A probability of .5 with a variance near 0 is a fair coin; with a variance near .25 it is ignorance. It is read
+        from how far each row of the context moved the prediction (Fortini et al. 2026, arXiv 2602.04596), as a mean
+        over the views. Rows beyond the learner's context and the calibration are not in it.
+
+        Args:
+            X: features, [N, F], as in `fit`.
+
+        Raises:
+            NotFittedError: before `fit`.
+            ValueError: as `predict_proba`; or there are more classes than the learner has outputs.
+            RuntimeError: as `predict_proba`.
+        """
+        check_is_fitted(self)
+        return self._reader.predict_variance(as_numbers(self._columns, self._encode(X)))
+
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each row; arguments and errors as `predict_proba`."""
         probabilities = self.predict_proba(X)

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from metalearn_models.learners.library import TrainedLearner
 from metalearn_models.tabular._programs import Programs, programs
 from metalearn_models.tabular.calibration import Calibration, calibrate, fit_calibration
+from metalearn_models.tabular.epistemic import variance_of_views
 from metalearn_models.tabular.nearest import nearest_rows, show
 from metalearn_models.tabular.pooling import by_class, outputs_in_use, pool
 from metalearn_models.tabular.views import (
@@ -103,6 +104,11 @@ class SequenceReader:
         found = self._predict_reduced(reduce(self._axes, features_of(self._features, X)))
         return found[0] if self.calibration is None else calibrate(self.calibration, found)
 
+    def predict_variance(self, X: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n K"]:
+        """How much the probabilities of the views would still change with more rows, see `epistemic.py`."""
+        z = reduce(self._axes, features_of(self._features, X))
+        return variance_of_views(self._learner, self._groups, self._labels[: self.views], z)
+
     def _read(self, compiled: Programs, z: Any, classes: Any, views: Views, which: Any) -> _Group:
         """Run the contexts of a group of views through the learner."""
         signature, _, theta = self._learner
@@ -115,7 +121,8 @@ class SequenceReader:
             ys[view, :count] = views.labels[which[view]][classes[rows[view]]]
         # As NumPy arrays: to unpickle these in another process does not start JAX there.
         state = jax.device_get(compiled.read(theta, xs, ys, np.int32(count)))
-        return _Group(projection, outputs_in_use(views.labels[which], signature.outputs), state)
+        used = outputs_in_use(views.labels[which], signature.outputs)
+        return _Group(projection, used, state, xs[:, :count], ys[:, :count])
 
     def _predict_reduced(
         self,
@@ -175,6 +182,8 @@ class _Group(NamedTuple):
     projection: Float[np.ndarray, "G D k"]
     used: Bool[np.ndarray, "G C"]
     state: Any
+    xs: Float[np.ndarray, "G n D"]  # what was read
+    ys: Int[np.ndarray, "G n"]
 
 
 class _Table(NamedTuple):
