@@ -95,6 +95,11 @@ def test_own_family():
     assert curve.shape == (10,) and curve[5:].mean() > 0.6  # guessing gives .5
 
 
+def test_tables():
+    accuracy, share = example("tables").main(rows=60, count=40)
+    assert accuracy > 0.7 and 0.2 < share < 0.7
+
+
 def test_saved_learner():
     assert 0 <= example("saved_learner").main(steps=2, width=16, rows=20) <= 1
 
