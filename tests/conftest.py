@@ -8,14 +8,13 @@ import jax
 import jaxtyping
 import pytest
 
+from tests import type_checks
 from tests.eight_devices import EightDevices
 
 # Each call of a function of the packages is held to its annotations, shapes included. The hook must stand before the
 # first import of a package.
-jaxtyping.install_import_hook(
-    ("metalearn", "metalearn_models", "metalearn_tasks"),
-    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
-)
+type_checks.share_checks()
+jaxtyping.install_import_hook(("metalearn", "metalearn_models", "metalearn_tasks"), "tests.type_checks.check")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Also for the processes that tests start, so that their bits can be compared.

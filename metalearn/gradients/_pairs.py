@@ -272,7 +272,6 @@ def _window(
         return inner, {name: total(value) for name, value in {"loss": losses, **aux}.items()}
     # If no window goes beyond the end of its trajectory, masking would be the most expensive part of a cheap step.
     end = None if ends_with_windows(cut) else length
-
     if differentiated:
         loop = without_derivatives_beyond(loop, end)
 
