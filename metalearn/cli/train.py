@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from metalearn.cli import train_tables
 from metalearn.cli.arguments import describe, run_folder, take, take_name, take_preset
 from metalearn.errors import UsageError
 from metalearn.ranges import PathName
@@ -40,6 +41,9 @@ class TrainCommand:
 
     Presets: {presets}.
 
+    `metalearn train tables` meta-trains a Transformer for tables and has options of its own: `metalearn train tables
+    --help`.
+
     Learners: {learners}.
     """
 
@@ -56,6 +60,10 @@ class TrainCommand:
 
 def main(argv: Sequence[str]) -> None:
     """The command: parse, meta-train, print."""
+    words = list(argv)
+    if train_tables.is_meant(words):
+        train_tables.main(words)
+        return
     name, command, resume = parse(list(argv))
     regression = predicts_numbers(command.config)
     progress = Quiet() if command.quiet else default_progress("squared error" if regression else "accuracy")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from metalearn.recipes.in_context.presets import PRESETS
 from metalearn.recipes.learned_loss.describe import list_losses
+from metalearn.recipes.tables.run import KIND
 from metalearn_models.learners import library as learners
 from metalearn_models.learners.registry import LEARNERS, learner_name
 from metalearn_models.optimizers import library as optimizers
 from metalearn_models.optimizers.handmade.table import HANDMADE
 from metalearn_models.optimizers.registry import OPTIMIZERS
 from metalearn_models.sparsity.names import DISTRIBUTIONS, RULES
+from metalearn_models.tabular.transformer import library as tables
 from metalearn_tasks import datasets, objectives
 from metalearn_tasks.families.registry import FAMILIES
 
@@ -19,7 +21,10 @@ __all__ = ["catalogue"]
 def catalogue() -> dict[str, dict[str, str]]:
     """All names with a line of text each, by section; the title of a section says where its names are used."""
     return {
-        "presets (metalearn train NAME)": {name: text for name, (text, _) in PRESETS.items()},
+        "presets (metalearn train NAME)": {
+            **{name: text for name, (text, _) in PRESETS.items()},
+            KIND: "a Transformer that reads whole tables, cell by cell, on synthetic tables; has options of its own",
+        },
         "learners (--learner NAME)": {n: e.description for n, e in LEARNERS.items() if e.meta_learned},
         "reference learners (metalearn evaluate RUN --references NAME ...)": {
             n: e.description for n, e in LEARNERS.items() if not e.meta_learned
@@ -38,6 +43,9 @@ def catalogue() -> dict[str, dict[str, str]]:
         "meta-trained learners (InContextClassifier(weights=NAME))": {
             name: _describe_learner(name) for name in learners.shipped()
         },
+        "meta-trained learners of tables (metalearn_models.tabular.transformer.library.load(NAME))": {
+            name: _describe_tables(name) for name in tables.shipped()
+        },
         "rules of sparse training (metalearn_models.sparsity.NAME)": dict(RULES),
         "distributions of connections (metalearn_models.sparsity.NAME)": dict(DISTRIBUTIONS),
         "losses (metalearn_models.losses.load(NAME); metalearn loss show NAME)": list_losses(),
@@ -50,3 +58,11 @@ def _describe_learner(name: str) -> str:
     kind = learner_name(found.config)
     shape = f"{found.signature.inputs} inputs, {found.signature.outputs} classes, {found.signature.length} examples"
     return f"{kind} for {shape}"
+
+
+def _describe_tables(name: str) -> str:
+    found = tables.load(name)
+    steps = found.card.get("steps_done", "an unknown number of")
+    return (
+        f"a Transformer of width {found.config.width} with {found.config.layers} blocks, meta-trained for {steps} steps"
+    )

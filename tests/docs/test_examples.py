@@ -7,6 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from metalearn_models.tabular.transformer.config import TableTransformerConfig
+from metalearn_models.tabular.transformer.learner import network
+from metalearn_models.tabular.transformer.library import save
+
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
@@ -98,6 +102,13 @@ def test_own_family():
 def test_tables():
     accuracy, share = example("tables").main(rows=60, count=40)
     assert accuracy > 0.7 and 0.2 < share < 0.7
+
+
+def test_whole_tables(tmp_path):
+    config = TableTransformerConfig(width=8, layers=1, cell_layers=1, key_size=4, hidden=8)
+    save(tmp_path / "small.safetensors", config, network(config).init(jax.random.key(0)))
+    accuracy, log_loss = example("whole_tables").main(tmp_path / "small.safetensors", rows=20, views=1)
+    assert 0 <= accuracy <= 1 and 0 < log_loss < 3
 
 
 def test_saved_learner():

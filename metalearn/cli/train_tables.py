@@ -1,0 +1,80 @@
+"""`metalearn train tables`: meta-train a Transformer for tables, to a table of results and a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metalearn.cli.arguments import run_folder, take
+from metalearn.errors import UsageError
+from metalearn.ranges import PathName
+from metalearn.recipes.options import read
+from metalearn.recipes.tables.config import TrainTablesConfig
+from metalearn.recipes.tables.run import KIND, from_json, is_tables_run, meta_train_tables, table
+from metalearn.runs.folder import open_run
+from metalearn.runs.progress import Quiet, default_progress
+
+__all__ = ["TrainTablesCommand", "is_meant", "main"]
+
+
+@dataclass(frozen=True)
+class TrainTablesCommand:
+    """Meta-train a Transformer for tables on synthetic tables.
+
+    It is scored on scikit-learn's bundled sets while it trains. The run's folder can be given to
+    InContextClassifier(weights=RUN). --resume RUN continues a run; --steps may change then as long as the learning rate
+    has not begun to fall.
+    """
+
+    config: Annotated[TrainTablesConfig, tyro.conf.arg(name="")] = field(default_factory=TrainTablesConfig)
+    run: PathName | None = None
+    """Folder of the run; None: runs/tables-DATE-TIME."""
+    overwrite: bool = False
+    """Remove an older run in that folder first."""
+    quiet: bool = False
+    """No progress, only the result."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+def is_meant(argv: Sequence[str]) -> bool:
+    """Whether the words after `metalearn train` begin such a run, or resume one."""
+    words = list(argv)
+    resume = take(words, "--resume") if "--resume" in " ".join(words) else None
+    if resume is None:
+        return words[:1] == [KIND]
+    folder = Path(resume).expanduser()
+    return (folder / "config.json").is_file() and is_tables_run(open_run(folder).config)
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command: parse the words after `metalearn train`, meta-train, print.
+
+    Raises:
+        UsageError: an option that cannot be read, or options that do not go together.
+        RunError: the run to resume, or the folder, cannot be used.
+    """
+    words = list(argv)
+    resume = take(words, "--resume")
+    if words[:1] == [KIND]:
+        words.pop(0)
+    folder = None if resume is None else Path(resume).expanduser()
+    config = TrainTablesConfig() if folder is None else from_json(open_run(folder).config)
+    usage = "[options]\n--resume RUN [options]"
+    command = read(TrainTablesCommand(config), words, "metalearn train tables", usage)
+    if folder is not None and (command.run is not None or command.overwrite):
+        raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
+    progress = Quiet() if command.quiet else default_progress()
+    with run_folder(folder or command.run, KIND) as place:
+        result, scores = meta_train_tables(
+            command.config, place, resume=folder is not None, overwrite=command.overwrite, progress=progress
+        )
+    print(table(scores))
+    print(f"\npicture: {place / 'tables.png'}\nrun:     {place} ({result['seconds']} s)")
+    if command.json:
+        print(json.dumps(result))

@@ -1,0 +1,1 @@
+"""A Transformer that reads whole tables, cell by cell."""

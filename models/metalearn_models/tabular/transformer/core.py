@@ -1,0 +1,156 @@
+"""Read a table of any size with the Transformer for tables, and answer for new rows.
+
+A view is one reading of the table. Views differ in the codes of the classes and of the categories. Where a table has
+more rows than a context holds they also differ in the rows, a stratified sample each. Where it has more columns than
+the network was trained for, even views have a random choice of the columns and odd ones the leading
+principal components.
+
+Rows, columns and classes are padded to a few sizes, so that few programs are compiled; padding changes no answer.
+Attention over rows goes through the rows in chunks, so memory grows with the number of training rows and not with its
+square: a view keeps 256 L F S numbers of 4 bytes at most, for L layers, F columns and S rows, and needs 1000 F S more
+while it works.
+Shapes: n training rows, N rows, F columns, K classes, V views.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from metalearn_models.tabular.transformer.config import TableTransformerConfig
+from metalearn_models.tabular.transformer.learner import network
+from metalearn_models.tabular.transformer.library import TrainedTables
+from metalearn_models.tabular.transformer.network import Context, Memory
+from metalearn_models.tabular.transformer.views import View, draw_table_views, show_columns
+
+__all__ = ["CHUNK", "Fitted", "answer", "predict_log_proba", "read_table"]
+
+CHUNK = 256
+"""The most rows of one call of the compiled answer."""
+_SIZES = (8, 16, 32, 64)
+
+
+class Fitted(NamedTuple):
+    """A table that was read.
+
+    Attributes:
+        trained: the learner.
+        views: how each view shows the table.
+        memories: what each view keeps of it.
+        shown: which training rows each view has.
+        classes: K.
+    """
+
+    trained: TrainedTables
+    views: tuple[View, ...]
+    memories: tuple[Memory, ...]
+    shown: Bool[np.ndarray, "V n"]
+    classes: int
+
+
+def read_table(
+    trained: TrainedTables,
+    xs: Float[np.ndarray, "n F"],
+    ys: Int[np.ndarray, " n"],
+    *,
+    categorical: Bool[np.ndarray, " F"] | None = None,
+    views: int = 4,
+    rows: int = 1024,
+    columns: int = 64,
+    rng: np.random.Generator,
+) -> Fitted:
+    """Read the training rows of a table.
+
+    Args:
+        trained: the learner.
+        xs: training rows; NaN for a missing value, whole numbers for categories.
+        ys: classes, 0 to K - 1, each of which occurs.
+        categorical: which columns hold categories; None: none does.
+        views: how many readings, V.
+        rows: a view has at most so many of them, but one per class at least.
+        columns: a view has at most so many of them.
+        rng: all randomness.
+    """
+    categorical = np.zeros(xs.shape[1], bool) if categorical is None else categorical
+    drawn = draw_table_views(xs, ys, categorical, views, rows, columns, trained.config.codes, rng)
+    memories = []
+    for view in drawn:
+        x = show_columns(view, xs[view.rows])
+        size, width, classes = len(x), x.shape[1], len(view.codes)
+        padded = Context(
+            _pad(x, (_row_size(size), _size(width)))[None],
+            _pad(ys[view.rows].astype(np.int32), (_row_size(size),), -1)[None],
+            _pad(view.categorical, (_size(width),))[None],
+            _pad(np.ones(width, np.float32), (_size(width),))[None],
+            _pad(view.spin, (_size(width), 2))[None],
+            _pad(view.codes, (_class_size(classes), view.codes.shape[1]))[None],
+        )
+        memories.append(_programs(trained.config)[0](trained.theta, padded))
+    shown = np.zeros((len(drawn), len(xs)), bool)
+    for number, view in enumerate(drawn):
+        shown[number, view.rows] = True
+    return Fitted(trained, tuple(drawn), tuple(memories), shown, int(ys.max()) + 1)
+
+
+def answer(fitted: Fitted, xs: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "V N K"]:
+    """Log-probabilities of the classes of rows, each row by itself, from each view."""
+    out = np.empty((len(fitted.views), len(xs), fitted.classes), np.float32)
+    run = _programs(fitted.trained.config)[1]
+    for number, (view, memory) in enumerate(zip(fitted.views, fitted.memories, strict=True)):
+        x = show_columns(view, xs)
+        width = _size(x.shape[1])
+        for begin in range(0, len(x), CHUNK):
+            part = x[begin : begin + CHUNK]
+            size = min(CHUNK, max(16, 1 << (len(part) - 1).bit_length()))
+            log_probs = run(fitted.trained.theta, memory, _pad(part, (size, width))[None])
+            out[number, begin : begin + CHUNK] = np.asarray(log_probs)[0, : len(part), : fitted.classes]
+    return out
+
+
+def predict_log_proba(
+    trained: TrainedTables,
+    context_xs: Float[np.ndarray, "n F"],
+    context_ys: Int[np.ndarray, " n"],
+    query_xs: Float[np.ndarray, "N F"],
+    *,
+    categorical: Bool[np.ndarray, " F"] | None = None,
+    views: int = 4,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "N K"]:
+    """Read training rows and answer for others: log of the mean probability over views. Arguments as `read_table`."""
+    fitted = read_table(trained, context_xs, context_ys, categorical=categorical, views=views, rng=rng)
+    return np.log(np.exp(answer(fitted, query_xs)).mean(0))
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(config: TableTransformerConfig) -> tuple[Any, Any]:
+    learner = network(config)
+
+    def read(theta: Any, context: Context) -> Memory:
+        return learner.read(theta, context, CHUNK)
+
+    def answer(theta: Any, memory: Memory, xs: Array) -> Array:
+        return learner.answer(theta, memory, xs)
+
+    return jax.jit(read), jax.jit(answer)
+
+
+def _size(columns: int) -> int:
+    return next((size for size in _SIZES if size >= columns), -(-columns // 32) * 32)
+
+
+def _row_size(rows: int) -> int:
+    return max(16, 1 << (rows - 1).bit_length()) if rows <= CHUNK else -(-rows // CHUNK) * CHUNK
+
+
+def _class_size(classes: int) -> int:
+    return max(16, 1 << (classes - 1).bit_length())
+
+
+def _pad(x: np.ndarray, shape: tuple[int, ...], value: float = 0) -> np.ndarray:
+    x = x.astype(np.float32) if x.dtype == np.float64 else x
+    return np.pad(x, [(0, to - now) for to, now in zip(shape, x.shape, strict=True)], constant_values=value)

@@ -1,0 +1,126 @@
+"""Views of a table for the Transformer for tables: which rows and columns, and which codes for classes and categories.
+
+Shapes: n training rows, N rows, F columns, f columns of a view, K classes, Q numbers in a code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+__all__ = ["View", "class_codes", "draw_table_views", "show_columns"]
+
+LARGEST = 1e30
+"""Values are clipped here: their squares overflow float32 otherwise."""
+
+
+class View(NamedTuple):
+    """One reading of a table.
+
+    Attributes:
+        rows: the training rows that it shows.
+        columns: the columns that it shows, or of which it shows principal components.
+        axes: the axes of these components, and the mean and inverse scale of each column; None: the columns themselves.
+        categorical: which of what it shows holds categories.
+        spin: two integers for each of them, which decide the codes of categories.
+        codes: the code of each class.
+    """
+
+    rows: Int[np.ndarray, " m"]
+    columns: Int[np.ndarray, " c"]
+    axes: tuple[Float[np.ndarray, "c f"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]] | None
+    categorical: Bool[np.ndarray, " f"]
+    spin: Int[np.ndarray, "f 2"]
+    codes: Float[np.ndarray, "K Q"]
+
+
+def draw_table_views(
+    xs: Float[np.ndarray, "n F"],
+    ys: Int[np.ndarray, " n"],
+    categorical: Bool[np.ndarray, " F"],
+    count: int,
+    rows: int,
+    columns: int,
+    codes: int,
+    rng: np.random.Generator,
+) -> list[View]:
+    """Draw views of a table; columns that are constant or empty in the training rows are shown by none.
+
+    Args:
+        xs: training rows.
+        ys: classes, 0 to K - 1, each of which occurs.
+        categorical: which columns hold categories.
+        count: how many views.
+        rows: a view shows at most so many, but one per class at least.
+        columns: a view shows at most so many.
+        codes: Q.
+        rng: all randomness.
+    """
+    low, high = (f(np.where(np.isfinite(xs), xs, empty), 0) for f, empty in ((np.min, np.inf), (np.max, -np.inf)))
+    useful = np.flatnonzero(high > low)
+    if not len(useful):  # a column is needed, and this one says nothing
+        useful = np.arange(1)
+    views = []
+    for number in range(count):
+        shown = _stratified(ys, rows, rng) if len(ys) > rows else np.arange(len(ys))
+        chosen, axes, names = useful, None, categorical[useful]
+        if len(useful) > columns and number % 2:
+            axes = _principal_axes(xs[shown][:, useful], columns)
+            names = np.zeros(axes[0].shape[1], bool)
+        elif len(useful) > columns:
+            chosen = np.sort(rng.choice(useful, columns, replace=False))
+            names = categorical[chosen]
+        spin = rng.integers(32, size=(len(names), 2)).astype(np.int32)
+        views.append(View(shown, chosen, axes, names, spin, class_codes(int(ys.max()) + 1, codes, rng)))
+    return views
+
+
+def show_columns(view: View, xs: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N f"]:
+    """What a view shows of rows."""
+    x = np.clip(xs[:, view.columns], -LARGEST, LARGEST)
+    if view.axes is None:
+        return x.astype(np.float32)
+    axes, mean, scale = view.axes
+    z = np.clip((np.where(np.isfinite(x), x, mean) - mean) * scale, -10, 10)
+    return (z @ axes).astype(np.float32)
+
+
+def class_codes(classes: int, codes: int, rng: np.random.Generator) -> Float[np.ndarray, "K Q"]:
+    """Random codes of classes, all different and of norm 1.
+
+    Up to `codes` classes have a unit vector each. More of them have sums of two, or of more, and if there are more than
+    such sums, random directions.
+    """
+    parts = next((p for p in range(1, codes // 2 + 1) if math.comb(codes, p) >= classes), None)
+    if parts is None:
+        table = rng.standard_normal((classes, codes))
+        return (table / np.linalg.norm(table, axis=1, keepdims=True)).astype(np.float32)
+    sums = np.array(list(itertools.combinations(range(codes), parts)))
+    table = np.zeros((classes, codes), np.float32)
+    np.put_along_axis(table, sums[rng.permutation(len(sums))[:classes]], parts**-0.5, 1)
+    return table
+
+
+def _stratified(ys: Int[np.ndarray, " n"], rows: int, rng: np.random.Generator) -> Int[np.ndarray, " m"]:
+    """A random choice in which classes have about their shares, and each has a row."""
+    place = np.empty(len(ys))
+    for label in np.unique(ys):
+        members = rng.permutation(np.flatnonzero(ys == label))
+        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
+        place[members[0]] = -1
+    return np.sort(np.argsort(place, kind="stable")[: max(rows, int(ys.max()) + 1)])
+
+
+def _principal_axes(
+    xs: Float[np.ndarray, "m c"], most: int
+) -> tuple[Float[np.ndarray, "c f"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    x = np.clip(np.where(np.isfinite(xs), xs, np.nan), -LARGEST, LARGEST)
+    mean = np.nanmean(x, 0)
+    deviation = np.nanstd(x, 0)
+    scale = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
+    z = np.clip((np.where(np.isnan(x), mean, x) - mean) * scale, -10, 10)
+    return np.linalg.svd(z, full_matrices=False)[2][:most].T, mean, scale

@@ -1,0 +1,103 @@
+"""Tables of any size: views, padding, chunks, files."""
+
+import jax
+import numpy as np
+import pytest
+
+from metalearn.errors import MetalearnError, RunError
+from metalearn_models.tabular.transformer import core, library
+from metalearn_models.tabular.transformer.config import TableTransformerConfig
+from metalearn_models.tabular.transformer.learner import network
+from metalearn_models.tabular.transformer.views import class_codes, draw_table_views, show_columns
+
+CONFIG = TableTransformerConfig(width=8, layers=1, cell_layers=1, key_size=4, hidden=8, frequencies=2, codes=4)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return library.TrainedTables(network(CONFIG).init(jax.random.key(0)), CONFIG, {})
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(0)
+    xs = rng.standard_normal((40, 5))
+    xs[:, 3] = 7.5  # constant
+    xs[rng.random(xs.shape) < 0.05] = np.nan
+    return xs, np.arange(40) % 3
+
+
+def answers(trained, xs, ys, queries, **options):
+    fitted = core.read_table(trained, xs, ys, views=2, rng=np.random.default_rng(1), **options)
+    return core.answer(fitted, queries)
+
+
+def test_columns_that_say_nothing_change_nothing(trained, table):
+    xs, ys = table
+    with_constant = answers(trained, xs[:30], ys[:30], xs[30:])
+    without = answers(trained, np.delete(xs, 3, 1)[:30], ys[:30], np.delete(xs, 3, 1)[30:])
+    np.testing.assert_array_equal(with_constant, without)
+    empty = np.concatenate([xs, np.full((40, 1), np.nan)], 1)
+    np.testing.assert_array_equal(answers(trained, empty[:30], ys[:30], empty[30:]), without)
+    np.testing.assert_allclose(np.exp(without).sum(-1), 1, atol=1e-5)
+
+
+def test_a_table_of_constants_gives_the_shares_of_the_classes(trained):
+    ys = np.array([0, 0, 0, 1])
+    got = answers(trained, np.ones((4, 2)), ys, np.zeros((3, 2)))
+    np.testing.assert_allclose(np.exp(got).sum(-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(got, got[:, :1].repeat(3, 1))
+
+
+def test_chunks_of_queries_and_of_rows(trained, table, monkeypatch):
+    xs, ys = table
+    whole = answers(trained, xs[:30], ys[:30], xs)
+    monkeypatch.setattr(core, "CHUNK", 16)
+    core._programs.cache_clear()
+    np.testing.assert_allclose(answers(trained, xs[:30], ys[:30], xs), whole, atol=1e-5)
+    core._programs.cache_clear()
+
+
+def test_large_tables_are_shown_in_parts(table):
+    xs, ys = table
+    views = draw_table_views(xs, ys, np.zeros(5, bool), 4, 10, 2, 4, np.random.default_rng(0))
+    for number, view in enumerate(views):
+        assert len(view.rows) == 10 and len(np.unique(view.rows)) == 10
+        assert np.bincount(ys[view.rows], minlength=3).min() >= 3  # stratified
+        shown = show_columns(view, xs)
+        assert shown.shape == (40, 2) and 3 not in view.columns[: 2 if view.axes is None else 0]
+        assert (view.axes is None) == (number % 2 == 0)
+    assert len({tuple(view.rows) for view in views}) == 4
+    components = show_columns(views[1], xs[views[1].rows])
+    x = xs[views[1].rows][:, [0, 1, 2, 4]]
+    z = np.nan_to_num((x - np.nanmean(x, 0)) / np.nanstd(x, 0))
+    np.testing.assert_allclose((components**2).sum(0), np.linalg.svd(z)[1][:2] ** 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 4, 6, 50])
+def test_codes_of_classes(classes):
+    codes = class_codes(classes, 4, np.random.default_rng(0))
+    assert codes.shape == (classes, 4) and len(np.unique(codes, axis=0)) == classes
+    np.testing.assert_allclose((codes**2).sum(1), 1, rtol=1e-5)
+
+
+def test_more_classes_than_codes(trained, table):
+    xs, _ = table
+    got = answers(trained, xs, np.arange(40) % 20, xs[:3])
+    assert got.shape == (2, 3, 20)
+    np.testing.assert_allclose(np.exp(got).sum(-1), 1, atol=1e-5)
+
+
+def test_files(trained, table, tmp_path):
+    xs, ys = table
+    path = tmp_path / "weights.safetensors"
+    library.save(path, CONFIG, trained.theta, {"steps_done": 3})
+    loaded = library.load(path)
+    assert loaded.config == CONFIG and loaded.card["steps_done"] == 3
+    np.testing.assert_array_equal(answers(loaded, xs, ys, xs[:2]), answers(trained, xs, ys, xs[:2]))
+    with pytest.raises(RunError, match="do not fit"):
+        library.save(path, TableTransformerConfig(), trained.theta)
+    with pytest.raises(MetalearnError, match="weights"):
+        library.load("no such name")
+    with pytest.raises(RunError, match="no checkpoint yet"):
+        library.load(tmp_path)
