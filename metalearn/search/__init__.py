@@ -1,0 +1,1 @@
+"""Searches over populations of candidates: halving, random search, shared weights, and how far to trust early ranks."""
