@@ -96,6 +96,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "throughput": Entry("experiments.speed.training_step", {"standard": "4 min"}),
     "estimator_speed": Entry("experiments.speed.estimators", {"standard": "2 to 3 min"}),
     "mfac_speed": Entry("experiments.speed.mfac", {"standard": ""}),
+    "table_speed": Entry("experiments.speed.tables", {"standard": "10 min", "quick": "2 min"}),
     "loss_search_speed": Entry("experiments.speed.loss_search", {"standard": "2 min"}),
     "sparse_layers": Entry("experiments.speed.sparse_layers", {"standard": "3 min", "quick": ""}),
     "curvature_cost": Entry("experiments.speed.curvature", {"standard": "minutes"}),

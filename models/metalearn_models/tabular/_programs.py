@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from metalearn.learner import Signature, predictions
 from metalearn_models.learners.library import learner_for
 
-__all__ = ["Programs", "programs"]
+__all__ = ["Programs", "programs", "refuse_fork"]
 
 
 class Programs(NamedTuple):
@@ -38,6 +38,16 @@ def programs(signature: Signature, config: Any) -> Programs:
     Raises:
         RuntimeError: this process is a fork of one that had called this function.
     """
+    refuse_fork()
+    return _compile(signature, config)
+
+
+def refuse_fork() -> None:
+    """Refuse to go on in a fork of a process that had called this function.
+
+    Raises:
+        RuntimeError: this process is such a fork.
+    """
     first = _first_process()
     if first != os.getpid():
         # The threads of the backend are not in the fork, and whoever waits for them waits forever.
@@ -46,7 +56,6 @@ def programs(signature: Signature, config: Any) -> Programs:
             "cannot be used in such a fork: start workers with multiprocessing.get_context('spawn') or joblib's loky, "
             "or use threads"
         )
-    return _compile(signature, config)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,20 @@ from sklearn.utils import check_array, check_consistent_length, check_random_sta
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from metalearn.errors import RunError
-from metalearn_models.learners.library import load, shipped
+from metalearn.errors import MetalearnError, RunError, unknown_name
+from metalearn_models.learners import library as learners
+from metalearn_models.tabular.cells import CellReader
 from metalearn_models.tabular.columns import as_numbers, encode, fit_columns, holds_columns
 from metalearn_models.tabular.sequences import SequenceReader
+from metalearn_models.tabular.transformer import library as tables
+from metalearn_models.tabular.transformer.library import TrainedTables
 
-__all__ = ["InContextClassifier"]
+__all__ = ["CELL_VIEWS", "SEQUENCE_VIEWS", "InContextClassifier"]
+
+CELL_VIEWS = 8
+"""Views of a Transformer for tables if nothing is said."""
+SEQUENCE_VIEWS = 16
+"""Views of a learner that reads sequences if nothing is said."""
 
 _ALLOW_NAN: Any = "allow-nan"  # scikit-learn's annotation knows only truth values
 
@@ -30,8 +39,19 @@ _ALLOW_NAN: Any = "allow-nan"  # scikit-learn's annotation knows only truth valu
 class InContextClassifier(ClassifierMixin, BaseEstimator):
     """Classify a table by reading it: a meta-trained Transformer looks at the rows that `fit` is given.
 
-    Made for small tables. Up to the learner's context (63 rows for the shipped weights) every view has all rows. Of a
-    larger table
+    Made for small tables, of up to 10,000 rows. There may be any number of features and classes. Features are numbers
+    or categories, and values may be missing. Rows are predicted independently of one another. What happens depends on
+    the weights.
+
+    A Transformer for tables, whose tokens are cells, takes categories and missing values as such. A view holds up to
+    1,024 rows, a stratified sample of larger tables, and up to 64 columns, in turn a choice of them and the leading
+    principal components of wider tables. From 100 rows on, rows that a view does not hold (if all hold all, a quarter
+    at a time is left out of one more reading) calibrate the prediction: a temperature and a bias per class. A view
+    keeps about 1.6 kB per cell of its context: 26 MB for 1,000 rows of 16 columns.
+
+    A learner that reads sequences knows the shapes that it was meta-trained for. A category becomes a column per level,
+    and is none of them where it is missing or was not met in `fit`; a missing number counts as the mean of its column.
+    Up to the learner's context (63 rows for `digits-synthetic-16x10`) every view has all rows. Of a larger table
 
     - each view has a stratified sample, and up to 16 views are drawn to show every row to one of them;
     - each query also gets contexts of its own, of the 63 rows nearest to it, so that accuracy grows with the table;
@@ -39,17 +59,17 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
       predictions the weights of both kinds of context and a bias per class are fitted.
 
     A prediction then takes about 2 ms of one core per row instead of .5 ms, for 100 rows of training as for 26,000
-    rows of 54 features, whose `fit` takes 1.3 s and .6 GB. There may be any number of features and classes. Rows are
-    predicted independently of one another, to the last bit. Missing values (NaN, None) count as the mean of their
-    column; a category becomes a column per level, and is none of them where it is missing or was not met in `fit`.
+    rows of 54 features, whose `fit` takes 1.3 s and .6 GB; it does not depend on the other rows to the last bit.
 
     Args:
-        weights: the meta-trained learner: a name of `metalearn_models.learners.library.shipped()`, a safetensors
-            file, or the folder of a run of `metalearn train`.
+        weights: the meta-trained learner: a name of `metalearn_models.tabular.transformer.library.shipped()` or of
+            `metalearn_models.learners.library.shipped()`, a safetensors file, or the folder of a run of
+            `metalearn train`.
         categorical_features: which columns hold categories: "from_dtype" (in frames of pandas or polars the columns of
             categories, texts and truth values; in arrays none), a mask, or the positions or names of columns.
-        n_estimators: number of views whose predictions are averaged. A view is a random rotation of the features, and
-            random names of the classes, order and choice of the rows.
+        n_estimators: number of views whose predictions are averaged; None: 8 of a Transformer for tables, 16 of another
+            learner. A view of the one has random codes of classes and categories, of the other a random rotation of the
+            features, random names of the classes, and a random order of the rows; both choose rows where they must.
         random_state: decides the views. The default 0 makes `fit` deterministic. None: NumPy's global generator
             decides, as everywhere in scikit-learn.
 
@@ -59,11 +79,11 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         feature_names_in_: their names, if `X` came with names.
         card_: what is known about the weights: configuration, seed, figures.
         n_views_: number of views in use, at least `n_estimators`.
-        calibration_: weights of the views and of the nearest rows, and bias per class; None: the table fits into the
-            context, and no row is left to calibrate on.
+        calibration_: weights of the sources of a prediction (the views; the nearest rows) and bias per class; None:
+            there were too few rows.
 
     References:
-        Kirsch, Harrison, Sohl-Dickstein, Metz 2022, arXiv 2212.04458.
+        Kirsch, Harrison, Sohl-Dickstein, Metz 2022, arXiv 2212.04458; Hollmann et al. 2025, Nature 637.
     """
 
     def __init__(
@@ -71,7 +91,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         weights: str | os.PathLike[str] = "digits-synthetic-16x10",
         *,
         categorical_features: str | Sequence[int] | Sequence[str] | Sequence[bool] | np.ndarray | None = "from_dtype",
-        n_estimators: int = 16,
+        n_estimators: int | None = None,
         random_state: int | np.random.RandomState | None = 0,
     ):
         self.weights = weights
@@ -96,14 +116,15 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
             RunError: the weights are damaged.
             RuntimeError: this process is a fork of one in which an `InContextClassifier` had run.
         """
-        if isinstance(self.n_estimators, bool) or not isinstance(self.n_estimators, int | np.integer):
-            raise ValueError(f"n_estimators must be an integer, got {self.n_estimators!r}")
-        if self.n_estimators < 1:
-            raise ValueError(f"n_estimators must be at least 1, got {self.n_estimators}")
+        if self.n_estimators is not None:
+            if isinstance(self.n_estimators, bool) or not isinstance(self.n_estimators, int | np.integer):
+                raise ValueError(f"n_estimators must be an integer or None, got {self.n_estimators!r}")
+            if self.n_estimators < 1:
+                raise ValueError(f"n_estimators must be at least 1, got {self.n_estimators}")
         if not isinstance(self.weights, str | os.PathLike):
+            names = ", ".join((*tables.shipped(), *learners.shipped()))
             raise ValueError(
-                f"weights must be a name ({', '.join(shipped())}), a safetensors file or the folder of a run, "
-                f"got {self.weights!r}"
+                f"weights must be a name ({names}), a safetensors file or the folder of a run, got {self.weights!r}"
             )
         X, y = self._check(X, y)
         check_classification_targets(y)
@@ -113,12 +134,16 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
                 f"y needs at least 2 classes to tell apart, got 1 class ({self.classes_.tolist()[0]!r}) "
                 f"in {len(y)} rows"
             )
-        pretrained = load(self.weights)
-        if pretrained.signature.regression:
-            raise RunError(f"the learner of {self.weights} was meta-trained on regression: a classifier needs classes")
+        trained = _load(self.weights)
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
-        self._reader = SequenceReader(pretrained, as_numbers(self._columns, X), classes, int(self.n_estimators), rng)
-        self.card_, self.n_views_ = pretrained.card, self._reader.views
+        self._cells = isinstance(trained, TrainedTables)
+        if isinstance(trained, TrainedTables):
+            views = CELL_VIEWS if self.n_estimators is None else int(self.n_estimators)
+            self._reader = CellReader(trained, X, self._columns.categorical, classes, views, rng)
+        else:
+            views = SEQUENCE_VIEWS if self.n_estimators is None else int(self.n_estimators)
+            self._reader = SequenceReader(trained, as_numbers(self._columns, X), classes, views, rng)
+        self.card_, self.n_views_ = trained.card, self._reader.views
         self.calibration_ = self._reader.calibration
         return self
 
@@ -134,7 +159,8 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
             RuntimeError: this process is a fork of one in which an `InContextClassifier` had run.
         """
         check_is_fitted(self)
-        return self._reader.predict_proba(as_numbers(self._columns, self._encode(X)))
+        encoded = self._encode(X)
+        return self._reader.predict_proba(encoded if self._cells else as_numbers(self._columns, encoded))
 
     def predict_variance(self, X: Any) -> Float[np.ndarray, "N K"]:
         """How unsure the classifier is of its probabilities: the variance of where they would settle with more rows.
@@ -182,3 +208,20 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
             self, X, dtype=np.float64, reset=False, skip_check_array=raw, ensure_all_finite=_ALLOW_NAN
         )
         return check_array(encode(self._columns, checked), ensure_all_finite=_ALLOW_NAN)
+
+
+def _load(weights: str | os.PathLike[str]) -> TrainedTables | learners.TrainedLearner:
+    """A Transformer for tables, or a learner that reads sequences."""
+    if str(weights) in tables.shipped():
+        return tables.load(weights)
+    if str(weights) not in learners.shipped():
+        if not Path(weights).exists() and Path(weights).suffix != ".safetensors":
+            raise unknown_name("weights", str(weights), (*tables.shipped(), *learners.shipped()), or_path=True)
+        try:
+            return tables.load(weights)
+        except MetalearnError:  # it holds something else, or nothing; the other library says what
+            pass
+    trained = learners.load(weights)
+    if trained.signature.regression:
+        raise RunError(f"the learner of {weights} was meta-trained on regression: a classifier needs classes")
+    return trained

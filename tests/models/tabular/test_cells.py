@@ -1,0 +1,132 @@
+"""`InContextClassifier` with a Transformer for tables that was never trained: what must hold of any weights."""
+
+import pickle
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from metalearn.errors import UnknownNameError
+from metalearn_models.tabular import cells
+from metalearn_models.tabular import classifier as classifier_module
+from metalearn_models.tabular.cells import LEAST_ROWS
+from metalearn_models.tabular.classifier import InContextClassifier
+from metalearn_models.tabular.transformer.config import TableTransformerConfig
+from metalearn_models.tabular.transformer.core import answer, read_table
+from metalearn_models.tabular.transformer.learner import network
+from metalearn_models.tabular.transformer.library import load, save
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    config = TableTransformerConfig(width=8, layers=1, cell_layers=1, key_size=4, hidden=8, frequencies=2)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save(path, config, network(config).init(jax.random.key(0)), {"note": "never trained"})
+    return str(path)
+
+
+def _table(rows, classes=3, features=4, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(rows) % classes
+    return rng.standard_normal((rows, features)) + 2.0 * y[:, None], y
+
+
+def _record(monkeypatch):
+    """The tables that are read from now on, with the options of reading."""
+    seen: list[Any] = []
+
+    def read(trained, X, y, **options):
+        seen.append((X, options))
+        return read_table(trained, X, y, **options)
+
+    monkeypatch.setattr(cells, "read_table", read)
+    return seen
+
+
+def test_the_prediction_is_the_mean_over_views_and_each_row_by_itself(weights):
+    X, y = _table(60)
+    classifier = InContextClassifier(weights, n_estimators=2).fit(X[:40], y[:40])
+    assert classifier.calibration_ is None and classifier.n_views_ == 2 and classifier.card_["note"] == "never trained"
+    rng = np.random.default_rng(np.random.RandomState(0).randint(2**31 - 1))
+    fitted = read_table(load(weights), X[:40], y[:40], categorical=np.zeros(4, bool), views=2, rng=rng)
+    expected = np.exp(answer(fitted, X[40:])).mean(0)
+    found = classifier.predict_proba(X[40:])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.ptp(found) > 0.01
+    np.testing.assert_allclose(classifier.predict_proba(X[40:][::-1])[::-1], found, atol=1e-7)
+    np.testing.assert_allclose(classifier.predict_proba(X[50:51])[0], found[10], atol=1e-7)
+    copy = pickle.loads(pickle.dumps(classifier))
+    assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(vars(copy)))
+    np.testing.assert_array_equal(copy.predict_proba(X[40:]), found)
+
+
+def test_categories_and_missing_values_reach_the_learner_as_such(weights, monkeypatch):
+    seen = _record(monkeypatch)
+    X, y = _table(40)
+    X[:, 1] = np.arange(40) % 5
+    X[3, 0] = np.nan
+    told = InContextClassifier(weights, n_estimators=1, categorical_features=[1]).fit(X, y)
+    ((shown, options),) = seen
+    assert options["categorical"].tolist() == [False, True, False, False] and np.isnan(shown[3, 0])
+    plain = InContextClassifier(weights, n_estimators=1).fit(X, y)
+    assert np.abs(told.predict_proba(X) - plain.predict_proba(X)).max() > 1e-4
+    X[:, 1] = 99.0  # a category that fit did not meet is missing
+    unknown = told.predict_proba(X)
+    X[:, 1] = np.nan
+    np.testing.assert_array_equal(told.predict_proba(X), unknown)
+
+
+def test_rows_that_calibrate_are_left_out_of_what_predicts_them(weights, monkeypatch):
+    """Random labels: whoever looked a row's own label up would be sure of it."""
+    contexts = _record(monkeypatch)
+    X, y = _table(LEAST_ROWS, 2)
+    y = np.random.default_rng(1).integers(0, 2, len(y))
+    y[0] = 2  # alone in its class, so it is in every context
+    classifier = InContextClassifier(weights, n_estimators=2).fit(X, y)
+    assert classifier.calibration_ is not None and len(contexts) == 5 and len(contexts[0][0]) == LEAST_ROWS
+    left_out = [np.array([not (rest == row).all(1).any() for row in X]) for rest, _ in contexts[1:]]
+    assert np.sum(left_out, axis=0).tolist() == [0] + [1] * (LEAST_ROWS - 1)
+    mean = classifier.predict_proba(X).mean(0)
+    np.testing.assert_allclose(mean, np.bincount(y) / len(y), atol=0.05)
+
+
+def test_unknown_weights_name_both_libraries(weights):
+    X, y = _table(20)
+    with pytest.raises(UnknownNameError, match="digits-synthetic-16x10"):
+        InContextClassifier("digits-synthetic-16x1").fit(X, y)
+    with pytest.raises(FileNotFoundError):
+        InContextClassifier(weights + "x.safetensors").fit(X, y)
+
+
+@pytest.fixture
+def _untrained(weights, monkeypatch):
+    """The checks below are made before there are weights, so they know them by a name."""
+    trained = load(weights)
+    monkeypatch.setattr(classifier_module, "_load", lambda name: trained)
+
+
+@parametrize_with_checks(
+    [InContextClassifier("untrained", n_estimators=1)],
+    expected_failed_checks=lambda estimator: {"check_classifiers_train": "it was never trained, and decides badly"},
+)
+@pytest.mark.unchecked_types
+@pytest.mark.usefixtures("_untrained")
+def test_scikit_learns_own_checks_pass(estimator, check):
+    check(estimator)
+
+
+def test_a_larger_table_is_calibrated_by_views_that_do_not_hold_the_row(weights, monkeypatch):
+    seen, asked, counted = _record(monkeypatch), [], []
+    mean = cells._mean
+    monkeypatch.setattr(cells, "answer", lambda fitted, rows: asked.append(rows) or answer(fitted, rows))
+    monkeypatch.setattr(cells, "_mean", lambda *arguments: counted.append(arguments[1:]) or mean(*arguments))
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((1100, 3)), rng.integers(0, 2, 1100)
+    classifier = InContextClassifier(weights, n_estimators=2).fit(X, y)
+    assert len(seen) == 1 and classifier.calibration_ is not None  # nothing was read again
+    shown = classifier._reader._fitted.shown
+    rows = [int(np.flatnonzero((X == row).all(1))[0]) for row in asked[0]]
+    assert len(set(rows)) > 100 and shown[:, rows].any() and not shown[:, rows].all(0).any()
+    np.testing.assert_array_equal(counted[0][0], ~shown[:, rows])
