@@ -125,3 +125,10 @@ def test_handmade_optimizers():
     assert final.keys() == {"adam", "foof"} and all(0 < x < 0.69 for x in final.values())
     assert before.keys() == after.keys() == {"learning_rate", "damping", "momentum", "decay"}
     assert all(float(after[name]) != float(before[name]) for name in ("learning_rate", "damping", "decay"))
+
+
+def test_architecture_search(capsys):
+    errors, correlations = example("architecture_search").main(steps=32, budget=2)
+    assert set(errors) == {"halving", "random"} and max(errors.values()) < 0.5  # guessing gives .9
+    assert [row.step for row in correlations] == [2, 8, 32] and correlations[-1].spearman == pytest.approx(1)
+    assert "162 architectures" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""Search for architectures: what chance does, and when early stopping helps."""
