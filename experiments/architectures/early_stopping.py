@@ -17,7 +17,8 @@ early; that early losses can mislead is the short-horizon bias of Wu, Ren, Liao 
 The rule, written before the first run, is that of `architectures`: halving within one standard error of the best
 wherever the correlation of its first rung with the end exceeds .8, at 8 R; and random search better than halving,
 with an interval that excludes 0, wherever that correlation is below 0. Some rung must be below 0, or the verdict is
-open; the first run asked that of "noisy-quadratic". The correlation among the best quarter at the end is printed and not judged.
+open; the first run asked that of "noisy-quadratic". The correlation among the best quarter at the end is printed and
+not judged.
 
     python -m experiments early_stopping
 """
