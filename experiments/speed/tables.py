@@ -52,6 +52,7 @@ __all__ = ["PRESETS", "TableSpeedConfig", "format_result", "real_tables", "run",
 BATCH, ROWS, FEATURES = 32, 150, 5
 SPLITS = (50, 100)
 """Training rows of the tables of a step; steps take turns."""
+PEER = "nanoTabPFN"
 WORKER = Path(__file__).parent / "peers" / "_nanotabpfn.py"
 PRIOR = TablesConfig(classes=2, missing=0.0)
 """Two classes and no missing values, which are what the peer knows."""
@@ -196,45 +197,45 @@ def _train_peer(config: TableSpeedConfig, tables: Path, real: Path) -> dict[str,
 
 
 def run(config: TableSpeedConfig, progress: Progress | None = None) -> dict[str, Any]:
-    """Train both, and classify with both."""
+    """Train both, and classify with both. What the folder has already is not done again."""
     config.out.mkdir(parents=True, exist_ok=True)
-    real, result = splits_of(config.splits), {}
-    with tempfile.TemporaryDirectory() as folder_name:
-        tables, sets = Path(folder_name) / "tables.npz", Path(folder_name) / "real.npz"
+    kept = config.out / f"rows-{config.steps}.json"
+    result: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    real = splits_of(config.splits)
+    with tempfile.TemporaryDirectory() as name:
+        tables, sets = Path(name) / "tables.npz", Path(name) / "real.npz"
         write_tables(tables, config.steps, config.seed)
-        np.savez(
-            sets,
-            **{
-                f"{part}_{i}": value
-                for i, split in enumerate(real)
-                for part, value in zip(("train_x", "train_y", "test_x", "test_y"), split[1:], strict=True)
-            },
-        )
-        ours = train_ours(config, tables)
-        kept = {name: value for name, value in ours.items() if name not in ("theta", "config")}
-        for views in (1, config.views):
-            result[f"ours, {views} view{'s' * (views > 1)}"] = {
-                **kept,
-                "scores": scores(real, classify(ours, real, views, config.seed)),
-            }
-        if config.peer is not None:
+        _write_real(sets, real)
+        if not result:
+            ours = train_ours(config, tables)
+            figures = {key: value for key, value in ours.items() if key not in ("theta", "config")}
+            for views in (1, config.views):
+                found = scores(real, classify(ours, real, views, config.seed))
+                result[f"ours, {views} view{'s' * (views > 1)}"] = {**figures, "scores": found}
+            kept.write_text(json.dumps(result, indent=1) + "\n")
+        if config.peer is not None and PEER not in result:
             peer = _train_peer(config, tables, sets)
-            if "missing" in peer:
-                if progress is not None:
-                    progress.note(f"nanoTabPFN is left out: {peer['missing']}, with {config.peer_python}")
-            else:
+            if "missing" not in peer:
                 answers = peer.pop("probabilities")
-                result["nanoTabPFN"] = {**peer, "scores": scores(real, answers)}
+                result[PEER] = {**peer, "scores": scores(real, answers)}
+                kept.write_text(json.dumps(result, indent=1) + "\n")
+            elif progress is not None:
+                progress.note(f"nanoTabPFN is left out: {peer['missing']}, with {config.peer_python}")
     result["verdict"] = verdict(result)
-    (config.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _write_real(path: Path, real: list[Any]) -> None:
+    names = ("train_x", "train_y", "test_x", "test_y")
+    arrays = {f"{part}_{i}": of for i, split in enumerate(real) for part, of in zip(names, split[1:], strict=True)}
+    np.savez(path, **arrays)
 
 
 def verdict(result: dict[str, Any]) -> str:
     """The written rule at the head of this file."""
-    if "nanoTabPFN" not in result:
+    if PEER not in result:
         return "no peer"
-    ours, peer = result["ours, 1 view"], result["nanoTabPFN"]
+    ours, peer = result["ours, 1 view"], result[PEER]
     fast = all(peer[clock] / ours[clock] >= 1.5 for clock in ("seconds", "cpu"))
     auc = [np.mean([row["auc"] for row in of["scores"].values()]) for of in (ours, peer)]
     return ("reproduced" if auc[0] >= auc[1] - 0.01 else "fast but worse") if fast else "slow"

@@ -37,7 +37,7 @@ def _one_view_of_the_nearest_rows(monkeypatch):
 
 
 def _classifier(**options):
-    return InContextClassifier(**{"n_estimators": GROUP, **options})
+    return InContextClassifier(**{"weights": NAME, "n_estimators": GROUP, **options})
 
 
 def _split(load, rows=50, seed=0):
@@ -54,7 +54,7 @@ def _gaussians(classes, rows, features, spread, seed=0):
 
 
 # Skipped there, with reasons of scikit-learn's own: pandas and the array API are not installed.
-@parametrize_with_checks([InContextClassifier(n_estimators=GROUP)])
+@parametrize_with_checks([InContextClassifier(NAME, n_estimators=GROUP)])
 @pytest.mark.unchecked_types
 def test_scikit_learns_own_checks_pass(estimator, check):
     check(estimator)

@@ -8,6 +8,8 @@ from metalearn_models.tabular.classifier import InContextClassifier
 from metalearn_models.tabular.columns import as_numbers, encode, fit_columns
 from metalearn_models.tabular.sequences import GROUP
 
+NAME = "digits-synthetic-16x10"
+"""A learner that knows numbers alone."""
 COLOURS = ["red", "blue", "green", "red", None, "blue"]
 SIZES = [1.0, 2.5, np.nan, 4.0, 5.0, 6.0]
 
@@ -101,16 +103,16 @@ def test_the_classifier_learns_from_categories_and_survives_missing_values():
     y = np.isin(code, [0, 3, 4]).astype(int)  # no order of the codes tells this
     X = np.stack([code.astype(float), rng.standard_normal(90)], axis=1)
     plain, told = (
-        InContextClassifier(n_estimators=GROUP, categorical_features=c).fit(X[:50], y[:50]).score(X[50:], y[50:])
+        InContextClassifier(NAME, n_estimators=GROUP, categorical_features=c).fit(X[:50], y[:50]).score(X[50:], y[50:])
         for c in (None, [0])
     )
     assert told >= 0.95 and told > plain
     frame = Frame(code=([f"level {c}" for c in code[:50]], "object"), x=(X[:50, 1].tolist(), "float64"))
-    classifier = InContextClassifier(n_estimators=GROUP).fit(frame, y[:50])
+    classifier = InContextClassifier(NAME, n_estimators=GROUP).fit(frame, y[:50])
     later = Frame(code=([f"level {c}" for c in code[50:]], "object"), x=([None] * 40, "float64"))
     assert classifier.score(later, y[50:]) >= 0.95 and get_tags(classifier).input_tags.allow_nan
     X[::7, 1], X[3, :] = np.nan, np.nan
-    holed = InContextClassifier(n_estimators=GROUP, categorical_features=[0]).fit(X[:50], y[:50])
+    holed = InContextClassifier(NAME, n_estimators=GROUP, categorical_features=[0]).fit(X[:50], y[:50])
     assert holed.score(X[50:], y[50:]) > 0.9
     X[:, 1] = np.nan  # a column of which nothing is known
-    assert np.isfinite(InContextClassifier(n_estimators=GROUP).fit(X[:50], y[:50]).predict_proba(X)).all()
+    assert np.isfinite(InContextClassifier(NAME, n_estimators=GROUP).fit(X[:50], y[:50]).predict_proba(X)).all()

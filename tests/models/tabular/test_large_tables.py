@@ -19,9 +19,11 @@ from metalearn_models.tabular.nearest import nearest_rows, show
 from metalearn_models.tabular.sequences import GROUP, NEAREST
 from metalearn_models.tabular.views import EXACT, PLACES, draw_views, features_of, reduce
 
+NAME = "digits-synthetic-16x10"
+
 
 def _classifier():
-    return InContextClassifier(n_estimators=GROUP)
+    return InContextClassifier(NAME, n_estimators=GROUP)
 
 
 def _widths(rows, widths, shares, seed=0):
