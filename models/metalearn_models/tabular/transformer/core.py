@@ -89,7 +89,7 @@ def read_table(
             _pad(view.spin, (_size(width), 2))[None],
             _pad(view.codes, (_class_size(classes), view.codes.shape[1]))[None],
         )
-        memories.append(_programs(trained.config)[0](trained.theta, padded))
+        memories.append(_programs(trained.config, CHUNK)[0](trained.theta, padded))
     shown = np.zeros((len(drawn), len(xs)), bool)
     for number, view in enumerate(drawn):
         shown[number, view.rows] = True
@@ -99,7 +99,7 @@ def read_table(
 def answer(fitted: Fitted, xs: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "V N K"]:
     """Log-probabilities of the classes of rows, each row by itself, from each view."""
     out = np.empty((len(fitted.views), len(xs), fitted.classes), np.float32)
-    run = _programs(fitted.trained.config)[1]
+    run = _programs(fitted.trained.config, CHUNK)[1]
     for number, (view, memory) in enumerate(zip(fitted.views, fitted.memories, strict=True)):
         x = show_columns(view, xs)
         width = _size(x.shape[1])
@@ -127,11 +127,11 @@ def predict_log_proba(
 
 
 @functools.lru_cache(maxsize=8)
-def _programs(config: TableTransformerConfig) -> tuple[Any, Any]:
+def _programs(config: TableTransformerConfig, chunk: int) -> tuple[Any, Any]:
     learner = network(config)
 
     def read(theta: Any, context: Context) -> Memory:
-        return learner.read(theta, context, CHUNK)
+        return learner.read(theta, context, chunk)
 
     def answer(theta: Any, memory: Memory, xs: Array) -> Array:
         return learner.answer(theta, memory, xs)

@@ -42,9 +42,9 @@ def test_columns_that_say_nothing_change_nothing(trained, table):
     np.testing.assert_allclose(np.exp(without).sum(-1), 1, atol=1e-5)
 
 
-def test_a_table_of_constants_gives_the_shares_of_the_classes(trained):
-    ys = np.array([0, 0, 0, 1])
-    got = answers(trained, np.ones((4, 2)), ys, np.zeros((3, 2)))
+def test_a_table_of_constants_has_one_answer(trained):
+    ys = (np.arange(20) == 7).astype(int)
+    got = answers(trained, np.ones((20, 2)), ys, np.zeros((3, 2)))
     np.testing.assert_allclose(np.exp(got).sum(-1), 1, atol=1e-5)
     np.testing.assert_array_equal(got, got[:, :1].repeat(3, 1))
 
@@ -53,9 +53,7 @@ def test_chunks_of_queries_and_of_rows(trained, table, monkeypatch):
     xs, ys = table
     whole = answers(trained, xs[:30], ys[:30], xs)
     monkeypatch.setattr(core, "CHUNK", 16)
-    core._programs.cache_clear()
     np.testing.assert_allclose(answers(trained, xs[:30], ys[:30], xs), whole, atol=1e-5)
-    core._programs.cache_clear()
 
 
 def test_large_tables_are_shown_in_parts(table):
@@ -83,7 +81,7 @@ def test_codes_of_classes(classes):
 
 def test_more_classes_than_codes(trained, table):
     xs, _ = table
-    got = answers(trained, xs, np.arange(40) % 20, xs[:3])
+    got = answers(trained, xs[:30], np.arange(30) % 20, xs[:3])
     assert got.shape == (2, 3, 20)
     np.testing.assert_allclose(np.exp(got).sum(-1), 1, atol=1e-5)
 
@@ -94,7 +92,7 @@ def test_files(trained, table, tmp_path):
     library.save(path, CONFIG, trained.theta, {"steps_done": 3})
     loaded = library.load(path)
     assert loaded.config == CONFIG and loaded.card["steps_done"] == 3
-    np.testing.assert_array_equal(answers(loaded, xs, ys, xs[:2]), answers(trained, xs, ys, xs[:2]))
+    np.testing.assert_array_equal(answers(loaded, xs[:30], ys[:30], xs[:2]), answers(trained, xs[:30], ys[:30], xs[:2]))
     with pytest.raises(RunError, match="do not fit"):
         library.save(path, TableTransformerConfig(), trained.theta)
     with pytest.raises(MetalearnError, match="weights"):
