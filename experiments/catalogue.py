@@ -80,6 +80,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "epinet_compute": Entry("experiments.epistemic.compute", {"quick": "", "standard": ""}),
     "epistemic_bandit": Entry("experiments.epistemic.bandit", {"quick": "", "standard": ""}),
     "testbed": Entry("experiments.epistemic.testbed", {"quick": "", "standard": ""}),
+    "gpt_curves": Entry("experiments.gpt.curves", {"standard": ""}),
     "batch_size": Entry("experiments.optimizers.batch_size", {"standard": "15 min", "quick": "2 min"}),
     "compression": Entry("experiments.optimizers.compression", {"standard": "10 min", "quick": ""}),
     "learned_constants": Entry("experiments.optimizers.learned_constants", {"standard": "", "quick": ""}),

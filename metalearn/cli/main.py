@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("metalearn.cli.evaluate", "learning curves of a run on any data set, beside reference learners"),
     "plot": ("metalearn.cli.plot", "draw a run: its learning curves and its meta-training"),
     "train-optimizer": ("metalearn.cli.train_optimizer", "meta-train a learned optimizer; weights for any optax loop"),
+    "train-gpt": ("metalearn.cli.train_gpt", "train a generator of parameters on checkpoints of many training runs"),
     "search-loss": ("metalearn.cli.search_loss", "search for a loss function and refine it; leaves JSON and a picture"),
     "loss": ("metalearn.cli.loss", "name the losses, or show one: formula, provenance, picture"),
     "list": ("metalearn.cli.catalogue", "everything that has a name: presets, learners, optimizers, losses, data sets"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metalearn.recipes.gpt.config import PRESETS as GENERATOR_PRESETS
 from metalearn.recipes.in_context.presets import PRESETS
 from metalearn.recipes.learned_loss.describe import list_losses
 from metalearn.recipes.tables.run import KIND
@@ -37,6 +38,7 @@ def catalogue() -> dict[str, dict[str, str]]:
         "optimizers made by hand (metalearn train-optimizer NAME learns their constants; --baselines NAME ...)": {
             name: OPTIMIZERS[name].description for name in HANDMADE
         },
+        "generators of parameters (metalearn train-gpt NAME)": {n: text for n, (_, text) in GENERATOR_PRESETS.items()},
         "objectives (train-optimizer's --objective NAME)": objectives.names(),
         "meta-trained optimizers (metalearn_models.optimizers.load(NAME))": {
             name: optimizers.read(name).describe() for name in optimizers.shipped()

@@ -23,6 +23,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Float
 
 from metalearn.errors import RunError
+from metalearn.ranges import Count, Positive, Seed, Steps
 from metalearn.runs.files import write_atomically
 from metalearn.runs.json_values import as_json, check_same_config
 from metalearn.runs.lock import only_writer
@@ -37,19 +38,19 @@ __all__ = ["Zoo", "ZooConfig", "fill_zoo", "open_zoo"]
 class ZooConfig:
     """How many runs are recorded, and when."""
 
-    runs: int = 1024
+    runs: Steps = 1024
     """Training runs, each from an initialisation of its own."""
-    unseen: int = 128
+    unseen: Count = 128
     """The last runs are held out: their initialisations are unseen by whatever is trained on the others."""
-    steps: int = 1500
+    steps: Steps = 1500
     """Steps per run."""
-    snapshots: int = 11
+    snapshots: Steps = 11
     """Checkpoints per run, the first at step 0 and the last at the end, between them at logarithmic distances."""
-    shard: int = 128
+    shard: Steps = 128
     """Runs per file, which are trained at once and read their examples in one order."""
-    seed: int = 0
+    seed: Seed = 0
     """Of initialisations and order."""
-    largest: float = 10.0
+    largest: Positive = 10.0
     """A run with a parameter beyond this, or with one or a loss that is not finite, has diverged and is dropped."""
 
     def __post_init__(self) -> None:

@@ -7,6 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from metalearn.recipes.outer_optimizer import OptimizerConfig
+from metalearn.zoo import ZooConfig
+from metalearn_models.optimizers.gpt import GeneratorConfig, TransformerConfig
 from metalearn_models.tabular.transformer.config import TableTransformerConfig
 from metalearn_models.tabular.transformer.learner import network
 from metalearn_models.tabular.transformer.library import save
@@ -92,6 +95,23 @@ def test_large_batches(capsys):
     found = example("large_batches").main(steps=60)
     assert min(found.values()) > 0.85 and len(found) == 5
     assert "all-reduce: accuracy" in capsys.readouterr().out
+
+
+def test_gpt(tmp_path):
+    """Too short to be exact: what it got follows what was wished."""
+    before, got = example("gpt").main(
+        tmp_path / "run",
+        checkpoints=ZooConfig(40, 8, 200, 10, 40),
+        chunk=650,
+        generator=GeneratorConfig("regression", TransformerConfig(64, 1)),
+        outer_optimizer=OptimizerConfig(5e-3),
+        average=0.9,
+        batch=32,
+        steps=100,
+        eval_runs=2,
+        prompts=3,
+    )
+    assert got[0.4] < got[0.8] < got[1.6] < before and got[0.4] < 0.5 * before
 
 
 def test_own_family():

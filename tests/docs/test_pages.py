@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from metalearn.cli import evaluate, plot, sweep, train, train_optimizer
+from metalearn.cli import evaluate, plot, sweep, train, train_gpt, train_optimizer
 from metalearn.cli.main import main
 from metalearn.recipes.in_context.config import to_json
 from metalearn.recipes.in_context.presets import PRESETS
@@ -84,6 +84,7 @@ def test_commands_of_every_page_are_read(line, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(train, "meta_train", reached)
     monkeypatch.setattr(train, "open_run", lambda folder: run)
     monkeypatch.setattr(train_optimizer, "meta_train", reached)
+    monkeypatch.setattr(train_gpt, "train_gpt", reached)
     monkeypatch.setattr(evaluate, "evaluate", reached)
     monkeypatch.setattr(plot, "open_run", reached)
     monkeypatch.setattr(sweep, "run", reached)

@@ -73,7 +73,7 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in SHIPPED.glob("*.safetensors")))
 
 
-def load(source: str | os.PathLike[str], num_steps: int | None = None) -> LoadedOptimizer:
+def load(source: str | os.PathLike[str], num_steps: int | None = None, **settings: Any) -> LoadedOptimizer:
     """A meta-trained optimizer as an optax transformation.
 
     A meta-trained optimizer has a horizon, the number of steps of the training runs that it was meta-trained on, and is
@@ -86,16 +86,21 @@ def load(source: str | os.PathLike[str], num_steps: int | None = None) -> Loaded
         source: as in `read`.
         num_steps: number of training steps to come. Some optimizers need it, such as `celo` and `schedule`. With it, no
             step is watched, so that the compiled program has no callback to the host; see `watch_horizon`.
+        **settings: settings to change after training, where theta still fits, such as `prompt` and `jumps` of `gpt`.
 
     Returns:
         The transformation. Its `update` needs `params` and, for some optimizers, `value=loss`.
 
     Raises:
         UnknownNameError, FileNotFoundError, RunError: as in `read`.
-        ValueError: the optimizer needs `num_steps`.
+        ValueError: the optimizer needs `num_steps`, or theta does not fit the settings.
+        TypeError: the optimizer has no such setting.
     """
     trained = read(source)
-    transform = trained.optimizer.transform(trained.theta, num_steps)
+    optimizer = trained.optimizer
+    if settings:
+        optimizer = make(trained.name, **(_lists_to_tuples(trained.card["optimizer"]["settings"]) | settings))
+    transform = optimizer.transform(trained.theta, num_steps)
     return watch_horizon(transform, os.fspath(source), trained.horizon, num_steps)
 
 
@@ -104,7 +109,7 @@ def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
 
     Args:
         source: one of `shipped()`, a file written by `save`, or the folder of a finished run of
-            `metalearn train-optimizer`.
+            `metalearn train-optimizer` or `metalearn train-gpt`.
 
     Raises:
         UnknownNameError: the source is neither a shipped name nor an existing path.

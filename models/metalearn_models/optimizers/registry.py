@@ -21,6 +21,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from metalearn.errors import unknown_name
 from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.gpt.jumping import gpt_optimizer
 from metalearn_models.optimizers.handmade.table import HANDMADE
 from metalearn_models.optimizers.learned.celo import celo
 from metalearn_models.optimizers.learned.component_rnn import component_rnn
@@ -35,7 +36,7 @@ from metalearn_models.optimizers.learned.schedule import learnable_adam_schedule
 from metalearn_models.optimizers.learned.small_fc import small_fc
 from metalearn_models.optimizers.learned.star import star
 
-__all__ = ["OPTIMIZERS", "OptimizerEntry", "make", "names", "setting_descriptions"]
+__all__ = ["GENERATORS", "OPTIMIZERS", "OptimizerEntry", "make", "names", "setting_descriptions"]
 
 
 class OptimizerEntry(NamedTuple):
@@ -83,8 +84,16 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
 """All learned optimizers by name; those made by hand, whose constants are learned, come last."""
 
 
+GENERATORS: dict[str, OptimizerEntry] = {
+    "gpt": OptimizerEntry(
+        gpt_optimizer, "jumps to parameters of a wished loss, learned from checkpoints (Peebles et al. 2022)"
+    ),
+}
+"""Optimizers for one network each, learned from its checkpoints by `metalearn train-gpt`; `make` knows them too."""
+
+
 def names() -> tuple[str, ...]:
-    """The names of all learned optimizers that `make` knows, in the order of the table."""
+    """The names of the learned optimizers that take any parameters, in the order of the table."""
     return tuple(OPTIMIZERS)
 
 
@@ -92,7 +101,7 @@ def make(name: str, **settings: Any) -> LearnedOptimizer:
     """A learned optimizer by name, with fresh meta-parameters to train.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or of `GENERATORS`.
         **settings: arguments of the optimizer's factory; `setting_descriptions(name)` lists the plain ones.
 
     Returns:
@@ -139,9 +148,10 @@ def setting_descriptions(name: str) -> dict[str, str]:
 
 
 def _entry(name: str) -> OptimizerEntry:
-    if name not in OPTIMIZERS:
-        raise unknown_name("learned optimizer", name, OPTIMIZERS)
-    return OPTIMIZERS[name]
+    entries = OPTIMIZERS | GENERATORS
+    if name not in entries:
+        raise unknown_name("learned optimizer", name, entries)
+    return entries[name]
 
 
 def _format(theta: Any) -> str:

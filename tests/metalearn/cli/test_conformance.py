@@ -10,9 +10,10 @@ from typing import get_args, get_origin
 
 import pytest
 
-from metalearn.cli import catalogue, evaluate, loss, plot, search_loss, sweep, train, train_optimizer
+from metalearn.cli import catalogue, evaluate, loss, plot, search_loss, sweep, train, train_gpt, train_optimizer
 from metalearn.cli.main import COMMANDS, main
 from metalearn.ranges import Existing, Within, allows, check, describe, fields_of, members
+from metalearn.recipes.gpt.config import PRESETS as GENERATORS
 from metalearn.recipes.in_context.build import load_data
 from metalearn.recipes.in_context.config import learner_names, validate, with_learner
 from metalearn.recipes.in_context.presets import PRESETS
@@ -49,6 +50,7 @@ COMMANDS_BY_WORDS = {
         f"train-optimizer {name}": train_optimizer.TrainOptimizerCommand(recommended(name))
         for name in (*(n for n in optimizer_names() if n not in HANDMADE), *WITH_SETTINGS_OF_THEIR_OWN)
     },
+    "train-gpt": train_gpt.TrainGPTCommand(GENERATORS["mlp"][0]),
     "evaluate RUN": evaluate.EvaluateCommand(),
     "plot RUN": plot.PlotCommand(),
     "search-loss": search_loss.SearchLossCommand(),
@@ -63,11 +65,13 @@ def _nothing_is_done(monkeypatch):
         raise AssertionError("the words were taken, and the command would now do its work")
 
     for module, name in [
-        (train, "meta_train"), (sweep, "run"), (train_optimizer, "meta_train"), (evaluate, "evaluate"),
-        (search_loss, "search_loss"), (plot, "open_run"), (catalogue, "catalogue"), (loss, "list_losses"),
+        (train, "meta_train"), (sweep, "run"), (train_optimizer, "meta_train"), (train_gpt, "train_gpt"),
+        (evaluate, "evaluate"), (search_loss, "search_loss"), (plot, "open_run"), (catalogue, "catalogue"),
+        (loss, "list_losses"),
     ]:  # fmt: skip
         monkeypatch.setattr(module, name, begin)
-    monkeypatch.setattr(train_optimizer, "use_all_cores", lambda: None)
+    for module in (train_optimizer, train_gpt):
+        monkeypatch.setattr(module, "use_all_cores", lambda: None)
 
 
 def item_of(field):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from metalearn.ranges import Steps
 from metalearn_models.optimizers.gpt.diffusion import (
     Schedule,
     Variance,
@@ -45,7 +46,7 @@ class GeneratorConfig:
     """diffusion, flow, or regression, the control without noise."""
     network: TransformerConfig = field(default_factory=TransformerConfig)
     """The Transformer."""
-    steps: int = 50
+    steps: Steps = 50
     """Steps of the sampler: 1,000 in the paper. Regression takes one."""
     variance: Variance = "learned"
     """Of the steps of diffusion; the released code has "large" with 1,000 steps."""

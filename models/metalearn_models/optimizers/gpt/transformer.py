@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from metalearn.ranges import Size
 from metalearn_models.optimizers.gpt.tokens import Tokeniser, Tokens
 
 __all__ = ["TransformerConfig", "apply_transformer", "init_transformer"]
@@ -30,13 +31,13 @@ SCALARS = 4
 class TransformerConfig:
     """The size of the network."""
 
-    width: int = 96
+    width: Size = 96
     """Width of every token inside; 1,536 in the paper."""
-    layers: int = 3
+    layers: Size = 3
     """Blocks of attention and two dense layers; 12 in the paper."""
-    heads: int = 4
+    heads: Size = 4
     """Heads of the attention; they divide the width."""
-    frequencies: int = 8
+    frequencies: Size = 8
     """Sines and cosines of each scalar, at 1, 2, 4 and so on times it; the released code has 15 or so."""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,1 @@
+"""Generators of parameters that were learned from checkpoints."""
