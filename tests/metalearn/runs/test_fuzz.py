@@ -1,6 +1,7 @@
 """Mutated files of runs: each gives a clear error or a valid object, whatever was changed in it."""
 
 import copy
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -18,6 +19,7 @@ from metalearn.recipes.learned_optimizer import config as learned_optimizer
 from metalearn.runs.checkpoints import restore_checkpoint, save_checkpoint
 from metalearn.runs.folder import create_run, open_run
 from metalearn.runs.weights import load_weights, save_weights
+from metalearn_tasks.families.registry import FAMILIES
 
 VALUES = st.sampled_from([None, True, 0, -1, 3.5, 1e400, math.nan, "", "x", "1nn", [], [1], {}, {"x": 1}, "1" * 500])
 FUZZ = settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
@@ -51,17 +53,36 @@ def mutated(draw, values):
 
 
 LEARNER = json.loads(json.dumps(in_context.to_json(PRESETS["digits"][1])))
-OPTIMIZER = json.loads(json.dumps(learned_optimizer.to_json(learned_optimizer.recommended("star"))))
+
+
+def _learners():
+    """Every preset, every learner that can be meta-trained and every family of tasks, as JSON values."""
+    linear = PRESETS["linear"][1]
+    configs = [
+        *(config for _, config in PRESETS.values()),
+        *(in_context.with_learner(linear, name) for name in in_context.learner_names()),
+        *(dataclasses.replace(linear, family=entry.config()) for entry in FAMILIES.values()),
+    ]
+    return [json.loads(json.dumps(in_context.to_json(config))) for config in configs]
+
+
+def _optimizers():
+    """Every optimizer whose meta-parameters can be trained, as JSON values."""
+    module = learned_optimizer
+    return [json.loads(json.dumps(module.to_json(module.recommended(name)))) for name in module.optimizer_names()]
 
 
 @pytest.mark.parametrize(
-    ("values", "module"), [(LEARNER, in_context), (OPTIMIZER, learned_optimizer)], ids=["learner", "optimizer"]
+    ("configurations", "module"),
+    [(_learners, in_context), (_optimizers, learned_optimizer)],
+    ids=["learners", "optimizers"],
 )
-def test_mutated_configurations(values, module):
-    refused = 0
+def test_mutated_configurations(configurations, module):
+    """Those that exist now, so a preset, a learner, a family or an optimizer that is added is changed too."""
+    refused, wholes = 0, configurations()
 
-    @FUZZ
-    @given(mutated(values))
+    @settings(FUZZ, max_examples=300)
+    @given(st.sampled_from(wholes).flatmap(mutated))
     def read(changed):
         nonlocal refused
         try:
@@ -75,8 +96,9 @@ def test_mutated_configurations(values, module):
             assert json.loads(json.dumps(module.to_json(module.from_json(again)))) == again
 
     read()
-    assert refused > 50
-    module.from_json(values)
+    assert refused > 100
+    for values in wholes:
+        assert json.loads(json.dumps(module.to_json(module.from_json(values)))) == values
 
 
 def test_mutated_folders(tmp_path: Path):
