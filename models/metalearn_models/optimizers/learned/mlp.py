@@ -26,8 +26,8 @@ from metalearn_models.optimizers.contract import (
     time_features,
 )
 from metalearn_models.optimizers.frame import hold_still, read_gradient, transformation
-from metalearn_models.optimizers.learned.parts.blocks import map_blocks
-from metalearn_models.optimizers.learned.parts.placement import is_spread, loose_shape, repeated_zeros
+from metalearn_models.optimizers.learned.parts.blocks import Block, fold_entries
+from metalearn_models.optimizers.learned.parts.placement import loose_shape, repeated_zeros
 
 __all__ = ["MLPOptimizerState", "mlp_optimizer"]
 
@@ -93,11 +93,10 @@ def mlp_optimizer(
             results = []
             for p, g, momenta in zip(leaves, *map(tree.flatten_up_to, (updates, state.momenta)), strict=True):
                 shape = loose_shape(p)
-                g, old = read_gradient(g).reshape(shape), momenta.reshape(len(DECAYS), *shape)
-                features = _features(g, float32(p).reshape(shape), old)
-                direction, magnitude = _network(theta, bias, features)
-                step = -step_size * direction * jnp.exp(exponent * magnitude)
-                results.append((step.reshape(p.shape).astype(p.dtype), features[2:].reshape(momenta.shape)))
+                g, new = read_gradient(g).reshape(shape), momenta.reshape(len(DECAYS), *shape)
+                new = _decay(new, g)
+                step = _steps(theta, bias, (g[None], float32(p).reshape(shape)[None], new), step_size, exponent)
+                results.append((step.reshape(p.shape).astype(p.dtype), new.reshape(momenta.shape)))
             updates, momenta = (tree.unflatten([r[i] for r in results]) for i in range(2))
             return updates, MLPOptimizerState(momenta, state.step + 1)
 
@@ -106,29 +105,41 @@ def mlp_optimizer(
     return LearnedOptimizer(init, transform)
 
 
-def _features(g: Float[Array, "*S"], p: Float[Array, "*S"], momenta: Float[Array, "6 *S"]) -> Float[Array, "8 *S"]:
-    """Gradient, parameter and the new momenta of one tensor."""
+def _decay(momenta: Float[Array, "6 *S"], g: Float[Array, "*S"]) -> Float[Array, "6 *S"]:
+    """The new momenta of one tensor."""
     decays, mixing = (jnp.array(xs, jnp.float32).reshape(-1, *[1] * g.ndim) for xs in (DECAYS, [1 - d for d in DECAYS]))
-    return jnp.concatenate([g[None], p[None], decays * momenta + mixing * g[None]])
+    return decays * momenta + mixing * g[None]
 
 
-def _network(layers: Layers, bias: Float[Array, "H"], features: Float[Array, "8 *S"]) -> Float[Array, "2 *S"]:
-    """The network on one tensor, in blocks: the hidden units of all its parameters would not fit a cache.
+def _steps(
+    layers: Layers, bias: Float[Array, "H"], rows: tuple[Array, ...], step_size: float, exponent: float
+) -> Float[Array, "*S"]:
+    """The steps of one tensor, in blocks: the hidden units of all its parameters would not fit a cache.
 
-    A tensor that is spread over devices is one block.
+    The features of a block are put together there too. In one array of all, they would be written and read in memory
+    as often as the momenta.
 
     The normaliser is part of the first weights, the time features are part of the first bias.
+
+    Args:
+        layers: of the network.
+        bias: of the first layer.
+        rows: the features [k, *S], in this order: gradient, parameter, momenta.
+        step_size: see `mlp_optimizer`; so is `exponent`.
+        exponent: factor on the magnitude inside the exponential.
     """
-    scale = inverse_rms(jnp.square(features).mean(tuple(range(1, features.ndim))))
+    axes = tuple(range(1, rows[0].ndim))
+    scale = inverse_rms(jnp.concatenate([jnp.square(x).mean(axes) for x in rows]))
     first = layers[0]["weight"][:NORMALISED] * jnp.broadcast_to(scale[:, None], (NORMALISED, bias.size))
     layers = ({"weight": first, "bias": bias}, *layers[1:])
-    size = features.shape[1]
+
+    def body(block: Block, steps: Array) -> Array:
+        direction, magnitude = _outputs(layers, jnp.concatenate([block.of(x, 1) for x in rows]))
+        return block.put(steps, -step_size * direction * jnp.exp(exponent * magnitude), 0)
+
     # Measured on a CPU: small tensors come in batches of training runs, which share the cache; large ones come alone.
-    blocks = -(-size // (128 if size <= 8192 else 512))
-    if blocks <= 1 or is_spread(features):
-        return _outputs(layers, features)
-    width = -(-size // (16 * blocks)) * 16
-    return map_blocks(lambda _, x: (None, _outputs(layers, x)), None, features, blocks, width)[1]
+    width = 128 if rows[0].size <= 8192 else 512
+    return fold_entries(rows[0][0], width, body, jnp.zeros_like(rows[0][0]))
 
 
 def _outputs(layers: Layers, x: Float[Array, "8 *S"]) -> Float[Array, "2 *S"]:

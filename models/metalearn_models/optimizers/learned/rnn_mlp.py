@@ -31,6 +31,7 @@ from metalearn_models.optimizers.contract import (
     require_params,
 )
 from metalearn_models.optimizers.frame import hold_still, transformation
+from metalearn_models.optimizers.learned.parts.blocks import Block, fold_entries
 from metalearn_models.optimizers.learned.parts.per_tensor import (
     LSTMState,
     linear,
@@ -63,6 +64,9 @@ FROM_NETWORK, FROM_LSTM, TO_NETWORK = 16, 18, 17
 
 CLIP_DECAY, CLIP = 0.99, 10.0
 """Decay of the running root mean square of the gradients; gradients are clipped at this multiple of it."""
+
+WIDTH = 512
+"""Parameters per block; measured on a CPU."""
 
 
 class RNNMLPTheta(NamedTuple):
@@ -214,8 +218,7 @@ def rnn_mlp(
                 leaves, tensors, linear(theta.to_network, lstm.hidden), strict=True
             ):
                 tail = jnp.concatenate([time_sines(state.step), tensor_sizes(p, len(tensors)), to_network])
-                (direction, magnitude), message = _network(theta.layers, tail, p, g, m, v)
-                step = hold_still(-step_size * direction * jnp.exp(exponent * magnitude), g, m)
+                step, message = _steps(theta.layers, tail, p, g, m, v, step_size, exponent)
                 memory = (x.reshape(len(DECAYS), *old.shape) for x in (m, v))
                 results.append((step.reshape(old.shape).astype(old.dtype), *memory))
                 messages.append(message[None])
@@ -229,25 +232,40 @@ def rnn_mlp(
     return LearnedOptimizer(init, transform)
 
 
-def _network(
-    layers: Layers, tail: Float[Array, "T"], p: Array, g: Array, m: Array, v: Array
-) -> tuple[Float[Array, "2 N"], Float[Array, "16"]]:
-    """Direction and magnitude of every parameter, and the mean message, computed from the mean of the last units.
+def _features(p: Array, g: Array, m: Array, v: Array) -> list[Float[Array, "_ *S"]]:
+    """The features that are divided by their root mean square."""
+    inverse = jax.lax.rsqrt(v + 1e-6)
+    return [g, p, jnp.log(jnp.abs(p) + 1e-8), m, v, m * inverse, inverse]
+
+
+def _steps(
+    layers: Layers, tail: Float[Array, "T"], p: Array, g: Array, m: Array, v: Array, step_size: float, exponent: float
+) -> tuple[Float[Array, "*S"], Float[Array, "16"]]:
+    """The steps of one tensor, and its mean message, computed from the mean of the last units.
+
+    Features and hidden units exist for one block of parameters at a time, so that they stay in a cache.
 
     The inputs that all parameters share (`tail`) are part of the first bias, the normaliser is part of the first
     weights.
     """
-    inverse = jax.lax.rsqrt(v + 1e-6)
-    features = jnp.concatenate([g[None], p[None], jnp.log(jnp.abs(p) + 1e-8)[None], m, v, m * inverse, inverse])
+    entries = tuple(range(1, m.ndim))
+    # One mean per kind of feature: joined into one array first, the features are as slow to square as the network is.
+    squares = [jnp.square(x).mean(entries) for x in _features(p[None], g[None], m, v)]
+    scale = inverse_rms(jnp.concatenate(squares))
     weight = layers[0]["weight"]
-    entries = tuple(range(1, features.ndim))
-    scale = inverse_rms(jnp.square(features).mean(entries))
     first = weight[:NORMALISED] * jnp.broadcast_to(scale[:, None], (NORMALISED, weight.shape[1]))
     first = {"weight": first, "bias": layers[0]["bias"] + tail @ weight[NORMALISED:]}
-    x = features
-    for layer in (first, *layers[1:-1]):
-        x = jnp.tensordot(layer["weight"], x, (0, 0))
-        x = jax.nn.relu(x + layer["bias"].reshape(-1, *[1] * p.ndim))
     weight, bias = layers[-1]["weight"], layers[-1]["bias"]
-    outputs = jnp.tensordot(weight[:, :2], x, (0, 0)) + bias[:2].reshape(-1, *[1] * p.ndim)
-    return outputs, x.mean(entries) @ weight[:, 2:] + bias[2:]
+
+    def apply(block: Block, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        steps, units = carry
+        x = jnp.concatenate(_features(*(block.of(x, 1) for x in (p[None], g[None], m, v))))
+        for layer in (first, *layers[1:-1]):
+            x = jnp.tensordot(layer["weight"], x, (0, 0))
+            x = jax.nn.relu(x + layer["bias"].reshape(-1, *[1] * p.ndim))
+        direction, magnitude = jnp.tensordot(weight[:, :2], x, (0, 0)) + bias[:2].reshape(-1, *[1] * p.ndim)
+        step = hold_still(-step_size * direction * jnp.exp(exponent * magnitude), block.of(g, 0), block.of(m, 1))
+        return block.put(steps, step, 0), units + x.sum(entries)
+
+    steps, units = fold_entries(p, WIDTH, apply, (jnp.zeros_like(p), jnp.zeros(weight.shape[0], jnp.float32)))
+    return steps, (units / p.size) @ weight[:, 2:] + bias[2:]

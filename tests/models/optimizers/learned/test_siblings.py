@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from metalearn_models.optimizers import small_fc
+from metalearn_models.optimizers.learned import rnn_mlp as rnn_mlp_module
 from metalearn_models.optimizers.learned.nn_adam import nn_adam
 from metalearn_models.optimizers.learned.rnn_mlp import rnn_mlp
 from metalearn_models.optimizers.learned.star import star
@@ -361,3 +362,18 @@ def test_parameters_that_are_missing_or_not_floating_point_are_refused(name):
         transform.init({"layers": [jnp.zeros(3), jnp.zeros(3, jnp.int32)]})
     with pytest.raises(ValueError, match=r"update\(grads, state, params\), got None"):
         transform.update(jnp.zeros(3), transform.init(jnp.zeros(3)), value=1.0)
+
+
+def test_blocks_of_parameters_change_neither_updates_nor_messages(monkeypatch):
+    """Seven parameters in blocks of at most two, the last block half full, against one block."""
+    rng, optimizer = np.random.default_rng(8), rnn_mlp((4,), 3, step_size=1.0)
+    theta = _perturbed(optimizer.init(jax.random.key(5)), jax.random.key(6), 0.1)
+    params, gradients = _tree(rng, 0.5, {"x": (7,)}), [_tree(rng, 0.1, {"x": (7,)}) for _ in range(2)]
+    found = []
+    for width in (2, 7):
+        monkeypatch.setattr(rnn_mlp_module, "WIDTH", width)
+        found.append(jax.jit(lambda theta: _run(optimizer, theta, params, gradients))(theta))
+    (updates, state), (expected, whole) = found
+    np.testing.assert_allclose(updates["x"], expected["x"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(state.from_network, whole.from_network, rtol=1e-5, atol=1e-7)
+    assert np.ptp(np.asarray(updates["x"])) > 0

@@ -1,6 +1,7 @@
 """Loops over the blocks of a large tensor, so that the temporaries of one block stay in a processor's cache.
 
-`fold_blocks` goes through a tensor in place, along one of its axes. `map_blocks` goes through a flat array that is cut
+`fold_blocks` goes through a tensor in place, along one of its axes; `fold_entries` through all its entries, where that
+is an advantage. `map_blocks` goes through a flat array that is cut
 into equal blocks, with the memory of each block beside it. How wide a block should be depends on how many temporaries
 the caller has, so that the callers choose the width; their widths are measured.
 """
@@ -15,7 +16,9 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-__all__ = ["Block", "fold_blocks", "map_blocks"]
+from metalearn_models.optimizers.learned.parts.placement import is_spread
+
+__all__ = ["Block", "fold_blocks", "fold_entries", "map_blocks"]
 
 
 class Block(NamedTuple):
@@ -58,6 +61,28 @@ def fold_blocks(length: int, width: int, body: Callable[[Block, Any], Any], carr
     carry = jax.lax.fori_loop(0, length // width, lambda i, c: body(Block(i * width, width), c), carry)
     rest = length % width
     return body(Block(length - rest, rest), carry) if rest else carry
+
+
+def fold_entries(x: Float[Array, "*S"], width: int, body: Callable[[Block, Any], Any], carry: Any) -> Any:
+    """Fold `body` over the entries of a tensor: block after block on a CPU, all in one block elsewhere.
+
+    Args:
+        x: raveled; or of any shape if it is spread over devices, which makes it one block.
+        width: entries per block, at most. Blocks are all of one size if that is possible with more than half the width.
+        body: `(block, carry) -> carry`.
+        carry: before the first block.
+
+    Returns:
+        The carry after the last block.
+    """
+    if is_spread(x) or x.size <= width:
+        return body(Block(0, None), carry)
+    equal = max(range(width, width // 2, -1), key=lambda w: (x.size % w == 0, w % 16 == 0, w))
+    return jax.lax.platform_dependent(
+        carry,
+        cpu=lambda carry: fold_blocks(x.size, equal, body, carry),
+        default=lambda carry: body(Block(0, None), carry),
+    )
 
 
 def map_blocks(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn_models.optimizers.learned.parts.blocks import fold_blocks, map_blocks
+from metalearn_models.optimizers.learned.parts.blocks import fold_blocks, fold_entries, map_blocks
 
 
 @pytest.mark.parametrize("length, width", [(9, 4), (20, 4), (3, 4), (4, 4), (5, 1)])
@@ -25,6 +25,20 @@ def test_a_fold_visits_every_row_once_and_in_order(length, width):
     for start in range(0, length, width):
         expected = 2 * expected + start + 1
     assert visits == expected
+
+
+@pytest.mark.parametrize("size, blocks", [(8, 1), (12, 2), (26, 4), (24, 3)])
+def test_a_fold_over_entries_visits_each_once_in_blocks_of_equal_size_where_there_are_some(size, blocks):
+    """At most 8 entries per block: 26 are no multiple of 5, 6, 7 or 8, so that the fourth block has two."""
+    x = jnp.arange(1.0, size + 1)
+
+    def body(block, carry):
+        squares, count = carry
+        return block.put(squares, jnp.square(block.of(x, 0)), 0), count + 1
+
+    squares, count = fold_entries(x, 8, body, (jnp.zeros_like(x), 0))
+    np.testing.assert_array_equal(squares, np.square(x))
+    assert count == blocks
 
 
 @pytest.mark.parametrize("blocks, width", [(1, 7), (3, 3), (4, 2)])
