@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from metalearn.errors import MetalearnError, RunError, unknown_name
 from metalearn_models.learners import library as learners
+from metalearn_models.tabular._programs import refuse_fork
 from metalearn_models.tabular.cells import CellReader
 from metalearn_models.tabular.columns import as_numbers, encode, fit_columns, holds_columns
 from metalearn_models.tabular.sequences import SequenceReader
@@ -88,7 +89,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        weights: str | os.PathLike[str] = "digits-synthetic-16x10",
+        weights: str | os.PathLike[str] = "tables",
         *,
         categorical_features: str | Sequence[int] | Sequence[str] | Sequence[bool] | np.ndarray | None = "from_dtype",
         n_estimators: int | None = None,
@@ -134,15 +135,17 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
                 f"y needs at least 2 classes to tell apart, got 1 class ({self.classes_.tolist()[0]!r}) "
                 f"in {len(y)} rows"
             )
+        refuse_fork()
         trained = _load(self.weights)
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self._cells = isinstance(trained, TrainedTables)
         if isinstance(trained, TrainedTables):
             views = CELL_VIEWS if self.n_estimators is None else int(self.n_estimators)
-            self._reader = CellReader(trained, X, self._columns.categorical, classes, views, rng)
+            reader = CellReader(trained, X, self._columns.categorical, classes, views, rng)
         else:
             views = SEQUENCE_VIEWS if self.n_estimators is None else int(self.n_estimators)
-            self._reader = SequenceReader(trained, as_numbers(self._columns, X), classes, views, rng)
+            reader = SequenceReader(trained, as_numbers(self._columns, X), classes, views, rng)
+        self._reader: Any = reader
         self.card_, self.n_views_ = trained.card, self._reader.views
         self.calibration_ = self._reader.calibration
         return self
@@ -174,10 +177,16 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             NotFittedError: before `fit`.
-            ValueError: as `predict_proba`; or there are more classes than the learner has outputs.
+            ValueError: as `predict_proba`; or there are more classes than the learner has outputs; or the learner is a
+                Transformer for tables.
             RuntimeError: as `predict_proba`.
         """
         check_is_fitted(self)
+        if self._cells:
+            raise ValueError(
+                "predict_variance needs a learner that reads sequences, such as weights='digits-synthetic-16x10', "
+                f"got {self.weights!r}"
+            )
         return self._reader.predict_variance(as_numbers(self._columns, self._encode(X)))
 
     def predict(self, X: Any) -> np.ndarray:

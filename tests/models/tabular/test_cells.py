@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from sklearn.datasets import load_wine
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from metalearn.errors import UnknownNameError
@@ -31,6 +32,15 @@ def _table(rows, classes=3, features=4, seed=0):
     rng = np.random.default_rng(seed)
     y = np.arange(rows) % classes
     return rng.standard_normal((rows, features)) + 2.0 * y[:, None], y
+
+
+def test_the_weights_of_the_package_classify_tables():
+    X, y = load_wine(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(X))
+    X, y = X[order], y[order]
+    classifier = InContextClassifier(n_estimators=1).fit(X[:60], y[:60])
+    assert classifier.weights == "tables" and classifier.score(X[60:], y[60:]) > 0.93
+    assert -np.log(classifier.predict_proba(X[60:])[np.arange(118), y[60:]]).mean() < 0.2
 
 
 def _record(monkeypatch):
@@ -90,6 +100,13 @@ def test_rows_that_calibrate_are_left_out_of_what_predicts_them(weights, monkeyp
     assert np.sum(left_out, axis=0).tolist() == [0] + [1] * (LEAST_ROWS - 1)
     mean = classifier.predict_proba(X).mean(0)
     np.testing.assert_allclose(mean, np.bincount(y) / len(y), atol=0.05)
+
+
+def test_variances_are_refused_with_what_gives_them(weights):
+    X, y = _table(20)
+    classifier = InContextClassifier(weights, n_estimators=1).fit(X, y)
+    with pytest.raises(ValueError, match=r"predict_variance needs .* weights='digits-synthetic-16x10', got .*small"):
+        classifier.predict_variance(X)
 
 
 def test_unknown_weights_name_both_libraries(weights):
