@@ -85,7 +85,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "compression": Entry("experiments.optimizers.compression", {"standard": "10 min", "quick": ""}),
     "learned_constants": Entry("experiments.optimizers.learned_constants", {"standard": "", "quick": ""}),
     "architectures": Entry("experiments.architectures.digits", {"quick": "1 min", "standard": ""}),
-    "early_stopping": Entry("experiments.architectures.early_stopping", {"quick": "", "standard": ""}),
+    "early_stopping": Entry("experiments.architectures.early_stopping", {"quick": "2 min", "standard": ""}),
     "cells": Entry("experiments.architectures.cells", {"quick": "", "standard": ""}),
     "retrain": Entry("experiments.architectures.retrain", {}),
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes", "large": "a minute"}),

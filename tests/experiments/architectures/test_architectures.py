@@ -1,0 +1,134 @@
+"""Toy runs: the table against trainings, replayed searches against searches, verdicts, a candidate trained again."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.architectures import cells, digits, early_stopping, retrain
+from experiments.architectures._cells import CellProblem, help_text
+from experiments.architectures._replay import judge, replay, summarise
+from experiments.architectures._report import verdict
+from experiments.architectures._table import Table
+from metalearn.errors import RunError, UnknownNameError
+from metalearn.search.successive_halving import plan_rungs, successive_halving
+from metalearn_models.architectures import feedforward_cell
+
+SMALL = {"nodes": 1, "operations": ("tanh", "relu"), "width": 4, "batch": 4, "steps": 4, "first": (1,), "budgets": (2,),
+         "draws": 3, "seeds": 3}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    config = digits.ArchitecturesConfig(**SMALL, grids=("wide",), out=tmp_path_factory.mktemp("architectures"))
+    return config, digits.run(config)
+
+
+def test_the_table_is_that_of_searches(toy):
+    config, result = toy
+    table, _ = digits.read_table(config, "wide", None)
+    assert table.valid.shape == (3, 2, 6) and result["parts"]["wide"]["candidates"] == 6
+    settings = {"nodes": 1, "operations": ("tanh", "relu"), "rates": (0.003, 0.03, 0.3), "width": 4, "batch": 4}
+    problem, rungs = digits.rebuild(settings), plan_rungs(6, 1, 4, 4)
+    state = successive_halving(problem.search, problem.thetas, problem.data, jax.random.key(1), rungs)
+    searched = int(np.nanargmin(np.asarray(state.scores[-1])))
+    assert replay(table.valid[1], np.arange(6), rungs, table.steps) == searched
+
+
+def test_what_is_there_is_continued_and_another_space_is_refused(toy):
+    config, result = toy
+    again = digits.run(config)
+    assert again["parts"] == result["parts"] and again["cell_seconds"] == result["cell_seconds"]
+    assert "Spearman of each rung with the end" in digits.format_result(again)
+    other = digits.ArchitecturesConfig(**SMALL | {"operations": ("tanh", "sine")}, grids=("wide",), out=config.out)
+    with pytest.raises(RunError, match=r"another space.*node 1 operation"):
+        digits.run(other)
+    assert json.loads((config.out / "cells" / "wide-seed-0.json").read_bytes())["settings"]["operations"] == [
+        "tanh", "relu"]  # fmt: skip
+
+
+def test_a_candidate_is_trained_again_from_its_file(toy):
+    config, _ = toy
+    file = config.out / "cells" / "wide-seed-2.json"
+    again = retrain.run(retrain.Options(file, candidate=4))
+    np.testing.assert_allclose(again["scores"], again["file_scores"], atol=0.006)
+    np.testing.assert_allclose(again["test"], again["file_test"], atol=0.006)
+    assert again["architecture"] == {"node 1 input": "stem", "node 1 operation": "relu"}
+    assert "candidate 4: node 1 input stem" in retrain.format_result(again)
+    with pytest.raises(ValueError, match="from 0 to 5, got 6"):
+        retrain.run(retrain.Options(file, candidate=6))
+
+
+def planted(early):
+    """A table of 12 candidates, all of which halving can afford; the first scores are a function of the last."""
+    end, rng = np.arange(12) / 12, np.random.default_rng(0)
+    valid = np.stack([np.stack([early(end), end]) + 1e-4 * rng.normal(size=(2, 12)) for _ in range(3)])
+    return Table((4, 16), valid, np.stack([end + 0.01 * rng.normal(size=12) for _ in range(3)]))
+
+
+def test_verdicts_on_planted_tables():
+    config = digits.ArchitecturesConfig(steps=16, first=(4,), budgets=(8,), draws=20)
+    good = summarise(config, planted(lambda end: end))
+    assert [c["state"] for c in good["claims"]] == ["holds"] and "one standard error" in good["claims"][0]["claim"]
+    bad = summarise(config, planted(lambda end: -end))
+    assert [c["state"] for c in bad["claims"]] == ["holds"] and "loses to random" in bad["claims"][0]["claim"]
+    assert bad["correlation"]["4"][0] < -0.9 < 0.9 < good["correlation"]["4"][0]
+    by = {row["method"]: row["regret"][0] for row in bad["rows"]}
+    assert by["halving r=4"] > by["random"] + 0.1
+    assert verdict({"good": good, "bad": bad})["verdict"] == "reproduced"
+    regrets = {("halving r=4", 8): np.full((3, 5), 0.5) + 0.01 * np.arange(3)[:, None], ("random", 8): np.ones((3, 5))}
+    for correlation, state in ((0.9, "fails"), (-0.5, "fails")):
+        claims = judge(config, {4: [correlation]}, regrets, 0.1)
+        assert [c["state"] for c in claims] == [state]
+        assert verdict({"x": {"claims": claims}})["verdict"] == "not reproduced"
+    assert verdict({"x": {"claims": []}})["verdict"] == "open"
+
+
+def test_early_ranks_of_large_rates_are_wrong(tmp_path):
+    config = early_stopping.EarlyStoppingConfig(
+        problems=("large-rates",), candidates=32, first=(2, 128), draws=5, out=tmp_path
+    )
+    result = early_stopping.run(config)
+    assert np.mean(result["parts"]["large-rates"]["correlation"]["2"]) < -0.5
+    assert "halving loses to random search" in early_stopping.format_result(result)
+
+
+def test_bad_settings_are_refused(tmp_path):
+    for changed, words in (
+        ({"first": (3,)}, "do not reach 512"),
+        ({"seeds": 2}, "--seeds must be at least 3"),
+        ({"budgets": (0,)}, "trains no candidate"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            digits.run(digits.ArchitecturesConfig(**changed, out=tmp_path))
+        with pytest.raises(ValueError, match=words):
+            early_stopping.run(early_stopping.EarlyStoppingConfig(**changed, out=tmp_path))
+    with pytest.raises(UnknownNameError, match="Did you mean 'narrow'"):
+        digits.run(digits.ArchitecturesConfig(grids=("narow",), out=tmp_path))
+    with pytest.raises(UnknownNameError, match="Did you mean 'losses'"):
+        early_stopping.run(early_stopping.EarlyStoppingConfig(problems=("loses",), out=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_three_searches_at_one_budget(tmp_path, monkeypatch):
+    """A toy run on a small cell; MNIST is left out where it is not there, and what has ended is not searched again."""
+    made = digits.rebuild({"nodes": 1, "operations": ("tanh", "relu"), "rates": (0.1,), "width": 4, "batch": 4})
+    network = feedforward_cell(64, 10, nodes=1, operations=("tanh", "relu"), width=4)
+    problem = CellProblem(made.search, network, made.data, made.data, made.tested, 0.1, 2, "error")
+    monkeypatch.setattr(cells, "digits", lambda: problem)
+    config = cells.CellsConfig(problems=("digits", "mnist"), mnist=str(tmp_path / "none"), steps=16, budget=2, ranked=2,
+                               seeds=2, out=tmp_path)  # fmt: skip
+    result = cells.run(config)
+    assert [row["method"] for row in result["parts"]["digits"]["methods"]] == ["random", "halving", "sharing"]
+    assert "mnist" in result["skipped"] and "mnist was left out" in cells.format_result(result)
+    random = json.loads((tmp_path / "cells" / "digits-random-0-16-2-2-2.json").read_bytes())
+    assert [row[0] for row in random["correlation"]] == [1, 4, 16] and len(random["evaluated"]) == 2
+    monkeypatch.setattr(cells, "search_once", None)
+    assert cells.run(config)["parts"] == result["parts"]
+    for changed, words in (({"steps": 40}, "multiple of 16"), ({"seeds": 1}, "at least 2")):
+        with pytest.raises(ValueError, match=words):
+            cells.run(cells.CellsConfig(**changed, out=tmp_path))
+    with pytest.raises(UnknownNameError, match="Did you mean 'digits'"):
+        cells.run(cells.CellsConfig(problems=("digit",), out=tmp_path))
+    assert len(help_text()) > 100_000
