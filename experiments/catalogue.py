@@ -79,6 +79,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
     "epinet_compute": Entry("experiments.epistemic.compute", {"quick": "", "standard": ""}),
     "epistemic_bandit": Entry("experiments.epistemic.bandit", {"quick": "", "standard": ""}),
+    "gpt_checkpoints": Entry("experiments.gpt.checkpoints", {"softmax": "", "quick": "", "standard": ""}),
     "testbed": Entry("experiments.epistemic.testbed", {"quick": "", "standard": ""}),
     "gpt_curves": Entry("experiments.gpt.curves", {"standard": ""}),
     "batch_size": Entry("experiments.optimizers.batch_size", {"standard": "15 min", "quick": "2 min"}),

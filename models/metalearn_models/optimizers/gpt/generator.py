@@ -12,9 +12,9 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.ranges import Steps
@@ -88,7 +88,7 @@ class Generator(NamedTuple):
     def scaled(self, flat: Float[Array | np.ndarray, "*B P"]) -> Float[Array, "*B P"]:
         """Parameters in the units of the network."""
         mean, scale = (jnp.broadcast_to(x, flat.shape) for x in self.scales[:2])
-        return (flat - mean) / scale
+        return jnp.asarray((flat - mean) / scale)
 
     def predict(
         self,
@@ -202,7 +202,7 @@ def jump(
 
 
 def _check_losses(generator: Generator, present: Any, wished: Any) -> None:
-    if isinstance(present, jax.core.Tracer) or isinstance(wished, jax.core.Tracer):
+    if isinstance(present, Tracer) or isinstance(wished, Tracer):
         return
     if np.isnan(present).any() or np.isnan(wished).any():
         raise ValueError(f"present and wished loss must be numbers, got {present} and {wished}")

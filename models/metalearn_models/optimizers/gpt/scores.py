@@ -40,7 +40,7 @@ def disagreement(first: Float[np.ndarray, "R N C"], second: Float[np.ndarray, "R
     return float(np.mean(first.argmax(-1) != second.argmax(-1)))
 
 
-def dispersion_ratio(made: Float[np.ndarray, "R P"], stored: Float[np.ndarray, "R P"]) -> float:
+def dispersion_ratio(made: Float[np.ndarray, "M P"], stored: Float[np.ndarray, "R P"]) -> float:
     """Spread of generated networks over that of stored ones: root mean square distance from their means.
 
     1 is right, 0 is the collapse to one network.

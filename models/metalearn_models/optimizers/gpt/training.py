@@ -158,7 +158,7 @@ def with_average(optimizer: optax.GradientTransformation, decay: float = 0.999) 
     def init(params: Any) -> Averaged:
         return Averaged(optimizer.init(params), jax.tree.map(jnp.copy, params), jnp.int32(0))
 
-    def update(updates: Any, state: Averaged, params: Any = None) -> tuple[Any, Averaged]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Averaged]:
         if params is None:
             raise ValueError("with_average reads the parameters: call update(grads, state, params), got None")
         updates, inner = optimizer.update(updates, state.inner, params)

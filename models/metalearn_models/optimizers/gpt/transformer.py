@@ -119,6 +119,6 @@ def _dense(key: PRNGKeyArray, inputs: int, outputs: int, scale: float = 1.0) -> 
     }
 
 
-def _linear(layer: dict[str, Array], x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+def _linear(layer: dict[str, Any], x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
     y = x @ layer["weight"]
     return y + jnp.broadcast_to(layer["bias"], y.shape)
