@@ -6,7 +6,7 @@ import io
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def train_arm(
         codec, params = fit_codec(tokeniser, params, OUTPUTS)
         tokeniser = code_tokens(params.shape[-1])
     method = "flow" if name == "codes" else name
-    config = gpt.GeneratorConfig(method, network, sampler)
+    config = gpt.GeneratorConfig(cast(gpt.Method, method), network, sampler)
     generator = gpt.make_generator(config, tokeniser, gpt.fit_generator_scales(tokeniser, params, made.losses))
     data = Pairs(generator.scaled(params), jnp.asarray(made.losses))
     schedule = optax.warmup_cosine_decay_schedule(0, rate, max(1, min(100, steps // 10)), steps, rate / 100)

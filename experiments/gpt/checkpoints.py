@@ -89,7 +89,7 @@ class CheckpointsConfig:
 
 PRESETS = {
     "softmax": CheckpointsConfig(),
-    "quick": CheckpointsConfig(hidden=(16,), arms=("regression", "diffusion", "codes"), rate=0.1, layers=3, steps=1500),
+    "quick": CheckpointsConfig(hidden=(16,), arms=("regression", "diffusion", "codes"), rate=0.1, layers=3, steps=1000),
     "standard": CheckpointsConfig(hidden=(16,), arms=tuple(ARMS), rate=0.1, layers=3, steps=2000, runs=2176, seeds=3),
 }
 
