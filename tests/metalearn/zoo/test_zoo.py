@@ -18,10 +18,14 @@ def squares(params, batch):
     return jnp.sum(jnp.square(params["x"] - TARGET)) + 0 * batch
 
 
-def descent(rate=0.1):
+def noisy(params, batch):
+    return squares(params, batch) + batch * jnp.sum(params["x"])
+
+
+def descent(rate=0.1, loss=squares):
     return train_by_gradients(
         lambda key: {"x": jax.random.normal(key, (3,))},
-        squares,
+        loss,
         lambda key: jax.random.normal(key, ()),
         optax.sgd(rate),
         lambda params: {"train": squares(params, jnp.zeros(())), "validation": params["x"][0]},
@@ -80,19 +84,22 @@ def test_checkpoints_are_mapped_and_come_back_as_parameters(zoo):
     assert zoo.about == {"network": "three numbers"}
 
 
-def test_what_was_interrupted_goes_on_to_the_same_bits(zoo, tmp_path):
-    fill_zoo(tmp_path, DESCENT, SMALL, {"network": "three numbers"})
-    kept = (tmp_path / "shard-00000.safetensors").stat().st_mtime_ns
-    (tmp_path / "shard-00001.safetensors").unlink()
+def test_what_was_interrupted_goes_on_to_the_same_bits(tmp_path):
+    """Also where each step reads a random batch."""
+    training, about = descent(loss=noisy), {"network": "three numbers"}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fill_zoo(whole, training, SMALL, about)
+    fill_zoo(parts, training, SMALL, about)
+    kept = (parts / "shard-00000.safetensors").stat().st_mtime_ns
+    (parts / "shard-00001.safetensors").unlink()
     with pytest.raises(RunError, match=r"shard-00001.safetensors is missing"):
-        open_zoo(tmp_path)
-    fill_zoo(tmp_path, DESCENT, SMALL, {"network": "three numbers"})
-    assert (tmp_path / "shard-00000.safetensors").stat().st_mtime_ns == kept  # it was not made again
-    for path in sorted(zoo.folder.iterdir()):
-        if path.suffix == ".safetensors":
-            assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+        open_zoo(parts)
+    fill_zoo(parts, training, SMALL, about)
+    assert (parts / "shard-00000.safetensors").stat().st_mtime_ns == kept  # it was not made again
+    for path in sorted(whole.glob("*.safetensors")):
+        assert path.read_bytes() == (parts / path.name).read_bytes()
     with pytest.raises(RunError, match=r"other checkpoints, old -> new: config.seed: 0 -> 1"):
-        fill_zoo(tmp_path, DESCENT, ZooConfig(runs=5, unseen=2, steps=6, snapshots=4, shard=2, seed=1), zoo.about)
+        fill_zoo(parts, training, ZooConfig(runs=5, unseen=2, steps=6, snapshots=4, shard=2, seed=1), about)
 
 
 def test_damaged_files_are_refused(zoo, tmp_path):
