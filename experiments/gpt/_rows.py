@@ -147,8 +147,9 @@ def adam_row(judge: Judge, flops: float) -> dict[str, Any]:
         def step(t: Any, carry: Any) -> Any:
             flat, state = carry
             grads = jax.grad(made.batch_loss)(flat, jax.random.fold_in(jax.random.key(11), t))
-            updates, state = optimizer.update(grads, state)
-            return optax.apply_updates(flat, updates), state
+            with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+                updates, state = optimizer.update(grads, state)
+                return optax.apply_updates(flat, updates), state
 
         return jax.vmap(lambda flat: jax.lax.fori_loop(0, steps, step, (flat, optimizer.init(flat)))[0])(flats)
 
