@@ -10,7 +10,8 @@ without noise (condition 100), where Lookahead (k = 20) can only wait. There too
 Rule of the verdict, written before the first run. Reproduced: at the learning rate 0.2, SGD with momentum 0.9 has a
 mean test accuracy of at most 0.15 and Lookahead around it of at least 0.90; and each variance is within 3 % of the
 formula. Not reproduced: otherwise. The difference of the tuned accuracies, with its 95 % interval over seeds, and the
-steps on the quadratic are said beside it and do not decide.
+steps on the quadratic are said beside it and do not decide. (In a first run the grids began at 0.03, 0.01 and 0.001,
+and the best rates of two inner optimizers stood at that edge; they begin a decade lower since.)
 
     python -m experiments lookahead quick
     python -m experiments lookahead standard
@@ -41,14 +42,14 @@ from metalearn_models.optimizers import lookahead, slow_weights
 __all__ = ["PRESETS", "LookaheadConfig", "format_result", "judge", "run"]
 
 INNER: dict[str, tuple[Callable[[Any], optax.GradientTransformation], tuple[float, ...]]] = {
-    "SGD": (optax.sgd, (0.03, 0.1, 0.3, 0.6, 1.0)),
-    "momentum": (lambda rate: optax.sgd(rate, 0.9), (0.01, 0.03, 0.1, 0.2, 0.3)),
-    "Adam": (optax.adam, (1e-3, 3e-3, 1e-2, 3e-2, 0.1)),
+    "SGD": (optax.sgd, (0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0)),
+    "momentum": (lambda rate: optax.sgd(rate, 0.9), (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3)),
+    "Adam": (optax.adam, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)),
 }
 """Inner optimizers and the learning rates of both arms."""
 FORMULA = ((0.1, 5, 0.5), (0.5, 5, 0.5), (0.1, 5, 0.8), (0.9, 10, 0.5), (1.5, 5, 0.5))
 """Learning rate times curvature, k and alpha on the noisy quadratic."""
-MOMENTA = (0.8, 0.9, 0.95)
+MOMENTA, SMALL = (0.8, 0.9, 0.95), 0.01
 TUNING_SEED = 1000
 BATCH = 20
 CURVE = 20
@@ -230,10 +231,11 @@ def draw(arms: Mapping[str, Any], steps: Mapping[str, Any], path: Path) -> Path:
         ax.set_ylabel("test accuracy")
         ax.set_ylim(0, 1.02)
         ax.legend(fontsize=7, loc="lower left")
+    small = INNER["momentum"][1].index(SMALL)
     for key, style in (("momentum", "--"), ("Lookahead(momentum)", "-")):
-        axes[3].plot(range(1, CURVE + 1), arms[key]["train_loss"][0], style, label=key)
+        axes[3].plot(range(1, CURVE + 1), arms[key]["train_loss"][small], style, label=key)
     axes[3].set_xlabel("twentieths of the training")
-    axes[3].set_ylabel(f"training loss at rate {INNER['momentum'][1][0]}")
+    axes[3].set_ylabel(f"training loss at rate {SMALL}")
     axes[3].legend(fontsize=7)
     for i, (label, style) in enumerate((("momentum", "o--"), ("Lookahead", "o-"))):
         axes[4].plot(list(MOMENTA), [row["steps"][i] for row in steps.values()], style, label=label)
