@@ -61,6 +61,9 @@ EXPERIMENTS: dict[str, Entry] = {
     "population_shaping": Entry("experiments.gradients.population_shaping", {"standard": "10 min", "quick": "15 s"}),
     "es_in_context": Entry("experiments.gradients.es_in_context", {"standard": "5.5 min", "quick": ""}),
     "learning_to_learn": Entry("experiments.learned_optimizers.learning_to_learn", {"standard": "", "quick": ""}),
+    "optimizer_suite": Entry(
+        "experiments.learned_optimizers.suite.experiment", {"standard": "", "quick": "", "long": ""}
+    ),
     "past_the_horizon": Entry("experiments.learned_optimizers.past_the_horizon", {"standard": "", "quick": ""}),
     "optimizer_pareto": Entry("experiments.learned_optimizers.pareto", {"standard": "", "quick": ""}),
     "optimizer_cost": Entry("experiments.learned_optimizers.cost", {"standard": "1 min"}),
@@ -75,7 +78,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "mnist_losses": Entry("experiments.losses.mnist", {"standard": "5 min", "quick": "1 min"}),
     "refinement": Entry("experiments.losses.refinement", {"standard": "minutes", "quick": "20 s"}),
     "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": "8 s"}),
-    "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "", "quick": "40 s"}),
+    "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "8 min", "quick": "40 s"}),
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
     "epinet_compute": Entry("experiments.epistemic.compute", {"quick": "", "standard": ""}),
     "epistemic_bandit": Entry("experiments.epistemic.bandit", {"quick": "", "standard": ""}),

@@ -19,6 +19,7 @@ from metalearn.gradients.noise import dense as dense
 from metalearn.gradients.noise import low_rank as low_rank
 from metalearn.gradients.shaping import centred_ranks as centred_ranks
 from metalearn.gradients.shaping import z_scores as z_scores
+from metalearn.gradients.together import together as together
 from metalearn.gradients.truncated_es import truncated_es as truncated_es
 from metalearn.gradients.windows import Horizon as Horizon
 from metalearn.gradients.windows import constant_horizon as constant_horizon
@@ -45,6 +46,7 @@ __all__ = [
     "pes",
     "pes_a",
     "rtrl",
+    "together",
     "truncated_backprop",
     "truncated_es",
     "with_curriculum",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from metalearn.gradients import Estimator, log_uniform_horizon
-from metalearn.inner import InnerLoop
+from metalearn.gradients import Estimator, log_uniform_horizon, together
 from metalearn.ranges import check
 from metalearn.recipes.driving import MetaTraining
 from metalearn.recipes.gradient import make_estimator
@@ -25,9 +25,15 @@ from metalearn.recipes.streams import stream
 from metalearn_models.optimizers import library
 from metalearn_models.optimizers.contract import LearnedOptimizer, first_order
 from metalearn_tasks import objectives
-from metalearn_tasks.objectives import NamedObjective, cap_losses, log_transform_losses, training_loop
+from metalearn_tasks.objectives import (
+    NamedObjective,
+    cap_losses,
+    log_transform_losses,
+    reparametrise,
+    training_loop,
+)
 
-__all__ = ["FLOOR", "OptimizerRecipe", "prepare"]
+__all__ = ["FLOOR", "OptimizerRecipe", "horizon", "prepare"]
 
 FLOOR = 1e-4
 """Losses far below this count as equal: an optimizer need not drive separable data to a loss of 0."""
@@ -38,16 +44,14 @@ class OptimizerRecipe(NamedTuple):
 
     Attributes:
         config: the configuration.
-        problem: the objective and its data.
+        problems: the objectives by name, each with its data and the number of steps of its training runs.
         optimizer: what is meta-trained.
-        length: steps of a training run.
         training: its meta-training, ready to be driven.
     """
 
     config: TrainOptimizerConfig
-    problem: NamedObjective
+    problems: dict[str, NamedObjective]
     optimizer: LearnedOptimizer
-    length: int
     training: MetaTraining
 
 
@@ -59,19 +63,15 @@ def prepare(config: TrainOptimizerConfig) -> OptimizerRecipe:
     """
     check(config)
     check_warmup(config.outer_optimizer, config.steps)
-    problem = objectives.load(config.objective, config.size, config.data_dir)
+    problems = {name: _load(name, config) for name in config.objective.split("+")}
     settings = dataclasses.asdict(config.settings or settings_of(config.optimizer))
     optimizer = library.make(config.optimizer, **settings)
     if config.gradient.method == "backprop":
         optimizer = first_order(optimizer)
-    length = problem.length if config.length is None else config.length
-    loop = cap_losses(training_loop(problem.objective, optimizer, length), config.ceiling)
-    if config.measure == "log-loss":
-        loop = log_transform_losses(loop, FLOOR)
     values = to_json(config)
 
     def save_theta(path: Path, theta: Any, step: int) -> None:
-        card = {"config": values, "objective": config.objective, "steps": step}
+        card = {"config": values, "objective": config.objective, "horizon": horizon(problems), "steps": step}
         library.save(path, config.optimizer, theta, values["settings"], card)
 
     training = MetaTraining(
@@ -79,24 +79,46 @@ def prepare(config: TrainOptimizerConfig) -> OptimizerRecipe:
         free_fields(config),
         lambda: jax.jit(optimizer.init)(stream(config.seed, "theta")),
         stream(config.seed, "outer"),
-        problem.data,
-        _estimator(loop, length, config),
+        _only({name: problem.data for name, problem in problems.items()}, lambda data: data),
+        _only({name: _estimator(problem, optimizer, config) for name, problem in problems.items()}, together),
         outer_optimizer(config.outer_optimizer, config.steps),
         config.steps,
         config.steps_per_call,
         rename_old_fields,
         save_theta,
     )
-    return OptimizerRecipe(config, problem, optimizer, length, training)
+    return OptimizerRecipe(config, problems, optimizer, training)
 
 
-def _estimator(loop: InnerLoop, length: int, config: TrainOptimizerConfig) -> Estimator:
-    """The estimator of a configuration; the starts of training runs are staggered.
+def horizon(problems: Mapping[str, NamedObjective]) -> int:
+    """Steps of the longest training runs."""
+    return max(problem.length for problem in problems.values())
+
+
+def _load(name: str, config: TrainOptimizerConfig) -> NamedObjective:
+    has_data = name not in objectives.names()  # the options of data are for those that have any
+    alone = "+" not in config.objective
+    size, data_dir = (config.size, config.data_dir) if has_data or alone else (None, None)
+    problem = objectives.load(name, size, data_dir)
+    return problem if config.length is None else problem._replace(length=config.length)
+
+
+def _estimator(problem: NamedObjective, optimizer: LearnedOptimizer, config: TrainOptimizerConfig) -> Estimator:
+    """The estimator of a configuration on one objective; the starts of training runs are staggered.
 
     Raises:
         ValueError: numbers that do not fit.
     """
-    horizon = length if config.shortest is None else log_uniform_horizon(config.shortest, length)
+    objective = problem.objective if config.rescale is None else reparametrise(problem.objective, *config.rescale)
+    loop = cap_losses(training_loop(objective, optimizer, problem.length), config.ceiling)
+    if config.measure == "log-loss":
+        loop = log_transform_losses(loop, FLOOR)
+    lengths = problem.length if config.shortest is None else log_uniform_horizon(config.shortest, problem.length)
     # Whole runs have no window: the default one is for all other methods.
     gradient = dataclasses.replace(config.gradient, window=None) if config.gradient.method == "es" else config.gradient
-    return make_estimator(loop, gradient, config.batch, horizon=horizon)
+    return make_estimator(loop, gradient, config.batch, horizon=lengths)
+
+
+def _only(parts: dict[str, Any], several: Callable[[dict[str, Any]], Any]) -> Any:
+    """The only part, or what is made of several: a run on one objective has the forms of before there were mixtures."""
+    return several(parts) if len(parts) > 1 else next(iter(parts.values()))

@@ -15,6 +15,7 @@ from metalearn.ranges import (
     Existing,
     Named,
     Place,
+    Positive,
     Seed,
     Size,
     Steps,
@@ -45,17 +46,21 @@ EVERY_50_STEPS = GradientConfig("pes", window=50, sigma=0.01, rank=None)
 
 @dataclass(frozen=True)
 class _Objective:
-    """The name of an objective, with any data set in it; see `Rule`."""
+    """The name of an objective, with any data set in it, or several joined by +; see `Rule`."""
 
     def allows(self, value: Any) -> bool:
         over_data = tuple(name.removesuffix("DATA") for name in objectives.names() if name.endswith("-DATA"))
-        return value in objectives.names() or any(value.startswith(n) and value != n for n in over_data)
+
+        def is_known(name: str) -> bool:
+            return name in objectives.names() or any(name.startswith(n) and name != n for n in over_data)
+
+        return isinstance(value, str) and all(is_known(name) for name in value.split("+"))
 
     def known(self) -> list[str]:
         return list(objectives.names())
 
     def describe(self) -> str:
-        return f"the name of an objective ({', '.join(objectives.names())}), where DATA is a data set"
+        return f"the name of an objective ({', '.join(objectives.names())}), where DATA is a data set; several: A+B"
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,17 @@ class TrainOptimizerConfig:
     settings: Any = None
     """Its own settings."""
     objective: Annotated[str, _Objective()] = "mlp-digits"
-    """What networks are trained on; `metalearn list` names all."""
+    """What is trained on; `metalearn list` names all. Several joined by +, as in mlp-digits+conv-digits, have equal
+    shares of each meta-gradient."""
+    rescale: tuple[Positive, Positive] | None = None
+    """Express the parameters of each training run in a unit of its own, drawn log-uniformly between these two. The
+    optimizer then meets learning rates that are too low or too high by such factors. None: as they are."""
     size: Size | None = None
     """Resize images to size x size; None: leave them as they are."""
     data_dir: Annotated[str, Place(), Existing("folder")] | None = None
     """Where tensorflow-datasets keeps its prepared sets; None: its own default."""
     length: Steps | None = None
-    """Steps of a training run; None: the default of the objective."""
+    """Steps of a training run; None: the default of each objective."""
     shortest: Steps | None = None
     """Draw the length of each training run log-uniformly from this to --length; None: all runs have that length."""
     measure: Literal["loss", "log-loss"] = "loss"
@@ -153,6 +162,17 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "rnn-mlp": NETWORK | {"settings": LARGER_STEPS},
     "nn-adam": NETWORK,
     "celo": NETWORK | {"settings": {"exponent": 0.1}},
+    "compass": {
+        "objective": "mlp-digits+deep-mlp-digits+conv-digits+attention-digits+mlp-breast_cancer+noisy-regression",
+        "rescale": (0.3, 3.0),
+        "settings": {"learning_rate": 2e-3},
+        "measure": "log-loss",
+        "batch": 4,  # on each of six objectives
+        "gradient": dataclasses.replace(EVERY_50_STEPS, method="nres", sigma=0.03),
+        "outer_optimizer": OptimizerConfig(1e-2, schedule="cosine", clip=1.0),
+        "steps": 10000,
+        "evaluate_every": 2500,
+    },
     "lstm": RECURRENT | {"objective": "quadratic"},
     "component-rnn": RECURRENT | {"objective": "regression"},
     "lstm-log": RECURRENT_ON_NETWORKS,
@@ -192,6 +212,8 @@ def free_fields(config: TrainOptimizerConfig) -> tuple[str, ...]:
 def to_json(config: TrainOptimizerConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
     values = {**dataclasses.asdict(config), "gradient": config.gradient.to_json()}
+    if config.rescale is None:
+        del values["rescale"]  # the form of before there was such a field
     values["settings"] = dataclasses.asdict(config.settings or settings_of(config.optimizer))
     return {"kind": "train-optimizer", **values}
 
@@ -212,6 +234,7 @@ def from_json(values: Mapping[str, Any]) -> TrainOptimizerConfig:
             gradient=GradientConfig(**values.pop("gradient")),
             outer_optimizer=OptimizerConfig(**values.pop("outer_optimizer")),
             baselines=tuple(values.pop("baselines")),
+            rescale=None if (between := values.pop("rescale", None)) is None else tuple(between),
             **values,
         )
         check(config)

@@ -12,7 +12,7 @@ import numpy as np
 
 from metalearn.pictures import draw_loss_curves, draw_meta_loss, new_figure, save_or_note
 from metalearn.recipes.driving import WEIGHTS, drive
-from metalearn.recipes.learned_optimizer.build import OptimizerRecipe, prepare
+from metalearn.recipes.learned_optimizer.build import FLOOR, OptimizerRecipe, horizon, prepare
 from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, to_json
 from metalearn.recipes.streams import stream
 from metalearn.runs.folder import Run, note_on_stderr, write_result
@@ -66,7 +66,7 @@ def meta_train(
     run, state = drive(
         recipe.training,
         folder,
-        evaluate=lambda theta: _summary(curves_of(recipe, theta)),
+        evaluate=lambda theta: _summarise(curves_of(recipe, theta)),
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
         resume=resume,
@@ -75,78 +75,107 @@ def meta_train(
     )
     curves = curves_of(recipe, state.theta)
     result: dict[str, Any] = {
-        **_summary(curves),
+        **_summarise(curves),
         "steps": int(state.step),
-        "length": recipe.length,
+        "length": horizon(recipe.problems),
         "theta_sha256": theta_sha256(state.theta),
         "run": str(run.folder),
     }
     values = to_json(config)
-    card = {"objective": config.objective, "horizon": recipe.length, "steps": config.steps, "config": values}
+    card = {"objective": config.objective, "horizon": horizon(recipe.problems), "steps": config.steps, "config": values}
     card |= {"final_loss": result["final_loss"]}
     library.save(run.folder / WEIGHTS, config.optimizer, state.theta, values["settings"], card)
     if progress is not None and config.baselines:
         progress.note(f"tuning {' and '.join(config.baselines)} for comparison")
     rivals = baselines(recipe)
-    result["baselines"] = {
-        name: {"final_loss": float(np.mean(t.final[t.best])), "learning_rate": t.rate, "at_edge": t.at_edge}
-        for name, t in rivals.items()
-    }
+    described = {name: {rival: _describe(tuned) for rival, tuned in of.items()} for name, of in rivals.items()}
+    if len(described) == 1:
+        result["baselines"] = next(iter(described.values()))
+    else:
+        result["objectives"] = {
+            name: {"final_loss": float(np.mean(final_losses(curves[name]))), "baselines": described[name]}
+            for name in described
+        }
     result["seconds"] = round(time.monotonic() - began, 1)
     write_result(run, result)
     draw(run, recipe, curves, rivals, note_on_stderr if progress is None else progress.note)
     return result
 
 
-def curves_of(recipe: OptimizerRecipe, theta: Any) -> np.ndarray:
-    """Losses [runs, length] of training runs that meta-training does not see, uncapped."""
+def curves_of(recipe: OptimizerRecipe, theta: Any) -> dict[str, np.ndarray]:
+    """Losses [runs, length], by objective, of training runs that meta-training does not see, uncapped."""
     keys = jax.random.split(stream(recipe.config.seed, "evaluation"), recipe.config.eval_runs)
-    problem = recipe.problem
-    return np.asarray(loss_curves(problem.objective, recipe.optimizer, theta, problem.data, keys, recipe.length))
+    return {
+        name: np.asarray(loss_curves(p.objective, recipe.optimizer, theta, p.data, keys, p.length))
+        for name, p in recipe.problems.items()
+    }
 
 
-def baselines(recipe: OptimizerRecipe) -> dict[str, TunedLearningRate]:
-    """Hand-designed optimizers on the same training runs, each with its best learning rate."""
+def baselines(recipe: OptimizerRecipe) -> dict[str, dict[str, TunedLearningRate]]:
+    """Hand-designed optimizers, by objective, on the same training runs, each with its best learning rate."""
     keys = jax.random.split(stream(recipe.config.seed, "evaluation"), recipe.config.eval_runs)
-    problem = recipe.problem
     optimizers = {name: baseline(name) for name in recipe.config.baselines}
     return {
-        name: tune_learning_rate(problem.objective, optimizer, RATES, problem.data, keys, recipe.length)
-        for name, optimizer in optimizers.items()
+        objective: {
+            name: tune_learning_rate(p.objective, optimizer, RATES, p.data, keys, p.length)
+            for name, optimizer in optimizers.items()
+        }
+        for objective, p in recipe.problems.items()
     }
 
 
 def draw(
     run: Run,
     recipe: OptimizerRecipe,
-    curves: np.ndarray,
-    rivals: dict[str, TunedLearningRate],
+    curves: dict[str, np.ndarray],
+    rivals: dict[str, dict[str, TunedLearningRate]],
     note: Callable[[str], None],
 ) -> None:
-    """Draw a run, training losses on the left and meta-training on the right, or note why it cannot be written."""
-    figure, (left, right) = new_figure(columns=2)
-    lines = {recipe.config.optimizer: curves}
-    lines |= {f"reference: {name}, {t.rate:g}": t.curves for name, t in rivals.items()}
-    draw_loss_curves(left, lines)
-    left.set_title(recipe.config.objective, fontsize=9)
-    draw_meta_loss(right, read_metrics(run))
+    """Draw a run, training losses on each objective and then meta-training, or note why it cannot be written."""
+    figure, (*axes, last) = new_figure(columns=len(curves) + 1)
+    for axis, (name, own) in zip(axes, curves.items(), strict=True):
+        lines = {recipe.config.optimizer: own}
+        lines |= {f"reference: {rival}, {t.rate:g}": t.curves for rival, t in rivals[name].items()}
+        draw_loss_curves(axis, lines)
+        axis.set_title(name, fontsize=9)
+    draw_meta_loss(last, read_metrics(run))
     save_or_note(figure, run.folder / "training_curves.png", note)
 
 
 def table(result: dict[str, Any], name: str) -> str:
     """The result for people."""
-    lines = [f"{'final training loss':<24} {'mean':>10}   learning rate"]
-    lines.append(f"{name:<24} {result['final_loss']:>10.4g}   learned")
+    if "baselines" in result:
+        return "\n".join([HEAD, *_rows(result, name)])
+    tables = [[f"on {objective}", *_rows(part, name)] for objective, part in result["objectives"].items()]
+    mean = f"{'geometric mean of all':<24} {result['final_loss']:>10.4g}   learned"
+    return "\n".join([HEAD, *(line for lines in tables for line in lines), mean])
+
+
+HEAD = f"{'final training loss':<24} {'mean':>10}   learning rate"
+
+
+def _rows(result: dict[str, Any], name: str) -> list[str]:
+    lines = [f"{name:<24} {result['final_loss']:>10.4g}   learned"]
     for rival, row in result["baselines"].items():
         edge = "  (the last of those tried)" if row["at_edge"] else ""
         lines.append(f"{rival + ', tuned':<24} {row['final_loss']:>10.4g}   {row['learning_rate']:g}{edge}")
-    return "\n".join(lines)
+    return lines
 
 
-def _summary(curves: np.ndarray) -> dict[str, float]:
-    final = final_losses(curves)
+def _describe(tuned: TunedLearningRate) -> dict[str, Any]:
+    final = float(np.mean(tuned.final[tuned.best]))
+    return {"final_loss": final, "learning_rate": tuned.rate, "at_edge": tuned.at_edge}
+
+
+def _summarise(curves: dict[str, np.ndarray]) -> dict[str, float]:
+    """Means over runs; over several objectives, geometric means of losses, and the mean share of diverged runs."""
+    final = {name: final_losses(own) for name, own in curves.items()}
     return {
-        "final_loss": float(np.mean(final)),
-        "mean_loss": float(np.mean(curves)),
-        "diverged": float(np.mean(~np.isfinite(final))),
+        "final_loss": _mean_over_objectives([float(np.mean(own)) for own in final.values()]),
+        "mean_loss": _mean_over_objectives([float(np.mean(own)) for own in curves.values()]),
+        "diverged": float(np.mean([np.mean(~np.isfinite(own)) for own in final.values()])),
     }
+
+
+def _mean_over_objectives(values: list[float]) -> float:
+    return values[0] if len(values) == 1 else float(np.exp(np.mean(np.log(np.maximum(values, FLOOR)))))

@@ -62,10 +62,9 @@ class TrainedOptimizer(NamedTuple):
 
     def describe(self) -> str:
         """One line: what it was meta-trained on and for how many steps."""
+        objective = self.card.get("objective", "an unknown objective")
         horizon = "an unknown number of" if self.horizon is None else self.horizon
-        return (
-            f"meta-trained on {self.card.get('objective', 'an unknown objective')}, for {horizon} steps and not beyond"
-        )
+        return f"meta-trained on {objective}, for {horizon} steps and not beyond"
 
 
 def shipped() -> tuple[str, ...]:
@@ -86,7 +85,8 @@ def load(source: str | os.PathLike[str], num_steps: int | None = None, **setting
         source: as in `read`.
         num_steps: number of training steps to come. Some optimizers need it, such as `celo` and `schedule`. With it, no
             step is watched, so that the compiled program has no callback to the host; see `watch_horizon`.
-        **settings: settings to change after training, where theta still fits, such as `prompt` and `jumps` of `gpt`.
+        **settings: settings to change after training, where theta still fits, such as `prompt` and `jumps` of `gpt`
+            or `learning_rate` of `compass`; see `setting_descriptions`.
 
     Returns:
         The transformation. Its `update` needs `params` and, for some optimizers, `value=loss`.

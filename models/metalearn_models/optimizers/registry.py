@@ -24,6 +24,7 @@ from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_models.optimizers.gpt.jumping import gpt_optimizer
 from metalearn_models.optimizers.handmade.table import HANDMADE
 from metalearn_models.optimizers.learned.celo import celo
+from metalearn_models.optimizers.learned.compass import compass
 from metalearn_models.optimizers.learned.component_rnn import component_rnn
 from metalearn_models.optimizers.learned.dmd import dmd_lstm
 from metalearn_models.optimizers.learned.learnable import learnable_adam, learnable_momentum, learnable_sgd
@@ -72,6 +73,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
         dmd_lstm, "lstm-log with predictions by dynamic mode decomposition (Simanek et al. 2022)"
     ),
     "celo": OptimizerEntry(celo, "a small rule under an LSTM schedule (Moudgil et al. 2025)"),
+    "compass": OptimizerEntry(compass, "125 weights give the direction of a step, you its length (after Celo2, 2026)"),
     "learnable-sgd": OptimizerEntry(learnable_sgd, "SGD with a learned learning rate"),
     "learnable-momentum": OptimizerEntry(learnable_momentum, "SGD with momentum; both constants are learned"),
     "learnable-adam": OptimizerEntry(learnable_adam, "Adam; its four constants are learned"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -10,9 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.errors import unknown_name
+from metalearn_models.networks.attention import attention
 from metalearn_tasks import datasets
 from metalearn_tasks.datasets import Dataset, Split
-from metalearn_tasks.objectives.classification import conv_classification, mlp_classification, two_moons
+from metalearn_tasks.objectives.classification import (
+    classification,
+    conv_classification,
+    mlp_classification,
+    two_moons,
+)
 from metalearn_tasks.objectives.functions import quadratic, rosenbrock
 from metalearn_tasks.objectives.nqm import noisy_quadratic
 from metalearn_tasks.objectives.objective import Objective
@@ -79,6 +86,18 @@ def _sigmoid_mlp(dataset: Dataset) -> NamedObjective:
     return NamedObjective(objective, _put_on_device(dataset.train), 100)
 
 
+def _deep_mlp(dataset: Dataset) -> NamedObjective:
+    objective = mlp_classification(dataset.inputs, (24, 24, 24), dataset.classes, 32, jnp.tanh)
+    return NamedObjective(objective, _put_on_device(dataset.train), 1000)
+
+
+def _attention(dataset: Dataset) -> NamedObjective:
+    if len(dataset.shape) < 2:
+        raise ValueError(f"a Transformer reads the rows of images, got {dataset.name}, which has none")
+    network = attention(dataset.shape[0], math.prod(dataset.shape[1:]), dataset.classes)
+    return NamedObjective(classification(network, 32), _put_on_device(dataset.train), 1000)
+
+
 def _conv(dataset: Dataset) -> NamedObjective:
     if len(dataset.shape) < 2:
         raise ValueError(f"a convolutional network needs images, got {dataset.name}, which has none")
@@ -108,6 +127,10 @@ _OBJECTIVES: Mapping[str, tuple[Callable[[], NamedObjective], str]] = MappingPro
             lambda: NamedObjective(linear_regression(), (), 200),
             "random linear regression (Maheswaranathan et al. 2020)",
         ),
+        "noisy-regression": (
+            lambda: NamedObjective(linear_regression(batch=16, scale=0.1), (), 500),
+            "random linear regression on batches of 16 examples",
+        ),
         "moons": (
             lambda: NamedObjective(two_moons(), (), 500),
             "two moons, a network of two hidden layers of 32 tanh units",
@@ -121,6 +144,8 @@ _OBJECTIVES_OVER_DATA: Mapping[str, tuple[Callable[[Dataset], NamedObjective], s
             _sigmoid_mlp,
             "one hidden layer of 20 sigmoid units, batches of 128 (Andrychowicz et al. 2016)",
         ),
+        "deep-mlp": (_deep_mlp, "three hidden layers of 24 tanh units, batches of 32"),
+        "attention": (_attention, "a Transformer of one block and width 16 over the rows of images, batches of 32"),
         "conv": (_conv, "two convolutions of 8 and 16 channels, batches of 64"),
     }
 )

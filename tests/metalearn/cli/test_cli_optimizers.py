@@ -150,3 +150,30 @@ def test_weight_decay_is_adamw():
         whole = optax.adamw(0.1, weight_decay=0.5)
         np.testing.assert_allclose(found, whole.update(grad, whole.init(theta), theta)[0], rtol=1e-6)
         np.testing.assert_allclose(found, -0.1 * (1 + 0.5 * 2.0), rtol=1e-5)
+
+
+def test_a_run_on_two_objectives_reports_both_and_resumes_to_the_same_bytes(tmp_path, capsys):
+    words = [
+        *("train-optimizer", "compass", "--objective", "mlp-iris+noisy-regression", "--length", "8"),
+        *("--rescale", "0.5", "2", "--gradient.window", "4", "--batch", "2", "--eval-runs", "2", "--quiet"),
+        *("--steps-per-call", "2", "--evaluate-every", "2", "--checkpoint-every", "2", "--baselines", "adam"),
+        *("--outer-optimizer.schedule", "constant"),
+    ]
+    status, out, err = run(capsys, *words, "--steps", 4, "--run", tmp_path / "whole")
+    assert status == 0, err
+    assert "on mlp-iris" in out and "on noisy-regression" in out and "geometric mean of all" in out
+    result = json.loads((tmp_path / "whole" / "result.json").read_text())
+    finals = [part["final_loss"] for part in result["objectives"].values()]
+    np.testing.assert_allclose(result["final_loss"], np.sqrt(finals[0] * finals[1]), rtol=1e-5)
+    assert run(capsys, *words, "--steps", 2, "--run", tmp_path / "parts")[0] == 0
+    status, _, err = run(capsys, "train-optimizer", "--resume", tmp_path / "parts", "--steps", 4, "--quiet")
+    assert status == 0, err
+    parts, whole = (library.read(tmp_path / name).theta for name in ("parts", "whole"))
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)
+    metrics = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert any("loss/mlp-iris" in row for row in metrics)
+
+
+def test_an_objective_of_a_mixture_is_refused_by_its_name(capsys):
+    status, _, err = run(capsys, "train-optimizer", "compass", "--objective", "mlp-digits+convv-digits")
+    assert status == 2 and "--objective" in err and "several: A+B" in err

@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from scipy.special import expit
 
-from metalearn_models.networks import conv, layer_norm_mlp, lstm_update, mlp
+from metalearn_models.networks import attention, conv, layer_norm_mlp, lstm_update, mlp
 
 
 def wide(tree):
@@ -108,3 +108,33 @@ def test_the_lstm_remembers_and_forgets_as_written_out_in_numpy(axis):
     expected = expit(f + 1) * c + expit(i) * np.tanh(g)
     np.testing.assert_allclose(c_new, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(h_new, expit(o) * np.tanh(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_attention_is_that_of_numpy_and_knows_tokens_by_their_places():
+    network = attention(3, 2, 4, width=6, layers=1, heads=2)
+    params = jax.tree.map(lambda x: x + 0.1, network.init(jax.random.key(0)))
+    x = np.random.default_rng(0).normal(size=(3, 2))
+    p = wide(params)
+    dense = lambda layer, x: x @ layer["weight"] + layer["bias"]  # noqa: E731
+    norm = lambda x, gain: gain * x / np.sqrt(np.square(x).mean(-1, keepdims=True) + 1e-6)  # noqa: E731
+    (block,) = p["blocks"]
+    h = dense(p["embed"], x) + p["places"]
+    q, k, v = (part.reshape(3, 2, 3) for part in np.split(dense(block["qkv"], norm(h, block["attention_gain"])), 3, 1))
+    seen = np.zeros((3, 6))
+    for head in range(2):
+        scores = np.exp(q[:, head] @ k[:, head].T / np.sqrt(3))
+        seen[:, 3 * head : 3 * head + 3] = scores / scores.sum(1, keepdims=True) @ v[:, head]
+    h = h + dense(block["out"], seen)
+    h = h + dense(block["back"], np.maximum(dense(block["wide"], norm(h, block["perceptron_gain"])), 0))
+    expected = dense(p["readout"], h.mean(0))
+    apply = jax.jit(network.apply)
+    np.testing.assert_allclose(apply(params, jnp.asarray(x.ravel(), jnp.float32)), expected, rtol=1e-4)
+    turned = jnp.asarray(x[::-1].ravel(), jnp.float32)
+    assert np.abs(apply(params, turned) - expected).max() > 1e-3
+    blind = {**params, "places": jnp.zeros_like(params["places"])}
+    np.testing.assert_allclose(apply(blind, turned), apply(blind, jnp.asarray(x.ravel(), jnp.float32)), rtol=1e-5)
+
+
+def test_attention_refuses_heads_that_do_not_divide_its_width():
+    with pytest.raises(ValueError, match="heads must divide the width, got 4 heads and a width of 6"):
+        attention(3, 2, 4, width=6, heads=4)

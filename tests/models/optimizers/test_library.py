@@ -37,6 +37,19 @@ def test_settings_are_part_of_the_file(tmp_path):
     np.testing.assert_array_equal(*updates)
 
 
+def test_settings_can_be_replaced_when_weights_are_loaded(tmp_path):
+    params, file, steps = {"w": jnp.ones((3, 2))}, tmp_path / "w.safetensors", []
+    optimizers.save(file, "compass", optimizers.make("compass").init(jax.random.key(0)), {"units": 8})
+    for rate in (1e-3, 1e-2):
+        transform = optimizers.load(file, learning_rate=rate)
+        steps.append(transform.update(params, transform.init(params), params)[0]["w"])
+    np.testing.assert_allclose(steps[1], 10 * steps[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="belongs to another optimizer or to other settings"):
+        optimizers.load(file, units=3)
+    with pytest.raises(TypeError, match="learning_rates"):
+        optimizers.load(file, learning_rates=1e-3)
+
+
 @pytest.mark.parametrize("name", optimizers.shipped())
 def test_shipped_optimizers_train_and_say_where_they_come_from(name):
     found = optimizers.read(name)

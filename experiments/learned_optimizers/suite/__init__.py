@@ -1,0 +1,1 @@
+"""Learned optimizers beside tuned ones on tasks that no meta-training here has seen."""

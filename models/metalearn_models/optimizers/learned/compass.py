@@ -1,0 +1,218 @@
+"""Compass, a learned update rule that gives the direction of a step and leaves its length to the user.
+
+In the manner of Celo2 (Moudgil, Knyazev and Belilovsky 2026, arXiv 2602.19142): fewer than 200 weights, three momenta,
+second moments with and without factors, an update of root mean square 1 per tensor and step, the learning rate and its
+schedule left to the user. What differs is our choice:
+
+- Features are ratios that are of size 1 by themselves, so that no pass over the tensor is needed to normalise them, and
+  a momentum that is small beside its second moment, as noise makes it, stays small.
+- Nothing has a bias, and the hidden units are odd functions. So the rule is odd: a parameter that is counted downwards
+  moves as if it were counted upwards. And it does not see the unit of the loss: a loss times 1,000 gives the same step.
+- A fresh rule is Adam's direction, with the decays .9 and .95.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from metalearn_models.optimizers.contract import LearnedOptimizer, NumSteps
+from metalearn_models.optimizers.frame import hold_still, read_gradient, transformation
+from metalearn_models.optimizers.learned.parts.factored_update import factored_axes
+from metalearn_models.optimizers.learned.parts.fused import products
+
+__all__ = ["FEATURES", "CompassState", "CompassTheta", "TensorMemory", "compass", "scale_by_compass"]
+
+MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
+SECOND_MOMENT_DECAY = 0.95
+"""Decays per step, those of Celo2; not learned."""
+
+FEATURES = 13
+"""Number of features of a parameter: gradient and momenta by three measures, and two of them that agree with it."""
+
+LARGEST_FEATURE = 4.0
+"""A slow momentum may be much larger than a second moment that has forgotten; our choice."""
+
+SMALLEST = 1e-12
+"""Added to the root mean square of a direction. Where all features are that small, nothing is known."""
+
+RELATIVE, TINY = 1e-8, 1e-30
+"""The first, times the mean of a tensor, is added to second moments, so that entries that had no gradient for long have
+an inverse; the second, so that a tensor without any has one."""
+
+
+class CompassTheta(NamedTuple):
+    """Meta-parameters, 125 by default.
+
+    Attributes:
+        direct: weights from the features to the direction.
+        hidden: weights `[13, H]` from the features to the hidden units.
+        output: weights from the hidden units to the direction.
+    """
+
+    direct: Float[Array, "13"]
+    hidden: Float[Array, "13 H"]
+    output: Float[Array, "H"]
+
+
+class TensorMemory(NamedTuple):
+    """What is remembered of one tensor of shape S; nothing is bias-corrected.
+
+    Attributes:
+        momenta: one per decay.
+        second_moment: mean square gradient of each entry.
+        rows: the mean of that over the second largest axis; of a vector or scalar, None.
+        columns: the same over the largest axis.
+    """
+
+    momenta: tuple[Float[Array, "*S"], Float[Array, "*S"], Float[Array, "*S"]]
+    second_moment: Float[Array, "*S"]
+    rows: Float[Array, "*R"] | None
+    columns: Float[Array, "*C"] | None
+
+
+class CompassState(NamedTuple):
+    """What the optimizer remembers: about four times the parameters, and a counter.
+
+    Attributes:
+        tensors: like params, with one `TensorMemory` per tensor.
+        step: number of updates so far.
+    """
+
+    tensors: Any
+    step: Int[Array, ""]
+
+
+def compass(units: int = 8, learning_rate: float = 1e-3) -> LearnedOptimizer:
+    """The learned optimizer compass with a learning rate that falls along a cosine, from `learning_rate` to 0.
+
+    Without `num_steps` the learning rate stays. For any other schedule take `scale_by_compass`.
+
+    Args:
+        units: H, hidden units of the rule.
+        learning_rate: root mean square of the first update of every tensor.
+
+    Returns:
+        The optimizer; theta is a `CompassTheta`. From step `num_steps` on, parameters stay where they are.
+
+    Raises:
+        ValueError: by `init`: less than one unit.
+    """
+
+    def init(key: PRNGKeyArray) -> CompassTheta:
+        if units < 1:
+            raise ValueError(f"units must be at least 1, got {units}")
+        hidden = jax.random.normal(key, (FEATURES, units), jnp.float32) / FEATURES**0.5
+        adam = jnp.zeros(FEATURES, jnp.float32).at[5].set(1.0)
+        return CompassTheta(adam, hidden, jnp.zeros(units, jnp.float32))
+
+    def transform(theta: CompassTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
+        inner = scale_by_compass(theta)
+
+        def update(
+            updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+        ) -> tuple[optax.Updates, Any]:
+            rate = jnp.float32(learning_rate)
+            if num_steps is not None:
+                done = jnp.minimum(state.step.astype(jnp.float32) / jnp.asarray(num_steps, jnp.float32), 1)
+                rate *= 0.5 + 0.5 * jnp.cos(jnp.pi * done)
+            updates, state = inner.update(updates, state, params, **extra)
+            return jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates), state
+
+        return optax.GradientTransformationExtraArgs(inner.init, update)
+
+    return LearnedOptimizer(init, transform)
+
+
+def scale_by_compass(theta: CompassTheta) -> optax.GradientTransformationExtraArgs:
+    """Replace gradients by directions of root mean square 1 per tensor.
+
+    Chain it with `optax.scale_by_learning_rate`, after decay of the weights if any. A parameter whose gradients have
+    all been 0 holds still. A gradient that is not finite makes the later updates of its tensor not finite, as in Adam;
+    see `optax.apply_if_finite`.
+
+    Args:
+        theta: meta-parameters.
+
+    Returns:
+        The transformation; its state is a `CompassState`, and `update` does not need the parameters.
+    """
+
+    def start(params: optax.Params) -> CompassState:
+        return CompassState(jax.tree.map(_start_tensor, params), jnp.int32(0))
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
+    ) -> tuple[optax.Updates, CompassState]:
+        del params, extra
+        leaves, tree = jax.tree.flatten(updates)
+        count = (state.step + 1).astype(jnp.float32)
+        results = []
+        for g, memory in zip(leaves, tree.flatten_up_to(state.tensors), strict=True):
+            step, memory = _update_tensor(theta, read_gradient(g), memory, count)
+            results.append((step.astype(g.dtype), memory))
+        updates, tensors = (tree.unflatten([r[i] for r in results]) for i in range(2))
+        return updates, CompassState(tensors, state.step + 1)
+
+    return transformation(theta, start, update)
+
+
+def _start_tensor(p: Float[Array, "*S"]) -> TensorMemory:
+    zeros = [jnp.zeros_like(p, jnp.float32) for _ in range(4)]
+    _, rows, columns = _squares(zeros[0])
+    return TensorMemory((zeros[0], zeros[1], zeros[2]), zeros[3], rows, columns)
+
+
+def _update_tensor(
+    theta: CompassTheta, g: Float[Array, "*S"], memory: TensorMemory, count: Array
+) -> tuple[Float[Array, "*S"], TensorMemory]:
+    """Direction and new memory of one tensor: elementwise, so that a compiler makes it one loop over the tensor."""
+    momenta = [d * m + (1 - d) * g for d, m in zip(MOMENTUM_DECAYS, memory.momenta, strict=True)]
+    second, rows, columns = (_average(old, new) for old, new in zip(memory[1:], _squares(g), strict=True))
+    *unbias, scale = (-1 / jnp.expm1(count * math.log(d)) for d in (*MOMENTUM_DECAYS, SECOND_MOMENT_DECAY))
+    by_factors, mean = _inverse_roots(second, rows, columns, scale)
+    features = _features(g, [m * u for m, u in zip(momenta, unbias, strict=True)], second * scale, mean, by_factors)
+    units = [jnp.clip(u, -1, 1) for u in products(features, theta.hidden)]
+    weights = jnp.concatenate([theta.direct, theta.output])[:, None]
+    direction = hold_still(products([*features, *units], weights)[0], g, momenta)
+    size = jnp.sqrt(jnp.square(direction).mean()) + SMALLEST
+    return direction / size, TensorMemory((momenta[0], momenta[1], momenta[2]), second, rows, columns)
+
+
+def _squares(g: Float[Array, "*S"]) -> tuple[Array, Array | None, Array | None]:
+    """The square gradient, and its means over the two largest axes."""
+    square, axes = jnp.square(g), factored_axes(g.shape)
+    return (square, None, None) if axes is None else (square, square.mean(axes[0]), square.mean(axes[1]))
+
+
+def _average(old: Array | None, new: Array | None) -> Array | None:
+    return None if old is None else SECOND_MOMENT_DECAY * old + (1 - SECOND_MOMENT_DECAY) * new
+
+
+def _inverse_roots(second: Array, rows: Array | None, columns: Array | None, scale: Array) -> tuple[Array, Array]:
+    """The inverse root of Adafactor's estimate of each second moment, and the mean second moment.
+
+    A vector has one estimate, the mean, for all of its entries.
+    """
+    axes = factored_axes(second.shape)
+    if axes is None or rows is None or columns is None:
+        mean = second.mean() * scale
+        return jax.lax.rsqrt(mean + TINY), mean
+    mean = rows.mean() * scale
+    by_row = jax.lax.rsqrt(rows * scale / (mean + TINY) + RELATIVE)
+    by_column = jax.lax.rsqrt(columns * scale + (RELATIVE * mean + TINY))
+    return jnp.expand_dims(by_row, axes[0]) * jnp.expand_dims(by_column, axes[1]), mean
+
+
+def _features(g: Array, ms: list[Array], second: Array, mean: Array, by_factors: Array) -> list[Array]:
+    """Gradient and momenta over three measures of their size, and two momenta where the gradient agrees with them."""
+    together, each = jax.lax.rsqrt(mean + TINY), jax.lax.rsqrt(second + (RELATIVE * mean + TINY))
+    by_each = [m * each for m in ms]
+    features = [g * together, *(m * together for m in ms), g * each, *by_each, *(m * by_factors for m in ms)]
+    features += [jnp.where(g * m > 0, m, 0.0) for m in by_each[:2]]
+    return [jnp.clip(f, -LARGEST_FEATURE, LARGEST_FEATURE) for f in features]

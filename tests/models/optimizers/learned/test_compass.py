@@ -1,0 +1,96 @@
+"""Compass against Adam, and the symmetries that it has by construction."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metalearn_models import optimizers
+from metalearn_models.optimizers.learned.compass import FEATURES, CompassTheta, compass, scale_by_compass
+
+SHAPES = {"matrix": (5, 7), "filters": (3, 2, 4), "vector": (6,), "scalar": ()}
+
+
+def _gradients(t, factor=1.0):
+    rng = np.random.default_rng(t)
+    return {name: jnp.asarray(rng.normal(size=shape) * factor, jnp.float32) for name, shape in SHAPES.items()}
+
+
+@pytest.fixture(scope="module")
+def theta():
+    rng = np.random.default_rng(100)
+    draw = lambda *shape: jnp.asarray(0.5 * rng.normal(size=shape), jnp.float32)  # noqa: E731
+    return CompassTheta(draw(FEATURES), draw(FEATURES, 8), draw(8))
+
+
+@pytest.fixture(scope="module")
+def directions():
+    """The direction after some gradients, of any rule, as one program."""
+
+    @jax.jit
+    def run(theta, gradients):
+        tx = scale_by_compass(theta)
+        state = tx.init(gradients[0])
+        for g in gradients:
+            updates, state = tx.update(g, state)
+        return updates
+
+    return run
+
+
+def test_a_fresh_rule_is_the_direction_of_adam_at_length_one(directions):
+    gradients = [_gradients(t) for t in range(5)]
+    tx = optax.scale_by_adam(0.9, 0.95, eps=0.0)
+    state = tx.init(gradients[0])
+    for g in gradients:
+        with jax.numpy_dtype_promotion("standard"):
+            adam, state = tx.update(g, state)
+    found = directions(compass().init(jax.random.key(0)), gradients)
+    for name in SHAPES:
+        expected = adam[name] / np.sqrt(np.square(adam[name]).mean())
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_unit_of_the_loss_does_not_matter_nor_the_direction_in_which_a_parameter_is_counted(theta, directions):
+    plain = directions(theta, [_gradients(t) for t in range(5)])
+    for factor in (1e-9, 1e9):
+        scaled = directions(theta, [_gradients(t, factor) for t in range(5)])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, scaled)
+    turned = directions(theta, [_gradients(t, -1.0) for t in range(5)])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, -b, rtol=1e-5, atol=1e-6), plain, turned)
+    signs = jnp.asarray(np.where(np.arange(35).reshape(5, 7) % 3, 1.0, -1.0), jnp.float32)
+    some = directions(theta, [{**_gradients(t), "matrix": signs * _gradients(t)["matrix"]} for t in range(5)])
+    np.testing.assert_allclose(some["matrix"], signs * plain["matrix"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_transposed_matrix_moves_as_the_matrix(theta, directions):
+    plain = directions(theta, [_gradients(t) for t in range(5)])
+    turned = directions(theta, [{**_gradients(t), "matrix": _gradients(t)["matrix"].T} for t in range(5)])
+    np.testing.assert_allclose(turned["matrix"].T, plain["matrix"], rtol=1e-4, atol=1e-5)
+
+
+def test_directions_have_root_mean_square_one_and_parameters_without_gradient_hold_still(theta, directions):
+    found = directions(theta, [_gradients(t) for t in range(3)])
+    for name in SHAPES:
+        np.testing.assert_allclose(np.square(found[name]).mean(), 1, rtol=1e-5)
+    silent = {name: jnp.zeros_like(g) for name, g in _gradients(0).items()}
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0), directions(theta, [silent] * 3))
+
+
+def test_the_learning_rate_falls_along_a_cosine_if_the_number_of_steps_is_known(theta):
+    gradients = _gradients(0)
+    for num_steps, expected in ((None, (0.1,) * 6), (4, (0.1, 0.0853553, 0.05, 0.0146447, 0.0, 0.0))):
+        tx = compass(learning_rate=0.1).transform(theta, num_steps)
+        state, lengths = tx.init(gradients), []
+        for _ in range(6):
+            updates, state = tx.update(gradients, state, gradients)
+            lengths.append(float(jnp.sqrt(jnp.square(updates["matrix"]).mean())))
+        np.testing.assert_allclose(lengths, expected, atol=1e-6)
+
+
+def test_fewer_than_200_weights_and_a_rule_needs_units():
+    theta = jax.eval_shape(compass().init, jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(theta)) == 125
+    with pytest.raises(ValueError, match="units must be at least 1, got 0"):
+        optimizers.make("compass", units=0).init(jax.random.key(0))
