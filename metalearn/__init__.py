@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from metalearn.gradients import pes as pes
     from metalearn.gradients import pes_a as pes_a
     from metalearn.gradients import rtrl as rtrl
+    from metalearn.gradients import together as together
     from metalearn.gradients import truncated_backprop as truncated_backprop
     from metalearn.gradients import truncated_es as truncated_es
     from metalearn.gradients import with_curriculum as with_curriculum
@@ -98,6 +99,7 @@ __all__ = [
     "predictions",
     "rtrl",
     "summarise",
+    "together",
     "truncated_backprop",
     "truncated_es",
     "unroll",
