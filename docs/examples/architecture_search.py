@@ -37,12 +37,12 @@ def candidates(number, key):
 def main(steps=256, budget=8):
     """Test errors of both searches, and the rank correlation of each rung with the end."""
     key, first = jax.random.key(0), steps // 16
-    number = min(network.space.count, candidates_within(budget * steps, first, steps))
+    number = min(network.space.architectures, candidates_within(budget * steps, first, steps))
     rungs = plan_rungs(number, first, steps)
     thetas = candidates(number, key)
     halved = successive_halving(search, thetas, data, key, rungs)
     whole = random_search(search, candidates(trained_within(budget * steps, steps), key), data, key, rungs.steps)
-    print(f"{network.space.count} architectures; halving trains {number} for {cost(rungs)} steps in all")
+    print(f"{network.space.architectures} architectures; halving trains {number} for {cost(rungs)} steps in all")
     # [report]
     errors = {}
     for name, state in {"halving": halved, "random": whole}.items():
@@ -54,7 +54,7 @@ def main(steps=256, budget=8):
         print(f"{name}: test error {errors[name]:.3f}, {', '.join(map(str, cell.values()))}")
     correlations = rung_correlations(rungs.steps, np.asarray(whole.scores, np.float64))
     for row in correlations:
-        print(f"after {row.step} steps: rank correlation {row.spearman:.2f} with the end, of {row.count} candidates")
+        print(f"after {row.step} steps: rank correlation {row.spearman:.2f} with the end, of {row.scored} candidates")
     return errors, correlations
 
 

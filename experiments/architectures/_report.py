@@ -60,9 +60,9 @@ def draw(parts: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     figure, axes = new_figure(columns=len(parts), width=4.4, height=3.4)
     for ax, (grid, part) in zip(axes, parts.items(), strict=True):
         names = list(dict.fromkeys(row["method"] for row in part["rows"]))
+        budgets = list(dict.fromkeys(row["budget"] for row in part["rows"]))
         for name in names:
             rows = [row for row in part["rows"] if row["method"] == name]
-            budgets = [row["budget"] for row in rows]
             label = name
             if name != "random":
                 label += f", rank correlation {np.mean(part['correlation'][name.partition('=')[2]]):.2f}"

@@ -65,7 +65,7 @@ def digits_problem(nodes: int, operations: Sequence[str], rates: Sequence[float]
     network = feedforward_cell(digits.inputs, digits.classes, nodes=nodes, operations=operations, width=width)
     codes = network.space.enumerate()
     thetas = Candidate(
-        jnp.asarray(np.repeat(codes, len(rates), 0)), jnp.asarray(np.tile(np.float32(rates), len(codes)))
+        jnp.asarray(np.repeat(codes, len(rates), 0)), jnp.asarray(np.tile(np.asarray(rates, np.float32), len(codes)))
     )
     search = classification_search(network, batch)
     return Problem(search, network.space, thetas, SearchData(train, valid), SearchData(train, test))

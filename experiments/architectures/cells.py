@@ -109,7 +109,7 @@ def search_once(problem: CellProblem, config: CellsConfig, method: str, seed: in
             thetas = candidates(config.budget)
             state = random_search(problem.search, thetas, problem.data, train_key, levels, chunk=problem.chunk)
         else:
-            n = min(space.count, candidates_within(config.budget * config.steps, levels[0], config.steps))
+            n = min(space.architectures, candidates_within(config.budget * config.steps, levels[0], config.steps))
             thetas = candidates(n)
             rungs = plan_rungs(n, levels[0], config.steps)
             state = successive_halving(problem.search, thetas, problem.data, train_key, rungs, chunk=problem.chunk)
@@ -169,7 +169,10 @@ def run(config: CellsConfig, progress: Progress | None = None) -> dict[str, Any]
                     if progress is not None:
                         progress.note(f"{name}, {method}, seed {seed}: test {row['test']}, {row['seconds']:.0f} s")
                 rows.append(json.loads(path.read_bytes()))
-        parts[name] = summarise(rows) | {"unit": problem.unit, "architectures": str(problem.network.space.count)}
+        parts[name] = summarise(rows) | {
+            "unit": problem.unit,
+            "architectures": str(problem.network.space.architectures),
+        }
     claims = [{"claim": f"{name}: {part['claim']}", **part["judged"]} for name, part in parts.items()]
     states = [claim["state"] for claim in claims]
     verdict = "not reproduced" if "fails" in states else "reproduced" if states and set(states) == {"holds"} else "open"

@@ -42,10 +42,10 @@ def population_size(thetas: Any) -> int:
     Raises:
         ValueError: there is no leaf, no candidate, or the leaves disagree.
     """
-    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in map(np.asarray, jax.tree.leaves(thetas))}
-    if len(sizes) != 1 or None in sizes or 0 in sizes:
+    sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in map(np.asarray, jax.tree.leaves(thetas))}
+    if len(sizes) != 1 or 0 in sizes:
         raise ValueError(f"all arrays of the candidates must have one leading axis of at least 1, got lengths {sizes}")
-    return int(sizes.pop())
+    return sizes.pop()
 
 
 def begin(search: Search, thetas: Any, data: Any, key: PRNGKeyArray) -> Any:
@@ -139,7 +139,8 @@ def score_members(
 def _score(search: Search, alone: bool, thetas: Any, states: Any, rows: Int[Array, "M"], data: Any) -> Array:
     theta, state = jax.tree.map(lambda leaf: leaf[rows], (thetas, states))
     if alone:
-        return search.score(*jax.tree.map(lambda x: x[0], (theta, state)), data)[None]
+        theta, state = jax.tree.map(lambda x: x[0], (theta, state))
+        return search.score(theta, state, data)[None]
     return jax.vmap(lambda theta, state: search.score(theta, state, data))(theta, state)
 
 

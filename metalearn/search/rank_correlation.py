@@ -21,12 +21,12 @@ class RungCorrelation(NamedTuple):
     Attributes:
         step: of the rung.
         spearman: the correlation; NaN where all are equal or fewer than two were seen at both.
-        count: candidates that were scored at both. A correlation of few says little.
+        scored: candidates that were scored at both. A correlation of few says little.
     """
 
     step: int
     spearman: float
-    count: int
+    scored: int
 
 
 def _ranks(values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:

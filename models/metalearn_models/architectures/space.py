@@ -53,7 +53,7 @@ class Space(NamedTuple):
         return tuple(len(choice.options) for choice in self.choices)
 
     @property
-    def count(self) -> int:
+    def architectures(self) -> int:
         """The number of architectures, a Python integer of any size."""
         return math.prod(self.sizes)
 
@@ -62,18 +62,18 @@ class Space(NamedTuple):
         return jax.random.randint(key, (len(self.choices),), 0, jnp.array(self.sizes, jnp.int32), jnp.int32)
 
     def draw(self, key: PRNGKeyArray, n: int) -> Int[np.ndarray, "N C"]:
-        """Draw n different architectures uniformly; all of them in a fixed order if n is not below `count`.
+        """Draw n different architectures uniformly; all of them in a fixed order if n is not below `architectures`.
 
         Raises:
             ValueError: n is below 1.
         """
         if n < 1:
             raise ValueError(f"the number of architectures must be at least 1, got {n}")
-        if n >= self.count:
+        if n >= self.architectures:
             return self.enumerate()
         seed = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-        if self.count <= 2**20:
-            numbers = seed.permutation(self.count)[:n].tolist()
+        if self.architectures <= 2**20:
+            numbers = seed.permutation(self.architectures)[:n].tolist()
         else:  # a duplicate is rare in such a space, and drawn again
             found: dict[int, None] = {}
             while len(found) < n:
@@ -87,9 +87,11 @@ class Space(NamedTuple):
         Raises:
             ValueError: there are more than a million.
         """
-        if self.count > 2**20:
-            raise ValueError(f"{self.name} has {self.count:,} architectures, too many to list: draw some of them")
-        columns = np.unravel_index(np.arange(self.count), self.sizes)
+        if self.architectures > 2**20:
+            raise ValueError(
+                f"{self.name} has {self.architectures:,} architectures, too many to list: draw some of them"
+            )
+        columns = np.unravel_index(np.arange(self.architectures), self.sizes)
         return np.stack(columns, 1).astype(np.int32)
 
     def number(self, code: Int[np.ndarray, "C"]) -> int:
@@ -114,8 +116,8 @@ class Space(NamedTuple):
         Raises:
             ValueError: no architecture has it.
         """
-        if not 0 <= number < self.count:
-            raise ValueError(f"{self.name} has architectures 0 to {self.count - 1}, got {number}")
+        if not 0 <= number < self.architectures:
+            raise ValueError(f"{self.name} has architectures 0 to {self.architectures - 1}, got {number}")
         code = []
         for size in reversed(self.sizes):
             number, value = divmod(number, size)

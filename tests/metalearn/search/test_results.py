@@ -31,7 +31,7 @@ def test_spearman_is_that_of_scipy():
 def test_correlations_count_who_was_scored_at_both():
     scores = np.array([[4.0, 3.0, 2.0, 1.0], [np.nan, 1.0, 2.0, 3.0], [np.nan, np.nan, 5.0, 6.0]])
     rows = rung_correlations((1, 4, 16), scores)
-    assert [(row.step, row.count) for row in rows] == [(1, 2), (4, 2), (16, 2)]
+    assert [(row.step, row.scored) for row in rows] == [(1, 2), (4, 2), (16, 2)]
     assert [round(row.spearman) for row in rows] == [-1, 1, 1]
 
 

@@ -19,7 +19,7 @@ SPACE = make_space("toy", {"a": (1, 2), "b": ("x", "y", "z"), "c": (0.5,)})
 
 def test_numbers_and_codes_are_inverse():
     codes = SPACE.enumerate()
-    assert len(codes) == SPACE.count == 6 and len(set(map(tuple, codes))) == 6
+    assert len(codes) == SPACE.architectures == 6 and len(set(map(tuple, codes))) == 6
     assert [SPACE.number(code) for code in codes] == list(range(6))
     for number, code in enumerate(codes):
         np.testing.assert_array_equal(SPACE.code(number), code)
@@ -29,15 +29,15 @@ def test_numbers_and_codes_are_inverse():
 
 def test_the_cell_of_the_paper_has_as_many_architectures():
     paper = recurrent_cell(5).space
-    assert paper.count == 2_642_411_520
-    for number in (0, 12_345_678, paper.count - 1):
+    assert paper.architectures == 2_642_411_520
+    for number in (0, 12_345_678, paper.architectures - 1):
         assert paper.number(paper.code(number)) == number
     drawn = paper.draw(jax.random.key(0), 50)
     assert len({paper.number(code) for code in drawn}) == 50
     with pytest.raises(ValueError, match="2,642,411,520 architectures, too many to list"):
         paper.enumerate()
-    assert feedforward_cell(4, 2).space.count == 162
-    assert convolutional_cell(10).space.count == 180 * 8**8
+    assert feedforward_cell(4, 2).space.architectures == 162
+    assert convolutional_cell(10).space.architectures == 180 * 8**8
 
 
 def test_draws_are_uniform_and_differ():
@@ -79,11 +79,11 @@ def test_bad_spaces_and_codes_are_refused():
 
 def test_sizes_of_learners_are_cells_of_a_sweep():
     space = learner_sizes("transformer")
-    assert space.count == 4 * 3 * 4 * 3 * 2 * 2
+    assert space.architectures == 4 * 3 * 4 * 3 * 2 * 2
     for code in space.draw(jax.random.key(3), 3):
         options = space.describe(code)
         sizes = {name.removeprefix("learner."): value for name, value in options.items() if name != "learner"}
         assert TransformerConfig(**sizes).width == options["learner.width"]
-    assert learner_sizes("lstm").count == 10
+    assert learner_sizes("lstm").architectures == 10
     with pytest.raises(UnknownNameError, match="Did you mean 'lstm'"):
         learner_sizes("lstn")
