@@ -45,9 +45,13 @@ class TrainTablesCommand:
 def is_meant(argv: Sequence[str]) -> bool:
     """Whether the words after `metalearn train` begin such a run, or resume one."""
     words = list(argv)
-    resume = take(words, "--resume") if "--resume" in " ".join(words) else None
+    if words[:1] == [KIND]:
+        return True
+    if not any(word.partition("=")[0] == "--resume" for word in words):
+        return False
+    resume = take(words, "--resume")
     if resume is None:
-        return words[:1] == [KIND]
+        return False
     folder = Path(resume).expanduser()
     return (folder / "config.json").is_file() and is_tables_run(open_run(folder).config)
 

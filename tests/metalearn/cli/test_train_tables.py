@@ -68,6 +68,7 @@ def test_tables_of_a_step_do_not_depend_on_who_draws_them():
         ("--size none", ("--size", "none")),
         ("--stepz 50", ("--stepz", "--steps")),
         ("--run", ("--run", "needs a value")),
+        ("--resume nowhere", ("nowhere is not a run folder",)),
     ],
 )
 def test_bad_options_are_named(tmp_path, monkeypatch, capsys, words, parts):
