@@ -77,7 +77,7 @@ def chain_rule(learner: Learner, theta: Any) -> LogProb:
             )
         all_xs, all_ys = jnp.concatenate([context_xs, xs]), jnp.concatenate([context_ys, ys])
         logits = predictions(learner, theta, all_xs, all_ys, key)[seen:]
-        return _log_probs(select_classes(logits, signature, classes), ys).sum()
+        return _log_probs(select_classes(logits, signature, _named(classes, signature.outputs)), ys).sum()
 
     return log_prob
 
@@ -113,7 +113,8 @@ def mean_over_indices(
 
         def of_one(index: Any) -> Float[Array, ""]:
             logits = apply(index, xs).astype(jnp.float32)
-            return _log_probs(logits if classes is None else jnp.where(classes, logits, -jnp.inf), ys).sum()
+            named = _named(classes, logits.shape[-1])
+            return _log_probs(logits if named is None else jnp.where(named, logits, -jnp.inf), ys).sum()
 
         return jax.scipy.special.logsumexp(jax.vmap(of_one)(indices)) - jnp.log(count)
 
@@ -215,7 +216,9 @@ def joint_scores(
             key_episode, key_learner, key_orders = jax.random.split(jax.random.fold_in(key, index), 3)
             one = task(data, index)
             xs, ys = family.episode(data, one, key_episode)
-            classes = None if family.classes is None else family.classes(data, one)
+            # Always said, so that a model with too few outputs is refused and others are no answer.
+            classes = jnp.ones(family.signature.outputs, bool)
+            classes = classes if family.classes is None else family.classes(data, one)
             given, end = (xs[:context], ys[:context]), context + queries
             xs, ys = xs[context:end], ys[context:end]
 
@@ -268,6 +271,22 @@ def summarise_joint(scores: JointScores) -> JointSummary:
         int((~possible).sum()),
         int((~possible_alone).sum()),
     )
+
+
+def _named(classes: Any, outputs: int) -> Any:
+    """Which outputs of a model are classes; outputs beyond the tasks' are none.
+
+    Raises:
+        ValueError: the tasks have more classes than the model has outputs.
+    """
+    if classes is None:
+        return None
+    if len(classes) > outputs:
+        raise ValueError(
+            f"a joint prediction of {len(classes)} classes was asked of a model that has {outputs}: take a model with "
+            "at least as many outputs"
+        )
+    return jnp.pad(jnp.asarray(classes), (0, outputs - len(classes)))
 
 
 def _log_probs(logits: Float[Array, "tau C"], ys: Int[Array, " tau"]) -> Float[Array, " tau"]:

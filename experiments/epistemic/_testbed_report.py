@@ -80,7 +80,7 @@ def judge(summary: Mapping[str, Mapping[str, Any]], taus: Sequence[int]) -> list
     return claims
 
 
-def format_result(result: Mapping[str, Any]) -> str:
+def format_summary(result: Mapping[str, Any]) -> str:
     """The table, the claims and the verdict."""
     rows, taus = result["summary"], result["settings"]["taus"]
     columns = {f"tau = {tau}": [format_estimate(row[f"tau {tau}"], ".2f") for row in rows] for tau in taus}

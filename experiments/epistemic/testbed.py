@@ -29,6 +29,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ import numpy as np
 from experiments.epistemic._agents import AGENTS, make_agent
 from experiments.epistemic._in_context import score_by_chain_rule
 from experiments.epistemic._problems import Problem, draw_problem, joint_of_indices
-from experiments.epistemic._testbed_report import draw, format_result, summarise
+from experiments.epistemic._testbed_report import draw, format_summary, summarise
 from experiments.suite.results import write_result
 from metalearn.errors import unknown_name
 from metalearn.runs.files import write_atomically
@@ -208,6 +209,11 @@ def run(config: TestbedExperimentConfig, progress: Progress | None = None) -> di
     }
     draw(result, config.out / "testbed.png")
     return write_result(config.out, result)
+
+
+def format_result(result: Mapping[str, Any]) -> str:
+    """The table, the claims and the verdict."""
+    return format_summary(result)
 
 
 def _fingerprint(config: TestbedExperimentConfig, name: str) -> str:

@@ -114,6 +114,14 @@ def test_gpt(tmp_path):
     assert got[0.4] < got[0.8] < got[1.6] < before and got[0.4] < 0.5 * before
 
 
+def test_epistemic():
+    """A few steps, after which one network gives the product of its marginals and an epinet does not."""
+    found = example("epistemic").main(steps=20, polyads=8)
+    together, apart = found["mlp"]
+    np.testing.assert_allclose(together, apart, rtol=1e-5)
+    assert found["epinet"][0] > found["epinet"][1] + 0.1
+
+
 def test_own_family():
     curve = example("own_family").main(steps=150, width=16, length=10, tasks=32)
     assert curve.shape == (10,) and curve[5:].mean() > 0.6  # guessing gives .5

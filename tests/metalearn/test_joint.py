@@ -129,6 +129,16 @@ def test_scores_on_tasks_no_learner_is_below_the_floor_and_only_order_that_matte
         assert np.mean(exact.joint - worse.joint) > 0.02
 
 
+def test_outputs_beyond_the_classes_get_no_probability():
+    family = coins(8, A, B)
+
+    def scored(classes):
+        learner = counting(8, classes=classes)
+        return joint_scores(chain_rule(learner, ()), family, family.unseen, context=2, queries=4, tasks=16)((), KEY)
+
+    np.testing.assert_allclose(scored(2).joint, scored(3).joint, rtol=1e-5)
+
+
 def test_what_has_no_probability_is_counted_and_not_averaged():
     scores = JointScores(
         jnp.array([-1.0, -jnp.inf, -3.0]), jnp.array([-2.0, -jnp.inf, -jnp.inf]), jnp.array([0.5, jnp.nan, 1.5])
@@ -167,6 +177,18 @@ def test_a_polyad_visits_few_places_and_labels_each_visit_anew():
         (
             lambda: joint_scores(exact_coin(), coins(9), coins(9).unseen, context=5, queries=0),
             "got context=5, queries=0",
+        ),
+        (
+            lambda: joint_scores(
+                chain_rule(counting(9, classes=1), ()), coins(9), coins(9).unseen, context=2, queries=2, tasks=1
+            )((), KEY),
+            "of 2 classes was asked of a model that has 1",
+        ),
+        (
+            lambda: mean_over_indices(lambda z, xs: xs, lambda key: jnp.zeros((3,)))(
+                KEY, *tosses(0), *tosses(2), jnp.ones(2, bool)
+            ),
+            "of 2 classes was asked of a model that has 1",
         ),
         (lambda: coins(5, 0.0, 1.0), "must be positive, got 5, 0.0 and 1.0"),
         (lambda: exact_gaussian_process(linear_kernel, 0.0), r"noise must be positive, got 0.0"),

@@ -1,0 +1,286 @@
+"""How well shipped learners know what they do not know: log-loss, joint log-loss, calibration, selective accuracy.
+
+`InContextClassifier` with its shipped weights beside logistic regression, a random forest, a deep ensemble and an
+epinet, on scikit-learn's tables. Every learner is given a few rows; none is tuned on them. Rows are standardised by
+those that are given. The measures, means over tables and splits:
+
+- log-loss of each query, in nats; a probability of 0 is counted, and not averaged;
+- joint log-loss of tau different queries, summed. Of learners that are refitted it is exact by the chain rule: each
+  query is predicted, and then learned from with its label. Forest, ensemble and epinet also have an index (tree,
+  member, z), over which the product of the queries' probabilities is averaged: "joint, index";
+- expected calibration error: ten bins of equal width of the largest probability;
+- accuracy of all queries, and of the half that the learner is surest of.
+
+There is no claim to reproduce. The verdict names the learner with the least log-loss and the one with the least joint
+log-loss; it is "ahead" for `InContextClassifier` if the interval of its joint log-loss minus that of every other
+learner, over pairs of a table and a split, lies below 0, "behind" if one lies above 0, else "open".
+
+    python -m experiments shipped_uncertainty            # 4 tables, 3 splits
+    python -m experiments shipped_uncertainty standard   # 10 splits
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+
+from experiments.suite.results import write_result
+from experiments.suite.tables import format_columns, format_estimate
+from metalearn.intervals import mean_interval
+from metalearn.learner import Signature
+from metalearn.pictures import new_figure, save
+from metalearn.runs.files import write_atomically
+from metalearn.runs.progress import Progress
+from metalearn_models.epistemic import Knowledge, make_agent, train
+from metalearn_models.tabular.classifier import InContextClassifier
+from metalearn_tasks import datasets
+
+SCORE = "log-loss"
+OURS = "in-context"
+BINS = 10
+GROUPS = 2
+"""How often tau queries are predicted together, per split: a refit is made for each of them."""
+TEMPERATURE = 0.1
+"""What ensemble and epinet are told; our choice."""
+
+
+@dataclass(frozen=True)
+class ShippedConfig:
+    """Score what is shipped by its marginal and joint predictions."""
+
+    tables: tuple[str, ...] = ("iris", "wine", "breast_cancer", "digits")
+    """Bundled data sets."""
+    rows: int = 40
+    """Rows that every learner is given."""
+    queries: int = 50
+    """Rows that are predicted, the others of a table that come first."""
+    tau: int = 5
+    """Queries that are predicted together."""
+    splits: int = 3
+    """Random splits per table."""
+    out: Path = Path("runs/shipped_uncertainty")
+    """Folder of the cells, the table and the picture."""
+
+
+PRESETS = {"quick": ShippedConfig(), "standard": ShippedConfig(splits=10)}
+
+Fit = Callable[[np.ndarray, np.ndarray, int], Callable[[np.ndarray], np.ndarray]]
+"""`(X, y, classes) -> (Q) -> probabilities[Z, q, classes]`, with one or more indices in front."""
+
+
+def sklearn_model(make: Callable[[], Any], trees: bool = False) -> Fit:
+    """A classifier of scikit-learn; classes that it was not given have probability 0."""
+
+    def fit(X: np.ndarray, y: np.ndarray, classes: int) -> Callable[[np.ndarray], np.ndarray]:
+        model = make().fit(X, y)
+
+        def ask(Q: np.ndarray) -> np.ndarray:
+            several = [tree.predict_proba(Q) for tree in model.estimators_] if trees else [model.predict_proba(Q)]
+            found = np.zeros((len(several), len(Q), classes))
+            found[:, :, model.classes_] = np.stack(several)
+            return found
+
+        return ask
+
+    return fit
+
+
+def agent_model(name: str, **values: Any) -> Fit:
+    """An agent of `metalearn_models.epistemic`."""
+
+    def fit(X: np.ndarray, y: np.ndarray, classes: int) -> Callable[[np.ndarray], np.ndarray]:
+        agent = make_agent(name, Signature(X.shape[1], classes, 1), **values)
+        told = Knowledge(jnp.float32(len(y)), jnp.float32(TEMPERATURE))
+        program = jax.jit(lambda X, y: train(agent, X, y, told, jax.random.key(0)))
+        params = program(jnp.asarray(X, jnp.float32), jnp.asarray(y, jnp.int32))
+
+        def ask(Q: np.ndarray) -> np.ndarray:
+            xs, drawn = jnp.asarray(Q, jnp.float32), agent.draw(jax.random.key(1), 100)
+            return np.asarray(jax.nn.softmax(jax.vmap(lambda z: agent.apply(params, xs, z))(drawn)), np.float64)
+
+        return ask
+
+    return fit
+
+
+LEARNERS: dict[str, tuple[Fit, bool]] = {
+    OURS: (sklearn_model(InContextClassifier), True),
+    "logistic": (sklearn_model(lambda: LogisticRegression(max_iter=1000)), True),
+    "forest": (sklearn_model(lambda: RandomForestClassifier(100, random_state=0), trees=True), True),
+    "ensemble": (agent_model("ensemble", members=10), False),
+    "epinet": (agent_model("epinet"), False),
+}
+"""How each is fitted, and whether it is refitted for the chain rule."""
+
+
+def measure(fit: Fit, refit: bool, parts: tuple[np.ndarray, ...], classes: int, tau: int) -> dict[str, Any]:
+    """All measures of one learner on one split.
+
+    Args:
+        fit: of `LEARNERS`.
+        refit: whether the joint log-loss by the chain rule is measured.
+        parts: rows and labels that are given, queries and their labels.
+        classes: number of classes.
+        tau: queries that are predicted together.
+    """
+    X, y, Q, labels = parts
+    ask = fit(X, y, classes)
+    each = ask(Q)
+    found, at = each.mean(0), np.arange(len(Q))
+    groups = [np.arange(i * tau, (i + 1) * tau) for i in range(GROUPS)]
+    with np.errstate(divide="ignore"):
+        alone, by_index = -np.log(found[at, labels]), np.log(each[:, at, labels])
+        row: dict[str, Any] = {"log-loss": alone, "brier": np.square(found - np.eye(classes)[labels]).sum(1)}
+        if len(each) > 1:
+            joint = [np.logaddexp.reduce(by_index[:, group].sum(1)) - np.log(len(each)) for group in groups]
+            row["joint, index"] = -np.array(joint)
+        if refit:
+            row["joint"] = np.array([_chain(fit, X, y, Q[g], labels[g], classes) for g in groups])
+    row["marginals"] = np.array([alone[group].sum() for group in groups])
+    impossible = {name: int(np.isinf(values).sum()) for name, values in row.items()}
+    means = {name: float(values[np.isfinite(values)].mean()) for name, values in row.items()}
+    sure, right = found.max(1), found.argmax(1) == labels
+    surest = np.argsort(-sure)[: len(Q) // 2]
+    return {
+        **means,
+        "impossible": impossible,
+        "accuracy": float(right.mean()),
+        "accuracy of the surest half": float(right[surest].mean()),
+        "calibration error": calibration_error(sure, right),
+    }
+
+
+def _chain(fit: Fit, X: np.ndarray, y: np.ndarray, Q: np.ndarray, labels: np.ndarray, classes: int) -> float:
+    """Minus the log-probability of several labels, each predicted after the ones before it were learned from."""
+    total = 0.0
+    for t in range(len(labels)):
+        ask = fit(np.concatenate([X, Q[:t]]), np.concatenate([y, labels[:t]]), classes)
+        total -= float(np.log(ask(Q[t : t + 1]).mean(0)[0, labels[t]]))
+    return total
+
+
+def calibration_error(sure: np.ndarray, right: np.ndarray) -> float:
+    """The mean gap between accuracy and the largest probability, over ten bins of equal width, by their size.
+
+    Args:
+        sure: the largest probability of each query.
+        right: whether its class is the label.
+    """
+    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
+    gaps = [abs(right[bins == b].mean() - sure[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
+    return float(sum(gaps))
+
+
+def run(config: ShippedConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Score what is missing, summarise and draw.
+
+    Raises:
+        ValueError: a number is out of its range, or a table is too small.
+    """
+    if min(config.rows, config.tau, config.splits) < 1 or config.queries < GROUPS * config.tau:
+        raise ValueError("--rows, --tau and --splits must be at least 1, and --queries at least twice --tau")
+    start, rows, folder = time.monotonic(), [], config.out / "cells"
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in config.tables:
+        data = datasets.load(table)
+        inputs = np.concatenate([data.train.inputs, data.test.inputs]).astype(np.float64)
+        labels = np.concatenate([data.train.labels, data.test.labels])
+        if len(labels) < config.rows + config.queries:
+            raise ValueError(f"{table} has {len(labels)} rows, fewer than --rows and --queries together")
+        for split in range(config.splits):
+            order = np.random.default_rng(split).permutation(len(labels))
+            given, asked = np.split(order[: config.rows + config.queries], [config.rows])
+            mean, scale = inputs[given].mean(0), inputs[given].std(0)
+            X = (inputs - mean) / np.where(scale > 0, scale, 1)
+            parts = (X[given], labels[given], X[asked], labels[asked])
+            for name, (fit, refit) in LEARNERS.items():
+                path = folder / f"{table}-{split}-{name}-{_fingerprint(config)}.json"
+                if not path.exists():
+                    found = measure(fit, refit, parts, data.classes, config.tau)
+                    write_atomically(path, json.dumps(found).encode())
+                    if progress is not None:
+                        progress.note(f"{table}, split {split}, {name}: log-loss {found['log-loss']:.3f}")
+                rows.append({"table": table, "split": split, "learner": name, **json.loads(path.read_bytes())})
+    result = {
+        **summarise(rows),
+        "rows": rows,
+        "seconds": round(time.monotonic() - start, 1),
+        "picture": str(config.out / "shipped_uncertainty.png"),
+    }
+    draw(result, config.out / "shipped_uncertainty.png")
+    return write_result(config.out, result)
+
+
+def _fingerprint(config: ShippedConfig) -> str:
+    kept = dataclasses.replace(config, tables=(), splits=0, out=Path())
+    return hashlib.sha256(repr(kept).encode()).hexdigest()[:8]
+
+
+MEASURES = (
+    "log-loss",
+    "marginals",
+    "joint",
+    "joint, index",
+    "calibration error",
+    "accuracy",
+    "accuracy of the surest half",
+)
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over tables and splits, differences of the joint log-loss from `InContextClassifier`'s, and the verdict."""
+    by_learner = {name: [row for row in rows if row["learner"] == name] for name in LEARNERS}
+
+    def joint(name: str) -> np.ndarray:
+        return np.array([row.get("joint", row.get("joint, index")) for row in by_learner[name]], np.float64)
+
+    summary = {
+        name: {
+            measure: [float(x) for x in mean_interval([row[measure] for row in part])]
+            for measure in MEASURES
+            if all(measure in row for row in part)
+        }
+        | {"impossible": sum(row["impossible"]["log-loss"] for row in part)}
+        for name, part in by_learner.items()
+    }
+    gaps = {name: [float(x) for x in mean_interval(joint(OURS) - joint(name))] for name in LEARNERS if name != OURS}
+    ahead, behind = all(g[2] < 0 for g in gaps.values()), any(g[1] > 0 for g in gaps.values())
+    verdict = "ahead" if ahead else "behind" if behind else "open"
+    return {"summary": summary, "joint minus others": gaps, "verdict": verdict}
+
+
+def format_result(result: Mapping[str, Any]) -> str:
+    """The table and the verdict."""
+    names = list(result["summary"])
+    columns = {
+        measure: [format_estimate(result["summary"][name].get(measure, [None] * 3), ".3f") for name in names]
+        for measure in MEASURES
+    }
+    columns["impossible"] = [str(result["summary"][name]["impossible"]) for name in names]
+    gaps = [f"joint of {OURS} minus {n}: {format_estimate(g, '.2f')}" for n, g in result["joint minus others"].items()]
+    return "\n".join([format_columns(names, columns), *gaps, f"verdict: {result['verdict']}", result["picture"]])
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Draw log-loss and calibration error of every learner."""
+    figure, axes = new_figure(columns=2, width=4.0, height=3.0)
+    names = list(result["summary"])
+    for ax, measure in zip(axes, ("log-loss", "calibration error"), strict=True):
+        values = np.array([result["summary"][name][measure] for name in names], np.float64)
+        reach = np.abs(values[:, 1:] - values[:, :1])
+        ax.barh(names, values[:, 0], xerr=np.where(np.isfinite(reach), reach, 0).T, color="#56B4E9", capsize=2)
+        ax.invert_yaxis()
+        ax.set_xlabel(measure)
+    save(figure, path)
