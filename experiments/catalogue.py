@@ -80,7 +80,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": "8 s"}),
     "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "8 min", "quick": "40 s"}),
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
-    "epinet_compute": Entry("experiments.epistemic.compute", {"quick": "", "standard": ""}),
+    "epinet_compute": Entry("experiments.epistemic.compute", {"quick": "10 min", "standard": ""}),
     "epistemic_bandit": Entry("experiments.epistemic.bandit", {"quick": "", "standard": ""}),
     "gpt_curves": Entry("experiments.gpt.curves", {"standard": ""}),
     "gpt_checkpoints": Entry("experiments.gpt.checkpoints", {"softmax": "", "quick": "", "standard": ""}),
