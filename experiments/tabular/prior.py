@@ -5,7 +5,7 @@ mechanism of the prior is judged by tables of 50 rows to learn from and 100 to t
 classifier is 1 - its log loss / that of the training rows' frequencies; its probabilities are mixed with a tenth of
 these, since a forest says 0 too easily. A table's gain is that of the better classifier.
 
-    python -m experiments table_prior          # two minutes on one core
+    python -m experiments table_prior
     python -m experiments table_prior quick
 """
 
