@@ -1,0 +1,229 @@
+"""A generator of policies: checkpoints of networks that learn to balance a pole, prompted by the return.
+
+The third domain of Peebles, Radosavovic, Brooks, Efros and Malik 2022 (arXiv 2209.12892), at a size for two cores: a
+network 4-16-2 in the place of 4-32-32-1, the policy gradient with a baseline in the place of PPO, episodes of 200
+steps, and hundreds of runs in the place of 50,026. The prompt is the share of the 200 steps for which the pole was not
+up, plus .005. The wishes lie between the best that was seen and .9 of the present one, from initialisations of runs
+that the generator was not trained on. What it proposes is judged by episodes of its own.
+
+The rule, written before the run: the paper's claim, that one jump obeys the prompted return, is reproduced if the
+alignment R^2 of diffusion on unseen initialisations is at least .9 as a mean over seeds; it is not if it is below .5,
+and open between. If regression or the nearest stored checkpoint is as good, the verdict says so first.
+
+    python -m experiments gpt_policies           # minutes on two cores
+    python -m experiments gpt_policies quick
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from experiments.suite.results import write_result
+from metalearn.gradients import backprop
+from metalearn.outer import local_mesh, outer_loop
+from metalearn.pictures import new_figure, save
+from metalearn.runs.progress import Progress
+from metalearn.zoo import Zoo, ZooConfig, fill_zoo, train_by_gradients
+from metalearn_models.networks import mlp
+from metalearn_models.optimizers import gpt
+from metalearn_models.optimizers.gpt.training import Pairs, measure_errors
+from metalearn_tasks.systems.cart_pole import mean_return, policy_loss
+
+LEAST = 0.005
+"""Added to the share of lost steps, whose logarithm the generator reads."""
+
+POLICY = mlp(4, (16,), 2)
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Record runs of the policy gradient on a pole on a cart, and train generators on their checkpoints."""
+
+    seeds: int = 3
+    """Seeds of the generators; the checkpoints are the same."""
+    runs: int = 544
+    """Recorded runs; 32 of them are unseen."""
+    updates: int = 150
+    """Updates per run."""
+    rate: float = 0.02
+    """Learning rate of Adam in these runs."""
+    episodes: int = 8
+    """Episodes per update."""
+    horizon: int = 200
+    """Steps of an episode at most."""
+    judged_by: int = 32
+    """Episodes that a checkpoint's return is the mean of."""
+    steps: int = 1500
+    """Training steps of a generator."""
+    width: int = 64
+    """Width of its Transformer."""
+    prompts: int = 10
+    """Wishes per network."""
+    out: Path = Path("runs/gpt_policies")
+    """Folder for checkpoints, picture and table."""
+
+
+PRESETS = {
+    "standard": PolicyConfig(),
+    "quick": PolicyConfig(seeds=1, runs=160, updates=100, steps=300),
+}
+
+
+def lost_share(config: PolicyConfig, params: Any, key: Array) -> Array:
+    """The share of an episode's steps for which the pole is not up, plus `LEAST`."""
+    keys = jax.random.split(key, config.judged_by)
+    return 1 + LEAST - mean_return(POLICY.apply, params, keys, config.horizon) / config.horizon
+
+
+def record(config: PolicyConfig, progress: Progress | None) -> Zoo:
+    """Checkpoints of the policy gradient."""
+    training = train_by_gradients(
+        POLICY.init,
+        lambda params, keys: policy_loss(POLICY.apply, params, keys, config.horizon),
+        lambda key: jax.random.split(key, config.episodes),
+        optax.adam(config.rate),
+        lambda params: {"train": lost_share(config, params, jax.random.key(7))},
+    )
+    shape = ZooConfig(config.runs, 32, config.updates, 12, shard=64)
+    about = {"system": "cart pole", "rate": config.rate, "episodes": config.episodes, "horizon": config.horizon}
+    return fill_zoo(config.out / "checkpoints", training, shape, about, progress)
+
+
+def train_generator(
+    config: PolicyConfig, zoo: Zoo, method: gpt.Method, seed: int, progress: Progress | None
+) -> Callable[[Any, Any, Any], np.ndarray]:
+    """A generator as `(flat[U, P], present[U], wished[U, Q]) -> flat[U, Q, P]`."""
+    seen, key = zoo.seen(), jax.random.key(seed)
+    tokeniser = gpt.hidden_unit_tokens(jax.eval_shape(POLICY.init, key))
+    shape = gpt.GeneratorConfig(method, gpt.TransformerConfig(config.width, 2), 50)
+    losses = zoo.loss(seen, "train")
+    made = gpt.make_generator(shape, tokeniser, gpt.fit_generator_scales(tokeniser, seen.params, losses))
+    data = Pairs(made.scaled(jnp.asarray(seen.params)), jnp.asarray(losses))
+    rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, config.steps // 20, config.steps, 2e-5)
+    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01))
+    estimator = backprop(gpt.pairs_loop(made), batch=64)
+    loop = outer_loop(estimator, gpt.with_average(adam, 0.995), 20, local_mesh(64))
+    state = loop.init(made.init(jax.random.fold_in(key, 0)), data, jax.random.fold_in(key, 1))
+    if progress is not None:
+        progress.start(0, config.steps)
+    while int(state.step) < config.steps:
+        state, metrics = loop.step(state, data)
+        if progress is not None:
+            progress.update(int(state.step), {"loss": float(metrics["loss"].mean())})
+    theta, data = jax.device_get((gpt.average_of(state.optimizer), data))
+    errors = None
+    if method == "diffusion":
+        errors = jax.jit(lambda theta, data: measure_errors(made, theta, data, jax.random.fold_in(key, 2)))(theta, data)
+
+    @jax.jit
+    def jumps(flat: Array, present: Array, wished: Array, keys: Array) -> Array:
+        def of_network(x: Any) -> Array:
+            return jax.vmap(lambda wish, key: gpt.jump(made, theta, x[0], x[1], wish, key, errors))(x[2], x[3])
+
+        return jax.lax.map(of_network, (flat, present, wished, keys))
+
+    def propose(flat: Any, present: Any, wished: Any) -> np.ndarray:
+        return np.asarray(jumps(flat, present, wished, jax.random.split(jax.random.fold_in(key, 3), wished.shape)))
+
+    return propose
+
+
+def run(config: PolicyConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Record, train, judge and draw."""
+    began = time.monotonic()
+    zoo = record(config, progress)
+    recorded = time.monotonic() - began
+    seen, unseen = zoo.seen(), zoo.unseen()
+    losses, present = zoo.loss(seen, "train"), zoo.loss(unseen, "train")[:, 0]
+    best = float(losses.min())
+    worse = present > 2 * best  # of a start that balances already nothing can be wished
+    flat, present = np.asarray(unseen.params[worse, 0]), present[worse]
+    wished = np.stack([gpt.prompts_below(best, float(x), config.prompts) for x in present]).astype(np.float32)
+    unflatten = zoo.unflatten(jax.eval_shape(POLICY.init, jax.random.key(0)))
+
+    @jax.jit
+    def achieved(flats: Array) -> Array:
+        return jax.lax.map(lambda x: lost_share(config, unflatten(x), jax.random.key(8)), flats, batch_size=32)
+
+    def score(found: np.ndarray) -> dict[str, Any]:
+        got = np.asarray(achieved(jnp.asarray(found.reshape(-1, found.shape[-1])))).reshape(wished.shape)
+        return {
+            "alignment": float(gpt.alignment(wished, got).mean()),
+            "best_return": float(config.horizon * (1 + LEAST - got[:, 0].mean())),
+            "achieved": got.mean(0).tolist(),
+        }
+
+    def repeat(one: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(one, (*wished.shape, one.shape[-1]))
+
+    stored = gpt.nearest_of_loss(seen.params, losses, wished.reshape(-1)).reshape(*wished.shape, -1)
+    rows = {
+        "the present policy": [score(np.repeat(flat[:, None], config.prompts, 1))],
+        "mean of the last checkpoints": [score(repeat(np.asarray(seen.params[:, -1]).mean(0)))],
+        "nearest stored checkpoint": [score(stored)],
+    }
+    for method in ("regression", "flow", "diffusion"):
+        generators = [train_generator(config, zoo, method, seed, progress) for seed in range(config.seeds)]
+        rows[method] = [score(generator(flat, present, wished)) for generator in generators]
+    result = {
+        "rows": rows,
+        "wished": wished.mean(0).tolist(),
+        "last_return": float(config.horizon * (1 + LEAST - losses[:, -1].mean())),
+        "diverged": zoo.diverged,
+        "recording_seconds": round(recorded, 1),
+        "seconds": round(time.monotonic() - began, 1),
+        "picture": str(config.out / "policies.png"),
+    }
+    draw(config, result)
+    return write_result(config.out, result | {"verdict": verdict(rows)})
+
+
+def verdict(rows: Mapping[str, Any]) -> str:
+    """The rule at the head of this module."""
+    means = {name: float(np.mean([one["alignment"] for one in row])) for name, row in rows.items()}
+    ours = means["diffusion"]
+    rivals = [
+        f"{name} ({means[name]:.3f})" for name in ("nearest stored checkpoint", "regression") if means[name] >= ours
+    ]
+    word = "reproduced" if ours >= 0.9 else "not reproduced" if ours < 0.5 else "open"
+    first = f"As good as diffusion or better: {' and '.join(rivals)}. " if rivals else ""
+    return f"{first}{word[0].upper()}{word[1:]}: alignment of diffusion {ours:.3f}"
+
+
+def format_result(result: Mapping[str, Any]) -> str:
+    """The table, and the verdict."""
+    lines = [f"{'one jump from unseen initialisations':<38} {'alignment R^2':>14} {'best return':>12}"]
+    for name, row in result["rows"].items():
+        scores, returns = ([one[key] for one in row] for key in ("alignment", "best_return"))
+        lines.append(f"{name:<38} {np.mean(scores):>14.3f} {np.mean(returns):>12.1f}   {len(row)} seeds")
+    lines.append(f"mean return of the recorded runs' last policies: {result['last_return']:.1f}")
+    lines.append(result["verdict"])
+    lines.append(
+        f"picture: {result['picture']} ({result['seconds']} s, {result['recording_seconds']} s for checkpoints)"
+    )
+    return "\n".join(lines)
+
+
+def draw(config: PolicyConfig, result: Mapping[str, Any]) -> None:
+    """Achieved against wished returns, means over networks and seeds."""
+    figure, (ax,) = new_figure(columns=1)
+    wished = config.horizon * (1 + LEAST - np.array(result["wished"]))
+    for name, row in result["rows"].items():
+        got = config.horizon * (1 + LEAST - np.mean([one["achieved"] for one in row], 0))
+        style = "o-" if name in ("regression", "flow", "diffusion") else "--"
+        ax.plot(wished, got, style, markersize=3, linewidth=1.2, label=name)
+    ax.plot(wished, wished, "k:", linewidth=1, label="as wished")
+    ax.set_xlabel("wished return")
+    ax.set_ylabel("return after one jump")
+    ax.legend(fontsize=7)
+    save(figure, config.out / "policies.png")
