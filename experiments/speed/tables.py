@@ -95,7 +95,8 @@ def write_tables(path: Path, steps: int, seed: int) -> None:
 def real_tables() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Real tables of two classes: name, features, classes."""
     loaders: dict[str, Any] = {"iris": load_iris, "wine": load_wine, "digits": load_digits}
-    yield "breast_cancer", *load_breast_cancer(return_X_y=True)
+    xs, ys = load_breast_cancer(return_X_y=True)
+    yield "breast_cancer", np.asarray(xs), np.asarray(ys)
     for name, pairs in {"iris": [(1, 2)], "wine": [(0, 1), (1, 2)], "digits": [(3, 8), (4, 9), (1, 7)]}.items():
         xs, ys = loaders[name](return_X_y=True)
         for first, second in pairs:

@@ -88,7 +88,8 @@ def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
 def _moons() -> tuple[np.ndarray, np.ndarray]:
     import sklearn.datasets
 
-    return sklearn.datasets.make_moons(1000, noise=0.15, random_state=0)
+    x, y = sklearn.datasets.make_moons(1000, noise=0.15, random_state=0)
+    return np.asarray(x), np.asarray(y)
 
 
 def _teacher(noise: float, seed: int, inputs: int = 20, classes: int = 8) -> tuple[np.ndarray, np.ndarray]:

@@ -37,13 +37,13 @@ def main(argv: list[str]) -> None:
     folder, tables_path, real_path = (Path(word) for word in argv[:3])
     steps, batch, rate, threads = int(argv[3]), int(argv[4]), float(argv[5]), int(argv[6])
     try:
-        import h5py
+        import h5py  # pyright: ignore[reportMissingImports]
         import numpy as np
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         sys.path.insert(0, str(folder))
-        import model as peer_model
-        import train as peer_train
+        import model as peer_model  # pyright: ignore[reportMissingImports]
+        import train as peer_train  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         print(json.dumps({"missing": str(error)}))
         return

@@ -6,6 +6,8 @@ tokens as in small vision Transformers. Its sizes are our choice.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange, reduce
@@ -38,7 +40,7 @@ def attention(tokens: int, features: int, outputs: int, width: int = 16, layers:
     if width % heads:
         raise ValueError(f"heads must divide the width, got {heads} heads and a width of {width}")
 
-    def init(key: PRNGKeyArray) -> dict[str, object]:
+    def init(key: PRNGKeyArray) -> dict[str, Any]:
         embed_key, places_key, readout_key, *keys = jax.random.split(key, 3 + layers)
         shapes = {
             "qkv": (width, 3 * width),
@@ -47,7 +49,7 @@ def attention(tokens: int, features: int, outputs: int, width: int = 16, layers:
             "back": (2 * width, width),
         }
 
-        def block(key: PRNGKeyArray) -> dict[str, object]:
+        def block(key: PRNGKeyArray) -> dict[str, Any]:
             own = zip(jax.random.split(key, len(shapes)), shapes.items(), strict=True)
             gains = {name: jnp.ones(width, jnp.float32) for name in ("attention_gain", "perceptron_gain")}
             return {name: draw_layer(k, shape, None) for k, (name, shape) in own} | gains
@@ -59,7 +61,7 @@ def attention(tokens: int, features: int, outputs: int, width: int = 16, layers:
             "readout": draw_layer(readout_key, (width, outputs), None),
         }
 
-    def apply(params: dict[str, object], x: Float[Array, "D"]) -> Float[Array, "C"]:
+    def apply(params: dict[str, Any], x: Float[Array, "D"]) -> Float[Array, "C"]:
         h = _dense(params["embed"], rearrange(x, "(t f) -> t f", t=tokens)) + params["places"]
         for block in params["blocks"]:
             q, k, v = rearrange(

@@ -19,7 +19,7 @@ RNG = np.random.default_rng(0)
 def test_spearman_is_that_of_scipy():
     for size in (2, 5, 50):
         a, b = RNG.integers(0, 6, size), RNG.normal(size=size) + RNG.integers(0, 6, size)
-        np.testing.assert_allclose(spearman(a, b), stats.spearmanr(a, b).statistic, rtol=1e-12)
+        np.testing.assert_allclose(spearman(a, b), stats.spearmanr(a, b)[0], rtol=1e-12)
     assert spearman([1, 2, np.inf], [3, 4, 5]) == pytest.approx(1)
     assert np.isnan(spearman([1, 1], [1, 2])) and np.isnan(spearman([1], [1]))
     with pytest.raises(ValueError, match="NaN"):

@@ -173,7 +173,9 @@ def _update_tensor(
 ) -> tuple[Float[Array, "*S"], TensorMemory]:
     """Direction and new memory of one tensor: elementwise, so that a compiler makes it one loop over the tensor."""
     momenta = [d * m + (1 - d) * g for d, m in zip(MOMENTUM_DECAYS, memory.momenta, strict=True)]
-    second, rows, columns = (_average(old, new) for old, new in zip(memory[1:], _squares(g), strict=True))
+    square, by_row, by_column = _squares(g)
+    second = SECOND_MOMENT_DECAY * memory.second_moment + (1 - SECOND_MOMENT_DECAY) * square
+    rows, columns = _average(memory.rows, by_row), _average(memory.columns, by_column)
     *unbias, scale = (-1 / jnp.expm1(count * math.log(d)) for d in (*MOMENTUM_DECAYS, SECOND_MOMENT_DECAY))
     by_factors, mean = _inverse_roots(second, rows, columns, scale)
     features = _features(g, [m * u for m, u in zip(momenta, unbias, strict=True)], second * scale, mean, by_factors)
@@ -191,7 +193,7 @@ def _squares(g: Float[Array, "*S"]) -> tuple[Array, Array | None, Array | None]:
 
 
 def _average(old: Array | None, new: Array | None) -> Array | None:
-    return None if old is None else SECOND_MOMENT_DECAY * old + (1 - SECOND_MOMENT_DECAY) * new
+    return None if old is None or new is None else SECOND_MOMENT_DECAY * old + (1 - SECOND_MOMENT_DECAY) * new
 
 
 def _inverse_roots(second: Array, rows: Array | None, columns: Array | None, scale: Array) -> tuple[Array, Array]:

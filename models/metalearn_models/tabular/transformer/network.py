@@ -136,10 +136,11 @@ class TableTransformer(nnx.Module):
     def run(self, context: Context, xs: Float[Array, "B N F"]) -> Float[Array, "B N C"]:
         """Read tables and answer for test rows in one pass, for meta-training."""
         measured, tokens, rows, labels, given = self._begin(context)
+        columns = tokens[:, 1:]
         h = jnp.concatenate(
             [
-                self._tokens(measured, context.xs, context.columns, given),
-                self._tokens(measured, xs, context.columns, self._nothing(xs)),
+                self._tokens(measured, jnp.asarray(context.xs), columns, given),
+                self._tokens(measured, xs, columns, self._nothing(xs)),
             ],
             axis=1,
         )
@@ -152,7 +153,7 @@ class TableTransformer(nnx.Module):
     def read(self, context: Context, chunk: int) -> Memory:
         """Read the training rows, `chunk` of them at once; this must divide their number if it is smaller."""
         measured, tokens, rows, labels, given = self._begin(context)
-        h, layers = self._tokens(measured, context.xs, context.columns, given), []
+        h, layers = self._tokens(measured, jnp.asarray(context.xs), tokens[:, 1:], given), []
         size = min(chunk, h.shape[1])
         for block in self.blocks:
             memory = block.memory(h, rows, tokens)
@@ -173,11 +174,12 @@ class TableTransformer(nnx.Module):
         return self._decode(h, memory)
 
     def _begin(self, context: Context) -> tuple[Columns, Array, Array, Array, Array]:
-        rows = (context.ys >= 0).astype(context.xs.dtype)
-        measured = measure_columns(context.xs, rows, context.categorical, context.spin)
-        tokens = jnp.concatenate([jnp.ones_like(context.columns[:, :1]), context.columns], 1)
-        labels = jax.nn.one_hot(context.ys, context.codes.shape[1], dtype=context.xs.dtype)
-        return measured, tokens, rows, labels, self.label(labels @ context.codes)
+        xs, ys, columns, codes = (jnp.asarray(x) for x in (context.xs, context.ys, context.columns, context.codes))
+        rows = (ys >= 0).astype(xs.dtype)
+        measured = measure_columns(xs, rows, jnp.asarray(context.categorical), jnp.asarray(context.spin))
+        tokens = jnp.concatenate([jnp.ones_like(columns[:, :1]), columns], 1)
+        labels = jax.nn.one_hot(ys, codes.shape[1], dtype=xs.dtype)
+        return measured, tokens, rows, labels, self.label(labels @ codes)
 
     def _nothing(self, xs: Array) -> Array:
         return jnp.broadcast_to(self.unlabelled[...].astype(xs.dtype), (*xs.shape[:2], self.unlabelled.shape[0]))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from metalearn.errors import RunError
 from metalearn_models import optimizers
@@ -113,7 +114,7 @@ def test_settings_out_of_range_are_refused(settings, text):
 
 def test_flat_parameters_are_in_the_order_of_ravel_pytree():
     params = mlp(3, (4,), 2).init(jax.random.key(1))
-    flat, back = jax.flatten_util.ravel_pytree(params)
+    flat, back = ravel_pytree(params)
     for a, b in zip(jax.tree.leaves(unflatten_like((3, 4, 2))(flat)), jax.tree.leaves(back(flat)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert tokens_of((3, 4, 2), "units").size == flat.size == tokens_of((3, 4, 2), "chunks", 5).size
