@@ -24,6 +24,7 @@ A search that has ended is kept in `out/cells`; the same command continues.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -160,6 +161,8 @@ def run(config: CellsConfig, progress: Progress | None = None) -> dict[str, Any]
         for seed in range(config.seeds):
             for method in METHODS:
                 tag = f"{config.steps}-{config.budget}-{config.ranked}-{config.evaluations}"
+                if name == "mnist":
+                    tag += f"-{hashlib.sha256(config.mnist.encode()).hexdigest()[:8]}"
                 path = config.out / "cells" / f"{name}-{method}-{seed}-{tag}.json"
                 if not path.exists():
                     began = time.monotonic()
@@ -175,7 +178,8 @@ def run(config: CellsConfig, progress: Progress | None = None) -> dict[str, Any]
         }
     claims = [{"claim": f"{name}: {part['claim']}", **part["judged"]} for name, part in parts.items()]
     states = [claim["state"] for claim in claims]
-    verdict = "not reproduced" if "fails" in states else "reproduced" if states and set(states) == {"holds"} else "open"
+    whole = set(parts) == set(PROBLEMS) and set(states) == {"holds"}
+    verdict = "not reproduced" if "fails" in states else "reproduced" if whole else "open"
     result = {
         "parts": parts,
         "skipped": skipped,

@@ -152,10 +152,10 @@ def read_table(config: ArchitecturesConfig, grid: str, progress: Progress | None
             began = time.monotonic()
             valid, test = fill_table(problem, steps, seed)
             kept_seconds = {"seconds": time.monotonic() - began}
+            write_atomically(path.with_suffix(".time"), json.dumps(kept_seconds).encode())
             write_results(
                 path, Results("architectures", kept, problem.space.as_json(), seed, steps, candidates, valid, test)
             )
-            write_atomically(path.with_suffix(".time"), json.dumps(kept_seconds).encode())
             if progress is not None:
                 best = f"best test error {test.min():.4f}"
                 progress.note(f"{grid}, seed {seed}: {len(test)} candidates, {best}, {kept_seconds['seconds']:.0f} s")

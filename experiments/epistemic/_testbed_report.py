@@ -50,7 +50,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], taus: Sequence[int], temperatur
     claims = judge({row["agent"]: row for row in summary}, taus)
     wrong = [c["claim"] for c in claims if c["state"] == "fails"]
     unclear = [c["claim"] for c in claims if c["state"] == "open"]
-    verdict = "not reproduced" if wrong else "open" if unclear or not claims else "reproduced"
+    whole = set(CLAIMED) <= set(names) and {1, 10} <= set(taus)
+    verdict = "not reproduced" if wrong else "open" if unclear or not whole else "reproduced"
     return {
         "summary": summary,
         "mlp": unit.tolist(),

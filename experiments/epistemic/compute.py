@@ -81,6 +81,10 @@ def run(config: ComputeConfig, progress: Progress | None = None) -> dict[str, An
     """
     if min(config.seeds, config.polyads, config.steps, config.tau, *config.sizes, *config.ratios) < 1:
         raise ValueError("--seeds, --polyads, --steps, --tau, --sizes and --ratios must be at least 1")
+    if config.indices < 2:
+        raise ValueError(f"--indices must be at least 2, got {config.indices}")
+    if min(config.temperatures) <= 0:
+        raise ValueError(f"--temperatures must be positive, got {config.temperatures}")
     start, most, folder = time.monotonic(), max(2, *config.sizes), config.out / "cells"
     folder.mkdir(parents=True, exist_ok=True)
     shapes = Signature(2, 2, 1)

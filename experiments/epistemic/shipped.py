@@ -258,7 +258,10 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     gaps = {name: [float(x) for x in mean_interval(joint(OURS) - joint(name))] for name in LEARNERS if name != OURS}
     ahead, behind = all(g[2] < 0 for g in gaps.values()), any(g[1] > 0 for g in gaps.values())
     verdict = "ahead" if ahead else "behind" if behind else "open"
-    return {"summary": summary, "joint minus others": gaps, "verdict": verdict}
+    least = min(summary, key=lambda name: summary[name]["log-loss"][0])
+    least_joint = min(LEARNERS, key=lambda name: float(joint(name).mean()))
+    words = f"least log-loss: {least}; least joint log-loss: {least_joint}"
+    return {"summary": summary, "joint minus others": gaps, "verdict": verdict, "words": words}
 
 
 def format_result(result: Mapping[str, Any]) -> str:
@@ -270,7 +273,9 @@ def format_result(result: Mapping[str, Any]) -> str:
     }
     columns["impossible"] = [str(result["summary"][name]["impossible"]) for name in names]
     gaps = [f"joint of {OURS} minus {n}: {format_estimate(g, '.2f')}" for n, g in result["joint minus others"].items()]
-    return "\n".join([format_columns(names, columns), *gaps, f"verdict: {result['verdict']}", result["picture"]])
+    return "\n".join(
+        [format_columns(names, columns), *gaps, f"verdict: {result['verdict']}; {result['words']}", result["picture"]]
+    )
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

@@ -180,8 +180,15 @@ def run(config: TestbedExperimentConfig, progress: Progress | None = None) -> di
     if "mlp" not in config.agents:
         raise ValueError(f"--agents must contain mlp, which all are divided by; got {', '.join(config.agents)}")
     sizes = (config.seeds, config.polyads, config.draws, config.shorter, *config.taus, *config.ratios, *config.inputs)
-    if min(sizes) < 1:
-        raise ValueError("--seeds, --polyads, --draws, --taus, --ratios, --inputs and --shorter must be at least 1")
+    if min(*sizes, config.in_context_polyads) < 1:
+        raise ValueError(
+            "--seeds, --polyads, --draws, --taus, --ratios, --inputs, --in-context-polyads and --shorter must be at "
+            "least 1"
+        )
+    if config.indices < 2:
+        raise ValueError(f"--indices must be at least 2, got {config.indices}")
+    if min(config.temperatures) <= 0:
+        raise ValueError(f"--temperatures must be positive, got {config.temperatures}")
     start, rows, folder = time.monotonic(), [], config.out / "cells"
     folder.mkdir(parents=True, exist_ok=True)
     for inputs in config.inputs:

@@ -106,6 +106,12 @@ def run(config: CheckpointsConfig, progress: Progress | None = None) -> dict[str
             raise unknown_name("design", name, ARMS)
     if len(config.hidden) > 1 or ("codes" in config.arms and not config.hidden):
         raise ValueError(f"--hidden takes at most one layer, and the design codes needs one; got {config.hidden}")
+    numbers = (config.seeds, config.judged, config.steps, config.sampler, config.batch, config.neighbours)
+    if min(numbers) < 1 or config.runs < 24 or not config.arms:
+        raise ValueError(
+            "--seeds, --judged, --steps, --sampler, --batch and --neighbours must be at least 1, --runs at least 24, "
+            "and --arms not empty"
+        )
     start = time.monotonic()
     zoo = ZooConfig(
         config.runs, min(128, config.runs // 4), config.train_steps, config.snapshots, min(128, config.runs)
@@ -136,7 +142,7 @@ def run(config: CheckpointsConfig, progress: Progress | None = None) -> dict[str
         given = (config.steps, config.batch, config.generator_rate, seed, kept, progress)
         trained = train_arm(arm, made, network, sampler, *given)
         found = trained.propose(made.starts, made.start_losses, judging().wished)
-        count = min(config.judged, len(made.params))
+        count = min(len(made.starts), len(made.params))
         seen = trained.propose(made.params[:count, 0], made.losses[:count, 0], judging().wished[:count])
         row = judge_row(judging(), found, found[:, 0])
         row["r2_seen"] = judge_row(judging()._replace(unit=None), seen, seen[:, 0])["r2"]
@@ -207,9 +213,18 @@ def judge_claims(
     }
     if units:
         parts["below stored + noise"] = loss < trivial[f"stored + noise, as far as {best}"]["loss"]
-    verdict = "reproduced" if all(parts.values()) else "not reproduced"
+    others = [name for name in means if name != best and _reaches_all(name, means[name], trivial, units)]
+    verdict = "reproduced" if all(parts.values()) else "open" if others else "not reproduced"
     first = f"As good as the best design ({best}): {', '.join(as_good)}." if as_good else "No trivial row is as good."
     return {"verdict": verdict, "first": first, "best": best, "parts": parts, "r2": r2, "loss": loss}
+
+
+def _reaches_all(name: str, mean: Mapping[str, float], trivial: Mapping[str, Mapping[str, Any]], units: bool) -> bool:
+    """Whether a design with less alignment than the best reaches all three figures."""
+    noise = trivial.get(f"stored + noise, as far as {name}")
+    below = not units or (noise is not None and mean["loss"] < noise["loss"])
+    enough = mean["r2"] >= (0.9 if units else 0.97)
+    return enough and below and mean["loss"] < trivial["single gradient step"]["loss"]
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

@@ -94,10 +94,12 @@ def after_jumps(objective: Objective, data: Split, run: Path, jumps: int) -> Obj
 def cost_in_steps(run: Path) -> float:
     """The operations of one jump over those of a step of Adam."""
     trained = library.read(run)
+    if trained.name != "gpt":
+        raise ValueError(f"--run-folder must be of metalearn train-gpt, got weights of {trained.name}")
     settings = trained.card["optimizer"]["settings"]
     inputs, *hidden, outputs = settings["widths"]
     if settings["tokens"] != "units" or len(hidden) != 1:
-        raise ValueError(f"run_folder must be of a generator with tokens of hidden units, got {run}")
+        raise ValueError(f"--run-folder must be of a generator with tokens of hidden units, got {run}")
     weights = sum(int(np.size(x)) for x in jax.tree.leaves(trained.theta["network"]))
     sampler = settings["generator"]
     predictions = {"regression": 1, "diffusion": sampler["steps"], "flow": 2 * sampler["steps"] - 1}[sampler["method"]]

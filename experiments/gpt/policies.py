@@ -96,6 +96,7 @@ def record(config: PolicyConfig, progress: Progress | None) -> Zoo:
     )
     shape = ZooConfig(config.runs, 32, config.updates, 12, shard=64)
     about = {"system": "cart pole", "rate": config.rate, "episodes": config.episodes, "horizon": config.horizon}
+    about["judged_by"] = config.judged_by
     return fill_zoo(config.out / "checkpoints", training, shape, about, progress)
 
 

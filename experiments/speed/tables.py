@@ -21,6 +21,7 @@ Without `--peer`, or where a part of it is missing, only ours is measured.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -200,7 +201,8 @@ def _train_peer(config: TableSpeedConfig, tables: Path, real: Path) -> dict[str,
 def run(config: TableSpeedConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Train both, and classify with both. What the folder has already is not done again."""
     config.out.mkdir(parents=True, exist_ok=True)
-    kept = config.out / f"rows-{config.steps}.json"
+    marks = {k: str(v) for k, v in vars(config).items() if k not in ("out", "peer", "peer_python")}
+    kept = config.out / f"rows-{hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:8]}.json"
     result: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     real = splits_of(config.splits)
     with tempfile.TemporaryDirectory() as name:

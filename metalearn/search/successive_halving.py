@@ -108,7 +108,10 @@ def candidates_within(budget: int, least: int, most: int, eta: int = 4) -> int:
     """
     if budget < cost(plan_rungs(1, least, most, eta)):
         raise ValueError(f"a budget of {budget} steps trains no candidate to the last rung: it must be at least {most}")
-    low, high = 1, budget // least + 1
+    low = eta + 1
+    if cost(plan_rungs(low, least, most, eta)) > budget:
+        return min(eta, budget // most)  # so few go to the end without a rung before it
+    high = max(low, budget // least) + 1
     while high - low > 1:  # with more than eta candidates the cost grows with their number
         middle = (low + high) // 2
         low, high = (middle, high) if cost(plan_rungs(middle, least, most, eta)) <= budget else (low, middle)

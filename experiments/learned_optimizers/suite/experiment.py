@@ -41,7 +41,10 @@ from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate
 from metalearn.errors import unknown_name
 from metalearn.pictures import new_figure, save
+from metalearn.runs.files import write_atomically
 from metalearn.runs.progress import Progress
+from metalearn.runs.weights import theta_sha256
+from metalearn_models import optimizers
 
 __all__ = ["PRESETS", "SuiteConfig", "format_result", "judge", "run"]
 
@@ -86,6 +89,8 @@ def run(config: SuiteConfig, progress: Progress | None = None) -> dict[str, Any]
         for name in given:
             if name not in known:
                 raise unknown_name(kind, name, known)
+    if min(config.seeds, config.tuning_seeds, *config.lengths) < 1:
+        raise ValueError("--lengths, --seeds and --tuning-seeds must be at least 1")
     for task in config.tasks:
         for rule in names:
             with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -104,7 +109,7 @@ def _measure(config: SuiteConfig, task: str, rule: str, made: Rule) -> list[dict
     path = config.out / "cells" / f"{name}.json"
     marks = {"lengths": list(config.lengths), "seeds": config.seeds, "tuning_seeds": config.tuning_seeds}
     if rule == TRAINED:
-        marks["weights"] = str(config.weights)
+        marks["weights"] = theta_sha256(optimizers.read(str(config.weights)).theta)
     if path.exists() and (kept := json.loads(path.read_text()))["marks"] == marks:
         return kept["rows"]
     seeds = jnp.arange(config.seeds + config.tuning_seeds)
@@ -131,7 +136,7 @@ def _measure(config: SuiteConfig, task: str, rule: str, made: Rule) -> list[dict
         }
         rows.append(found)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"marks": marks, "rows": rows}))
+    write_atomically(path, json.dumps({"marks": marks, "rows": rows}).encode())
     return rows
 
 

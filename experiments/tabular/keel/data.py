@@ -86,10 +86,10 @@ def split(ys: Int[np.ndarray, " N"], rows: int, seed: int) -> Split | None:
 
     Args:
         ys: classes.
-        rows: how many to learn from; they may be at most 70 % of the table.
+        rows: how many to learn from; at most 70 % of the table, and at least one per class.
         seed: decides the rows.
     """
-    if rows > 0.7 * len(ys):
+    if rows > 0.7 * len(ys) or rows < len(np.unique(ys)):
         return None
     order = np.random.default_rng(seed).permutation(len(ys))
     one_each = [np.flatnonzero(ys[order] == label)[:1] for label in np.unique(ys)]

@@ -115,6 +115,8 @@ def prepare(config: TrainGPTConfig, folder: Path, progress: Progress | None = No
     dataset = datasets.load(config.data)
     widths = widths_of(config, dataset)
     # What can be refused is refused before anything is recorded.
+    if config.tokens == "units" and len(config.hidden) != 1:
+        raise ValueError(f"--tokens units needs one hidden layer, got --hidden {config.hidden}: take --tokens chunks")
     tokeniser = tokens_of(widths, config.tokens, config.chunk)
     respace(linear_schedule(), config.generator.steps)
     if config.checkpoints.unseen < 1:

@@ -31,7 +31,8 @@ class TrainGPTConfig:
     checkpoints: ZooConfig = field(default_factory=lambda: ZooConfig(runs=1152, snapshots=16))
     """How many runs are recorded, and when."""
     zoo: Annotated[str, Place()] | None = None
-    """Folder of the checkpoints, which several runs can share; what is missing is recorded. None: in the run's."""
+    """Folder of the checkpoints, which several runs can share; what is missing is recorded. None: RUN-checkpoints,
+    beside the folder of the run."""
     tokens: Literal["units", "chunks"] = "units"
     """units: a token per hidden unit, of networks with one hidden layer. chunks: of any network."""
     chunk: Steps = 256

@@ -1,7 +1,7 @@
 """Accuracy and log loss on real tables, while a learner is meta-trained and after.
 
-Each bundled set of scikit-learn is shown by 50 and by 200 of its rows, drawn so that each class has one; the test rows
-are at most 300 others. The seed decides the rows, so all learners are scored on the same ones.
+Each bundled set of scikit-learn is shown by 50 and, if it is large enough, by 200 of its rows, drawn so that each class
+has one; the test rows are at most 300 others. The seed decides the rows, so all learners are scored on the same ones.
 """
 
 from __future__ import annotations

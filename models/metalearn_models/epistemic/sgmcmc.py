@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Signature
-from metalearn.ranges import Positive, Share, Size, Steps
+from metalearn.ranges import Decay, Positive, Size, Steps
 from metalearn_models.epistemic._common import (
     check_agent,
     cross_entropy,
@@ -43,7 +43,7 @@ class SGMCMCConfig:
     """Divides the weight decay `sqrt(temperature) D / n`."""
     learning_rate: Positive = 1e-3
     """Step size; the testbed's is ten times smaller."""
-    momentum: Share = 0.9
+    momentum: Decay = 0.9
     """Momentum decay."""
     samples: Size = 100
     """Samples kept, at equal distances over the last four fifths of the steps; the testbed keeps 400."""

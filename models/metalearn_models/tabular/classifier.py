@@ -40,7 +40,7 @@ _ALLOW_NAN: Any = "allow-nan"  # scikit-learn's annotation knows only truth valu
 class InContextClassifier(ClassifierMixin, BaseEstimator):
     """Classify a table by reading it: a meta-trained Transformer looks at the rows that `fit` is given.
 
-    Made for small tables, of up to 10,000 rows. There may be any number of features and classes. Features are numbers
+    Made for small tables. There may be any number of features and classes. Features are numbers
     or categories, and values may be missing. Rows are predicted independently of one another. What happens depends on
     the weights.
 
@@ -50,8 +50,9 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
     at a time is left out of one more reading) calibrate the prediction: a temperature and a bias per class. A view
     keeps about 1.6 kB per cell of its context: 26 MB for 1,000 rows of 16 columns.
 
-    A learner that reads sequences knows the shapes that it was meta-trained for. A category becomes a column per level,
-    and is none of them where it is missing or was not met in `fit`; a missing number counts as the mean of its column.
+    A learner that reads sequences knows the shapes that it was meta-trained for. A category of 3 to 30
+    levels becomes a column per level, and is none of them where it is missing or was not met in `fit`. Other categories
+    stay one column of numbers, and a missing number counts as the mean of its column.
     Up to the learner's context (63 rows for `digits-synthetic-16x10`) every view has all rows. Of a larger table
 
     - each view has a stratified sample, and up to 16 views are drawn to show every row to one of them;
@@ -127,6 +128,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"weights must be a name ({names}), a safetensors file or the folder of a run, got {self.weights!r}"
             )
+        vars(self).pop("_reader", None)  # a fit that is refused leaves nothing that could answer
         X, y = self._check(X, y)
         check_classification_targets(y)
         self.classes_, classes = np.unique(y, return_inverse=True)
@@ -149,6 +151,10 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         self.card_, self.n_views_ = trained.card, self._reader.views
         self.calibration_ = self._reader.calibration
         return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether a table was read."""
+        return hasattr(self, "_reader")
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "N K"]:
         """Probabilities of the classes, in the order of `classes_`.

@@ -104,7 +104,14 @@ def _columns(X: Any) -> list[Any]:
     """The columns: of a frame as lists of Python values, of an array as arrays."""
     if not is_frame(X):
         return list(np.asarray(X).T)
-    return [frame_column.to_list() for frame_column in (X[name] for name in X.columns)]
+    return [column.to_list() for column in _frame_columns(X)]
+
+
+def _frame_columns(X: Any) -> list[Any]:
+    """The columns of a frame by their places, since pandas allows several of one name."""
+    if hasattr(X, "iloc"):
+        return [X.iloc[:, j] for j in range(X.shape[1])]
+    return [X[name] for name in X.columns]
 
 
 def _choose(X: Any, columns: list[Any], names: list[str] | None, wanted: Any) -> Bool[np.ndarray, " F"]:
@@ -118,7 +125,7 @@ def _choose(X: Any, columns: list[Any], names: list[str] | None, wanted: Any) ->
             )
         if names is None:
             return chosen
-        return np.array([_holds_categories(X[name], values) for name, values in zip(X.columns, columns, strict=True)])
+        return np.array([_holds_categories(*pair) for pair in zip(_frame_columns(X), columns, strict=True)])
     listed = [] if wanted is None else list(wanted)
     if listed and all(isinstance(one, bool | np.bool_) for one in listed):
         if len(listed) != len(columns):
@@ -162,7 +169,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _numbers(name: Any, values: Any) -> Any:
-    if isinstance(values, np.ndarray):
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "OUS":
         return values
     try:
         return [np.nan if _is_missing(value) else float(value) for value in values]

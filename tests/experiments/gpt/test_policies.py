@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from experiments.gpt import policies
@@ -26,4 +25,4 @@ def test_it_runs_and_leaves_table_and_picture(tmp_path):
 def test_the_verdict_follows_the_rule(diffusion, regression, begins):
     scores = {"nearest stored checkpoint": 0.1, "diffusion": diffusion, "regression": regression}
     rows = {name: [{"alignment": score}] for name, score in scores.items()}
-    assert policies.verdict(rows).startswith(begins) and np.isfinite(diffusion)
+    assert policies.verdict(rows).startswith(begins)

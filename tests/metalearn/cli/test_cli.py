@@ -192,7 +192,7 @@ def test_every_preset_survives_its_json_form(preset):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
+        (["trian"], "unknown command 'trian'. Did you mean 'train' or 'train-gpt'?"),
         (["train", "digit"], "unknown preset 'digit'. Did you mean 'digits'?"),
         (["train", "--learner", "transformr"], "unknown learner 'transformr'. Did you mean 'transformer'?"),
         (["train", "--learner", "ridge"], "ridge has nothing to meta-train"),

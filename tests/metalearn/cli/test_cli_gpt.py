@@ -86,7 +86,7 @@ def test_checkpoints_that_are_damaged_or_of_another_network_are_refused(trained,
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--hidden", "3", "3"), "use chunk_tokens"),
+        (("--hidden", "3", "3"), "take --tokens chunks"),
         (("--generator.steps", "1001"), "from 1 to 1000 steps, got 1001"),
         (("--checkpoints.unseen", "0"), "--checkpoints.unseen must be at least 1"),
     ],

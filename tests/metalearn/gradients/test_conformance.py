@@ -29,7 +29,15 @@ ESTIMATORS = {
     "nres_a": lambda loop: gradients.nres_a(loop, 0.1, 4, WINDOW),
 }
 OTHERS = {"Estimator", "Horizon", "Noise", "constant_horizon", "dense", "growing_horizon", "linear_growth"}
-OTHERS |= {"centred_ranks", "z_scores", "log_uniform_horizon", "low_rank", "with_curriculum", "with_schedule"}
+OTHERS |= {
+    "centred_ranks",
+    "together",
+    "z_scores",
+    "log_uniform_horizon",
+    "low_rank",
+    "with_curriculum",
+    "with_schedule",
+}
 
 
 def data(bad=0, beyond=1.0, first=LENGTH):

@@ -35,6 +35,9 @@ def test_costs_are_those_counted_by_hand():
         assert halving.cost(halving.plan_rungs(n, 1, 64, 4)) <= budget
         assert halving.cost(halving.plan_rungs(n + 1, 1, 64, 4)) > budget
     assert trained_within(200, 64) == 3
+    for budget, most, eta in ((20, 16, 4), (72, 64, 8), (16, 16, 4), (17, 16, 4), (40, 8, 2)):
+        fits = [n for n in range(1, budget + 1) if halving.cost(halving.plan_rungs(n, 1, most, eta)) <= budget]
+        assert halving.candidates_within(budget, 1, most, eta) == max(fits)
 
 
 def test_promotions_are_those_of_a_trace_by_hand(parabola, rates):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_wine
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from metalearn.errors import UnknownNameError
@@ -147,3 +148,13 @@ def test_a_larger_table_is_calibrated_by_views_that_do_not_hold_the_row(weights,
     rows = [int(np.flatnonzero((X == row).all(1))[0]) for row in asked[0]]
     assert len(set(rows)) > 100 and shown[:, rows].any() and not shown[:, rows].all(0).any()
     np.testing.assert_array_equal(counted[0][0], ~shown[:, rows])
+
+
+def test_a_fit_that_is_refused_leaves_nothing_that_answers(weights):
+    X, y = _table(12)
+    classifier = InContextClassifier(weights, n_estimators=1).fit(X, y)
+    classifier.weights = "nope"
+    with pytest.raises(UnknownNameError, match="nope"):
+        classifier.fit(X, y + 10)
+    with pytest.raises(NotFittedError):
+        classifier.predict(X)

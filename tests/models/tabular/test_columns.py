@@ -116,3 +116,14 @@ def test_the_classifier_learns_from_categories_and_survives_missing_values():
     assert holed.score(X[50:], y[50:]) > 0.9
     X[:, 1] = np.nan  # a column of which nothing is known
     assert np.isfinite(InContextClassifier(NAME, n_estimators=GROUP).fit(X[:50], y[:50]).predict_proba(X)).all()
+
+
+def test_a_text_in_an_array_of_objects_is_named_by_its_place():
+    with pytest.raises(ValueError, match="column 1 holds a value that is no number"):
+        fit_columns(np.array([["a", "1"], ["b", "x"]], object), [0])
+
+
+def test_columns_of_one_name_are_told_apart_by_their_places():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame([[1.0, 5.0], [2.0, 6.0]], columns=["a", "a"])
+    np.testing.assert_array_equal(encode(fit_columns(frame, None), frame), [[1, 5], [2, 6]])

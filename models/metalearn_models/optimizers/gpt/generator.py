@@ -82,7 +82,7 @@ class Generator(NamedTuple):
     schedule: Schedule
 
     def init(self, key: PRNGKeyArray) -> dict[str, Any]:
-        """Fresh meta-parameters: the Transformer's weights, and the errors of its prediction by time."""
+        """Fresh meta-parameters: the Transformer's weights."""
         return init_transformer(self.config.network, self.tokeniser, key)
 
     def scaled(self, flat: Float[Array | np.ndarray, "*B P"]) -> Float[Array, "*B P"]:
@@ -136,13 +136,13 @@ def fit_generator_scales(
     """Scales from the checkpoints of training runs. Tokens of one group share theirs, so that units can be permuted.
 
     Raises:
-        ValueError: a loss is not finite or not positive, or the parameters are of another number.
+        ValueError: a loss is not finite or negative, or the parameters are of another number.
     """
     if params.shape[-1] != tokeniser.size:
         raise ValueError(f"the tokeniser is for {tokeniser.size} parameters, got checkpoints of {params.shape[-1]}")
-    bad = int((~np.isfinite(losses)).sum())
+    bad = int((~(np.isfinite(losses) & (losses >= 0))).sum())
     if bad:
-        raise ValueError(f"{bad} of {losses.size} losses are not finite: drop these runs, as `fill_zoo` does")
+        raise ValueError(f"{bad} of {losses.size} losses are not finite and at least 0: drop these runs")
     mean, scale = np.zeros(tokeniser.size, np.float32), np.ones(tokeniser.size, np.float32)
     for places in tokeniser.places:
         values = np.asarray(params, np.float32)[..., places]
@@ -195,7 +195,7 @@ def jump(
             size,
             schedule,
             key,
-            config.variance if known is not None else "small",
+            "small" if config.variance == "learned" and known is None else config.variance,
             known,
         )
     return made * generator.scales.scale + generator.scales.mean

@@ -99,7 +99,8 @@ def encode(
     rank = (left + right).astype(xs.dtype) / 2 / columns.number[:, None]
     place = jnp.take_along_axis(columns.distinct, left.swapaxes(1, 2), -1).swapaxes(1, 2)
     turn, shift = columns.spin[:, None, :, 0], columns.spin[:, None, :, 1]
-    number = (place * (2 * turn + 1) + shift) % len(CATEGORY_CODES)
+    count = len(CATEGORY_CODES)  # categories beyond that number share codes, but not with the same others in each view
+    number = (place * (2 * turn + 1) + place // count * (turn + shift) + shift) % count
     known = there & columns.categorical[:, None] & (left < right)
     code = jnp.where(known[..., None], jnp.asarray(CATEGORY_CODES, xs.dtype)[number], 0)
     flags = [~there, jnp.broadcast_to(columns.categorical[:, None], there.shape)]

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 __all__ = ["View", "class_codes", "draw_table_views", "show_columns"]
 
 LARGEST = 1e30
-"""Values are clipped here: their squares overflow float32 otherwise."""
+"""What is shown is clipped here, since float32 ends soon after."""
 
 
 class View(NamedTuple):
@@ -25,6 +25,7 @@ class View(NamedTuple):
         rows: the training rows that it shows.
         columns: the columns that it shows, or of which it shows principal components.
         axes: the axes of these components, and the mean and inverse scale of each column; None: the columns themselves.
+        units: what is taken from each column that is shown as it is, and by what it is then multiplied.
         categorical: which of what it shows holds categories.
         spin: two integers for each of them, which decide the codes of categories.
         codes: the code of each class.
@@ -33,6 +34,7 @@ class View(NamedTuple):
     rows: Int[np.ndarray, " m"]
     columns: Int[np.ndarray, " c"]
     axes: tuple[Float[np.ndarray, "c f"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]] | None
+    units: tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]
     categorical: Bool[np.ndarray, " f"]
     spin: Int[np.ndarray, "f 2"]
     codes: Float[np.ndarray, "K Q"]
@@ -61,7 +63,8 @@ def draw_table_views(
         rng: all randomness.
     """
     low, high = (f(np.where(np.isfinite(xs), xs, empty), 0) for f, empty in ((np.min, np.inf), (np.max, -np.inf)))
-    useful = np.flatnonzero(high > low)
+    missing = ~np.isfinite(xs)
+    useful = np.flatnonzero((high > low) | (missing.any(0) & ~missing.all(0)))  # where a value is missing may say much
     if not len(useful):  # a column is needed, and this one says nothing
         useful = np.arange(1)
     views = []
@@ -75,18 +78,34 @@ def draw_table_views(
             chosen = np.sort(rng.choice(useful, columns, replace=False))
             names = categorical[chosen]
         spin = rng.integers(32, size=(len(names), 2)).astype(np.int32)
-        views.append(View(shown, chosen, axes, names, spin, class_codes(int(ys.max()) + 1, codes, rng)))
+        units = _units(xs[:, chosen], names) if axes is None else (np.zeros(1), np.ones(1))
+        views.append(View(shown, chosen, axes, units, names, spin, class_codes(int(ys.max()) + 1, codes, rng)))
     return views
 
 
 def show_columns(view: View, xs: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N f"]:
     """What a view shows of rows."""
-    x = np.clip(xs[:, view.columns], -LARGEST, LARGEST)
     if view.axes is None:
-        return x.astype(np.float32)
+        centre, factor = view.units
+        return np.clip((xs[:, view.columns] - centre) * factor, -LARGEST, LARGEST).astype(np.float32)
+    x = np.clip(xs[:, view.columns], -LARGEST, LARGEST)
     axes, mean, scale = view.axes
     z = np.clip((np.where(np.isfinite(x), x, mean) - mean) * scale, -10, 10)
     return (z @ axes).astype(np.float32)
+
+
+def _units(
+    xs: Float[np.ndarray, "n c"], categorical: Bool[np.ndarray, " c"]
+) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """0 and 1, but median and inverse deviation of a column of numbers that float32 cannot hold as it is."""
+    x = np.where(np.isfinite(xs), xs, np.nan)
+    x[:, np.isnan(x).all(0)] = 0.0
+    middle = np.nanmedian(x, 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = np.nanstd(x, 0)
+    known = ~categorical & np.isfinite(deviation) & (deviation > 0)
+    strange = known & ((np.abs(middle) > 1e3 * deviation) | (deviation < 1e-12) | (deviation > 1e12))
+    return np.where(strange, middle, 0.0), np.where(strange, 1 / np.where(known, deviation, 1.0), 1.0)
 
 
 def class_codes(classes: int, codes: int, rng: np.random.Generator) -> Float[np.ndarray, "K Q"]:
@@ -119,6 +138,7 @@ def _principal_axes(
     xs: Float[np.ndarray, "m c"], most: int
 ) -> tuple[Float[np.ndarray, "c f"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
     x = np.clip(np.where(np.isfinite(xs), xs, np.nan), -LARGEST, LARGEST)
+    x[:, np.isnan(x).all(0)] = 0.0  # of such a column these rows know nothing, though others may
     mean = np.nanmean(x, 0)
     deviation = np.nanstd(x, 0)
     scale = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)

@@ -22,8 +22,8 @@ def trained():
 def table():
     rng = np.random.default_rng(0)
     xs = rng.standard_normal((40, 5))
-    xs[:, 3] = 7.5  # constant
     xs[rng.random(xs.shape) < 0.05] = np.nan
+    xs[:, 3] = 7.5  # constant
     return xs, np.arange(40) % 3
 
 
@@ -40,6 +40,31 @@ def test_columns_that_say_nothing_change_nothing(trained, table):
     empty = np.concatenate([xs, np.full((40, 1), np.nan)], 1)
     np.testing.assert_array_equal(answers(trained, empty[:30], ys[:30], empty[30:]), without)
     np.testing.assert_allclose(np.exp(without).sum(-1), 1, atol=1e-5)
+
+
+def test_columns_far_from_zero_and_in_any_unit_are_read_as_others(trained, table):
+    """float32 has seven digits, and its squares end at 1e38."""
+    xs, ys = table
+    plain = answers(trained, xs[:30], ys[:30], xs[30:])
+    for far, unit in ((1e9, 1.0), (0.0, 1e-25), (0.0, 1e25)):
+        moved = xs.copy()
+        moved[:, 1] = far + unit * xs[:, 1]
+        np.testing.assert_allclose(answers(trained, moved[:30], ys[:30], moved[30:]), plain, atol=2e-3)
+
+
+def test_a_missing_value_may_be_all_that_a_column_says(trained, table):
+    xs, ys = table
+    holed = np.concatenate([xs, np.where(ys == 1, np.nan, 1.0)[:, None]], 1)
+    (view,) = draw_table_views(holed, ys, np.zeros(6, bool), 1, 100, 10, 4, np.random.default_rng(0))
+    assert 5 in view.columns and 3 not in view.columns
+
+
+def test_principal_components_of_rows_that_know_nothing_of_a_column():
+    rng = np.random.default_rng(0)
+    xs, ys = rng.standard_normal((60, 6)), np.arange(60) % 2
+    xs[2:, 0] = np.nan
+    views = draw_table_views(xs, ys, np.zeros(6, bool), 8, 10, 3, 4, rng)
+    assert all(np.isfinite(show_columns(view, xs)).all() for view in views[1::2])
 
 
 def test_a_table_of_constants_has_one_answer(trained):
