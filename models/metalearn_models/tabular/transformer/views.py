@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from sklearn.utils.extmath import randomized_svd
 
 __all__ = ["View", "class_codes", "draw_table_views", "show_columns"]
 
 LARGEST = 1e30
 """What is shown is clipped here, since float32 ends soon after."""
+
+
+EXACT = 256
+"""Principal components are exact up to so many rows or columns, and approximate (randomised) beyond."""
 
 
 class View(NamedTuple):
@@ -72,7 +77,7 @@ def draw_table_views(
         shown = _stratified(ys, rows, rng) if len(ys) > rows else np.arange(len(ys))
         chosen, axes, names = useful, None, categorical[useful]
         if len(useful) > columns and number % 2:
-            axes = _principal_axes(xs[shown][:, useful], columns)
+            axes = _principal_axes(xs[shown][:, useful], columns, rng)
             names = np.zeros(axes[0].shape[1], bool)
         elif len(useful) > columns:
             chosen = np.sort(rng.choice(useful, columns, replace=False))
@@ -135,7 +140,7 @@ def _stratified(ys: Int[np.ndarray, " n"], rows: int, rng: np.random.Generator) 
 
 
 def _principal_axes(
-    xs: Float[np.ndarray, "m c"], most: int
+    xs: Float[np.ndarray, "m c"], most: int, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "c f"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
     x = np.clip(np.where(np.isfinite(xs), xs, np.nan), -LARGEST, LARGEST)
     x[:, np.isnan(x).all(0)] = 0.0  # of such a column these rows know nothing, though others may
@@ -143,4 +148,8 @@ def _principal_axes(
     deviation = np.nanstd(x, 0)
     scale = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
     z = np.clip((np.where(np.isnan(x), mean, x) - mean) * scale, -10, 10)
-    return np.linalg.svd(z, full_matrices=False)[2][:most].T, mean, scale
+    if min(z.shape) <= EXACT:
+        return np.linalg.svd(z, full_matrices=False)[2][:most].T, mean, scale
+    iterations: Any = 4  # sklearn's annotation knows only "auto"
+    found = randomized_svd(z, most, n_iter=iterations, random_state=int(rng.integers(2**31 - 1)))
+    return found[2].T, mean, scale
