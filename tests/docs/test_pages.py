@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from metalearn.cli import evaluate, plot, sweep, train, train_gpt, train_optimizer
+from metalearn.cli import evaluate, plot, sweep, train, train_gpt, train_optimizer, train_tables
 from metalearn.cli.main import main
 from metalearn.recipes.in_context.config import to_json
 from metalearn.recipes.in_context.presets import PRESETS
@@ -80,9 +80,11 @@ def test_commands_of_every_page_are_read(line, monkeypatch, capsys, tmp_path):
     def reached(*args, **kwargs):
         raise _Reached
 
+    monkeypatch.chdir(tmp_path)  # a command that is not stopped leaves nothing in the repository
     run = SimpleNamespace(config=to_json(PRESETS["digits"][1]))
     monkeypatch.setattr(train, "meta_train", reached)
     monkeypatch.setattr(train, "open_run", lambda folder: run)
+    monkeypatch.setattr(train_tables, "meta_train_tables", reached)
     monkeypatch.setattr(train_optimizer, "meta_train", reached)
     monkeypatch.setattr(train_gpt, "train_gpt", reached)
     monkeypatch.setattr(evaluate, "evaluate", reached)
