@@ -258,7 +258,8 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     gaps = {name: [float(x) for x in mean_interval(joint(OURS) - joint(name))] for name in LEARNERS if name != OURS}
     ahead, behind = all(g[2] < 0 for g in gaps.values()), any(g[1] > 0 for g in gaps.values())
     verdict = "ahead" if ahead else "behind" if behind else "open"
-    least = min(summary, key=lambda name: summary[name]["log-loss"][0])
+    losses = {name: float(np.mean([row["log-loss"] for row in part])) for name, part in by_learner.items()}
+    least = min(losses, key=lambda name: losses[name])
     least_joint = min(LEARNERS, key=lambda name: float(joint(name).mean()))
     words = f"least log-loss: {least}; least joint log-loss: {least_joint}"
     return {"summary": summary, "joint minus others": gaps, "verdict": verdict, "words": words}
