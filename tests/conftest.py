@@ -10,6 +10,7 @@ import pytest
 
 from tests import type_checks
 from tests.eight_devices import EightDevices
+from tests.programs import forget_programs
 
 # Each call of a function of the packages is held to its annotations, shapes included. The hook must stand before the
 # first import of a package.
@@ -41,6 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(KEPT_SECONDS)
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs():
+    """Programs are forgotten after a file of tests, once there are very many."""
+    yield
+    forget_programs()
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from tests.programs import forget_programs
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -69,6 +71,7 @@ def main() -> None:
     os.dup2(2, 1)  # what C++ prints is no answer
     for number, line in enumerate(sys.stdin):
         print(json.dumps(_result(json.loads(line), f"<script {number}>")), file=answers, flush=True)
+        forget_programs()
 
 
 def _result(script: str, name: str) -> tuple[str, str | None]:

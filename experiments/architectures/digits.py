@@ -152,6 +152,7 @@ def read_table(config: ArchitecturesConfig, grid: str, progress: Progress | None
             began = time.monotonic()
             valid, test = fill_table(problem, steps, seed)
             kept_seconds = {"seconds": time.monotonic() - began}
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path.with_suffix(".time"), json.dumps(kept_seconds).encode())
             write_results(
                 path, Results("architectures", kept, problem.space.as_json(), seed, steps, candidates, valid, test)
