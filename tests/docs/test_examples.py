@@ -24,7 +24,8 @@ def promotion_as_users_have_it():
 
 
 def example(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    (path,) = EXAMPLES.glob(f"*/{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -33,7 +34,7 @@ def example(name):
 
 def test_every_tutorial_has_a_page_and_a_test():
     pages = {path.stem for path in (EXAMPLES.parent / "tutorials").glob("*.md")}
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == pages
+    assert {path.stem for path in EXAMPLES.glob("*/*.py")} == pages
     assert all(f"def test_{name}" in Path(__file__).read_text() for name in pages)
 
 
