@@ -62,7 +62,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "es_in_context": Entry("experiments.gradients.es_in_context", {"standard": "5.5 min", "quick": ""}),
     "learning_to_learn": Entry("experiments.learned_optimizers.learning_to_learn", {"standard": "", "quick": ""}),
     "optimizer_suite": Entry(
-        "experiments.learned_optimizers.suite.experiment", {"standard": "", "quick": "", "long": ""}
+        "experiments.learned_optimizers.unseen_tasks.experiment", {"standard": "", "quick": "", "long": ""}
     ),
     "past_the_horizon": Entry("experiments.learned_optimizers.past_the_horizon", {"standard": "", "quick": ""}),
     "optimizer_pareto": Entry("experiments.learned_optimizers.pareto", {"standard": "", "quick": ""}),

@@ -6,33 +6,34 @@ The rule of the claims stands at the head of `experiments.architectures.digits`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from experiments.architectures._table import Table, replay
-from metalearn.intervals import mean_interval
 from metalearn.search.random_search import trained_within
 from metalearn.search.rank_correlation import rung_correlations, spearman
 from metalearn.search.successive_halving import candidates_within, plan_rungs
 from metalearn.search.variance import variance_components
 
 
-class Replays(Protocol):
-    """The settings that searches are replayed with; see `experiments.architectures.digits.ArchitecturesConfig`."""
+@dataclass(frozen=True)
+class Replays:
+    """The settings that searches are replayed with."""
 
-    @property
-    def steps(self) -> int: ...
-    @property
-    def first(self) -> tuple[int, ...]: ...
-    @property
-    def eta(self) -> int: ...
-    @property
-    def budgets(self) -> tuple[int, ...]: ...
-    @property
-    def seeds(self) -> int: ...
-    @property
-    def draws(self) -> int: ...
+    steps: int = 512
+    """R, the steps of a whole training."""
+    first: tuple[int, ...] = (2, 8, 32, 128)
+    """First rungs of halving; each times a power of eta is R."""
+    eta: int = 4
+    """One in eta candidates of a rung is kept."""
+    budgets: tuple[int, ...] = (4, 8, 16)
+    """Budgets of the searches, in R."""
+    seeds: int = 3
+    """Seeds that every candidate is trained with; a search sees one of them."""
+    draws: int = 100
+    """Searches per seed, each with candidates of its own."""
 
 
 def standard_error(test: np.ndarray) -> float:
@@ -98,7 +99,7 @@ def summarise(plan: Replays, table: Table) -> dict[str, Any]:
             {
                 "method": name,
                 "budget": budget,
-                "regret": [float(x) for x in mean_interval(regret.mean(1))],
+                "regret": list_interval(regret.mean(1)),
                 "above_least": float((regret.mean(1) + best - least).mean()),
                 "per_draw": float(regret.std()),
                 "search": luck.search,
@@ -116,7 +117,7 @@ def summarise(plan: Replays, table: Table) -> dict[str, Any]:
         "best": float(best.mean()),
         "least": float(least.mean()),
         "standard_error": error,
-        "whole_space": [float(x) for x in mean_interval(whole)],
+        "whole_space": list_interval(whole),
         "between_seeds": float(np.mean([spearman(table.valid[a, -1], table.valid[b, -1]) for a, b in pairs])),
         "correlation": {str(step): values for step, values in correlation.items()},
         "among_best": {str(step): values for step, values in among_best.items()},
@@ -138,7 +139,7 @@ def judge(
     for first in plan.first:
         mean, regret = float(np.mean(correlation[first])), regrets[f"halving r={first}", 8]
         if mean > 0.8:
-            value = [float(x) for x in mean_interval(regret.mean(1))]
+            value = list_interval(regret.mean(1))
             claims.append(
                 {
                     "claim": f"correlation {mean:.2f} at r = {first}: regret at most one standard error, {error:.4f}",
@@ -147,7 +148,7 @@ def judge(
                 }
             )
         if mean < 0:
-            value = [float(x) for x in mean_interval((regret - regrets["random", 8]).mean(1))]
+            value = list_interval((regret - regrets["random", 8]).mean(1))
             claims.append(
                 {
                     "claim": f"correlation {mean:.2f} at r = {first}: halving loses to random search",

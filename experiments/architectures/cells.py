@@ -24,8 +24,7 @@ A search that has ended is kept in `out/cells`; the same command continues.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,13 +35,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.architectures._cells import CellProblem, characters, digits, mnist
+from experiments.architectures._problems import CellProblem, characters, digits, mnist
+from experiments.suite.cells import remember, settings_of
+from experiments.suite.intervals import list_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate
 from metalearn.errors import DataNotPreparedError, unknown_name
-from metalearn.intervals import mean_interval
 from metalearn.pictures import new_figure, save
-from metalearn.runs.files import write_atomically
 from metalearn.runs.progress import Progress
 from metalearn.search.population import score_members
 from metalearn.search.random_search import random_search
@@ -149,7 +148,10 @@ def run(config: CellsConfig, progress: Progress | None = None) -> dict[str, Any]
     if config.steps < 16 or config.steps % 16:
         raise ValueError(f"--steps must be a multiple of 16, so that the rungs divide it, got {config.steps}")
     if min(config.budget, config.seeds, config.evaluations) < 2 or config.ranked < config.budget:
-        raise ValueError("--budget, --seeds and --evaluations must be at least 2, and --ranked at least --budget")
+        raise ValueError(
+            "--budget, --seeds and --evaluations must be at least 2, and --ranked at least --budget; got "
+            f"{config.budget}, {config.seeds}, {config.evaluations} and {config.ranked}"
+        )
     start, parts, skipped = time.monotonic(), {}, {}
     for name in config.problems:
         try:
@@ -160,18 +162,12 @@ def run(config: CellsConfig, progress: Progress | None = None) -> dict[str, Any]
         rows = []
         for seed in range(config.seeds):
             for method in METHODS:
-                tag = f"{config.steps}-{config.budget}-{config.ranked}-{config.evaluations}"
-                if name == "mnist":
-                    tag += f"-{hashlib.sha256(config.mnist.encode()).hexdigest()[:8]}"
-                path = config.out / "cells" / f"{name}-{method}-{seed}-{tag}.json"
-                if not path.exists():
-                    began = time.monotonic()
-                    row = search_once(problem, config, method, seed) | {"seconds": time.monotonic() - began}
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_atomically(path, json.dumps(row).encode())
-                    if progress is not None:
-                        progress.note(f"{name}, {method}, seed {seed}: test {row['test']}, {row['seconds']:.0f} s")
-                rows.append(json.loads(path.read_bytes()))
+                compute = functools.partial(_timed_search, problem, config, method, seed)
+                other = ("problems", "seeds", *([] if name == "mnist" else ["mnist"]))
+                row = remember(config.out, f"{name}-{method}-{seed}", settings_of(config, other), compute)
+                if progress is not None:
+                    progress.note(f"{name}, {method}, seed {seed}: test {row['test']}, {row['seconds']:.0f} s")
+                rows.append(row)
         parts[name] = summarise(rows) | {
             "unit": problem.unit,
             "architectures": str(problem.network.space.architectures),
@@ -194,19 +190,24 @@ def run(config: CellsConfig, progress: Progress | None = None) -> dict[str, Any]
     return write_result(config.out, result)
 
 
+def _timed_search(problem: Any, config: CellsConfig, method: str, seed: int) -> dict[str, Any]:
+    began = time.monotonic()
+    return search_once(problem, config, method, seed) | {"seconds": time.monotonic() - began}
+
+
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean test scores, both kinds of luck, mean correlations, and the claim of one problem."""
     tests = {m: np.array([row["test"] for row in rows if row["method"] == m], np.float64) for m in METHODS}
     means = {m: values.mean(1) for m, values in tests.items()}
     better = min(("halving", "sharing"), key=lambda m: float(means[m].mean()))
-    value = [float(x) for x in mean_interval(means[better] - means["random"])]
+    value = list_interval(means[better] - means["random"])
     methods = []
     for m in METHODS:
         of_method = [row["correlation"] for row in rows if row["method"] == m]
         methods.append(
             {
                 "method": m,
-                "test": [float(x) for x in mean_interval(means[m])],
+                "test": list_interval(means[m]),
                 **variance_components(tests[m])._asdict(),
                 "correlation": [_mean_correlation(level) for level in zip(*of_method, strict=True)],
             }

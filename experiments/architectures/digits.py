@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.architectures._replay import summarise
+from experiments.architectures._replay import Replays, summarise
 from experiments.architectures._report import draw, format_parts, verdict
 from experiments.architectures._table import Problem, Table, digits_problem, fill_table
 from experiments.suite.results import write_result
@@ -55,7 +55,7 @@ GRIDS = {"narrow": (0.01, 0.03, 0.1), "wide": (0.003, 0.03, 0.3)}
 
 
 @dataclass(frozen=True)
-class ArchitecturesConfig:
+class ArchitecturesConfig(Replays):
     """Search a space whose table is known."""
 
     grids: tuple[str, ...] = ("narrow", "wide")
@@ -68,18 +68,6 @@ class ArchitecturesConfig:
     """Units of a node."""
     batch: int = 32
     """Examples per step."""
-    steps: int = 512
-    """R, the steps of a whole training."""
-    first: tuple[int, ...] = (2, 8, 32, 128)
-    """First rungs of halving; each times a power of eta is R."""
-    eta: int = 4
-    """Of a rung's candidates one in so many goes on."""
-    budgets: tuple[int, ...] = (4, 8, 16)
-    """Budgets of the searches, in R."""
-    seeds: int = 3
-    """Seeds that every candidate is trained with; a search sees one of them."""
-    draws: int = 100
-    """Searches per seed, each with candidates of its own."""
     out: Path = Path("runs/architectures")
     """Folder of the table and the picture."""
 

@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.architectures._replay import summarise
+from experiments.architectures._replay import Replays, summarise
 from experiments.architectures._report import draw, format_parts, verdict
 from experiments.architectures._table import Table, digits_problem
 from experiments.suite.results import write_result
@@ -55,25 +55,13 @@ SCORE = "error"
 
 
 @dataclass(frozen=True)
-class EarlyStoppingConfig:
+class EarlyStoppingConfig(Replays):
     """Search among learning rates and losses, with early stopping and without."""
 
     problems: tuple[str, ...] = ("learning-rates", "losses", "noisy-quadratic", "large-rates")
     """Problems by name."""
     candidates: int = 256
     """Candidates of each space."""
-    steps: int = 512
-    """R, the steps of a whole training."""
-    first: tuple[int, ...] = (2, 8, 32, 128)
-    """First rungs of halving; each times a power of eta is R."""
-    eta: int = 4
-    """Of a rung's candidates one in so many goes on."""
-    budgets: tuple[int, ...] = (4, 8, 16)
-    """Budgets of the searches, in R."""
-    seeds: int = 3
-    """Seeds that every candidate is trained with; a search sees one of them."""
-    draws: int = 100
-    """Searches per seed, each with candidates of its own."""
     out: Path = Path("runs/early_stopping")
     """Folder of the result and the picture."""
 

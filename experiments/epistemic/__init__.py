@@ -1,1 +1,1 @@
-"""Agents that know what they do not know: the testbed, priors, compute, and a bandit."""
+"""Epistemic agents: the testbed, their compute, a bandit, and shipped learners."""

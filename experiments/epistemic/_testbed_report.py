@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.suite.intervals import list_interval
 from experiments.suite.tables import format_columns, format_estimate
-from metalearn.intervals import mean_interval
 from metalearn.pictures import new_figure, save
 
 CLAIMED = ("ensemble", "prior-ensemble", "epinet")
@@ -34,7 +34,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], taus: Sequence[int], temperatur
         summary.append(
             {
                 "agent": name,
-                **{f"tau {tau}": [float(x) for x in mean_interval(per_seed[:, i])] for i, tau in enumerate(taus)},
+                **{f"tau {tau}": list_interval(per_seed[:, i]) for i, tau in enumerate(taus)},
                 "infinite": int(sum(np.sum(row["infinite"]) for row in rows if row["agent"] == name)),
                 "spread": np.mean(spreads[name], (0, 1, 2)).tolist() if spreads[name] else None,
                 "seconds": round(sum(row["seconds"] for row in rows if row["agent"] == name), 1),

@@ -1,4 +1,4 @@
-"""A bandit in which joint predictions beat marginal ones: Thompson sampling with an epistemic network.
+"""A bandit that asks whether joint predictions beat marginal ones: Thompson sampling with an epistemic network.
 
 Osband et al. 2021 (arXiv 2107.08924); the bandit is that of the neural testbed. Actions are standard normal inputs, and
 a teacher of the testbed gives each the probability of its reward. After every reward the agent's network takes some
@@ -23,9 +23,6 @@ reproduced": the interval lies below 0, or both greedy choices have less mean re
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,12 +35,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from experiments.suite.cells import remember, settings_of
+from experiments.suite.intervals import list_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate
 from metalearn.intervals import mean_interval
 from metalearn.learner import Signature
 from metalearn.pictures import new_figure, save
-from metalearn.runs.files import write_atomically
 from metalearn.runs.progress import Progress
 from metalearn_models.epistemic import Agent, Knowledge, Params, make_agent
 from metalearn_tasks.families.testbed import draw_teacher, teacher_logits
@@ -152,26 +150,28 @@ def run(config: BanditConfig, progress: Progress | None = None) -> dict[str, Any
     """
     if min(config.actions, config.inputs, config.rewards, config.steps, config.seeds) < 1 or config.indices < 2:
         raise ValueError(
-            "--actions, --inputs, --rewards, --steps and --seeds must be at least 1, and --indices at least 2"
+            "--actions, --inputs, --rewards, --steps and --seeds must be at least 1, and --indices at least 2; got "
+            f"{config.actions}, {config.inputs}, {config.rewards}, {config.steps}, {config.seeds} and {config.indices}"
         )
-    start, regrets, folder = time.monotonic(), {}, config.out / "cells"
-    folder.mkdir(parents=True, exist_ok=True)
+    if config.temperature <= 0:
+        raise ValueError(f"--temperature must be positive, got {config.temperature}")
+    start, regrets = time.monotonic(), {}
     for rule, name in RULES.items():
-        path = folder / f"{rule.replace(', ', '-').replace(' ', '-')}-{_fingerprint(config)}.json"
-        if not path.exists():
+
+        def compute(rule: str = rule, name: str = name) -> Any:
             agent = make_agent(name, Signature(config.inputs, 2, 1))
-            played = jax.jit(jax.vmap(lambda seed, rule=rule, agent=agent: play(config, rule, agent, seed)))
-            write_atomically(path, json.dumps(np.asarray(played(jnp.arange(config.seeds))).tolist()).encode())
-        regrets[rule] = np.array(json.loads(path.read_bytes()), np.float64)
+            played = jax.jit(jax.vmap(lambda seed: play(config, rule, agent, seed)))
+            return np.asarray(played(jnp.arange(config.seeds))).tolist()
+
+        found = remember(config.out, rule.replace(", ", "-").replace(" ", "-"), settings_of(config), compute)
+        regrets[rule] = np.array(found, np.float64)
         if progress is not None:
             progress.note(f"{rule}: regret {regrets[rule].sum(1).mean():.1f}")
     totals = {rule: values.sum(1) for rule, values in regrets.items()}
     result = {
-        "regret": {rule: [float(x) for x in mean_interval(total)] for rule, total in totals.items()},
+        "regret": {rule: list_interval(total) for rule, total in totals.items()},
         "less than": {
-            rule: [float(x) for x in mean_interval(total - totals["joint"])]
-            for rule, total in totals.items()
-            if rule != "joint"
+            rule: list_interval(total - totals["joint"]) for rule, total in totals.items() if rule != "joint"
         },
         "seconds": round(time.monotonic() - start, 1),
         "picture": str(config.out / "epistemic_bandit.png"),
@@ -179,11 +179,6 @@ def run(config: BanditConfig, progress: Progress | None = None) -> dict[str, Any
     result["verdict"] = judge(result)
     draw(regrets, config.out / "epistemic_bandit.png")
     return write_result(config.out, result)
-
-
-def _fingerprint(config: BanditConfig) -> str:
-    """Names what decides the numbers of a cell."""
-    return hashlib.sha256(repr(dataclasses.replace(config, out=Path())).encode()).hexdigest()[:8]
 
 
 def judge(result: Mapping[str, Any]) -> str:

@@ -16,9 +16,6 @@ it, the largest must cost at least 10 times as much. "reproduced": for the plain
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,13 +28,13 @@ import numpy as np
 
 from experiments.epistemic._problems import Problem, joint_each
 from experiments.epistemic.testbed import TestbedExperimentConfig, problems
+from experiments.suite.cells import remember, settings_of
+from experiments.suite.intervals import list_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate
 from metalearn.costs.flops import step_flops
-from metalearn.intervals import mean_interval
 from metalearn.learner import Signature
 from metalearn.pictures import new_figure, save
-from metalearn.runs.files import write_atomically
 from metalearn.runs.progress import Progress
 from metalearn_models.epistemic import Agent, make_agent, train
 
@@ -80,13 +77,15 @@ def run(config: ComputeConfig, progress: Progress | None = None) -> dict[str, An
         ValueError: a number is out of its range.
     """
     if min(config.seeds, config.polyads, config.steps, config.tau, *config.sizes, *config.ratios) < 1:
-        raise ValueError("--seeds, --polyads, --steps, --tau, --sizes and --ratios must be at least 1")
+        raise ValueError(
+            "--seeds, --polyads, --steps, --tau, --sizes and --ratios must be at least 1; got "
+            f"{config.seeds}, {config.polyads}, {config.steps}, {config.tau}, {config.sizes} and {config.ratios}"
+        )
     if config.indices < 2:
         raise ValueError(f"--indices must be at least 2, got {config.indices}")
     if min(config.temperatures) <= 0:
         raise ValueError(f"--temperatures must be positive, got {config.temperatures}")
-    start, most, folder = time.monotonic(), max(2, *config.sizes), config.out / "cells"
-    folder.mkdir(parents=True, exist_ok=True)
+    start, most = time.monotonic(), max(2, *config.sizes)
     shapes = Signature(2, 2, 1)
     kinds = {
         "ensemble": make_agent("ensemble", shapes, members=most, steps=config.steps),
@@ -99,12 +98,13 @@ def run(config: ComputeConfig, progress: Progress | None = None) -> dict[str, An
     found: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
     for ratio in config.ratios:
         for name, agent in kinds.items():
-            path = folder / f"{name}-{ratio}-{_fingerprint(config)}.json"
-            if not path.exists():
-                sizes = (config.indices,) if name == "epinet" else config.sizes
-                kl = kl_of_prefixes(agent, problems(source, 2, ratio), sizes, config.indices)
-                write_atomically(path, json.dumps(np.asarray(kl).tolist()).encode())
-            found[name].append(np.array(json.loads(path.read_bytes()), np.float64))
+            sizes = (config.indices,) if name == "epinet" else config.sizes
+
+            def compute(agent: Agent = agent, sizes: tuple[int, ...] = sizes, ratio: int = ratio) -> Any:
+                return np.asarray(kl_of_prefixes(agent, problems(source, 2, ratio), sizes, config.indices)).tolist()
+
+            kl = remember(config.out, f"{name}-{ratio}", settings_of(config, ("ratios",)), compute)
+            found[name].append(np.array(kl, np.float64))
             if progress is not None:
                 means = ", ".join(f"{x:.3f}" for x in found[name][-1].mean((0, 1)))
                 progress.note(f"{name}, n = {2 * ratio}: KL {means}")
@@ -116,7 +116,7 @@ def run(config: ComputeConfig, progress: Progress | None = None) -> dict[str, An
             values = {"members": max(2, size)} if size else {}
             agent = make_agent(name, shapes, steps=config.steps, **values)
             share = size / max(2, size) if size else 1.0  # an ensemble has at least two members
-            kl = [float(x) for x in mean_interval(per_seed[:, i])]
+            kl = list_interval(per_seed[:, i])
             flops = share * step_flops(training(agent), one)
             rows.append({"agent": name, "size": size, "kl": kl, "flops": flops})
     judged = judge(rows)
@@ -135,12 +135,6 @@ def run(config: ComputeConfig, progress: Progress | None = None) -> dict[str, An
     return write_result(config.out, result)
 
 
-def _fingerprint(config: ComputeConfig) -> str:
-    """Names what decides the numbers of a cell besides its agent and ratio."""
-    kept = dataclasses.replace(config, ratios=(), out=Path())
-    return hashlib.sha256(repr(kept).encode()).hexdigest()[:8]
-
-
 def kl_of_prefixes(agent: Agent, made: Problem, sizes: tuple[int, ...], indices: int) -> jax.Array:
     """Train on every problem, and score the means over the first indices.
 
@@ -154,9 +148,6 @@ def kl_of_prefixes(agent: Agent, made: Problem, sizes: tuple[int, ...], indices:
         KL divergences `[temperatures, seeds, sizes]`.
     """
 
-    def trained(problem: Problem) -> Any:
-        return train(agent, problem.xs, problem.ys, problem.knowledge, jax.random.key(1))
-
     def scored(given: tuple[Problem, Any]) -> jax.Array:
         problem, params = given
         (polyads,) = problem.polyads
@@ -165,7 +156,7 @@ def kl_of_prefixes(agent: Agent, made: Problem, sizes: tuple[int, ...], indices:
         return jnp.stack([(polyads.truth - mean).mean() for mean in means])
 
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), made)
-    params = jax.jit(jax.vmap(trained))(flat)
+    params = jax.jit(jax.vmap(training(agent)))(flat)
     kl = jax.jit(lambda flat, params: jax.lax.map(scored, (flat, params)))(flat, params)
     return kl.reshape(*made.knowledge.examples.shape, -1)
 

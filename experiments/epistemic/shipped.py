@@ -21,9 +21,7 @@ learner, over pairs of a table and a split, lies below 0, "behind" if one lies a
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,15 +34,17 @@ import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
+from experiments.suite.cells import remember, settings_of
+from experiments.suite.intervals import list_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate
-from metalearn.intervals import mean_interval
 from metalearn.learner import Signature
 from metalearn.pictures import new_figure, save
-from metalearn.runs.files import write_atomically
 from metalearn.runs.progress import Progress
+from metalearn.runs.weights import theta_sha256
 from metalearn_models.epistemic import Knowledge, make_agent, train
 from metalearn_models.tabular.classifier import InContextClassifier
+from metalearn_models.tabular.transformer import library as tables
 from metalearn_tasks import datasets
 
 SCORE = "log-loss"
@@ -190,9 +190,12 @@ def run(config: ShippedConfig, progress: Progress | None = None) -> dict[str, An
         ValueError: a number is out of its range, or a table is too small.
     """
     if min(config.rows, config.tau, config.splits) < 1 or config.queries < GROUPS * config.tau:
-        raise ValueError("--rows, --tau and --splits must be at least 1, and --queries at least twice --tau")
-    start, rows, folder = time.monotonic(), [], config.out / "cells"
-    folder.mkdir(parents=True, exist_ok=True)
+        raise ValueError(
+            f"--rows, --tau and --splits must be at least 1, and --queries at least {GROUPS} times --tau; got "
+            f"{config.rows}, {config.tau}, {config.splits} and {config.queries}"
+        )
+    start, rows, weights = time.monotonic(), [], theta_sha256(tables.load(tables.shipped()[0]).theta)
+    settings = settings_of(config, ("tables", "splits")) | {"weights": weights}
     for table in config.tables:
         data = datasets.load(table)
         inputs = np.concatenate([data.train.inputs, data.test.inputs]).astype(np.float64)
@@ -206,13 +209,11 @@ def run(config: ShippedConfig, progress: Progress | None = None) -> dict[str, An
             X = (inputs - mean) / np.where(scale > 0, scale, 1)
             parts = (X[given], labels[given], X[asked], labels[asked])
             for name, (fit, refit) in LEARNERS.items():
-                path = folder / f"{table}-{split}-{name}-{_fingerprint(config)}.json"
-                if not path.exists():
-                    found = measure(fit, refit, parts, data.classes, config.tau)
-                    write_atomically(path, json.dumps(found).encode())
-                    if progress is not None:
-                        progress.note(f"{table}, split {split}, {name}: log-loss {found['log-loss']:.3f}")
-                rows.append({"table": table, "split": split, "learner": name, **json.loads(path.read_bytes())})
+                compute = functools.partial(measure, fit, refit, parts, data.classes, config.tau)
+                found = remember(config.out, f"{table}-{split}-{name}", settings, compute)
+                rows.append({"table": table, "split": split, "learner": name, **found})
+                if progress is not None:
+                    progress.note(f"{table}, split {split}, {name}: log-loss {found['log-loss']:.3f}")
     result = {
         **summarise(rows),
         "rows": rows,
@@ -221,11 +222,6 @@ def run(config: ShippedConfig, progress: Progress | None = None) -> dict[str, An
     }
     draw(result, config.out / "shipped_uncertainty.png")
     return write_result(config.out, result)
-
-
-def _fingerprint(config: ShippedConfig) -> str:
-    kept = dataclasses.replace(config, tables=(), splits=0, out=Path())
-    return hashlib.sha256(repr(kept).encode()).hexdigest()[:8]
 
 
 MEASURES = (
@@ -248,14 +244,14 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     summary = {
         name: {
-            measure: [float(x) for x in mean_interval([row[measure] for row in part])]
+            measure: list_interval([row[measure] for row in part])
             for measure in MEASURES
             if all(measure in row for row in part)
         }
         | {"impossible": sum(row["impossible"]["log-loss"] for row in part)}
         for name, part in by_learner.items()
     }
-    gaps = {name: [float(x) for x in mean_interval(joint(OURS) - joint(name))] for name in LEARNERS if name != OURS}
+    gaps = {name: list_interval(joint(OURS) - joint(name)) for name in LEARNERS if name != OURS}
     ahead, behind = all(g[2] < 0 for g in gaps.values()), any(g[1] > 0 for g in gaps.values())
     verdict = "ahead" if ahead else "behind" if behind else "open"
     losses = {name: float(np.mean([row["log-loss"] for row in part])) for name, part in by_learner.items()}

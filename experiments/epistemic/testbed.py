@@ -25,11 +25,9 @@ What has ended is kept in `out/cells`; the same command continues.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +40,11 @@ from experiments.epistemic._agents import AGENTS, make_agent
 from experiments.epistemic._in_context import score_by_chain_rule
 from experiments.epistemic._problems import Problem, draw_problem, joint_of_indices
 from experiments.epistemic._testbed_report import draw, format_summary, summarise
+from experiments.suite.cells import remember, settings_of
 from experiments.suite.results import write_result
 from metalearn.errors import unknown_name
-from metalearn.runs.files import write_atomically
 from metalearn.runs.progress import Progress
+from metalearn.runs.weights import theta_sha256
 from metalearn_models.epistemic import Agent, train
 from metalearn_models.learners.library import load
 
@@ -183,30 +182,24 @@ def run(config: TestbedExperimentConfig, progress: Progress | None = None) -> di
     if min(*sizes, config.in_context_polyads) < 1:
         raise ValueError(
             "--seeds, --polyads, --draws, --taus, --ratios, --inputs, --in-context-polyads and --shorter must be at "
-            "least 1"
+            f"least 1; got {config.seeds}, {config.polyads}, {config.draws}, {config.taus}, {config.ratios}, "
+            f"{config.inputs}, {config.in_context_polyads} and {config.shorter}"
         )
     if config.indices < 2:
         raise ValueError(f"--indices must be at least 2, got {config.indices}")
     if min(config.temperatures) <= 0:
         raise ValueError(f"--temperatures must be positive, got {config.temperatures}")
-    start, rows, folder = time.monotonic(), [], config.out / "cells"
-    folder.mkdir(parents=True, exist_ok=True)
+    start, rows = time.monotonic(), []
     for inputs in config.inputs:
         for ratio in config.ratios:
-            made = None
+            made = functools.cache(functools.partial(problems, config, inputs, ratio))
             for name in (*config.agents, *([IN_CONTEXT] if config.in_context else [])):
-                path = folder / f"{name}-{inputs}-{ratio}-{_fingerprint(config, name)}.json"
-                if not path.exists():
-                    made = problems(config, inputs, ratio) if made is None else made
-                    began = time.monotonic()
-                    measured = measure(name, config, made)
-                    row = {"agent": name, "inputs": inputs, "ratio": ratio, **measured}
-                    row["seconds"] = time.monotonic() - began
-                    write_atomically(path, json.dumps(row).encode())
-                    if progress is not None:
-                        means = ", ".join(f"{x:.3f}" for x in np.mean(row["kl"], (0, 1)))
-                        progress.note(f"{name}, D = {inputs}, n = {inputs * ratio}: KL {means}, {row['seconds']:.0f} s")
-                rows.append(json.loads(path.read_bytes()))
+                compute = functools.partial(_timed, name, config, made)
+                found = remember(config.out, f"{name}-{inputs}-{ratio}", _settings(config, name), compute)
+                rows.append({"agent": name, "inputs": inputs, "ratio": ratio, **found})
+                if progress is not None:
+                    means = ", ".join(f"{x:.3f}" for x in np.mean(found["kl"], (0, 1)))
+                    progress.note(f"{name}, D = {inputs}, n = {inputs * ratio}: KL {means}, {found['seconds']:.0f} s")
     result = {
         **summarise(rows, config.taus, config.temperatures),
         "settings": {"taus": list(config.taus), "temperatures": list(config.temperatures), "seeds": config.seeds},
@@ -223,9 +216,15 @@ def format_result(result: Mapping[str, Any]) -> str:
     return format_summary(result)
 
 
-def _fingerprint(config: TestbedExperimentConfig, name: str) -> str:
-    """Names what decides the numbers of a cell besides its agent and setting."""
-    kept = dataclasses.replace(config, agents=(), inputs=(), ratios=(), out=Path())
-    if name != IN_CONTEXT:
-        kept = dataclasses.replace(kept, in_context=None, in_context_polyads=0)
-    return hashlib.sha256(repr(kept).encode()).hexdigest()[:8]
+def _timed(name: str, config: TestbedExperimentConfig, made: Callable[[], Problem]) -> dict[str, Any]:
+    began = time.monotonic()
+    return {**measure(name, config, made()), "seconds": time.monotonic() - began}
+
+
+def _settings(config: TestbedExperimentConfig, name: str) -> dict[str, Any]:
+    """What decides the numbers of a cell besides its agent and setting."""
+    own = () if name == IN_CONTEXT else ("in_context", "in_context_polyads")
+    settings = settings_of(config, ("agents", "inputs", "ratios", *own))
+    if name == IN_CONTEXT:  # a run may have gone on since
+        settings["weights"] = theta_sha256(load(str(config.in_context)).theta)
+    return settings

@@ -99,23 +99,17 @@ def train_arm(
         errors = jax.jit(lambda theta, data: measure_errors(generator, theta, data, jax.random.fold_in(key, 2)))(
             theta, data
         )
-    jumps = jax.jit(
-        lambda flat, losses, wished, keys: jax.lax.map(
-            lambda one: jax.vmap(lambda w, k: gpt.jump(generator, theta, one[0], one[1], w, k, errors))(one[2], one[3]),
-            (flat, losses, wished, keys),
-        )
-    )
+    jumps = gpt.compile_jumps(generator)
 
     def propose(flat: np.ndarray, losses: np.ndarray, wished: np.ndarray) -> np.ndarray:
         keys = jax.random.split(jax.random.fold_in(key, 3), wished.shape)
         start = flat if codec is None else codec.encode(align_runs(made.tokeniser, codec, flat, OUTPUTS))
-        found = np.asarray(jumps(start, losses, wished.astype(np.float32), keys))
+        found = np.asarray(jumps(theta, start, losses, wished.astype(np.float32), keys, errors))
         return found if codec is None else codec.decode(found)
 
     weights = sum(x.size for x in jax.tree.leaves(theta))
     tokens = sum(len(group) for group in tokeniser.places)
-    predictions = {"regression": 1, "diffusion": sampler, "flow": 2 * sampler - 1}[method]
-    return Trained(propose, 2.0 * weights * tokens * predictions, seconds, float(np.mean(losses[-5:])), weights)
+    return Trained(propose, 2.0 * weights * tokens * config.predictions, seconds, float(np.mean(losses[-5:])), weights)
 
 
 def _keep(path: Path, state: Any, losses: list[float], seconds: float) -> None:

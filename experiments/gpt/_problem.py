@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from metalearn.recipes.gpt.build import checkpoint_training
 from metalearn.runs.progress import Progress
-from metalearn.zoo import Zoo, ZooConfig, fill_zoo, train_by_gradients
+from metalearn.zoo import Zoo, ZooConfig, fill_zoo
 from metalearn_models.networks import mlp
 from metalearn_models.optimizers.gpt import Tokeniser, chunk_tokens, hidden_unit_tokens
 from metalearn_tasks import datasets
@@ -59,27 +59,8 @@ def make_checkpoints(
     """
     data, batch = datasets.load("digits"), 100
     network = mlp(data.inputs, hidden, OUTPUTS)
-    inputs, labels = jnp.asarray(data.train.inputs), jnp.asarray(data.train.labels)
     test_inputs, test_labels = jnp.asarray(data.test.inputs), jnp.asarray(data.test.labels)
-    cut = len(labels) * 4 // 5
-
-    def loss(params: Any, examples: Any) -> Any:
-        logits = jax.vmap(network.apply, (None, 0))(params, examples[0])
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, examples[1]).mean()
-
-    def sample(key: Any) -> Any:
-        rows = jax.random.randint(key, (batch,), 0, cut)
-        return inputs[rows], labels[rows]
-
-    splits = {"train": (inputs[:cut], labels[:cut]), "validation": (inputs[cut:], labels[cut:])}
-    splits["test"] = (test_inputs, test_labels)
-    training = train_by_gradients(
-        network.init,
-        loss,
-        sample,
-        optax.sgd(rate),
-        lambda params: {name: loss(params, examples) for name, examples in splits.items()},
-    )
+    training, loss, sample, train = checkpoint_training(data, hidden, rate, batch)
     about = {"data": "digits", "hidden": list(hidden), "optimizer": "sgd", "rate": rate, "batch": batch}
     made = fill_zoo(folder, training, zoo, about, progress)
     like = jax.eval_shape(network.init, jax.random.key(0))
@@ -92,7 +73,7 @@ def make_checkpoints(
     return Checkpoints(
         made,
         hidden_unit_tokens(like) if len(hidden) == 1 else chunk_tokens(like, 65),
-        lambda flat: loss(unflatten(flat), splits["train"]),
+        lambda flat: loss(unflatten(flat), train),
         lambda flat, key: loss(unflatten(flat), sample(key)),
         logits,
         lambda flat: jnp.mean(logits(flat).argmax(-1) == test_labels),
@@ -101,5 +82,5 @@ def make_checkpoints(
         np.asarray(unseen.params[:judged, 0]),
         made.loss(unseen, "train")[:judged, 0],
         batch,
-        cut,
+        len(train[1]),
     )

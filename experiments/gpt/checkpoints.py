@@ -21,9 +21,6 @@ What has ended is kept in `out/cells`; the same command continues.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,11 +32,11 @@ import numpy as np
 from experiments.gpt._arms import ARMS, train_arm
 from experiments.gpt._problem import make_checkpoints
 from experiments.gpt._rows import adam_row, judge_row, make_judge, noisy_row, trivial_rows
+from experiments.suite.cells import name_settings, remember, settings_of
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns
 from metalearn.errors import unknown_name
 from metalearn.pictures import new_figure, save
-from metalearn.runs.files import write_atomically
 from metalearn.runs.progress import Progress
 from metalearn.zoo import ZooConfig
 from metalearn_models.optimizers.gpt import TransformerConfig
@@ -105,12 +102,14 @@ def run(config: CheckpointsConfig, progress: Progress | None = None) -> dict[str
         if name not in ARMS:
             raise unknown_name("design", name, ARMS)
     if len(config.hidden) > 1 or ("codes" in config.arms and not config.hidden):
-        raise ValueError(f"--hidden takes at most one layer, and the design codes needs one; got {config.hidden}")
+        raise ValueError(
+            f"--hidden must name at most one layer, and exactly one with --arms codes; got {config.hidden}"
+        )
     numbers = (config.seeds, config.judged, config.steps, config.sampler, config.batch, config.neighbours)
     if min(numbers) < 1 or config.runs < 24 or not config.arms:
         raise ValueError(
             "--seeds, --judged, --steps, --sampler, --batch and --neighbours must be at least 1, --runs at least 24, "
-            "and --arms not empty"
+            f"and --arms not empty; got {numbers}, {config.runs} and {config.arms}"
         )
     start = time.monotonic()
     zoo = ZooConfig(
@@ -121,14 +120,10 @@ def run(config: CheckpointsConfig, progress: Progress | None = None) -> dict[str
         config.out / f"zoo-{names}-{config.runs}", config.hidden, zoo, config.rate, config.judged, progress
     )
     recorded, judge = time.monotonic() - start, None
-    folder, rows = config.out / "cells", {}
-    folder.mkdir(parents=True, exist_ok=True)
+    rows, settings = {}, settings_of(config, ("arms", "seeds"))
 
-    def cell(name: str, compute: Any) -> Any:
-        path = folder / f"{name}-{_fingerprint(config)}.json"
-        if not path.exists():
-            write_atomically(path, json.dumps(compute()).encode())
-        return json.loads(path.read_bytes())
+    def cell(name: str, compute: Callable[[], Any]) -> Any:
+        return remember(config.out, name, settings, compute)
 
     def judging() -> Any:
         nonlocal judge
@@ -138,7 +133,8 @@ def run(config: CheckpointsConfig, progress: Progress | None = None) -> dict[str
     def generator(arm: str, seed: int) -> dict[str, Any]:
         network = TransformerConfig(config.width, config.layers)
         sampler = config.sampler if arm == "diffusion" else max(2, config.sampler // 4)
-        kept = folder / f"{arm}-{seed}-{_fingerprint(config)}.npz"
+        kept = config.out / "cells" / f"{arm}-{seed}-{name_settings(settings)}.npz"
+        kept.parent.mkdir(parents=True, exist_ok=True)
         given = (config.steps, config.batch, config.generator_rate, seed, kept, progress)
         trained = train_arm(arm, made, network, sampler, *given)
         found = trained.propose(made.starts, made.start_losses, judging().wished)
@@ -275,9 +271,3 @@ def format_result(result: Mapping[str, Any]) -> str:
         f"prompt {result['wished'][0]:.3f}; {result['recorded_seconds']} s for the checkpoints, "
         f"{result['seconds']} s in all\npicture: {result['picture']}"
     )
-
-
-def _fingerprint(config: CheckpointsConfig) -> str:
-    """Names what decides the numbers of a cell besides its design and seed."""
-    kept = dataclasses.replace(config, arms=(), seeds=0, out=Path())
-    return hashlib.sha256(repr(kept).encode()).hexdigest()[:8]

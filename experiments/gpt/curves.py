@@ -34,6 +34,7 @@ from metalearn.recipes.gpt.config import PRESETS as GENERATORS
 from metalearn.recipes.gpt.run import train_gpt
 from metalearn.runs.progress import Progress
 from metalearn_models.optimizers import library
+from metalearn_models.optimizers.gpt import GeneratorConfig
 from metalearn_tasks import datasets
 from metalearn_tasks.datasets import Split
 from metalearn_tasks.objectives import (
@@ -95,14 +96,19 @@ def cost_in_steps(run: Path) -> float:
     """The operations of one jump over those of a step of Adam."""
     trained = library.read(run)
     if trained.name != "gpt":
-        raise ValueError(f"--run-folder must be of metalearn train-gpt, got weights of {trained.name}")
+        raise ValueError(
+            f"--run-folder must be the folder of a run of metalearn train-gpt, got one of the optimizer {trained.name}"
+        )
     settings = trained.card["optimizer"]["settings"]
     inputs, *hidden, outputs = settings["widths"]
     if settings["tokens"] != "units" or len(hidden) != 1:
-        raise ValueError(f"--run-folder must be of a generator with tokens of hidden units, got {run}")
+        raise ValueError(
+            f"--run-folder must hold a generator with --tokens units and one hidden layer; {run} has --tokens "
+            f"{settings['tokens']} and {len(hidden)} hidden layers"
+        )
     weights = sum(int(np.size(x)) for x in jax.tree.leaves(trained.theta["network"]))
     sampler = settings["generator"]
-    predictions = {"regression": 1, "diffusion": sampler["steps"], "flow": 2 * sampler["steps"] - 1}[sampler["method"]]
+    predictions = GeneratorConfig(sampler["method"], steps=sampler["steps"]).predictions
     size = (inputs + 1) * hidden[0] + (hidden[0] + 1) * outputs
     return 2 * weights * (hidden[0] + 1) * predictions / (6 * size * BATCH)
 

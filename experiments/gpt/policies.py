@@ -126,15 +126,11 @@ def train_generator(
     if method == "diffusion":
         errors = jax.jit(lambda theta, data: measure_errors(made, theta, data, jax.random.fold_in(key, 2)))(theta, data)
 
-    @jax.jit
-    def jumps(flat: Array, present: Array, wished: Array, keys: Array) -> Array:
-        def of_network(x: Any) -> Array:
-            return jax.vmap(lambda wish, key: gpt.jump(made, theta, x[0], x[1], wish, key, errors))(x[2], x[3])
-
-        return jax.lax.map(of_network, (flat, present, wished, keys))
+    jumps = gpt.compile_jumps(made)
 
     def propose(flat: Any, present: Any, wished: Any) -> np.ndarray:
-        return np.asarray(jumps(flat, present, wished, jax.random.split(jax.random.fold_in(key, 3), wished.shape)))
+        keys = jax.random.split(jax.random.fold_in(key, 3), wished.shape)
+        return np.asarray(jumps(theta, flat, present, wished, keys, errors))
 
     return propose
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +12,6 @@ import numpy as np
 import optax
 
 from metalearn.errors import unknown_name
-from metalearn.runs.files import write_atomically
 from metalearn_models.networks import conv, mlp
 from metalearn_models.sparsity import sparse_with_masks, static
 from metalearn_tasks import datasets
@@ -113,20 +110,3 @@ def draw_batches(task: Task, key: Any, count: int, size: int) -> Split:
     """Batches of training examples, [count, size, ...]."""
     rows = np.asarray(jax.random.randint(key, (count, size), 0, len(task.data.train.labels)))
     return Split(jnp.asarray(task.data.train.inputs[rows]), jnp.asarray(task.data.train.labels[rows]))
-
-
-def remember(folder: Path, name: str, settings: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-    """What was computed under this name with these settings, read from the folder; else computed and written there.
-
-    An interrupted run continues where it was: what is in the folder with other settings is computed anew.
-    """
-    path = folder / "cells" / f"{name}.json"
-    asked = json.loads(json.dumps(dict(settings)))
-    if path.exists():
-        content = json.loads(path.read_text())
-        if content["settings"] == asked:
-            return content["result"]
-    result = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"settings": asked, "result": result}).encode())
-    return result

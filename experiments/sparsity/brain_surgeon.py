@@ -30,7 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.sparsity._networks import dense_masks, draw_batches, load_task, remember
+from experiments.sparsity._networks import dense_masks, draw_batches, load_task
+from experiments.suite.cells import remember
 from experiments.suite.intervals import list_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate

@@ -32,7 +32,7 @@ import numpy as np
 import optax
 
 from experiments.learned_optimizers._training import clipped_adam, meta_train_seeds
-from experiments.sparsity._networks import remember
+from experiments.suite.cells import remember
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate
 from metalearn.gradients import nres

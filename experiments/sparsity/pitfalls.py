@@ -34,8 +34,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.sparsity._networks import dense_masks, load_task, remember
+from experiments.sparsity._networks import dense_masks, load_task
 from experiments.sparsity.shrinkbench import FROM, at_equal_speed_up
+from experiments.suite.cells import remember
 from experiments.suite.intervals import list_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_estimate

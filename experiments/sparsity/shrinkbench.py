@@ -40,7 +40,8 @@ import jax
 import numpy as np
 
 from experiments.sparsity._methods import EARLY, METHODS
-from experiments.sparsity._networks import PAIRS, Task, dense_masks, load_task, remember
+from experiments.sparsity._networks import PAIRS, Task, dense_masks, load_task
+from experiments.suite.cells import remember
 from experiments.suite.intervals import list_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_estimate

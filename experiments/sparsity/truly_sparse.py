@@ -38,9 +38,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sparsity._networks import remember
 from experiments.sparsity._scale import predicted_bytes
 from experiments.sparsity._set_mlp import FORMS, connections_of, narrow_width, train
+from experiments.suite.cells import remember
 from experiments.suite.intervals import list_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, read_number

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize
 
 from metalearn.intervals import mean_interval
+from metalearn.search.rank_correlation import spearman
 
 __all__ = [
     "DRAWS",
@@ -29,7 +30,6 @@ __all__ = [
     "format_interval",
     "list_interval",
     "rank_correlation",
-    "spearman",
 ]
 
 DRAWS = 2000
@@ -103,18 +103,11 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], groups: Sequence[An
         by_group.setdefault(group, []).append((a, b))
     clusters = list(by_group.values())
 
-    return bootstrap([clusters], lambda drawn: spearman([pair for cluster in drawn[0] for pair in cluster]), seed)
+    def of_pairs(drawn: list[list[Any]]) -> float:
+        pairs = [pair for cluster in drawn[0] for pair in cluster]
+        return spearman([a for a, _ in pairs], [b for _, b in pairs])
 
-
-def spearman(pairs: Sequence[Sequence[float]]) -> float:
-    """Spearman's rank correlation of pairs (x, y); NaN where all x or all y are equal.
-
-    As scipy's, but without the significance test, which takes most of its time: a bootstrap asks thousands of times.
-    """
-    ranks = stats.rankdata(pairs, axis=0)
-    centred = ranks - ranks.mean(0)
-    spread = np.sqrt((centred**2).sum(0).prod())
-    return float(centred.prod(1).sum() / spread) if spread else float("nan")
+    return bootstrap([clusters], of_pairs, seed)
 
 
 def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:

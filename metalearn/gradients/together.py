@@ -37,7 +37,7 @@ def together(estimators: Mapping[str, Estimator]) -> Estimator:
     """
     members = dict(estimators)
     if not members:
-        raise ValueError("estimators must have at least one estimator, got none")
+        raise ValueError("together needs at least one estimator, got an empty mapping")
     batches = {name: member.batch for name, member in members.items()}
     if len(set(batches.values())) > 1:
         raise ValueError(f"all estimators need the same number of trajectories, got {batches}")

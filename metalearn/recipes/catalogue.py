@@ -6,7 +6,7 @@ from metalearn.recipes.gpt.config import PRESETS as GENERATOR_PRESETS
 from metalearn.recipes.in_context.presets import PRESETS
 from metalearn.recipes.learned_loss.describe import list_losses
 from metalearn.recipes.tables.run import KIND
-from metalearn_models.architectures.names import SPACES
+from metalearn_models.architectures.registry import SPACES
 from metalearn_models.epistemic import AGENTS
 from metalearn_models.learners import library as learners
 from metalearn_models.learners.registry import LEARNERS, learner_name
@@ -53,7 +53,7 @@ def catalogue() -> dict[str, dict[str, str]]:
         "rules of sparse training (metalearn_models.sparsity.NAME)": dict(RULES),
         "distributions of connections (metalearn_models.sparsity.NAME)": dict(DISTRIBUTIONS),
         "search spaces (metalearn_models.architectures.NAME)": dict(SPACES),
-        "agents that know what they do not know (metalearn_models.epistemic.make_agent(NAME, ...))": {
+        "epistemic agents (metalearn_models.epistemic.make_agent(NAME, ...))": {
             name: entry.description for name, entry in AGENTS.items()
         },
         "losses (metalearn_models.losses.load(NAME); metalearn loss show NAME)": list_losses(),

@@ -3,7 +3,7 @@
 Li, Jamieson, Rostamizadeh, Gonina, Hardt, Recht and Talwalkar 2018 (arXiv 1810.05934), in the form of optuna: a
 candidate that is not among the best of those that have reached a rung so far stops there. It runs on the sweeps of
 `metalearn.sweeps`, so workers may join, die, and share a database. Every candidate has a folder with its checkpoints
-and the scores of its rungs, and a candidate whose worker was killed goes on from there. On one machine the
+and the scores of its rungs, and a candidate whose worker was killed continues from there. On one machine the
 synchronous form trains the same candidates in one program and is faster.
 """
 
@@ -36,7 +36,7 @@ Make = Callable[[Cell], tuple[Search, Any, Any]]
 def train_cell(
     make: Make, folder: Path, steps: tuple[int, ...], seed: int, cell: Cell, report: Report
 ) -> Mapping[str, Any]:
-    """Train one candidate, with a checkpoint and a report at each rung; goes on where an earlier try ended.
+    """Train one candidate, with a checkpoint and a report at each rung; continues where an earlier try ended.
 
     Raises:
         optuna.TrialPruned: it is behind the others at a rung.
@@ -77,14 +77,14 @@ def run_asynchronously(
     storage: str | None = None,
     watch: Watch | None = None,
 ) -> list[Record]:
-    """Search with many workers, or go on with the search in the folder.
+    """Search with many workers, or continue the search in the folder.
 
     Args:
         plan: the candidates as cells, such as `{"architecture": 17, "rate": 0.1}`.
         make: see `Make`.
         folder: of the candidates, and of the storage unless that is given.
         steps: of the rungs, each `eta` times the one before.
-        eta: of the candidates at a rung one in so many goes on.
+        eta: one in eta candidates of a rung is kept.
         seed: of the trajectories.
         workers: see `metalearn.sweeps.run_sweep`.
         storage: the URL of a database for workers on several machines.

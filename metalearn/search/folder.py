@@ -1,6 +1,6 @@
 """A halving in a folder: its checkpoints hold the states of all candidates and the scores of all rungs.
 
-The folder is that of a run (`metalearn.runs`). A search that is killed goes on from its last checkpoint and ends with
+The folder is that of a run (`metalearn.runs`). A search that is killed continues from its last checkpoint and ends with
 the bits of one that was not.
 """
 
@@ -34,7 +34,7 @@ def search_in_folder(
     chunk: int = 64,
     saved: Callable[[HalvingState], None] = lambda state: None,
 ) -> HalvingState:
-    """Begin a search, or go on with the one that is in the folder.
+    """Begin a search, or continue the one in the folder.
 
     Args:
         folder: of the search.
@@ -47,6 +47,9 @@ def search_in_folder(
         every: steps between two checkpoints; None: at the rungs.
         chunk: see `metalearn.search.population.train_members`.
         saved: called after each checkpoint.
+
+    Returns:
+        The final state, as of `successive_halving`.
 
     Raises:
         RunError: the folder holds another search, such as that of another space, or is written by another process.

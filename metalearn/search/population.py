@@ -2,7 +2,7 @@
 
 A candidate is the `theta` of an `InnerLoop`: the code of an architecture, a learning rate, the coefficients of a
 loss. All candidates have one program, which `vmap` turns into that of a chunk of them. All randomness is folded from
-one key and the number of the step, so all candidates meet the same minibatches, and training goes on to the same bits
+one key and the number of the step, so all candidates meet the same minibatches, and training continues to the same bits
 wherever it was interrupted.
 
 Shapes: N candidates, M of them that are trained.
@@ -76,7 +76,7 @@ def train_members(
     key: PRNGKeyArray,
     chunk: int = 64,
 ) -> Any:
-    """Go on with the training of some candidates; the others stay as they are.
+    """Continue the training of some candidates; the others stay as they are.
 
     The members are gathered, trained in chunks, and written back. The number of steps is data: one program per size of
     a chunk serves all steps.

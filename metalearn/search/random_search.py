@@ -47,5 +47,8 @@ def random_search(
         key: of the trajectories.
         steps: at which candidates are scored, ascending.
         chunk: see `metalearn.search.population.train_members`.
+
+    Returns:
+        The state after the last step. `scores[-1]` are those of the last rung, lower is better.
     """
     return successive_halving(search, thetas, data, key, whole_trainings(population_size(thetas), steps), chunk=chunk)

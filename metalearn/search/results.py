@@ -87,7 +87,7 @@ def read_results(
         raise RunError(f"cannot read the results {path}: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         got = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise RunError(f"{path} is no results file of this version: its format is {got}, and {FORMAT} would be right")
+        raise RunError(f"{path} has the format {got}; this version reads {FORMAT}")
     if missing := [name for name in Results._fields if name not in content]:
         raise RunError(f"{path} is no results file: it lacks {', '.join(missing)}")
     if space is not None:

@@ -1,7 +1,7 @@
-"""Synchronous successive halving: train all a little, keep the best, go on with them where they stand.
+"""Synchronous successive halving: train all a little, keep the best, continue with these.
 
 Jamieson and Talwalkar 2016 (arXiv 1502.07943); as a search for architectures Li and Talwalkar 2019 (arXiv 1902.07638),
-whose constants are a factor of 4 and rungs at r, 4 r, ... R. Survivors are gathered and their training goes on, so
+whose constants are a factor of 4 and rungs at r, 4 r, ... R. Survivors are gathered and their training continues, so
 nothing is trained twice. The scores of all rungs are part of the state: a search that is saved, or killed, ends with
 the same bits.
 
@@ -152,7 +152,7 @@ def halve_until(
     until: int,
     chunk: int = 64,
 ) -> HalvingState:
-    """Go on to a step, through all rungs before it and the one at it.
+    """Continue to a step, through all rungs before it and the one at it.
 
     Args:
         search: what is searched.
@@ -163,10 +163,18 @@ def halve_until(
         state: the state so far; donated.
         until: the step at which to stop; at most the last rung.
         chunk: see `train_members`.
+
+    Returns:
+        The state at that step; a rung that it did not reach has no scores.
+
+    Raises:
+        ValueError: `until` is before the present step or beyond the last rung.
     """
     states, done, scores = state.states, int(state.step), np.array(state.scores)
     if not done <= until <= rungs.steps[-1]:
-        raise ValueError(f"until must be from step {done}, which is done, to the last rung {rungs.steps[-1]}: {until}")
+        raise ValueError(
+            f"until must be from step {done}, the steps done so far, to the last rung {rungs.steps[-1]}; got {until}"
+        )
     for rung, at in enumerate(rungs.steps):
         if at <= done or done >= until:
             continue
@@ -200,9 +208,13 @@ def successive_halving(
         key: of the trajectories.
         rungs: the plan, from `plan_rungs`.
         chunk: see `train_members`.
-        state: of an earlier call, to go on from; donated. None: begin.
+        state: of an earlier call, to continue from; donated. None: begin.
         every: steps after which `saved` is called; None: at the rungs.
         saved: called with each state that may be kept; it must not keep a reference to the arrays themselves.
+
+    Returns:
+        The state after the last step. `scores[-1]` are those of the last rung, lower is better, and NaN for
+        candidates that were dropped.
     """
     state = begin_halving(search, thetas, data, key, rungs) if state is None else state
     last = rungs.steps[-1]

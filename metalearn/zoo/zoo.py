@@ -144,8 +144,12 @@ def fill_zoo(
         about: what is trained, in JSON values. A folder with other values is refused.
         progress: counts runs.
 
+    Returns:
+        The zoo, memory-mapped; runs that diverged are missing.
+
     Raises:
-        RunError: the folder holds a zoo with another configuration, of another network, or all runs diverged.
+        RunError: the folder holds a zoo with another configuration or of another network, a shard is damaged, the disk
+            refused, or all runs diverged.
     """
     folder, progress = Path(folder), progress or Silent()
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,6 +184,9 @@ def fill_zoo(
 
 def open_zoo(folder: str | Path) -> Zoo:
     """Open a zoo that `fill_zoo` has made; nothing is read yet but the headers.
+
+    Returns:
+        The zoo, memory-mapped; runs that diverged are missing.
 
     Raises:
         RunError: there is no zoo, a shard is missing, truncated or of another zoo, or all runs diverged.

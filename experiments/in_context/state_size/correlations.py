@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.suite.experiment import Row
-from experiments.suite.intervals import bootstrap, list_interval, rank_correlation, spearman
+from experiments.suite.intervals import bootstrap, list_interval, rank_correlation
 from experiments.suite.tables import format_estimate
+from metalearn.search.rank_correlation import spearman
 
 __all__ = ["SAME", "correlations", "effect", "format_effect"]
 
@@ -31,7 +32,7 @@ def correlations(rows: Sequence[Row]) -> dict[str, list[float]]:
 
     def difference(drawn: list[list[Any]]) -> float:
         kept = [r for group in drawn[0] for r in group]
-        rho = {key: spearman([(r[key], r["unseen_last"]) for r in kept]) for key in sizes}
+        rho = {key: spearman([r[key] for r in kept], [r["unseen_last"] for r in kept]) for key in sizes}
         return rho["state"] - rho["parameters"]
 
     return {

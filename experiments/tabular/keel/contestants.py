@@ -14,9 +14,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from metalearn_models.tabular.classifier import InContextClassifier
+from metalearn.runs.weights import theta_sha256
+from metalearn_models.tabular.classifier import InContextClassifier, load_learner
 
-__all__ = ["BASELINES", "contestant", "full_name"]
+__all__ = ["BASELINES", "contestant", "full_name", "weights_version"]
 
 
 def contestant(name: str, categorical: Bool[np.ndarray, " F"]) -> Any:
@@ -42,6 +43,13 @@ def contestant(name: str, categorical: Bool[np.ndarray, " F"]) -> Any:
 def full_name(name: str) -> str:
     """The name with the weights in it: figures are kept by name, and the weights that come by default can change."""
     return f"in-context:{InContextClassifier().weights}" if name == "in-context" else name
+
+
+def weights_version(name: str) -> str:
+    """What changes with the weights of an in-context learner, such as those of a run that went on; "" for others."""
+    if not name.startswith("in-context:"):
+        return ""
+    return f"@{theta_sha256(load_learner(name.removeprefix('in-context:')).theta)[:8]}"
 
 
 def _columns(categorical: Bool[np.ndarray, " F"]) -> ColumnTransformer:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from metalearn.recipes.tables.evaluation import draw_split
+
 __all__ = ["DEVELOPMENT", "Split", "Table", "folder", "read", "split"]
 
 DEVELOPMENT = (
@@ -91,9 +93,4 @@ def split(ys: Int[np.ndarray, " N"], rows: int, seed: int) -> Split | None:
     """
     if rows > 0.7 * len(ys) or rows < len(np.unique(ys)):
         return None
-    order = np.random.default_rng(seed).permutation(len(ys))
-    one_each = [np.flatnonzero(ys[order] == label)[:1] for label in np.unique(ys)]
-    first = order[np.concatenate(one_each)][:rows]
-    rest = order[~np.isin(order, first)]
-    more = rows - len(first)
-    return Split(np.concatenate([first, rest[:more]]), rest[more:][:TEST_ROWS])
+    return Split(*draw_split(ys, rows, seed, TEST_ROWS))

@@ -23,6 +23,7 @@ so that a command that was stopped goes on where it was.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -35,7 +36,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import log_loss
 
-from experiments.tabular.keel.contestants import BASELINES, contestant, full_name
+from experiments.tabular.keel.contestants import BASELINES, contestant, full_name, weights_version
 from experiments.tabular.keel.data import DEVELOPMENT, read, split
 from metalearn.intervals import mean_interval
 from metalearn.runs.progress import Progress
@@ -76,7 +77,8 @@ def run(config: KeelConfig, progress: Progress | None = None) -> dict[str, Any]:
     known: dict[str, list[float]] = json.loads(KEPT.read_text()) if config.kept and KEPT.exists() else {}
     if path.exists():
         for line in path.read_text().splitlines():
-            known.update(json.loads(line))
+            with contextlib.suppress(json.JSONDecodeError):  # a kill may cut the last line short
+                known.update(json.loads(line))
     config = dataclasses.replace(config, contestants=tuple(full_name(name) for name in config.contestants))
     wanted = [
         (table, rows, seed, name)
@@ -85,12 +87,13 @@ def run(config: KeelConfig, progress: Progress | None = None) -> dict[str, Any]:
         for seed in range(config.seeds)
         for name in config.contestants
     ]
+    versions = {name: weights_version(name) for name in config.contestants}
     whole_tables: dict[str, Any] = {}
     if progress is not None:
         progress.start(0, len(wanted))
     found: dict[str, list[float]] = {}
     for done, (table, rows, seed, name) in enumerate(wanted, 1):
-        key = f"{table}|{rows}|{seed}|{name}"
+        key = f"{table}|{rows}|{seed}|{name}{versions[name]}"
         if key not in known:
             if table not in whole_tables:
                 whole_tables[table] = read(table)

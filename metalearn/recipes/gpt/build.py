@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,8 @@ from metalearn_models.optimizers import library
 from metalearn_models.optimizers.gpt import (
     Generator,
     alignment,
+    compile_jumps,
     fit_generator_scales,
-    jump,
     linear_schedule,
     make_generator,
     pairs_loop,
@@ -39,7 +40,7 @@ from metalearn_models.optimizers.gpt.training import Pairs
 from metalearn_tasks import datasets
 from metalearn_tasks.datasets import Dataset
 
-__all__ = ["GPTRecipe", "align", "checkpoint_training", "prepare", "widths_of"]
+__all__ = ["CheckpointTraining", "GPTRecipe", "align", "checkpoint_training", "prepare", "widths_of"]
 
 
 class GPTRecipe(NamedTuple):
@@ -48,15 +49,17 @@ class GPTRecipe(NamedTuple):
     Attributes:
         config: the configuration.
         zoo: the checkpoints.
-        loss: `(flat) -> training loss` of flat parameters.
+        losses: compiled `(flat[R, Q, P]) -> training losses[R, Q]`.
         generator: what is trained.
+        jumps: its compiled jumps, see `compile_jumps`.
         training: its training, ready to be driven.
     """
 
     config: TrainGPTConfig
     zoo: Zoo
-    loss: Any
+    losses: Any
     generator: Generator
+    jumps: Any
     training: MetaTraining
 
 
@@ -65,15 +68,34 @@ def widths_of(config: TrainGPTConfig, dataset: Dataset) -> tuple[int, ...]:
     return (dataset.inputs, *config.hidden, dataset.classes)
 
 
-def checkpoint_training(config: TrainGPTConfig, dataset: Dataset) -> tuple[Training, Any]:
-    """The training runs that are recorded, and the loss on their training examples.
+class CheckpointTraining(NamedTuple):
+    """The training runs that are recorded.
+
+    Attributes:
+        training: the runs.
+        loss: `(params, (inputs, labels)) -> mean loss`.
+        sample: `(key) -> (inputs, labels)` of a batch.
+        train: all training examples of the runs.
+    """
+
+    training: Training
+    loss: Callable[[Any, Any], Float[Array, ""]]
+    sample: Callable[[PRNGKeyArray], Any]
+    train: tuple[Array, Array]
+
+
+def checkpoint_training(dataset: Dataset, hidden: tuple[int, ...], rate: float, examples: int) -> CheckpointTraining:
+    """Training runs of a perceptron by SGD.
 
     The last fifth of the data set's training examples is for validation.
 
-    Returns:
-        The runs, and `(params) -> loss`.
+    Args:
+        dataset: what is learned.
+        hidden: widths of the hidden layers.
+        rate: learning rate.
+        examples: per batch.
     """
-    network = mlp(dataset.inputs, config.hidden, dataset.classes)
+    network = mlp(dataset.inputs, hidden, dataset.classes)
     inputs, labels = jnp.asarray(dataset.train.inputs), jnp.asarray(dataset.train.labels)
     count = len(labels) * 4 // 5
     parts = {
@@ -82,19 +104,19 @@ def checkpoint_training(config: TrainGPTConfig, dataset: Dataset) -> tuple[Train
         "test": (jnp.asarray(dataset.test.inputs), jnp.asarray(dataset.test.labels)),
     }
 
-    def loss(params: Any, examples: Any) -> Float[Array, ""]:
-        logits = jax.vmap(network.apply, (None, 0))(params, examples[0])
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, examples[1]).mean()
+    def loss(params: Any, batch: Any) -> Float[Array, ""]:
+        logits = jax.vmap(network.apply, (None, 0))(params, batch[0])
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
 
     def sample(key: PRNGKeyArray) -> Any:
-        rows = jax.random.randint(key, (config.examples,), 0, count)
+        rows = jax.random.randint(key, (examples,), 0, count)
         return inputs[rows], labels[rows]
 
     def losses(params: Any) -> dict[str, Float[Array, ""]]:
         return {name: loss(params, part) for name, part in parts.items()}
 
-    training = train_by_gradients(network.init, loss, sample, optax.sgd(config.rate), losses)
-    return training, lambda params: loss(params, parts["train"])
+    training = train_by_gradients(network.init, loss, sample, optax.sgd(rate), losses)
+    return CheckpointTraining(training, loss, sample, parts["train"])
 
 
 def prepare(config: TrainGPTConfig, folder: Path, progress: Progress | None = None) -> GPTRecipe:
@@ -121,9 +143,9 @@ def prepare(config: TrainGPTConfig, folder: Path, progress: Progress | None = No
     respace(linear_schedule(), config.generator.steps)
     if config.checkpoints.unseen < 1:
         raise ValueError("--checkpoints.unseen must be at least 1, got 0: alignment is measured on unseen runs")
-    training, loss = checkpoint_training(config, dataset)
+    recorded = checkpoint_training(dataset, config.hidden, config.rate, config.examples)
     about = {"data": config.data, "widths": widths, "rate": config.rate, "examples": config.examples}
-    zoo = fill_zoo(folder, training, config.checkpoints, about, progress)
+    zoo = fill_zoo(folder, recorded.training, config.checkpoints, about, progress)
     seen = zoo.seen()
     if not len(seen.runs) or not len(zoo.unseen().runs):
         raise RunError(f"{folder} needs runs to train on and unseen ones, {zoo.diverged} runs diverged")
@@ -156,7 +178,8 @@ def prepare(config: TrainGPTConfig, folder: Path, progress: Progress | None = No
         save_theta,
     )
     unflatten = unflatten_like(widths)
-    return GPTRecipe(config, zoo, lambda flat: loss(unflatten(flat)), generator, meta)
+    losses_of = jax.jit(jax.vmap(jax.vmap(lambda flat: recorded.loss(unflatten(flat), recorded.train))))
+    return GPTRecipe(config, zoo, losses_of, generator, compile_jumps(generator), meta)
 
 
 def align(
@@ -180,19 +203,6 @@ def align(
     best = float(recipe.generator.scales.losses[0])
     wished = np.stack([prompts_below(best, float(x), config.prompts) for x in present]).astype(np.float32)
     keys = jax.random.split(stream(config.seed, "evaluation"), wished.shape)
-    achieved = np.asarray(_achieved(recipe, theta, flat, jnp.asarray(present), jnp.asarray(wished), keys, errors))
+    found = recipe.jumps(theta, flat, jnp.asarray(present), jnp.asarray(wished), keys, errors)
+    achieved = np.asarray(recipe.losses(found))
     return wished, achieved, alignment(wished, achieved)
-
-
-def _achieved(
-    recipe: GPTRecipe, theta: Any, flat: Array, present: Array, wished: Array, keys: Array, errors: Any
-) -> Array:
-    def one(theta: Any, flat: Array, now: Array, wish: Array, key: Array) -> Array:
-        return recipe.loss(jump(recipe.generator, theta, flat, now, wish, key, errors))
-
-    def of_network(theta: Any, x: tuple[Array, ...]) -> Array:
-        flat, now, wishes, keys = x
-        return jax.vmap(one, (None, None, None, 0, 0))(theta, flat, now, wishes, keys)
-
-    compute = jax.jit(lambda theta, xs: jax.lax.map(lambda x: of_network(theta, x), xs))
-    return compute(theta, (flat, present, wished, keys))

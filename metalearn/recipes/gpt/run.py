@@ -123,10 +123,10 @@ def _first(part: tuple[np.ndarray, ...]) -> list[float]:
 
 
 def _errors(recipe: GPTRecipe, theta: Any) -> Any:
-    """The errors that the sampler's variance reads, measured on unseen runs; None where there is no such variance."""
+    """The errors that the sampler's variance reads, measured on training runs; None where there is no such variance."""
     if recipe.config.generator.method != "diffusion":
         return None
-    shard = recipe.zoo.unseen()
+    shard = recipe.zoo.seen()  # unseen runs only judge
     losses = jnp.asarray(recipe.zoo.loss(shard, "train"))
     pairs = Pairs(recipe.generator.scaled(jnp.asarray(shard.params)), losses)
     key = stream(recipe.config.seed, "errors")

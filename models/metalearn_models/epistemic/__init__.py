@@ -1,4 +1,4 @@
-"""Agents that know what they do not know: networks with an index, and how they are trained."""
+"""Epistemic agents: networks with an index, for joint predictions, and how they are trained."""
 
 from metalearn_models.epistemic.as_learner import as_learner as as_learner
 from metalearn_models.epistemic.bayes_by_backprop import BayesByBackpropConfig as BayesByBackpropConfig
@@ -19,14 +19,14 @@ from metalearn_models.epistemic.index import Agent as Agent
 from metalearn_models.epistemic.index import Knowledge as Knowledge
 from metalearn_models.epistemic.index import Params as Params
 from metalearn_models.epistemic.index import joint as joint
-from metalearn_models.epistemic.index import marginal_logits as marginal_logits
+from metalearn_models.epistemic.index import marginal_log_probs as marginal_log_probs
+from metalearn_models.epistemic.registry import AGENTS as AGENTS
+from metalearn_models.epistemic.registry import EpistemicConfig as EpistemicConfig
+from metalearn_models.epistemic.registry import epistemic as epistemic
+from metalearn_models.epistemic.registry import make_agent as make_agent
+from metalearn_models.epistemic.registry import names as names
 from metalearn_models.epistemic.sgmcmc import SGMCMCConfig as SGMCMCConfig
 from metalearn_models.epistemic.sgmcmc import sgmcmc as sgmcmc
-from metalearn_models.epistemic.table import AGENTS as AGENTS
-from metalearn_models.epistemic.table import EpistemicConfig as EpistemicConfig
-from metalearn_models.epistemic.table import epistemic as epistemic
-from metalearn_models.epistemic.table import make_agent as make_agent
-from metalearn_models.epistemic.table import names as names
 from metalearn_models.epistemic.training import train as train
 
 __all__ = [
@@ -52,7 +52,7 @@ __all__ = [
     "hypermodel",
     "joint",
     "make_agent",
-    "marginal_logits",
+    "marginal_log_probs",
     "names",
     "prior_ensemble",
     "sgmcmc",

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, Signature
-from metalearn_models.epistemic.index import Agent, Knowledge, Params, marginal_logits
+from metalearn_models.epistemic.index import Agent, Knowledge, Params, marginal_log_probs
 from metalearn_models.epistemic.training import train, untrained
 
 __all__ = ["AgentState", "as_learner"]
@@ -75,7 +75,7 @@ def as_learner(
 
     def predict(theta: Any, state: AgentState, x: Float[Array, "D"]) -> Float[Array, "C"]:
         del theta
-        return marginal_logits(agent, state.params, x[None], jax.random.fold_in(state.key, 1), indices)[0]
+        return marginal_log_probs(agent, state.params, x[None], jax.random.fold_in(state.key, 1), indices)[0]
 
     def observe(theta: Any, state: AgentState, x: Float[Array, "D"], y: Labels) -> AgentState:
         del theta

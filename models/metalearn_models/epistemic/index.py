@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from metalearn.joint import LogProb, mean_over_indices
 from metalearn.learner import Signature
 
-__all__ = ["Agent", "Knowledge", "Params", "joint", "marginal_logits"]
+__all__ = ["Agent", "Knowledge", "Params", "joint", "marginal_log_probs"]
 
 
 class Knowledge(NamedTuple):
@@ -96,7 +96,7 @@ def joint(agent: Agent, params: Params, indices: int = 1000) -> LogProb:
     return mean_over_indices(lambda z, xs: agent.apply(params, xs, z), lambda key: agent.draw(key, indices))
 
 
-def marginal_logits(
+def marginal_log_probs(
     agent: Agent, params: Params, xs: Float[Array, "N D"], key: PRNGKeyArray, indices: int = 1000
 ) -> Float[Array, "N C"]:
     """Log-probabilities of the classes of each input on its own: the mean over indices of the probabilities.
@@ -107,6 +107,9 @@ def marginal_logits(
         xs: inputs.
         key: draws the indices.
         indices: how many, where there are infinitely many.
+
+    Returns:
+        Log-probabilities, normalised over the classes.
     """
     drawn = agent.draw(key, indices)
     logits = jax.vmap(lambda z: agent.apply(params, xs, z))(drawn).astype(jnp.float32)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from metalearn.errors import unknown_name
 from metalearn.learner import Learner, Signature
-from metalearn_models.epistemic.table import EpistemicConfig, epistemic
+from metalearn_models.epistemic.registry import EpistemicConfig, epistemic
 from metalearn_models.learners.contextless import MLPConfig, mlp
 from metalearn_models.learners.lstm import LSTMConfig, lstm
 from metalearn_models.learners.online.maml import MAMLConfig, maml

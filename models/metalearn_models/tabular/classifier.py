@@ -27,7 +27,7 @@ from metalearn_models.tabular.sequences import SequenceReader
 from metalearn_models.tabular.transformer import library as tables
 from metalearn_models.tabular.transformer.library import TrainedTables
 
-__all__ = ["CELL_VIEWS", "SEQUENCE_VIEWS", "InContextClassifier"]
+__all__ = ["CELL_VIEWS", "SEQUENCE_VIEWS", "InContextClassifier", "load_learner"]
 
 CELL_VIEWS = 8
 """Views of a Transformer for tables if nothing is said."""
@@ -114,8 +114,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             ValueError: `X` or `y` has the wrong shape, is empty, holds infinity, or there is only one class;
-
-                `n_estimators` is not a positive integer; unknown weights.
+                `n_estimators` is not a positive integer; or the weights are unknown.
             RunError: the weights are damaged.
             RuntimeError: this process is a fork of one in which an `InContextClassifier` had run.
         """
@@ -139,7 +138,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
                 f"in {len(y)} rows"
             )
         refuse_fork()
-        trained = _load(self.weights)
+        trained = load_learner(self.weights)
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self._cells = isinstance(trained, TrainedTables)
         if isinstance(trained, TrainedTables):
@@ -226,8 +225,15 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         return check_array(encode(self._columns, checked), ensure_all_finite=_ALLOW_NAN)
 
 
-def _load(weights: str | os.PathLike[str]) -> TrainedTables | learners.TrainedLearner:
-    """A Transformer for tables, or a learner that reads sequences."""
+def load_learner(weights: str | os.PathLike[str]) -> TrainedTables | learners.TrainedLearner:
+    """A Transformer for tables, or a learner that reads sequences.
+
+    Args:
+        weights: as of `InContextClassifier`.
+
+    Raises:
+        UnknownNameError, RunError: there are no such weights, or they are not of classes.
+    """
     if str(weights) in tables.shipped():
         return tables.load(weights)
     if str(weights) not in learners.shipped():

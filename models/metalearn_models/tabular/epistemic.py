@@ -1,8 +1,8 @@
 """How unsure a classifier is of its own probabilities: the variance read from the updates along each view's context.
 
-Fortini, Ng, Petrone, Rousseau and Wei 2026 (arXiv 2602.04596); the formula is in `metalearn.volatility`. A view reads
-its rows one after the other, and every query is predicted after each of them. The orders of rows differ between views,
-so the mean over views is one over orders.
+Fortini, Ng, Petrone, Rousseau and Wei 2026 (arXiv 2602.04596); the formula is in `metalearn.epistemic_variance`. A view
+reads its rows one after the other, and every query is predicted after each of them. The orders of rows differ between
+views, so the mean over views is one over orders.
 """
 
 from __future__ import annotations

@@ -39,8 +39,10 @@ __all__ = [
     "fit_features",
     "fit_standardiser",
     "inputs_of",
+    "leading_axes",
     "reduce",
     "standardise",
+    "stratified_order",
 ]
 
 CLIP = 10.0
@@ -200,7 +202,7 @@ def _products(matrix: Float[np.ndarray, "A F"], x: Float[np.ndarray, "N F"]) -> 
 def _blocks(y: Int[np.ndarray, " N"], size: int, count: int, rng: np.random.Generator) -> Int[np.ndarray, "M n"]:
     """Random stratified sets of `size` rows, each in random order, every row in one of them if `VIEWS` suffice."""
     views = max(count, min(-(-len(y) // size), VIEWS))
-    stream = np.concatenate([_stratified(y, rng) for _ in range(-(-views * size // len(y)))])
+    stream = np.concatenate([stratified_order(y, rng) for _ in range(-(-views * size // len(y)))])
     blocks = [stream[i * size : (i + 1) * size] for i in range(views)]
     if len(y) > size:
         # A block that reaches from one pass over the rows into the next may hold a row twice: replace the second.
@@ -212,7 +214,7 @@ def _blocks(y: Int[np.ndarray, " N"], size: int, count: int, rng: np.random.Gene
     return np.stack([rng.permutation(block) for block in blocks])
 
 
-def _stratified(y: Int[np.ndarray, " N"], rng: np.random.Generator) -> Int[np.ndarray, " N"]:
+def stratified_order(y: Int[np.ndarray, " N"], rng: np.random.Generator) -> Int[np.ndarray, " N"]:
     """All rows in a random order in which the classes have about their proportions in every stretch."""
     place = np.empty(len(y))
     for label in np.unique(y):
@@ -226,6 +228,11 @@ def _principal_axes(x: Float[np.ndarray, "N F"], most: int, rng: np.random.Gener
     if len(x) > PCA_ROWS:
         x = x[rng.choice(len(x), PCA_ROWS, replace=False)]
     x = x - x.mean(0)
+    return leading_axes(x, most, rng)
+
+
+def leading_axes(x: Float[np.ndarray, "N F"], most: int, rng: np.random.Generator) -> Float[np.ndarray, "k F"]:
+    """The `most` leading right singular vectors (fewer if N or F is less), approximate where both are large."""
     if min(x.shape) <= EXACT:
         return np.linalg.svd(x, full_matrices=False)[2][:most]
     # Halko, Martinsson & Tropp 2011 (arXiv 0909.4061): a full decomposition would cost 100 times as much.

@@ -42,7 +42,8 @@ def test_a_toy_run_keeps_its_meta_training(monkeypatch, tmp_path):
     monkeypatch.setattr(learned_topology, "GRID", {"alpha": (0.3,), "every": (2,), "end": (0.5, 1.0)})
     config = dataclasses.replace(TOY, out=tmp_path)
     result = learned_topology.run(config)
-    theta = json.loads((tmp_path / "cells" / "theta-0.json").read_bytes())["result"]
+    (kept,) = (tmp_path / "cells").glob("theta-0-*.json")
+    theta = json.loads(kept.read_bytes())["result"]
     assert len(theta) == 5 and theta[0] != [1, 0, 0, 0, 0]
     assert np.isfinite(result["table"]["digits"]["learned - RigL"]).all()
     monkeypatch.setattr(learned_topology, "meta_train_seeds", lambda *args, **options: pytest.fail("trained again"))

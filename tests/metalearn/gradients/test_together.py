@@ -68,7 +68,7 @@ def test_a_member_that_is_not_finite_leaves_the_others(members):
 
 
 def test_what_does_not_fit_together_is_refused(members):
-    with pytest.raises(ValueError, match="at least one estimator, got none"):
+    with pytest.raises(ValueError, match="at least one estimator, got an empty mapping"):
         together({})
     with pytest.raises(ValueError, match=r"same number of trajectories, got \{'a': 4, 'b': 2\}"):
         together({"a": members["small"], "b": backprop(_loop(2, 3), 2)})

@@ -27,7 +27,7 @@ from metalearn_models.epistemic import (
     epinet,
     hypermodel,
     joint,
-    marginal_logits,
+    marginal_log_probs,
     prior_ensemble,
     sgmcmc,
     single,
@@ -79,7 +79,10 @@ def trained(examples):
                 log_prob(KEY, *none, xs, ys),
                 marginals(log_prob)(KEY, *none, xs, ys),
                 log_prob(KEY, *none, xs[:1], ys[:1]),
-                [marginal_logits(agent, p, xs, KEY, 16) for p in ((params,) if agent.snapshots else (start, params))],
+                [
+                    marginal_log_probs(agent, p, xs, KEY, 16)
+                    for p in ((params,) if agent.snapshots else (start, params))
+                ],
             )
         return found
 

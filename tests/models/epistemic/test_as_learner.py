@@ -26,7 +26,7 @@ def test_predictions_are_those_of_an_agent_trained_on_what_came_before():
             told = epistemic.Knowledge(jnp.float32(3), jnp.float32(config.temperature))
             own = jax.random.split(KEY, 1)[0]  # the key of the first of one sequences
             params = epistemic.train(agent, xs[:3], ys[:3], told, own)
-            wanted = epistemic.marginal_logits(agent, params, xs[3:], own)[0]
+            wanted = epistemic.marginal_log_probs(agent, params, xs[3:], own)[0]
             joint = chain_rule(learner, ())(KEY, xs[:2], ys[:2], xs[2:], ys[2:])
             return predictions(learner, (), xs, ys, KEY), wanted, joint
 

@@ -1,4 +1,4 @@
-"""The classifier's variance: the formula of `metalearn.volatility`, view by view."""
+"""The classifier's variance: the formula of `metalearn.epistemic_variance`, view by view."""
 
 from types import SimpleNamespace
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metalearn.epistemic_variance import update_variance
 from metalearn.learner import Signature
-from metalearn.volatility import update_variance
 from metalearn_models.learners.reference.neighbours import NearestCentroidConfig, nearest_centroid
 from metalearn_models.tabular.epistemic import CHUNK, variance_of_views
 

@@ -5,7 +5,6 @@ checkpoints" (arXiv 2209.12892), with the controls of Zeng et al. 2025 (arXiv 25
 """
 
 from metalearn_models.optimizers.gpt.controls import (
-    best_gradient_step,
     nearest_of_loss,
     soup,
 )
@@ -19,6 +18,7 @@ from metalearn_models.optimizers.gpt.generator import (
     Generator,
     GeneratorConfig,
     Method,
+    compile_jumps,
     fit_generator_scales,
     jump,
     make_generator,
@@ -40,8 +40,8 @@ __all__ = [
     "alignment",
     "average_of",
     "balance_units",
-    "best_gradient_step",
     "chunk_tokens",
+    "compile_jumps",
     "disagreement",
     "dispersion_ratio",
     "distance_in_quotient",

@@ -7,14 +7,10 @@ Shapes: R runs, S recorded steps, P parameters, Q wished losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-__all__ = ["best_gradient_step", "nearest_of_loss", "soup"]
+__all__ = ["nearest_of_loss", "soup"]
 
 
 def nearest_of_loss(
@@ -35,18 +31,3 @@ def soup(params: Float[np.ndarray, "R S P"], members: int = 16) -> Float[np.ndar
     if not 1 <= members <= len(params):
         raise ValueError(f"members must be from 1 to the number of runs, {len(params)}, got {members}")
     return np.asarray(params[:members, -1]).mean(0)
-
-
-def best_gradient_step(
-    loss: Callable[[Float[Array, "P"]], Float[Array, ""]], flat: Float[Array, "P"], rates: Float[np.ndarray, "K"]
-) -> Float[Array, "P"]:
-    """One step along the negative gradient, of the length that gives the least loss.
-
-    Args:
-        loss: of flat parameters.
-        flat: present parameters.
-        rates: step lengths to try.
-    """
-    gradient = jax.grad(loss)(flat)
-    tried = flat[None] - jnp.asarray(rates, flat.dtype)[:, None] * gradient[None]
-    return tried[jnp.nanargmin(jax.vmap(loss)(tried))]

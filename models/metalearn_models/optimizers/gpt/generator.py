@@ -51,6 +51,11 @@ class GeneratorConfig:
     variance: Variance = "learned"
     """Of the steps of diffusion; the released code has "large" with 1,000 steps."""
 
+    @property
+    def predictions(self) -> int:
+        """How often the network is evaluated in one jump."""
+        return {"regression": 1, "diffusion": self.steps, "flow": 2 * self.steps - 1}[self.method]
+
 
 class Scales(NamedTuple):
     """What makes parameters of order one, fitted on training runs.
@@ -199,6 +204,23 @@ def jump(
             known,
         )
     return made * generator.scales.scale + generator.scales.mean
+
+
+def compile_jumps(generator: Generator) -> Callable[..., Float[Array, "R Q P"]]:
+    """A compiled `jump` of many networks, each with several wished losses.
+
+    Returns:
+        `(theta, flat[R, P], present[R], wished[R, Q], keys[R, Q], errors) -> parameters[R, Q, P]`.
+    """
+
+    def jumps(theta: Any, flat: Array, present: Array, wished: Array, keys: Array, errors: Any = None) -> Array:
+        def of_network(x: tuple[Array, ...]) -> Array:
+            flat, now, wishes, keys = x
+            return jax.vmap(lambda wish, key: jump(generator, theta, flat, now, wish, key, errors))(wishes, keys)
+
+        return jax.lax.map(of_network, (flat, present, wished, keys))
+
+    return jax.jit(jumps)
 
 
 def _check_losses(generator: Generator, present: Any, wished: Any) -> None:

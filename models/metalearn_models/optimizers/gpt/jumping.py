@@ -25,7 +25,7 @@ from metalearn_models.optimizers.gpt.generator import Generator, GeneratorConfig
 from metalearn_models.optimizers.gpt.tokens import Tokeniser, chunk_tokens, hidden_unit_tokens
 from metalearn_models.optimizers.gpt.transformer import TransformerConfig, init_transformer
 
-__all__ = ["GPTState", "gpt_optimizer", "network_shapes", "pack_theta", "tokens_of", "unflatten_like"]
+__all__ = ["GPTState", "gpt_optimizer", "mlp_shapes", "pack_theta", "tokens_of", "unflatten_like"]
 
 TIMES = 1000
 """Steps of the noise process, each of which has an error of the prediction."""
@@ -81,7 +81,7 @@ def gpt_optimizer(
             f"jumps and learning_rate must be at least 0 and the prompt a positive loss, got {jumps}, {learning_rate} "
             f"and {prompt}"
         )
-    like, tokeniser, config = network_shapes(widths), tokens_of(widths, tokens, chunk), _config(generator)
+    like, tokeniser, config = mlp_shapes(widths), tokens_of(widths, tokens, chunk), _config(generator)
     unflatten = unflatten_like(widths)
 
     def init(key: PRNGKeyArray) -> dict[str, Any]:
@@ -151,13 +151,13 @@ def tokens_of(widths: tuple[int, ...], tokens: str, chunk: int = 256) -> Tokenis
     Raises:
         ValueError: there is no such tokeniser, or the network has none of this kind.
     """
-    like = network_shapes(widths)
+    like = mlp_shapes(widths)
     if tokens not in ("units", "chunks"):
         raise ValueError(f"tokens must be units or chunks, got {tokens!r}")
     return hidden_unit_tokens(like) if tokens == "units" else chunk_tokens(like, chunk)
 
 
-def network_shapes(widths: tuple[int, ...]) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
+def mlp_shapes(widths: tuple[int, ...]) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
     """The shapes of the parameters of `metalearn_models.networks.mlp`.
 
     Raises:
@@ -175,9 +175,9 @@ def unflatten_like(widths: tuple[int, ...]) -> Callable[[Float[Array, "P"]], Any
     """The function that makes the parameters of a multilayer perceptron from flat ones, in the order of `ravel_pytree`.
 
     Raises:
-        ValueError: as in `network_shapes`.
+        ValueError: as in `mlp_shapes`.
     """
-    leaves, tree = jax.tree.flatten(network_shapes(widths))
+    leaves, tree = jax.tree.flatten(mlp_shapes(widths))
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
 
     def unflatten(flat: Float[Array, "P"]) -> Any:

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.utils.extmath import randomized_svd
+
+from metalearn_models.tabular.views import leading_axes, stratified_order
 
 __all__ = ["View", "class_codes", "draw_table_views", "show_columns"]
 
 LARGEST = 1e30
 """What is shown is clipped here, since float32 ends soon after."""
-
-
-EXACT = 256
-"""Principal components are exact up to so many rows or columns, and approximate (randomised) beyond."""
 
 
 class View(NamedTuple):
@@ -74,7 +71,7 @@ def draw_table_views(
         useful = np.arange(1)
     views = []
     for number in range(count):
-        shown = _stratified(ys, rows, rng) if len(ys) > rows else np.arange(len(ys))
+        shown = _choose_rows(ys, rows, rng) if len(ys) > rows else np.arange(len(ys))
         chosen, axes, names = useful, None, categorical[useful]
         if len(useful) > columns and number % 2:
             axes = _principal_axes(xs[shown][:, useful], columns, rng)
@@ -129,14 +126,12 @@ def class_codes(classes: int, codes: int, rng: np.random.Generator) -> Float[np.
     return table
 
 
-def _stratified(ys: Int[np.ndarray, " n"], rows: int, rng: np.random.Generator) -> Int[np.ndarray, " m"]:
+def _choose_rows(ys: Int[np.ndarray, " n"], rows: int, rng: np.random.Generator) -> Int[np.ndarray, " m"]:
     """A random choice in which classes have about their shares, and each has a row."""
-    place = np.empty(len(ys))
-    for label in np.unique(ys):
-        members = rng.permutation(np.flatnonzero(ys == label))
-        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
-        place[members[0]] = -1
-    return np.sort(np.argsort(place, kind="stable")[: max(rows, int(ys.max()) + 1)])
+    order = stratified_order(ys, rng)
+    first = np.unique(ys[order], return_index=True)[1]
+    rest = np.delete(order, first)
+    return np.sort(np.concatenate([order[first], rest[: max(0, rows - len(first))]]))
 
 
 def _principal_axes(
@@ -148,8 +143,4 @@ def _principal_axes(
     deviation = np.nanstd(x, 0)
     scale = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
     z = np.clip((np.where(np.isnan(x), mean, x) - mean) * scale, -10, 10)
-    if min(z.shape) <= EXACT:
-        return np.linalg.svd(z, full_matrices=False)[2][:most].T, mean, scale
-    iterations: Any = 4  # sklearn's annotation knows only "auto"
-    found = randomized_svd(z, most, n_iter=iterations, random_state=int(rng.integers(2**31 - 1)))
-    return found[2].T, mean, scale
+    return leading_axes(z, most, rng).T, mean, scale

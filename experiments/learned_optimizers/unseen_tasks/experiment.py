@@ -21,7 +21,7 @@ ratios lies wholly above 1, or a chosen run diverges. Open: otherwise.
 
 from __future__ import annotations
 
-import json
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,14 +34,14 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from experiments.learned_optimizers.suite.rules import FRESH, RATES, RULES, TRAINED, Rule, make_rules
-from experiments.learned_optimizers.suite.tasks import TASKS, make_task
+from experiments.learned_optimizers.unseen_tasks.rules import FRESH, RATES, RULES, TRAINED, Rule, make_rules
+from experiments.learned_optimizers.unseen_tasks.tasks import TASKS, make_task
+from experiments.suite.cells import remember, settings_of
 from experiments.suite.intervals import bootstrap
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate
 from metalearn.errors import unknown_name
 from metalearn.pictures import new_figure, save
-from metalearn.runs.files import write_atomically
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
 from metalearn_models import optimizers
@@ -90,11 +90,20 @@ def run(config: SuiteConfig, progress: Progress | None = None) -> dict[str, Any]
             if name not in known:
                 raise unknown_name(kind, name, known)
     if min(config.seeds, config.tuning_seeds, *config.lengths) < 1:
-        raise ValueError("--lengths, --seeds and --tuning-seeds must be at least 1")
+        raise ValueError(
+            "--lengths, --seeds and --tuning-seeds must be at least 1; got "
+            f"{config.lengths}, {config.seeds} and {config.tuning_seeds}"
+        )
+    weights = None if config.weights is None else theta_sha256(optimizers.read(config.weights).theta)
     for task in config.tasks:
         for rule in names:
+            settings = settings_of(config, ("tasks", "rules", "weights"))
+            if rule == TRAINED:
+                settings["weights"] = weights
+            name = "".join(c if c.isalnum() else "-" for c in f"{task}-{rule}")
             with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-                found = _measure(config, task, rule, rules[rule])
+                compute = functools.partial(_measure, config, task, rule, rules[rule])
+                found = remember(config.out, name, settings, compute)
             rows += found
             best = ", ".join(f"{r['loss_mean']:.3g} at {r['rate']:g} ({r['steps']} steps)" for r in found)
             note(f"{task}: {rule} {best}")
@@ -104,14 +113,7 @@ def run(config: SuiteConfig, progress: Progress | None = None) -> dict[str, Any]
 
 
 def _measure(config: SuiteConfig, task: str, rule: str, made: Rule) -> list[dict[str, Any]]:
-    """One row per length: computed, or read from the folder."""
-    name = "".join(c if c.isalnum() else "-" for c in f"{task}-{rule}")
-    path = config.out / "cells" / f"{name}.json"
-    marks = {"lengths": list(config.lengths), "seeds": config.seeds, "tuning_seeds": config.tuning_seeds}
-    if rule == TRAINED:
-        marks["weights"] = theta_sha256(optimizers.read(str(config.weights)).theta)
-    if path.exists() and (kept := json.loads(path.read_text()))["marks"] == marks:
-        return kept["rows"]
+    """One row per length."""
     seeds = jnp.arange(config.seeds + config.tuning_seeds)
     rates, train = jnp.array(RATES, jnp.float32) * made.middle, compile_training(task, made)
     default = int(np.abs(np.log(rates / made.default)).argmin())
@@ -135,8 +137,6 @@ def _measure(config: SuiteConfig, task: str, rule: str, made: Rule) -> list[dict
             "microseconds_per_step": 1e6 * seconds / (steps * losses.size),
         }
         rows.append(found)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"marks": marks, "rows": rows}).encode())
     return rows
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metalearn.epistemic_variance import epistemic_variance, update_variance
 from metalearn.learner import Learner, Signature
-from metalearn.volatility import epistemic_variance, update_variance
 
 KEY = jax.random.key(2)
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.learned_optimizers.suite import experiment
-from experiments.learned_optimizers.suite.experiment import SuiteConfig, format_result, judge, run
-from experiments.learned_optimizers.suite.rules import FRESH, RATES, RULES, TRAINED
-from experiments.learned_optimizers.suite.tasks import TASKS, make_task
+from experiments.learned_optimizers.unseen_tasks import experiment
+from experiments.learned_optimizers.unseen_tasks.experiment import SuiteConfig, format_result, judge, run
+from experiments.learned_optimizers.unseen_tasks.rules import FRESH, RATES, RULES, TRAINED
+from experiments.learned_optimizers.unseen_tasks.tasks import TASKS, make_task
 from metalearn.errors import UnknownNameError
 from metalearn_models import optimizers
 
@@ -23,9 +23,9 @@ def test_a_run_compares_keeps_and_continues(tmp_path):
     assert [(r["rule"], r["steps"]) for r in result["rows"]] == [("Adam", 2), ("Adam", 6), (FRESH, 2), (FRESH, 6)]
     text = format_result(result)
     assert "6 steps: loss" in text and "loss of normalised Adam, cosine over that of Adam" in text and "open:" in text
-    kept = next((tmp_path / "cells").glob("*Adam.json"))
+    kept = next((tmp_path / "cells").glob("*Adam-*.json"))
     stored = json.loads(kept.read_text())
-    stored["rows"][0]["loss_mean"] = 123.0
+    stored["result"][0]["loss_mean"] = 123.0
     kept.write_text(json.dumps(stored))
     assert run(config)["rows"][0]["loss_mean"] == 123.0  # read and not run again
     assert run(dataclasses.replace(config, tuning_seeds=2))["rows"][0]["loss_mean"] != 123.0
