@@ -11,7 +11,8 @@ def test_it_runs_and_its_table_has_every_rate(tmp_path, monkeypatch):
     monkeypatch.setattr(lookahead, "INNER", {"momentum": lookahead.INNER["momentum"]})
     monkeypatch.setattr(lookahead, "MOMENTA", (0.8,))
     result = run(LookaheadConfig(steps=20, seeds=2, tuning_seeds=1, weights=2000, out=tmp_path))
-    assert np.shape(result["arms"]["Lookahead(momentum)"]["accuracy"]) == (5, 2)
+    rates = lookahead.INNER["momentum"][1]
+    assert np.shape(result["arms"]["Lookahead(momentum)"]["accuracy"]) == (len(rates), 2)
     assert all(abs(row["simulation"] / row["formula"] - 1) < 0.15 for row in result["variances"])
     alone, ahead = result["steps"]["0.8"]["steps"]
     assert 50 < alone < ahead < 1000  # Lookahead is slower where nothing is noisy
@@ -26,7 +27,12 @@ def test_the_rule_and_the_formula():
         assert abs(variance_formula(rate, period, alpha) - expected) < 5e-5
 
     def verdict(alone, ahead, error):
-        arms = {"momentum": {"accuracy": [[alone]] * 5}, "Lookahead(momentum)": {"accuracy": [[ahead]] * 5}}
+        rates = lookahead.INNER["momentum"][1]
+        # Other rates than 0.2 hold what would turn the verdict.
+        arms = {
+            name: {"accuracy": [[value if rate == 0.2 else 0.5] for rate in rates]}
+            for name, value in (("momentum", alone), ("Lookahead(momentum)", ahead))
+        }
         return judge(arms, [{"formula": 1.0, "simulation": 1 + error}])["verdict"]
 
     assert verdict(0.1, 0.91, -0.02) == "reproduced"
