@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.architectures._table import Table, replay
+from experiments.suite.intervals import list_interval
 from metalearn.search.random_search import trained_within
 from metalearn.search.rank_correlation import rung_correlations, spearman
 from metalearn.search.successive_halving import candidates_within, plan_rungs

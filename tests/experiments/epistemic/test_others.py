@@ -79,7 +79,10 @@ def test_the_measures_of_a_split_by_hand():
     [
         (lambda out: bandit.run(bandit.BanditConfig(indices=1, out=out)), "--indices at least 2"),
         (lambda out: compute.run(compute.ComputeConfig(sizes=(0,), out=out)), "--sizes"),
-        (lambda out: shipped.run(shipped.ShippedConfig(queries=3, out=out)), "--queries at least twice --tau"),
+        (
+            lambda out: shipped.run(shipped.ShippedConfig(queries=3, out=out)),
+            "--queries at least 2 times --tau; got 40, 5, 3 and 3",
+        ),
         (lambda out: shipped.run(shipped.ShippedConfig(rows=149, out=out)), "iris has 150 rows"),
     ],
 )

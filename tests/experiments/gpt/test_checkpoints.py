@@ -1,5 +1,7 @@
 """The comparison of generators of parameters, at toy size, and its verdict."""
 
+import dataclasses
+
 import pytest
 
 from experiments.gpt import checkpoints
@@ -13,7 +15,7 @@ TINY = checkpoints.CheckpointsConfig(
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpt")
-    return checkpoints.run(checkpoints.dataclasses.replace(TINY, out=folder))
+    return checkpoints.run(dataclasses.replace(TINY, out=folder))
 
 
 def test_every_row_is_there(result):
@@ -54,6 +56,6 @@ def test_the_verdict_follows_its_rule():
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"unknown design 'fow'. Did you mean 'flow'"):
-        checkpoints.run(checkpoints.dataclasses.replace(TINY, arms=("fow",)))
-    with pytest.raises(ValueError, match=r"codes needs one; got \(\)"):
-        checkpoints.run(checkpoints.dataclasses.replace(TINY, hidden=()))
+        checkpoints.run(dataclasses.replace(TINY, arms=("fow",)))
+    with pytest.raises(ValueError, match=r"exactly one with --arms codes; got \(\)"):
+        checkpoints.run(dataclasses.replace(TINY, hidden=()))

@@ -8,7 +8,8 @@ import pytest
 
 from experiments.sparsity import shrinkbench
 from experiments.sparsity._methods import METHODS
-from experiments.sparsity._networks import load_task, remember
+from experiments.sparsity._networks import load_task
+from experiments.suite.cells import remember
 from metalearn.errors import DataNotPreparedError, UnknownNameError
 
 COMPRESSIONS = (4.0, 8.0, 16.0)

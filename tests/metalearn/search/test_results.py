@@ -62,7 +62,7 @@ def test_results_are_read_as_they_were_written(tmp_path):
     with pytest.raises(RunError, match="other settings, old -> new: width: 4 -> 8"):
         read_results(path, {"width": 8})
     path.write_text('{"format": 7}')
-    with pytest.raises(RunError, match="its format is 7, and 1 would be right"):
+    with pytest.raises(RunError, match="has the format 7; this version reads 1"):
         read_results(path)
     path.write_text('{"format"')
     with pytest.raises(RunError, match="cannot read"):

@@ -122,7 +122,7 @@ def test_unknown_weights_name_both_libraries(weights):
 def _untrained(weights, monkeypatch):
     """The checks below are made before there are weights, so they know them by a name."""
     trained = load(weights)
-    monkeypatch.setattr(classifier_module, "_load", lambda name: trained)
+    monkeypatch.setattr(classifier_module, "load_learner", lambda name: trained)
 
 
 @parametrize_with_checks(
