@@ -43,7 +43,7 @@ from metalearn.intervals import mean_interval
 from metalearn.learner import Signature
 from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress
-from metalearn_models.epistemic import Agent, Knowledge, Params, make_agent
+from metalearn_models.epistemic import Agent, Examples, Knowledge, Params, make_agent
 from metalearn_tasks.families.testbed import draw_teacher, teacher_logits
 
 SCORE = "regret"
@@ -129,7 +129,7 @@ def play(config: BanditConfig, rule: str, agent: Agent, seed: Array) -> Float[Ar
 
             def loss(learned: Any) -> Array:
                 given = Params(learned, start.fixed)
-                return agent.loss(given, actions[taken[rows]], rewards[rows], weights, knowledge, key_loss)
+                return agent.loss(given, Examples(actions[taken[rows]], rewards[rows], weights), knowledge, key_loss)
 
             updates, memory = tx.update(jax.grad(loss)(learned), memory, learned)
             return (optax.apply_updates(learned, updates), memory), None
@@ -148,10 +148,11 @@ def run(config: BanditConfig, progress: Progress | None = None) -> dict[str, Any
     Raises:
         ValueError: a number is out of its range.
     """
-    if min(config.actions, config.inputs, config.rewards, config.steps, config.seeds) < 1 or config.indices < 2:
+    if min(config.inputs, config.rewards, config.steps) < 1 or min(config.actions, config.seeds, config.indices) < 2:
         raise ValueError(
-            "--actions, --inputs, --rewards, --steps and --seeds must be at least 1, and --indices at least 2; got "
-            f"{config.actions}, {config.inputs}, {config.rewards}, {config.steps}, {config.seeds} and {config.indices}"
+            "--inputs, --rewards and --steps must be at least 1, and --actions, --seeds and --indices "
+            f"at least 2; got {config.inputs}, {config.rewards}, {config.steps}, {config.actions}, {config.seeds} and "
+            f"{config.indices}"
         )
     if config.temperature <= 0:
         raise ValueError(f"--temperature must be positive, got {config.temperature}")

@@ -93,8 +93,8 @@ PRESETS = {
 }
 
 
-def problems(config: TestbedExperimentConfig, inputs: int, ratio: int) -> Problem:
-    """All problems of one number of inputs and one ratio: leading axes temperatures and seeds."""
+def problems(config: TestbedExperimentConfig, inputs: int, ratio: int, first: int = 0) -> Problem:
+    """All problems of one number of inputs and one ratio: axes temperatures and seeds (from `first`) lead."""
     number = 10_000 * inputs + ratio
 
     def one(place: jax.Array, temperature: jax.Array, seed: jax.Array) -> Problem:
@@ -103,7 +103,7 @@ def problems(config: TestbedExperimentConfig, inputs: int, ratio: int) -> Proble
 
     over_seeds = jax.vmap(one, (None, None, 0))
     places, temperatures = jnp.arange(len(config.temperatures)), jnp.array(config.temperatures, jnp.float32)
-    return jax.jit(jax.vmap(over_seeds, (0, 0, None)))(places, temperatures, jnp.arange(config.seeds))
+    return jax.jit(jax.vmap(over_seeds, (0, 0, None)))(places, temperatures, jnp.arange(first, first + config.seeds))
 
 
 def divergences(agent: Agent, made: Problem, indices: int) -> tuple[jax.Array, jax.Array]:

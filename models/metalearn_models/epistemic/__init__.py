@@ -16,6 +16,7 @@ from metalearn_models.epistemic.epinet import epinet as epinet
 from metalearn_models.epistemic.hypermodel import HypermodelConfig as HypermodelConfig
 from metalearn_models.epistemic.hypermodel import hypermodel as hypermodel
 from metalearn_models.epistemic.index import Agent as Agent
+from metalearn_models.epistemic.index import Examples as Examples
 from metalearn_models.epistemic.index import Knowledge as Knowledge
 from metalearn_models.epistemic.index import Params as Params
 from metalearn_models.epistemic.index import joint as joint
@@ -37,6 +38,7 @@ __all__ = [
     "EnsembleConfig",
     "EpinetConfig",
     "EpistemicConfig",
+    "Examples",
     "HypermodelConfig",
     "Knowledge",
     "Params",

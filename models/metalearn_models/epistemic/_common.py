@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Signature
 from metalearn_models._settings import check_settings
-from metalearn_models.epistemic.index import Knowledge
+from metalearn_models.epistemic.index import Examples, Knowledge
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.networks.network import Network
 
@@ -50,10 +50,10 @@ def check_agent(signature: Signature, config: Any) -> None:
         )
 
 
-def cross_entropy(logits: Float[Array, "N C"], ys: Int[Array, "N"], weights: Float[Array, "N"]) -> Float[Array, ""]:
+def cross_entropy(logits: Float[Array, "N C"], examples: Examples) -> Float[Array, ""]:
     """The mean cross-entropy of the examples that count; 0 if none does."""
-    each = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), ys)
-    return jnp.sum(weights * each) / jnp.maximum(weights.sum(), 1.0)
+    each = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), examples.ys)
+    return jnp.sum(examples.weights * each) / jnp.maximum(examples.weights.sum(), 1.0)
 
 
 def sum_of_squares(tree: Any) -> Float[Array, ""]:

@@ -13,12 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Signature
 from metalearn.ranges import Positive, Size, Steps
 from metalearn_models.epistemic._common import adam, check_agent, cross_entropy, released_mlp, testbed_decay
-from metalearn_models.epistemic.index import Agent, Knowledge, Params
+from metalearn_models.epistemic.index import Agent, Examples, Knowledge, Params
 
 __all__ = ["BayesByBackpropConfig", "bayes_by_backprop", "normal_divergence"]
 
@@ -72,16 +72,9 @@ def bayes_by_backprop(signature: Signature, config: BayesByBackpropConfig = Baye
         drawn = [jax.random.normal(k, (count, *leaf.shape)) for k, leaf in zip(keys, leaves, strict=True)]
         return jax.tree.unflatten(structure, drawn)
 
-    def loss(
-        params: Params,
-        xs: Float[Array, "N D"],
-        ys: Int[Array, "N"],
-        weights: Float[Array, "N"],
-        knowledge: Knowledge,
-        key: PRNGKeyArray,
-    ) -> Float[Array, ""]:
+    def loss(params: Params, examples: Examples, knowledge: Knowledge, key: PRNGKeyArray) -> Float[Array, ""]:
         drawn = draw(key, config.draws)
-        each = jax.vmap(lambda z: cross_entropy(apply(params, xs, z), ys, weights))(drawn)
+        each = jax.vmap(lambda z: cross_entropy(apply(params, examples.xs, z), examples))(drawn)
         deviation = jax.tree.map(jax.nn.softplus, params.learned["spread"])
         divergence = normal_divergence(params.learned["mean"], deviation, config.prior_deviation)
         return each.mean() + testbed_decay(signature, knowledge) * divergence

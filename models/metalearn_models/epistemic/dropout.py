@@ -13,7 +13,7 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Signature
 from metalearn.ranges import NonEmpty, NonNegative, Positive, Size, Steps, Within
@@ -25,7 +25,7 @@ from metalearn_models.epistemic._common import (
     sum_of_squares,
     testbed_decay,
 )
-from metalearn_models.epistemic.index import Agent, Knowledge, Params
+from metalearn_models.epistemic.index import Agent, Examples, Knowledge, Params
 
 __all__ = ["DropoutConfig", "dropout"]
 
@@ -77,16 +77,9 @@ def dropout(signature: Signature, config: DropoutConfig = DropoutConfig()) -> Ag
         drawn = (jax.random.bernoulli(k, kept, (count, width)) for k, width in zip(keys, config.hidden, strict=True))
         return tuple(mask.astype(jnp.float32) / kept for mask in drawn)
 
-    def loss(
-        params: Params,
-        xs: Float[Array, "N D"],
-        ys: Int[Array, "N"],
-        weights: Float[Array, "N"],
-        knowledge: Knowledge,
-        key: PRNGKeyArray,
-    ) -> Float[Array, ""]:
-        logits = jax.vmap(lambda x, masks: of_one(params, x, masks))(xs, draw(key, len(xs)))
+    def loss(params: Params, examples: Examples, knowledge: Knowledge, key: PRNGKeyArray) -> Float[Array, ""]:
+        logits = jax.vmap(lambda x, masks: of_one(params, x, masks))(examples.xs, draw(key, len(examples.xs)))
         decay = config.decay * testbed_decay(signature, knowledge)
-        return cross_entropy(logits, ys, weights) + decay * sum_of_squares(params.learned)
+        return cross_entropy(logits, examples) + decay * sum_of_squares(params.learned)
 
     return Agent(init, apply, draw, loss, adam(config.learning_rate), config.steps, signature)

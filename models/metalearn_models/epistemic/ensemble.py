@@ -27,7 +27,7 @@ from metalearn_models.epistemic._common import (
     sum_of_squares,
     testbed_decay,
 )
-from metalearn_models.epistemic.index import Agent, Knowledge, Params
+from metalearn_models.epistemic.index import Agent, Examples, Knowledge, Params
 
 __all__ = ["EnsembleConfig", "PriorEnsembleConfig", "SingleConfig", "ensemble", "prior_ensemble", "single"]
 
@@ -124,17 +124,13 @@ def _ensemble(signature: Signature, config: SingleConfig, members: int, prior_sc
         del key, count
         return jnp.arange(max(members, 2))
 
-    def loss(
-        params: Params,
-        xs: Float[Array, "N D"],
-        ys: Int[Array, "N"],
-        weights: Float[Array, "N"],
-        knowledge: Knowledge,
-        key: PRNGKeyArray,
-    ) -> Float[Array, ""]:
+    def loss(params: Params, examples: Examples, knowledge: Knowledge, key: PRNGKeyArray) -> Float[Array, ""]:
         del key
-        logits = jax.vmap(lambda learned, prior: of_member(params, xs, learned, prior))(params.learned, priors(params))
-        each = jax.vmap(lambda out: cross_entropy(out, ys, weights))(logits)
+
+        def of_one(learned: Any, prior: Any) -> Float[Array, ""]:
+            return cross_entropy(of_member(params, examples.xs, learned, prior), examples)
+
+        each = jax.vmap(of_one)(params.learned, priors(params))
         # The sum over members, not the mean: Adam then steps each of them as if it were alone.
         return each.sum() + config.decay * testbed_decay(signature, knowledge) * sum_of_squares(params.learned)
 

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Signature
 from metalearn.ranges import NonNegative, Positive, Size, Steps
 from metalearn_models.epistemic._common import adam, check_agent, cross_entropy, released_mlp, sum_of_squares
-from metalearn_models.epistemic.index import Agent, Knowledge, Params
+from metalearn_models.epistemic.index import Agent, Examples, Knowledge, Params
 from metalearn_models.networks.network import Network
 
 __all__ = ["Base", "EpinetConfig", "epinet", "epinet_on", "expose_outputs", "mlp_base"]
@@ -164,16 +164,9 @@ def epinet_on(base: Base, signature: Signature, config: EpinetConfig = EpinetCon
     def draw(key: PRNGKeyArray, count: int) -> Float[Array, "count Z"]:
         return jax.random.normal(key, (count, width))
 
-    def loss(
-        params: Params,
-        xs: Float[Array, "N D"],
-        ys: Int[Array, "N"],
-        weights: Float[Array, "N"],
-        knowledge: Knowledge,
-        key: PRNGKeyArray,
-    ) -> Float[Array, ""]:
-        parts = split(params, xs)
-        each = jax.vmap(lambda z: cross_entropy(add(params, parts, z), ys, weights))(draw(key, width))
+    def loss(params: Params, examples: Examples, knowledge: Knowledge, key: PRNGKeyArray) -> Float[Array, ""]:
+        parts = split(params, examples.xs)
+        each = jax.vmap(lambda z: cross_entropy(add(params, parts, z), examples))(draw(key, width))
         decay = config.decay * (inputs / knowledge.examples) ** 0.7
         return each.mean() + decay * sum_of_squares(params.learned)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Signature
 from metalearn.ranges import NonNegative, Positive, Size, Steps
@@ -25,7 +25,7 @@ from metalearn_models.epistemic._common import (
     sum_of_squares,
     testbed_decay,
 )
-from metalearn_models.epistemic.index import Agent, Knowledge, Params
+from metalearn_models.epistemic.index import Agent, Examples, Knowledge, Params
 from metalearn_models.networks.network import Network
 
 __all__ = ["HypermodelConfig", "hypermodel"]
@@ -81,15 +81,8 @@ def hypermodel(signature: Signature, config: HypermodelConfig = HypermodelConfig
     def draw(key: PRNGKeyArray, count: int) -> Float[Array, "count Z"]:
         return jax.random.normal(key, (count, width)) / jnp.sqrt(width)
 
-    def loss(
-        params: Params,
-        xs: Float[Array, "N D"],
-        ys: Int[Array, "N"],
-        weights: Float[Array, "N"],
-        knowledge: Knowledge,
-        key: PRNGKeyArray,
-    ) -> Float[Array, ""]:
-        each = jax.vmap(lambda z: cross_entropy(apply(params, xs, z), ys, weights))(draw(key, config.draws))
+    def loss(params: Params, examples: Examples, knowledge: Knowledge, key: PRNGKeyArray) -> Float[Array, ""]:
+        each = jax.vmap(lambda z: cross_entropy(apply(params, examples.xs, z), examples))(draw(key, config.draws))
         return each.mean() + config.decay * testbed_decay(signature, knowledge) * sum_of_squares(params.learned)
 
     return Agent(init, apply, draw, loss, adam(config.learning_rate), config.steps, signature)

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.joint import LogProb, mean_over_indices
 from metalearn.learner import Signature
 
-__all__ = ["Agent", "Knowledge", "Params", "joint", "marginal_log_probs"]
+__all__ = ["Agent", "Examples", "Knowledge", "Params", "joint", "marginal_log_probs"]
 
 
 class Knowledge(NamedTuple):
@@ -36,6 +36,20 @@ class Knowledge(NamedTuple):
 
     examples: Float[Array, ""]
     temperature: Float[Array, ""]
+
+
+class Examples(NamedTuple):
+    """A minibatch.
+
+    Attributes:
+        xs: inputs.
+        ys: labels.
+        weights: 1 for an example that counts, 0 for one that does not.
+    """
+
+    xs: Float[Array, "N D"]
+    ys: Int[Array, " N"]
+    weights: Float[Array, " N"]
 
 
 class Params(NamedTuple):
@@ -58,7 +72,7 @@ class Agent(NamedTuple):
         apply: `(params, xs[N, D], z) -> logits[N, C]`.
         draw: `(key, count) -> indices`, a pytree with an axis of indices in front. An agent with finitely many indices
             gives all of them, whatever the count, but at least two.
-        loss: `(params, xs[N, D], ys[N], weights[N], knowledge, key) -> scalar`; examples of weight 0 do not count.
+        loss: `(params, examples, knowledge, key) -> scalar`.
         optimizer: `(knowledge, key) -> transformation` of optax, of `Params.learned`.
         steps: training steps.
         signature: the shapes that it was built for.
@@ -70,7 +84,7 @@ class Agent(NamedTuple):
     init: Callable[[PRNGKeyArray, Knowledge], Params]
     apply: Callable[[Params, Float[Array, "N D"], Any], Float[Array, "N C"]]
     draw: Callable[[PRNGKeyArray, int], Any]
-    loss: Callable[..., Float[Array, ""]]
+    loss: Callable[[Params, Examples, Knowledge, PRNGKeyArray], Float[Array, ""]]
     optimizer: Callable[[Knowledge, PRNGKeyArray], optax.GradientTransformation]
     steps: int
     signature: Signature

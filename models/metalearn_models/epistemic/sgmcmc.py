@@ -28,7 +28,7 @@ from metalearn_models.epistemic._common import (
     sum_of_squares,
     testbed_decay,
 )
-from metalearn_models.epistemic.index import Agent, Knowledge, Params
+from metalearn_models.epistemic.index import Agent, Examples, Knowledge, Params
 
 __all__ = ["LangevinState", "SGMCMCConfig", "langevin", "sgmcmc"]
 
@@ -127,18 +127,11 @@ def sgmcmc(signature: Signature, config: SGMCMCConfig = SGMCMCConfig()) -> Agent
         del key, count
         return jnp.arange(config.samples)
 
-    def loss(
-        params: Params,
-        xs: Float[Array, "N D"],
-        ys: Int[Array, "N"],
-        weights: Float[Array, "N"],
-        knowledge: Knowledge,
-        key: PRNGKeyArray,
-    ) -> Float[Array, ""]:
+    def loss(params: Params, examples: Examples, knowledge: Knowledge, key: PRNGKeyArray) -> Float[Array, ""]:
         del key
-        logits = jax.vmap(lambda x: network.apply(params.learned, x))(xs)
+        logits = jax.vmap(lambda x: network.apply(params.learned, x))(examples.xs)
         decay = testbed_decay(signature, knowledge) / config.prior_variance
-        return cross_entropy(logits, ys, weights) + decay * sum_of_squares(params.learned)
+        return cross_entropy(logits, examples) + decay * sum_of_squares(params.learned)
 
     def optimizer(knowledge: Knowledge, key: PRNGKeyArray) -> optax.GradientTransformation:
         return langevin(key, knowledge.examples, config.learning_rate, config.momentum)

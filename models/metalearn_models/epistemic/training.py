@@ -15,7 +15,7 @@ import optax
 from einops import rearrange
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from metalearn_models.epistemic.index import Agent, Knowledge, Params
+from metalearn_models.epistemic.index import Agent, Examples, Knowledge, Params
 
 __all__ = ["train", "untrained"]
 
@@ -84,7 +84,7 @@ def train(
 
         def loss(learned: Any) -> Array:
             given = Params(learned, params.fixed)
-            return agent.loss(given, xs[rows], ys[rows], weights, knowledge, key_loss)
+            return agent.loss(given, Examples(xs[rows], ys[rows], weights), knowledge, key_loss)
 
         updates, memory = tx.update(jax.grad(loss)(learned), memory, learned)
         return (optax.apply_updates(learned, updates), memory), None

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.epistemic import bandit, compute, shipped
+from experiments.epistemic import bandit, compute, shipped, tuning
 from metalearn.learner import Signature
 from metalearn_models.epistemic import Agent, Params
 
@@ -58,6 +58,19 @@ def test_the_rules_of_the_verdicts():
     assert judged["ratios"]["prior-ensemble"] == {"size": 10, "reached": True, "operations": 5.0}
 
 
+def test_tuning_takes_the_least_of_five_settings_that_is_possible_and_the_released_one_of_equals():
+    for name in tuning.TRIED:
+        first, *others = tuning.settings(name)
+        assert first == {} and [len(values) for values in others] == [1] * 4
+    assert tuning.settings("dropout")[2] == {"rate": pytest.approx(0.3)}
+
+    def row(values, kl, infinite=0):
+        return {"values": values, "kl": kl, "infinite": infinite}
+
+    assert tuning.choose([row({}, 2.0), row({"a": 1.0}, 1.0, 3), row({"a": 2.0}, 1.5)]) == {"a": 2.0}
+    assert tuning.choose([row({}, 2.0), row({"a": 1.0}, 2.0)]) == {}
+
+
 def test_the_measures_of_a_split_by_hand():
     def fit(X, y, classes):
         """Two indices that disagree; what was learned last is a little more probable."""
@@ -78,6 +91,9 @@ def test_the_measures_of_a_split_by_hand():
     ("call", "words"),
     [
         (lambda out: bandit.run(bandit.BanditConfig(indices=1, out=out)), "--indices at least 2"),
+        (lambda out: bandit.run(bandit.BanditConfig(actions=1, out=out)), "at least 2; got 10, 300, 5, 1, 16 and 64"),
+        (lambda out: tuning.run(tuning.TuningConfig(members=1, out=out)), "--members at least 2"),
+        (lambda out: tuning.run(tuning.TuningConfig(agents=("bbbb",), out=out)), "Did you mean .bbb"),
         (lambda out: compute.run(compute.ComputeConfig(sizes=(0,), out=out)), "--sizes"),
         (
             lambda out: shipped.run(shipped.ShippedConfig(queries=3, out=out)),

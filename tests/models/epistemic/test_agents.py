@@ -15,6 +15,7 @@ from metalearn_models.epistemic import (
     DropoutConfig,
     EnsembleConfig,
     EpinetConfig,
+    Examples,
     HypermodelConfig,
     Knowledge,
     Params,
@@ -119,7 +120,7 @@ def test_two_opposite_members_find_a_label_and_its_copy_half_as_probable(example
 
 def test_priors_are_not_trained_and_doubt_does_not_shape_the_base(examples):
     xs, ys = examples
-    agent, weights = AGENTS["epinet"], jnp.ones(len(ys))
+    agent, given = AGENTS["epinet"], Examples(xs, ys, jnp.ones(len(ys)))
     params = agent.init(KEY, TOLD)
     z = jax.random.normal(KEY, (4,))
 
@@ -133,7 +134,7 @@ def test_priors_are_not_trained_and_doubt_does_not_shape_the_base(examples):
     for name in ("prior ensemble", "epinet"):
         one = AGENTS[name]
         start = one.init(KEY, TOLD)
-        grads = jax.jit(jax.grad(lambda p, one=one: one.loss(p, xs, ys, weights, TOLD, KEY)))(start)
+        grads = jax.jit(jax.grad(lambda p, one=one: one.loss(p, given, TOLD, KEY)))(start)
         assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(grads.fixed["networks"])), name
         assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(grads.learned))
 
@@ -200,7 +201,7 @@ def test_padding_counts_for_nothing_and_members_do_not_hinder_one_another(exampl
     assert jax.tree.all(jax.tree.map(np.array_equal, longer, program(xs, ys)))
     # Each member descends its own loss: the gradient of one does not contain the others.
     params = agent.init(KEY, TOLD)
-    gradient = jax.jit(jax.grad(lambda p: agent.loss(p, xs, ys, jnp.ones(8), TOLD, KEY)))
+    gradient = jax.jit(jax.grad(lambda p: agent.loss(p, Examples(xs, ys, jnp.ones(8)), TOLD, KEY)))
     grads = gradient(params).learned
     others = jax.tree.map(lambda leaf: leaf.at[1:].multiply(3.0), params.learned)
     changed = gradient(params._replace(learned=others)).learned
