@@ -123,17 +123,33 @@ def trivial_rows(judge: Judge) -> dict[str, dict[str, Any]]:
 
 def noisy_row(judge: Judge, distance: float) -> dict[str, Any]:
     """Stored checkpoints with noise, so much that their median distance to the nearest stored one is `distance`."""
-    near, low, high = stored_of_loss(judge), 0.0, 1.0
+    near = stored_of_loss(judge)
     noise = np.random.default_rng(0).normal(size=near.shape).astype(np.float32) * made_scale(judge)
     assert judge.unit is not None
-    few = slice(0, 16)
+    unit = judge.unit
+
+    def apart(flats: np.ndarray) -> float:
+        return float(np.median(distances_to(judge.stored, *_parts(judge.made, flats), OUTPUTS))) / unit
+
+    share = noise_as_far(near[:16, 0], noise[:16, 0], distance, apart)
+    found = near + share * noise
+    return judge_row(judge, found, found[:, 0]) | {"noise": share}
+
+
+def noise_as_far(near: np.ndarray, noise: np.ndarray, distance: float, apart: Callable[[np.ndarray], float]) -> float:
+    """The share of the noise, in [0, 1], with which `apart(near + share * noise)` is `distance`, by bisection."""
+    low, high = 0.0, 1.0
     for _ in range(7):
         middle = (low + high) / 2
-        units, rest = _parts(judge.made, near[few, 0] + middle * noise[few, 0])
-        apart = [distance_in_quotient(u, r, judge.stored, OUTPUTS).min() for u, r in zip(units, rest, strict=True)]
-        low, high = (middle, high) if np.median(apart) / judge.unit < distance else (low, middle)
-    found = near + (low + high) / 2 * noise
-    return judge_row(judge, found, found[:, 0]) | {"noise": (low + high) / 2}
+        low, high = (middle, high) if apart(near + middle * noise) < distance else (low, middle)
+    return (low + high) / 2
+
+
+def distances_to(
+    stored: tuple[np.ndarray, np.ndarray], units: np.ndarray, rest: np.ndarray, outputs: int
+) -> np.ndarray:
+    """The distance of each network to the nearest stored one, where symmetries do not count."""
+    return np.array([distance_in_quotient(u, r, stored, outputs).min() for u, r in zip(units, rest, strict=True)])
 
 
 def adam_row(judge: Judge, flops: float) -> dict[str, Any]:

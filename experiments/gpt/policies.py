@@ -28,21 +28,24 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from experiments.gpt._rows import distances_to, noise_as_far
+from experiments.gpt._training import Fitting, fit
 from experiments.suite.results import write_result
-from metalearn.gradients import backprop
-from metalearn.outer import local_mesh, outer_loop
 from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress
 from metalearn.zoo import Zoo, ZooConfig, fill_zoo, train_by_gradients
 from metalearn_models.networks import mlp
 from metalearn_models.optimizers import gpt
-from metalearn_models.optimizers.gpt.training import Pairs, measure_errors
+from metalearn_models.optimizers.gpt.codes import align_runs, fit_codec
 from metalearn_tasks.systems.cart_pole import mean_return, policy_loss
 
 LEAST = 0.005
 """Added to the share of lost steps, whose logarithm the generator reads."""
 
 POLICY = mlp(4, (16,), 2)
+OUTPUTS = 2
+LENGTHS = np.logspace(-2, 2, 25).astype(np.float32)
+"""Of the single gradient step."""
 
 
 @dataclass(frozen=True)
@@ -104,33 +107,17 @@ def train_generator(
     config: PolicyConfig, zoo: Zoo, method: gpt.Method, seed: int, progress: Progress | None
 ) -> Callable[[Any, Any, Any], np.ndarray]:
     """A generator as `(flat[U, P], present[U], wished[U, Q]) -> flat[U, Q, P]`."""
-    seen, key = zoo.seen(), jax.random.key(seed)
-    tokeniser = gpt.hidden_unit_tokens(jax.eval_shape(POLICY.init, key))
+    seen = zoo.seen()
+    tokeniser = gpt.hidden_unit_tokens(jax.eval_shape(POLICY.init, jax.random.key(0)))
     shape = gpt.GeneratorConfig(method, gpt.TransformerConfig(config.width, 2), 50)
     losses = zoo.loss(seen, "train")
     made = gpt.make_generator(shape, tokeniser, gpt.fit_generator_scales(tokeniser, seen.params, losses))
-    data = Pairs(made.scaled(jnp.asarray(seen.params)), jnp.asarray(losses))
-    rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, config.steps // 20, config.steps, 2e-5)
-    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01))
-    estimator = backprop(gpt.pairs_loop(made), batch=64)
-    loop = outer_loop(estimator, gpt.with_average(adam, 0.995), 20, local_mesh(64))
-    state = loop.init(made.init(jax.random.fold_in(key, 0)), data, jax.random.fold_in(key, 1))
-    if progress is not None:
-        progress.start(0, config.steps)
-    while int(state.step) < config.steps:
-        state, metrics = loop.step(state, data)
-        if progress is not None:
-            progress.update(int(state.step), {"loss": float(metrics["loss"].mean())})
-    theta, data = jax.device_get((gpt.average_of(state.optimizer), data))
-    errors = None
-    if method == "diffusion":
-        errors = jax.jit(lambda theta, data: measure_errors(made, theta, data, jax.random.fold_in(key, 2)))(theta, data)
-
+    fitted = fit(made, seen.params, losses, Fitting(config.steps, 64), seed, progress=progress)
     jumps = gpt.compile_jumps(made)
 
     def propose(flat: Any, present: Any, wished: Any) -> np.ndarray:
-        keys = jax.random.split(jax.random.fold_in(key, 3), wished.shape)
-        return np.asarray(jumps(theta, flat, present, wished, keys, errors))
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 3), wished.shape)
+        return np.asarray(jumps(fitted.theta, flat, present, wished, keys, fitted.errors))
 
     return propose
 
@@ -163,15 +150,27 @@ def run(config: PolicyConfig, progress: Progress | None = None) -> dict[str, Any
     def repeat(one: np.ndarray) -> np.ndarray:
         return np.broadcast_to(one, (*wished.shape, one.shape[-1]))
 
-    stored = gpt.nearest_of_loss(seen.params, losses, wished.reshape(-1)).reshape(*wished.shape, -1)
+    near = gpt.nearest_of_loss(seen.params, losses, wished.reshape(-1)).reshape(*wished.shape, -1)
+    ends = np.asarray(seen.params[:, -1])
+    tokeniser = gpt.hidden_unit_tokens(jax.eval_shape(POLICY.init, jax.random.key(0)))
+    codec, _ = fit_codec(tokeniser, np.asarray(seen.params[:, -3:]), OUTPUTS, 2)
+    aligned = align_runs(tokeniser, codec, ends, OUTPUTS)
     rows = {
         "the present policy": [score(np.repeat(flat[:, None], config.prompts, 1))],
-        "mean of the last checkpoints": [score(repeat(np.asarray(seen.params[:, -1]).mean(0)))],
-        "nearest stored checkpoint": [score(stored)],
+        "constant: mean of the ends": [score(repeat(ends.mean(0)))],
+        "constant: aligned mean": [score(repeat(aligned.mean(0)))],
+        "aligned soup of 16": [score(repeat(aligned[:16].mean(0)))],
+        "nearest stored checkpoint": [score(near)],
+        "single gradient step": [score(gradient_step(config, unflatten, flat, wished))],
     }
     for method in ("regression", "flow", "diffusion"):
         generators = [train_generator(config, zoo, method, seed, progress) for seed in range(config.seeds)]
-        rows[method] = [score(generator(flat, present, wished)) for generator in generators]
+        found = [generator(flat, present, wished) for generator in generators]
+        rows[method] = [score(one) for one in found]
+        if method == "diffusion":
+            share = noise_of_distance(tokeniser, ends, found[0][:, 0], near[:, 0])
+            noise = np.random.default_rng(0).normal(size=near.shape).astype(np.float32) * ends.std()
+            rows["stored + noise, as far as diffusion"] = [score(near + share * noise)]
     result = {
         "rows": rows,
         "wished": wished.mean(0).tolist(),
@@ -183,6 +182,38 @@ def run(config: PolicyConfig, progress: Progress | None = None) -> dict[str, Any
     }
     draw(config, result)
     return write_result(config.out, result | {"verdict": verdict(rows)})
+
+
+def gradient_step(
+    config: PolicyConfig, unflatten: Callable[[Any], Any], flat: np.ndarray, wished: np.ndarray
+) -> np.ndarray:
+    """One step along the policy gradient, of the length whose return is nearest to each wish."""
+
+    def along(one: Array) -> tuple[Array, Array]:
+        keys = jax.random.split(jax.random.key(9), 4 * config.judged_by)
+        gradient = jax.grad(lambda x: policy_loss(POLICY.apply, unflatten(x), keys, config.horizon))(one)
+        tried = one[None] - jnp.asarray(LENGTHS)[:, None] * gradient[None]
+        return tried, jax.lax.map(lambda x: lost_share(config, unflatten(x), jax.random.key(7)), tried)
+
+    tried, lost = (np.asarray(x) for x in jax.jit(lambda flats: jax.lax.map(along, flats))(jnp.asarray(flat)))
+    chosen = np.abs(lost[:, None] - wished[..., None]).argmin(-1)
+    return np.take_along_axis(tried, chosen[..., None], 1)
+
+
+def noise_of_distance(tokeniser: gpt.Tokeniser, ends: np.ndarray, found: np.ndarray, near: np.ndarray) -> float:
+    """The share of noise that takes stored policies as far from all stored ones as proposals are, by the median."""
+
+    def parts(flats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        units, rest = (flats[..., places] for places in tokeniser.places)
+        return units, rest[..., 0, :]
+
+    stored = parts(np.concatenate([ends[:128], np.unique(near, axis=0)]))
+
+    def apart(flats: np.ndarray) -> float:
+        return float(np.median(distances_to(stored, *parts(flats), OUTPUTS)))
+
+    noise = np.random.default_rng(0).normal(size=near.shape).astype(np.float32) * ends.std()
+    return noise_as_far(near[:16], noise[:16], apart(found), apart)
 
 
 def verdict(rows: Mapping[str, Any]) -> str:
