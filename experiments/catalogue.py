@@ -83,6 +83,8 @@ EXPERIMENTS: dict[str, Entry] = {
     "epinet_compute": Entry("experiments.epistemic.compute", {"quick": "10 min", "standard": ""}),
     "epistemic_bandit": Entry("experiments.epistemic.bandit", {"quick": "", "standard": ""}),
     "gpt_curves": Entry("experiments.gpt.curves", {"standard": ""}),
+    "gpt_scaling": Entry("experiments.gpt.scaling", {"quick": ""}),
+    "gpt_tables": Entry("experiments.gpt.tables", {"standard": "", "quick": ""}),
     "gpt_checkpoints": Entry("experiments.gpt.checkpoints", {"softmax": "", "quick": "", "standard": ""}),
     "shipped_uncertainty": Entry("experiments.epistemic.shipped", {"quick": "", "standard": ""}),
     "testbed": Entry("experiments.epistemic.testbed", {"quick": "10 min", "standard": ""}),
