@@ -18,6 +18,7 @@ from metalearn.runs.files import write_atomically
 
 __all__ = ["Shard", "open_shard", "write_shard"]
 
+_AGAIN = "Remove it, and `fill_zoo` with the same configuration makes it again; the other shards are safe"
 _TYPES = {"F32": np.float32, "I32": np.int32}
 
 
@@ -67,19 +68,18 @@ def open_shard(path: Path) -> tuple[Shard, dict[str, Any]]:
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing: `fill_zoo` with the same configuration makes it again") from error
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is not a shard of checkpoints: {error}") from error
+        raise RunError(f"{path} is not a shard of checkpoints: {error}. {_AGAIN}") from error
     start = 8 + length
     try:
         entries = {name: header[name] for name in Shard._fields}
         end = start + max(entry["data_offsets"][1] for entry in entries.values())
         about = json.loads(header["__metadata__"]["about"])
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path} is truncated or not a shard of checkpoints: its header lacks {error}") from error
-    if size != end:
         raise RunError(
-            f"{path} is truncated or damaged: it has {size} bytes, its header promises {end}. Remove it, and "
-            "`fill_zoo` with the same configuration makes it again; the other shards are safe"
-        )
+            f"{path} is truncated or not a shard of checkpoints: its header lacks {error}. {_AGAIN}"
+        ) from error
+    if size != end:
+        raise RunError(f"{path} is truncated or damaged: it has {size} bytes, its header promises {end}. {_AGAIN}")
     return Shard(**{name: _map(path, start, entry) for name, entry in entries.items()}), about
 
 
