@@ -11,7 +11,7 @@ method's prompt alignment R^2 is at least .5 as a mean over seeds and its one-st
 gradient step. "not reproduced": R^2 is below 0, or the one-step loss is not below that of the gradient step. "open":
 else. Trivial rows that are as good on iris (R^2 at most .02 less, or a one-step loss no greater) are said first.
 
-    python -m experiments gpt_tables             # minutes on two cores
+    python -m experiments gpt_tables             # minutes on two cores; the same command continues
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.gpt._training import Fitting, fit
+from experiments.suite.cells import name_settings, settings_of
 from experiments.suite.results import write_result
 from metalearn.pictures import new_figure, save
 from metalearn.recipes.gpt.build import checkpoint_training
@@ -64,8 +65,8 @@ class TablesConfig:
     """Steps per training run."""
     rate: float = 0.1
     """Learning rate of these runs."""
-    steps: int = 1500
-    """Steps of a generator's training."""
+    steps: int = 1000
+    """Steps of a generator's training, on 64 pairs of checkpoints each."""
     width: int = 64
     """Width of its Transformer."""
     prompts: int = 10
@@ -165,13 +166,14 @@ def run(config: TablesConfig, progress: Progress | None = None) -> dict[str, Any
         wished[name] = np.stack(prompts).astype(np.float32)
     proposals = trivial(every, judged, wished, params, losses)
     tokeniser = gpt.hidden_unit_tokens(jax.eval_shape(mlp(INPUTS, (HIDDEN,), OUTPUTS).init, jax.random.key(0)))
-    scales = gpt.fit_generator_scales(tokeniser, params, losses)
+    scales, settings = gpt.fit_generator_scales(tokeniser, params, losses), settings_of(config, ("methods", "seeds"))
     for method in config.methods:
         shape = gpt.GeneratorConfig(method, gpt.TransformerConfig(config.width, 2), 50 if method == "diffusion" else 12)
         made = gpt.make_generator(shape, tokeniser, scales)
         jumps = gpt.compile_jumps(made)
         for seed in range(config.seeds):
-            fitted = fit(made, params, losses, Fitting(config.steps, initial_share=0.9), seed, progress=progress)
+            kept = config.out / "cells" / f"{method}-{seed}-{name_settings(settings)}.npz"
+            fitted = fit(made, params, losses, Fitting(config.steps, 64, initial_share=0.9), seed, kept, progress)
             for name, (flat, present) in judged.items():
                 keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 3), wished[name].shape)
                 found = jumps(fitted.theta, flat, present, wished[name], keys, fitted.errors)

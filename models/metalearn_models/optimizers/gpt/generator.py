@@ -184,9 +184,7 @@ def jump(
     """
     config = generator.config
     if flat.shape != (generator.tokeniser.size,):
-        raise ValueError(
-            f"this generator is for {generator.tokeniser.size} parameters, got an array {list(flat.shape)}"
-        )
+        raise ValueError(f"this generator is for {generator.tokeniser.size} parameters, got {list(flat.shape)}")
     _check_losses(generator, present, wished)
     size, losses = generator.tokeniser.size, jnp.stack([jnp.asarray(x, jnp.float32) for x in (present, wished)])
     start = generator.scaled(flat)
