@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.epistemic._agents import PRIOR_PAIRS
 from experiments.suite.intervals import list_interval
 from experiments.suite.tables import format_columns, format_estimate
 from metalearn.pictures import new_figure, save
@@ -55,11 +56,30 @@ def summarise(rows: Sequence[Mapping[str, Any]], taus: Sequence[int], temperatur
     return {
         "summary": summary,
         "mlp": unit.tolist(),
+        "prior": compare_priors({name: each.mean((0, 1)) / unit for name, each in kl.items()}, taus),
         "by_setting": settings,
         "claims": claims,
         "verdict": verdict,
         "words": "; ".join(wrong or unclear),
     }
+
+
+def compare_priors(per_seed: Mapping[str, np.ndarray], taus: Sequence[int]) -> list[dict[str, Any]]:
+    """What the prior does: agents with it minus the same agents without it, over the same teachers.
+
+    Args:
+        per_seed: of each agent, divergences over that of the single network, `[seeds, taus]`.
+        taus: labels predicted together.
+    """
+    return [
+        {
+            "with": name,
+            "without": without,
+            **{f"tau {tau}": list_interval((per_seed[name] - per_seed[without])[:, i]) for i, tau in enumerate(taus)},
+        }
+        for name, without in PRIOR_PAIRS
+        if name in per_seed and without in per_seed
+    ]
 
 
 def judge(summary: Mapping[str, Mapping[str, Any]], taus: Sequence[int]) -> list[dict[str, Any]]:
@@ -94,12 +114,18 @@ def format_summary(result: Mapping[str, Any]) -> str:
         for row in rows
         if row["spread"]
     ]
+    pairs = [
+        f"{pair['with']} minus {pair['without']}: "
+        + ", ".join(f"{format_estimate(pair[f'tau {tau}'], '.2f')} at tau = {tau}" for tau in taus)
+        for pair in result["prior"]
+    ]
     claims = [f"{c['claim']}: {c['state']}, {format_estimate(c['value'], '.2f')}" for c in result["claims"]]
     return "\n".join(
         [
             format_columns([row["agent"] for row in rows], columns, "KL, mlp = 1"),
             f"KL of mlp in nats: {unit}",
             *spreads,
+            *pairs,
             "",
             *claims,
             f"verdict: {result['verdict']}" + (f": {result['words']}" if result["words"] else ""),

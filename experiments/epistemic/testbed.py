@@ -13,7 +13,9 @@ The rule, written before the first run:
   interval is outside.
 
 "reproduced": both hold. "not reproduced": one fails. "open": otherwise. The claims are about the agents "ensemble",
-"prior-ensemble" and "epinet"; all other rows are reported. A divergence that is infinite is counted, not clipped.
+"prior-ensemble" and "epinet"; all other rows are reported, among them the same agents with constants that
+`testbed_tuning` chose, and what an agent is without its prior, with the difference over the same teachers. A divergence
+that is infinite is counted, not clipped.
 
     python -m experiments testbed             # 2 inputs, 10 seeds
     python -m experiments testbed standard    # 2 and 10 inputs, all agents

@@ -8,7 +8,7 @@ import pytest
 from experiments.epistemic import _problems as made
 from experiments.epistemic import testbed as neural
 from experiments.epistemic._in_context import score_by_chain_rule
-from experiments.epistemic._testbed_report import judge
+from experiments.epistemic._testbed_report import compare_priors, judge
 from metalearn.joint import chain_rule, mean_over_indices
 from metalearn.learner import Signature
 from metalearn_models.learners.reference.neighbours import NearestNeighbourConfig
@@ -82,6 +82,12 @@ def test_a_toy_run_ends_and_continues_from_its_cells(toy):
     again = neural.run(config)
     assert again["summary"] == result["summary"]
     assert "KL, mlp = 1" in neural.format_result(result)
+
+
+def test_what_the_prior_does_is_measured_on_the_same_teachers():
+    shift = np.array([[0.0, 0.0], [3.0, 5.0], [7.0, 1.0]])  # teachers differ more than agents do
+    (pair,) = compare_priors({"epinet": shift, "epinet-no-prior": shift + np.array([0.5, 2.0])}, (1, 10))
+    np.testing.assert_allclose([pair["tau 1"], pair["tau 10"]], [[-0.5] * 3, [-2.0] * 3])
 
 
 def test_the_rule_of_the_verdict():
