@@ -6,6 +6,13 @@ updates. With p_k the prediction after k of n examples, the limit is nearly norm
 
     V / n,      V = 1/n sum_k k^2 (p_k - p_{k-1})^2.
 
+A learner that reads all examples anew for each of its predictions is asked after some numbers of examples only,
+n_0 < ... < n_J. Between two of them the sum of the updates has variance V (1/n_{j-1} - 1/n_j), so with J such steps
+
+    V = 1/J sum_j (p_{n_j} - p_{n_{j-1}})^2 / (1/n_{j-1} - 1/n_j),
+
+which is our reading of the formula above: with a step per example its denominator is 1 / (k (k - 1)).
+
 It needs no samples, no other inputs and no second network: only the predictions along the context. It is as good as the
 learner's predictions are like Bayes' rule, and an average over orders of the examples is steadier than one order.
 """
@@ -16,11 +23,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, select_classes
 
-__all__ = ["epistemic_variance", "update_variance"]
+__all__ = ["epistemic_variance", "step_variance", "update_variance"]
 
 
 def update_variance(probabilities: Float[Array, "n1 *Q C"]) -> Float[Array, "*Q C"]:
@@ -43,6 +51,30 @@ def update_variance(probabilities: Float[Array, "n1 *Q C"]) -> Float[Array, "*Q 
         )
     k = jnp.arange(1, n + 1, dtype=jnp.float32).reshape(-1, *[1] * (probabilities.ndim - 1))
     return jnp.square(k * jnp.diff(probabilities.astype(jnp.float32), axis=0)).sum(0) / n**2
+
+
+def step_variance(
+    probabilities: Float[np.ndarray, "J1 *Q C"], examples: Int[np.ndarray, " J1"]
+) -> Float[np.ndarray, "*Q C"]:
+    """The variance of where probabilities will settle, from their values after some numbers of examples.
+
+    Args:
+        probabilities: along the context.
+        examples: how many had been read; positive, each more than the one before.
+
+    Returns:
+        V over the last number, of each entry.
+
+    Raises:
+        ValueError: there are fewer than two numbers, or they do not grow, or are not those of the rows.
+    """
+    if len(examples) < 2 or len(examples) != len(probabilities) or examples[0] < 1 or (np.diff(examples) < 1).any():
+        raise ValueError(
+            "need at least two growing numbers of examples, one per row of probabilities, from 1 on; got "
+            f"{np.asarray(examples).tolist()} for {len(probabilities)} rows"
+        )
+    share = (-np.diff(1.0 / examples)).reshape(-1, *[1] * (probabilities.ndim - 1))
+    return (np.square(np.diff(probabilities, axis=0)) / share).mean(0) / examples[-1]
 
 
 def epistemic_variance(

@@ -1,19 +1,23 @@
 """How well shipped learners know what they do not know: log-loss, joint log-loss, calibration, selective accuracy.
 
-`InContextClassifier` with its shipped weights beside logistic regression, a random forest, a deep ensemble and an
-epinet, on scikit-learn's tables. Every learner is given a few rows; none is tuned on them. Rows are standardised by
-those that are given. The measures, means over tables and splits:
+`InContextClassifier` with each of its shipped weights, the Transformer for tables (its default, "in-context") and the
+learner of sequences ("in-context, sequences"), beside logistic regression, a random forest, deep ensembles with and
+without prior functions and an epinet, on scikit-learn's tables. Every learner is given a few rows; none is tuned on
+them. Rows are standardised by those that are given. The measures, means over tables and splits:
 
 - log-loss of each query, in nats; a probability of 0 is counted, and not averaged;
 - joint log-loss of tau different queries, summed. Of learners that are refitted it is exact by the chain rule: each
   query is predicted, and then learned from with its label. Forest, ensemble and epinet also have an index (tree,
   member, z), over which the product of the queries' probabilities is averaged: "joint, index";
 - expected calibration error: ten bins of equal width of the largest probability;
-- accuracy of all queries, and of the half that the learner is surest of.
+- accuracy of all queries, and of the half that the learner is surest of;
+- of in-context learners also the accuracy of the half whose probability of the predicted class has the least epistemic
+  variance (`InContextClassifier.predict_variance`).
 
 There is no claim to reproduce. The verdict names the learner with the least log-loss and the one with the least joint
 log-loss; it is "ahead" for `InContextClassifier` if the interval of its joint log-loss minus that of every other
-learner, over pairs of a table and a split, lies below 0, "behind" if one lies above 0, else "open".
+learner, over pairs of a table and a split, lies below 0, "behind" if one lies above 0, else "open". Queries together that a
+learner gives no probability are counted, "impossible together", and left out of its mean.
 
     python -m experiments shipped_uncertainty            # 4 tables, 3 splits
     python -m experiments shipped_uncertainty standard   # 10 splits
@@ -23,37 +27,30 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from numpy.typing import ArrayLike
 
+from experiments.epistemic._shipped_learners import LEARNERS, OURS, SEQUENCES, Fit
 from experiments.suite.cells import remember, settings_of
 from experiments.suite.intervals import list_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate
-from metalearn.learner import Signature
 from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
-from metalearn_models.epistemic import Knowledge, make_agent, train
-from metalearn_models.tabular.classifier import InContextClassifier
+from metalearn_models.learners.library import load
 from metalearn_models.tabular.transformer import library as tables
 from metalearn_tasks import datasets
 
 SCORE = "log-loss"
-OURS = "in-context"
 BINS = 10
 GROUPS = 2
 """How often tau queries are predicted together, per split: a refit is made for each of them."""
-TEMPERATURE = 0.1
-"""What ensemble and epinet are told; our choice."""
 
 
 @dataclass(frozen=True)
@@ -76,54 +73,6 @@ class ShippedConfig:
 
 PRESETS = {"quick": ShippedConfig(), "standard": ShippedConfig(splits=10)}
 
-Fit = Callable[[np.ndarray, np.ndarray, int], Callable[[np.ndarray], np.ndarray]]
-"""`(X, y, classes) -> (Q) -> probabilities[Z, q, classes]`, with one or more indices in front."""
-
-
-def sklearn_model(make: Callable[[], Any], trees: bool = False) -> Fit:
-    """A classifier of scikit-learn; classes that it was not given have probability 0."""
-
-    def fit(X: np.ndarray, y: np.ndarray, classes: int) -> Callable[[np.ndarray], np.ndarray]:
-        model = make().fit(X, y)
-
-        def ask(Q: np.ndarray) -> np.ndarray:
-            several = [tree.predict_proba(Q) for tree in model.estimators_] if trees else [model.predict_proba(Q)]
-            found = np.zeros((len(several), len(Q), classes))
-            found[:, :, model.classes_] = np.stack(several)
-            return found
-
-        return ask
-
-    return fit
-
-
-def agent_model(name: str, **values: Any) -> Fit:
-    """An agent of `metalearn_models.epistemic`."""
-
-    def fit(X: np.ndarray, y: np.ndarray, classes: int) -> Callable[[np.ndarray], np.ndarray]:
-        agent = make_agent(name, Signature(X.shape[1], classes, 1), **values)
-        told = Knowledge(jnp.float32(len(y)), jnp.float32(TEMPERATURE))
-        program = jax.jit(lambda X, y: train(agent, X, y, told, jax.random.key(0)))
-        params = program(jnp.asarray(X, jnp.float32), jnp.asarray(y, jnp.int32))
-
-        def ask(Q: np.ndarray) -> np.ndarray:
-            xs, drawn = jnp.asarray(Q, jnp.float32), agent.draw(jax.random.key(1), 100)
-            return np.asarray(jax.nn.softmax(jax.vmap(lambda z: agent.apply(params, xs, z))(drawn)), np.float64)
-
-        return ask
-
-    return fit
-
-
-LEARNERS: dict[str, tuple[Fit, bool]] = {
-    OURS: (sklearn_model(InContextClassifier), True),
-    "logistic": (sklearn_model(lambda: LogisticRegression(max_iter=1000)), True),
-    "forest": (sklearn_model(lambda: RandomForestClassifier(100, random_state=0), trees=True), True),
-    "ensemble": (agent_model("ensemble", members=10), False),
-    "epinet": (agent_model("epinet"), False),
-}
-"""How each is fitted, and whether it is refitted for the chain rule."""
-
 
 def measure(fit: Fit, refit: bool, parts: tuple[np.ndarray, ...], classes: int, tau: int) -> dict[str, Any]:
     """All measures of one learner on one split.
@@ -136,8 +85,8 @@ def measure(fit: Fit, refit: bool, parts: tuple[np.ndarray, ...], classes: int, 
         tau: queries that are predicted together.
     """
     X, y, Q, labels = parts
-    ask = fit(X, y, classes)
-    each = ask(Q)
+    model = fit(X, y, classes)
+    each = model.ask(Q)
     found, at = each.mean(0), np.arange(len(Q))
     groups = [np.arange(i * tau, (i + 1) * tau) for i in range(GROUPS)]
     with np.errstate(divide="ignore"):
@@ -150,9 +99,15 @@ def measure(fit: Fit, refit: bool, parts: tuple[np.ndarray, ...], classes: int, 
             row["joint"] = np.array([_chain(fit, X, y, Q[g], labels[g], classes) for g in groups])
     row["marginals"] = np.array([alone[group].sum() for group in groups])
     impossible = {name: int(np.isinf(values).sum()) for name, values in row.items()}
-    means = {name: float(values[np.isfinite(values)].mean()) for name, values in row.items()}
+    means = {name: _mean(values[np.isfinite(values)]) for name, values in row.items()}
     sure, right = found.max(1), found.argmax(1) == labels
-    surest = np.argsort(-sure)[: len(Q) // 2]
+    half = len(Q) // 2
+    surest = np.argsort(-sure)[:half]
+    if model.variance is not None and model.given is not None:
+        variance = np.zeros((len(Q), classes))
+        variance[:, model.given] = model.variance(Q)
+        steady = np.argsort(variance[at, found.argmax(1)])[:half]
+        means["accuracy of the steadiest half"] = float(right[steady].mean())
     return {
         **means,
         "impossible": impossible,
@@ -162,12 +117,16 @@ def measure(fit: Fit, refit: bool, parts: tuple[np.ndarray, ...], classes: int, 
     }
 
 
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
 def _chain(fit: Fit, X: np.ndarray, y: np.ndarray, Q: np.ndarray, labels: np.ndarray, classes: int) -> float:
     """Minus the log-probability of several labels, each predicted after the ones before it were learned from."""
     total = 0.0
     for t in range(len(labels)):
-        ask = fit(np.concatenate([X, Q[:t]]), np.concatenate([y, labels[:t]]), classes)
-        total -= float(np.log(ask(Q[t : t + 1]).mean(0)[0, labels[t]]))
+        model = fit(np.concatenate([X, Q[:t]]), np.concatenate([y, labels[:t]]), classes)
+        total -= float(np.log(model.ask(Q[t : t + 1]).mean(0)[0, labels[t]]))
     return total
 
 
@@ -194,7 +153,8 @@ def run(config: ShippedConfig, progress: Progress | None = None) -> dict[str, An
             f"--rows, --tau and --splits must be at least 1, and --queries at least {GROUPS} times --tau; got "
             f"{config.rows}, {config.tau}, {config.splits} and {config.queries}"
         )
-    start, rows, weights = time.monotonic(), [], theta_sha256(tables.load(tables.shipped()[0]).theta)
+    start, rows = time.monotonic(), []
+    weights = [theta_sha256(trained.theta) for trained in (tables.load(tables.shipped()[0]), load(SEQUENCES))]
     settings = settings_of(config, ("tables", "splits")) | {"weights": weights}
     for table in config.tables:
         data = datasets.load(table)
@@ -210,7 +170,8 @@ def run(config: ShippedConfig, progress: Progress | None = None) -> dict[str, An
             parts = (X[given], labels[given], X[asked], labels[asked])
             for name, (fit, refit) in LEARNERS.items():
                 compute = functools.partial(measure, fit, refit, parts, data.classes, config.tau)
-                found = remember(config.out, f"{table}-{split}-{name}", settings, compute)
+                part = f"{table}-{split}-{name.replace(', ', '-')}"
+                found = remember(config.out, part, settings, compute)
                 rows.append({"table": table, "split": split, "learner": name, **found})
                 if progress is not None:
                     progress.note(f"{table}, split {split}, {name}: log-loss {found['log-loss']:.3f}")
@@ -232,6 +193,7 @@ MEASURES = (
     "calibration error",
     "accuracy",
     "accuracy of the surest half",
+    "accuracy of the steadiest half",
 )
 
 
@@ -244,21 +206,30 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     summary = {
         name: {
-            measure: list_interval([row[measure] for row in part])
+            measure: list_interval(_finite([row[measure] for row in part]))
             for measure in MEASURES
             if all(measure in row for row in part)
         }
-        | {"impossible": sum(row["impossible"]["log-loss"] for row in part)}
+        | {
+            "impossible": sum(row["impossible"]["log-loss"] for row in part),
+            "impossible together": sum(row["impossible"].get("joint", 0) for row in part),
+        }
         for name, part in by_learner.items()
     }
-    gaps = {name: list_interval(joint(OURS) - joint(name)) for name in LEARNERS if name != OURS}
+    gaps = {name: list_interval(_finite(joint(OURS) - joint(name))) for name in LEARNERS if name != OURS}
     ahead, behind = all(g[2] < 0 for g in gaps.values()), any(g[1] > 0 for g in gaps.values())
     verdict = "ahead" if ahead else "behind" if behind else "open"
     losses = {name: float(np.mean([row["log-loss"] for row in part])) for name, part in by_learner.items()}
     least = min(losses, key=lambda name: losses[name])
-    least_joint = min(LEARNERS, key=lambda name: float(joint(name).mean()))
+    least_joint = min(LEARNERS, key=lambda name: float(_finite(joint(name)).mean()))
     words = f"least log-loss: {least}; least joint log-loss: {least_joint}"
     return {"summary": summary, "joint minus others": gaps, "verdict": verdict, "words": words}
+
+
+def _finite(values: ArrayLike) -> np.ndarray:
+    """Without the splits in which no group of queries has a probability; those are counted elsewhere."""
+    found = np.asarray(values, np.float64)
+    return found[np.isfinite(found)]
 
 
 def format_result(result: Mapping[str, Any]) -> str:
@@ -268,7 +239,8 @@ def format_result(result: Mapping[str, Any]) -> str:
         measure: [format_estimate(result["summary"][name].get(measure, [None] * 3), ".3f") for name in names]
         for measure in MEASURES
     }
-    columns["impossible"] = [str(result["summary"][name]["impossible"]) for name in names]
+    for counted in ("impossible", "impossible together"):
+        columns[counted] = [str(result["summary"][name][counted]) for name in names]
     gaps = [f"joint of {OURS} minus {n}: {format_estimate(g, '.2f')}" for n, g in result["joint minus others"].items()]
     return "\n".join(
         [format_columns(names, columns), *gaps, f"verdict: {result['verdict']}; {result['words']}", result["picture"]]

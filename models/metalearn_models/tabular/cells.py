@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from metalearn_models.tabular._programs import refuse_fork
 from metalearn_models.tabular.calibration import Calibration, calibrate, fit_calibration
+from metalearn_models.tabular.cell_variance import variance_of_readings
 from metalearn_models.tabular.transformer.core import Fitted, answer, read_table
 from metalearn_models.tabular.transformer.library import TrainedTables
 
@@ -68,12 +69,18 @@ class CellReader:
                 self.calibration = fit_calibration(probabilities[None], classes[rows])
         # As NumPy arrays: to unpickle these in another process does not start JAX there.
         self._fitted = fitted._replace(memories=jax.device_get(fitted.memories))
+        self._rows = X, classes
 
     def predict_proba(self, X: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n K"]:
         """Probabilities of the classes for rows, each by itself."""
         refuse_fork()
         found = _mean(answer(self._fitted, X))
         return found if self.calibration is None else calibrate(self.calibration, found[None])
+
+    def predict_variance(self, X: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n K"]:
+        """How much the probabilities of the views would still change with more rows, see `cell_variance.py`."""
+        refuse_fork()
+        return variance_of_readings(self._fitted.trained, self._fitted.views, *self._rows, X)
 
 
 def _mean(

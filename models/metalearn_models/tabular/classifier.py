@@ -176,24 +176,21 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
 
         A probability of .5 with a variance near 0 is a fair coin; with a variance near .25 it is ignorance. It is read
         from how far each row of the context moved the prediction (Fortini et al. 2026, arXiv 2602.04596), as a mean
-        over the views. Rows beyond the learner's context and the calibration are not in it.
+        over the views. Rows beyond the learner's context and the calibration are not in it. A Transformer for tables
+        reads each view nine times for it.
 
         Args:
             X: features, [N, F], as in `fit`.
 
         Raises:
             NotFittedError: before `fit`.
-            ValueError: as `predict_proba`; or there are more classes than the learner has outputs; or the learner is a
-                Transformer for tables.
+            ValueError: as `predict_proba`; or there are more classes than a learner of sequences has outputs; or a
+                Transformer for tables has no more rows than classes.
             RuntimeError: as `predict_proba`.
         """
         check_is_fitted(self)
-        if self._cells:
-            raise ValueError(
-                "predict_variance needs a learner that reads sequences, such as weights='digits-synthetic-16x10', "
-                f"got {self.weights!r}"
-            )
-        return self._reader.predict_variance(as_numbers(self._columns, self._encode(X)))
+        encoded = self._encode(X)
+        return self._reader.predict_variance(encoded if self._cells else as_numbers(self._columns, encoded))
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each row; arguments and errors as `predict_proba`."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.epistemic import bandit, compute, shipped, tuning
+from experiments.epistemic._shipped_learners import Model
 from metalearn.learner import Signature
 from metalearn_models.epistemic import Agent, Params
 
@@ -75,7 +76,11 @@ def test_the_measures_of_a_split_by_hand():
     def fit(X, y, classes):
         """Two indices that disagree; what was learned last is a little more probable."""
         share = 0.5 + 0.01 * (len(y) - 4)
-        return lambda Q: np.stack([np.tile([share, 1 - share], (len(Q), 1)), np.tile([1.0, 0.0], (len(Q), 1))])
+
+        def ask(Q):
+            return np.stack([np.tile([share, 1 - share], (len(Q), 1)), np.tile([1.0, 0.0], (len(Q), 1))])
+
+        return Model(ask, lambda Q: np.array([[1.0], [2], [3], [4], [5], [0]]), np.array([0]))
 
     parts = (np.zeros((4, 1)), np.zeros(4, int), np.zeros((6, 1)), np.array([0, 0, 0, 0, 0, 1]))
     row = shipped.measure(fit, True, parts, 2, tau=2)
@@ -84,6 +89,7 @@ def test_the_measures_of_a_split_by_hand():
     np.testing.assert_allclose(row["joint"], -np.log(0.75) - np.log((0.51 + 1) / 2))
     np.testing.assert_allclose(row["log-loss"], (-5 * np.log(0.75) - np.log(0.25)) / 6)
     np.testing.assert_allclose((row["accuracy"], row["calibration error"]), (5 / 6, 5 / 6 - 0.75))
+    assert row["accuracy of the steadiest half"] == pytest.approx(2 / 3)  # the one that is wrong moves least
     assert row["accuracy of the surest half"] == 1 and sum(row["impossible"].values()) == 0
 
 

@@ -13,10 +13,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from metalearn.errors import UnknownNameError
 from metalearn_models.tabular import cells
 from metalearn_models.tabular import classifier as classifier_module
+from metalearn_models.tabular.cell_variance import STEPS, _counts, _order
 from metalearn_models.tabular.cells import LEAST_ROWS
 from metalearn_models.tabular.classifier import InContextClassifier
 from metalearn_models.tabular.transformer.config import TableTransformerConfig
-from metalearn_models.tabular.transformer.core import answer, read_table
+from metalearn_models.tabular.transformer.core import Fitted, answer, read_table, read_view, show_rows
 from metalearn_models.tabular.transformer.learner import network
 from metalearn_models.tabular.transformer.library import load, save
 
@@ -103,11 +104,26 @@ def test_rows_that_calibrate_are_left_out_of_what_predicts_them(weights, monkeyp
     np.testing.assert_allclose(mean, np.bincount(y) / len(y), atol=0.05)
 
 
-def test_variances_are_refused_with_what_gives_them(weights):
+def test_the_variance_is_read_from_answers_after_a_part_of_the_rows(weights):
     X, y = _table(20)
-    classifier = InContextClassifier(weights, n_estimators=1).fit(X, y)
-    with pytest.raises(ValueError, match=r"predict_variance needs .* weights='digits-synthetic-16x10', got .*small"):
-        classifier.predict_variance(X)
+    classifier = InContextClassifier(weights, n_estimators=2).fit(X[:14], y[:14])
+    found = classifier.predict_variance(X[14:])
+    views = classifier._reader._fitted.views
+    assert len(views) == 2 and _counts(14, 3).tolist() == list(range(7, 15)) and len(_counts(1000, 3)) == STEPS + 1
+    each = []
+    for number, view in enumerate(views):
+        rows, path = _order(y[:14], np.random.default_rng(number)), []
+        assert sorted(rows) == list(range(14)) and set(y[rows[:3]]) == {0, 1, 2}
+        for count in range(7, 15):  # a table of these rows alone, shown as the view shows it
+            memory = read_view(load(weights), show_rows(view, X[rows[:count]], y[rows[:count]]))
+            fitted = Fitted(load(weights), (view,), (memory,), np.zeros((1, 14), bool), 3)
+            path.append(np.exp(answer(fitted, X[14:])[0]))
+        moved = [(path[i] - path[i - 1]) ** 2 * k * (k - 1) for i, k in enumerate(range(8, 15), 1)]
+        each.append(np.mean(moved, 0) / 14)
+    np.testing.assert_allclose(found, np.mean(each, 0), rtol=1e-3, atol=1e-9)
+    assert found.shape == (6, 3) and (found > 0).all()
+    with pytest.raises(ValueError, match="a view has 3 rows, and each of 3 classes needs one"):
+        InContextClassifier(weights, n_estimators=1).fit(X[:3], y[:3]).predict_variance(X)
 
 
 def test_unknown_weights_name_both_libraries(weights):

@@ -27,7 +27,7 @@ from metalearn_models.tabular.transformer.library import TrainedTables
 from metalearn_models.tabular.transformer.network import Context, Memory
 from metalearn_models.tabular.transformer.views import View, draw_table_views, show_columns
 
-__all__ = ["CHUNK", "Fitted", "answer", "predict_log_proba", "read_table"]
+__all__ = ["CHUNK", "Fitted", "answer", "predict_log_proba", "read_table", "read_view", "show_rows"]
 
 CHUNK = 256
 """The most rows of one call of the compiled answer."""
@@ -79,21 +79,36 @@ def read_table(
     drawn = draw_table_views(xs, ys, categorical, views, rows, columns, trained.config.codes, rng)
     memories = []
     for view in drawn:
-        x = show_columns(view, xs[view.rows])
-        size, width, classes = len(x), x.shape[1], len(view.codes)
-        padded = Context(
-            _pad(x, (_row_size(size), _size(width)))[None],
-            _pad(ys[view.rows].astype(np.int32), (_row_size(size),), -1)[None],
-            _pad(view.categorical, (_size(width),))[None],
-            _pad(np.ones(width, np.float32), (_size(width),))[None],
-            _pad(view.spin, (_size(width), 2))[None],
-            _pad(view.codes, (_class_size(classes), view.codes.shape[1]))[None],
-        )
-        memories.append(_programs(trained.config, CHUNK)[0](trained.theta, padded))
+        memories.append(read_view(trained, show_rows(view, xs[view.rows], ys[view.rows])))
     shown = np.zeros((len(drawn), len(xs)), bool)
     for number, view in enumerate(drawn):
         shown[number, view.rows] = True
     return Fitted(trained, tuple(drawn), tuple(memories), shown, int(ys.max()) + 1)
+
+
+def show_rows(view: View, xs: Float[np.ndarray, "m F"], ys: Int[np.ndarray, " m"]) -> Context:
+    """Rows as a view shows them, in the shapes of a compiled program, in which they are read.
+
+    Args:
+        view: which columns and codes; its rows are not read.
+        xs: rows of the table.
+        ys: their classes; -1 for a row that is not to be read, as if it were not there.
+    """
+    x = show_columns(view, xs)
+    size, width, classes = len(x), x.shape[1], len(view.codes)
+    return Context(
+        _pad(x, (_row_size(size), _size(width)))[None],
+        _pad(ys.astype(np.int32), (_row_size(size),), -1)[None],
+        _pad(view.categorical, (_size(width),))[None],
+        _pad(np.ones(width, np.float32), (_size(width),))[None],
+        _pad(view.spin, (_size(width), 2))[None],
+        _pad(view.codes, (_class_size(classes), view.codes.shape[1]))[None],
+    )
+
+
+def read_view(trained: TrainedTables, context: Context) -> Memory:
+    """What one view keeps of the rows that it shows."""
+    return _programs(trained.config, CHUNK)[0](trained.theta, context)
 
 
 def answer(fitted: Fitted, xs: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "V N K"]:
