@@ -16,8 +16,8 @@ them. Rows are standardised by those that are given. The measures, means over ta
 
 There is no claim to reproduce. The verdict names the learner with the least log-loss and the one with the least joint
 log-loss; it is "ahead" for `InContextClassifier` if the interval of its joint log-loss minus that of every other
-learner, over pairs of a table and a split, lies below 0, "behind" if one lies above 0, else "open". Queries together that a
-learner gives no probability are counted, "impossible together", and left out of its mean.
+learner, over pairs of a table and a split, lies below 0, "behind" if one lies above 0, else "open". Groups of queries
+that a learner gives no probability are counted as "impossible together", and left out of its mean.
 
     python -m experiments shipped_uncertainty            # 4 tables, 3 splits
     python -m experiments shipped_uncertainty standard   # 10 splits
