@@ -41,8 +41,7 @@ def positive_definite_inverse(matrix: Float[Array, "m m"]) -> Float[Array, "m m"
 
     Blocks of at most `BLOCK` rows are decomposed; the rest is products of matrices, which use all cores.
     """
-    factor = _inverse_of_cholesky(matrix)
-    return _product(factor.T, factor)
+    return _square(_inverse_of_cholesky(matrix))
 
 
 @positive_definite_inverse.defjvp
@@ -60,6 +59,16 @@ def _inverse_of_cholesky(matrix: Array) -> Array:
     below = _product(matrix[half:, :half], first.T)
     last = _inverse_of_cholesky(matrix[half:, half:] - _product(below, below.T))
     return jnp.block([[first, jnp.zeros_like(below.T)], [-_product(last, _product(below, first)), last]])
+
+
+def _square(lower: Array) -> Array:
+    """`lower^T lower` of a lower triangular matrix; blocks that are zero are left out of the products."""
+    if len(lower) <= BLOCK:
+        return _product(lower.T, lower)
+    half = len(lower) // 2
+    first, below, last = lower[:half, :half], lower[half:, :half], lower[half:, half:]
+    across = _product(last.T, below)
+    return jnp.block([[_square(first) + _product(below.T, below), across.T], [across, _square(last)]])
 
 
 @sequential_vmap

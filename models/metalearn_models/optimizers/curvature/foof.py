@@ -21,7 +21,12 @@ from jaxtyping import Array, Float
 from metalearn_models.optimizers.curvature._layerwise import LayerRule, check_positive, layerwise, make_timing
 from metalearn_models.optimizers.curvature._matching import Matching
 from metalearn_models.optimizers.curvature.damped import damped_inverse
-from metalearn_models.optimizers.curvature.layers import KernelLayout, LayerStatistics, flatten_positions
+from metalearn_models.optimizers.curvature.layers import (
+    KernelLayout,
+    LayerStatistics,
+    flatten_positions,
+    sum_outer_products,
+)
 
 __all__ = ["foof", "input_second_moment", "scale_by_foof"]
 
@@ -105,7 +110,7 @@ def scale_by_foof(
         input_second_moment,
         lambda moment: damped_inverse(moment, damping),
         lambda inverse, gradient: inverse @ gradient,
-        lambda inverse, a, e: (a @ inverse).T @ e,
+        lambda inverse, a, e: sum_outer_products(a @ inverse, e),
     )
     return layerwise(rule, make_timing(decay, period, collect, burn_in), Matching("scale_by_foof", fallback, layers))
 
@@ -113,4 +118,4 @@ def scale_by_foof(
 def input_second_moment(layer: LayerStatistics, dtype: Any = jnp.float32) -> Float[Array, "m m"]:
     """The mean over examples, summed over positions, of the outer product of a layer's inputs."""
     a = flatten_positions(layer.inputs).astype(dtype)
-    return jnp.matmul(a.T, a, precision="highest") / layer.inputs.shape[0]  # rounded factors may be indefinite
+    return sum_outer_products(a, a) / layer.inputs.shape[0]  # rounded factors may be indefinite

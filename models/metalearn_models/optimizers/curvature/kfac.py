@@ -24,7 +24,12 @@ from metalearn_models.optimizers.curvature._layerwise import LayerRule, check_po
 from metalearn_models.optimizers.curvature._matching import Matching
 from metalearn_models.optimizers.curvature.damped import damped_inverse, eigh
 from metalearn_models.optimizers.curvature.foof import input_second_moment
-from metalearn_models.optimizers.curvature.layers import KernelLayout, LayerStatistics, flatten_positions
+from metalearn_models.optimizers.curvature.layers import (
+    KernelLayout,
+    LayerStatistics,
+    flatten_positions,
+    sum_outer_products,
+)
 
 __all__ = ["Factors", "kfac", "kfac_standard", "output_second_moment", "scale_by_kfac", "scale_by_kfac_standard"]
 
@@ -135,7 +140,7 @@ def scale_by_kfac(
         _measure,
         solve,
         lambda inverse, gradient: inverse.inputs @ gradient @ inverse.outputs,
-        lambda inverse, a, e: (a @ inverse.inputs).T @ (e @ inverse.outputs),
+        lambda inverse, a, e: sum_outer_products(a @ inverse.inputs, e @ inverse.outputs),
     )
     return layerwise(rule, make_timing(decay, period, collect, burn_in), Matching("scale_by_kfac", fallback, layers))
 
@@ -177,7 +182,9 @@ def scale_by_kfac_standard(
         eigenvalues = jnp.maximum(a, 0)[:, None] * jnp.maximum(e, 0)[None]
         return u @ (u.T @ gradient @ v / (eigenvalues + jnp.asarray(damping, a.dtype))) @ v.T
 
-    rule = LayerRule(_zeros, _measure, solve, precondition, lambda solution, a, e: precondition(solution, a.T @ e))
+    rule = LayerRule(
+        _zeros, _measure, solve, precondition, lambda solution, a, e: precondition(solution, sum_outer_products(a, e))
+    )
     timing = make_timing(decay, period, collect, burn_in)
     return layerwise(rule, timing, Matching("scale_by_kfac_standard", fallback, layers))
 
@@ -191,7 +198,7 @@ def output_second_moment(layer: LayerStatistics, dtype: Any = jnp.float32) -> Fl
     rows = len(e)
     if layer.fisher_grads is not None:
         e = layer.fisher_grads.reshape(-1, e.shape[-1]).astype(dtype)
-    return jnp.matmul(e.T, e, precision="highest") / rows
+    return sum_outer_products(e, e) / rows
 
 
 def _measure(layer: LayerStatistics, dtype: Any) -> Factors:

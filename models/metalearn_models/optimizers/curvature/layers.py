@@ -15,7 +15,7 @@ import jax
 from einops import rearrange
 from jaxtyping import Array, Float
 
-__all__ = ["KernelLayout", "LayerStatistics", "flatten_positions", "standard_layout"]
+__all__ = ["KernelLayout", "LayerStatistics", "flatten_positions", "standard_layout", "sum_outer_products"]
 
 
 @dataclass(frozen=True)
@@ -90,3 +90,12 @@ class LayerStatistics:
 def flatten_positions(values: Float[Array, "B *P d"]) -> Float[Array, "N d"]:
     """Examples and positions as one axis."""
     return values if values.ndim == 2 else rearrange(values, "b p d -> (b p) d")
+
+
+def sum_outer_products(inputs: Float[Array, "N m"], outputs: Float[Array, "N n"]) -> Float[Array, "m n"]:
+    """`inputs^T outputs`, the sum over rows of their outer products.
+
+    Of `inputs.T @ outputs`, XLA on CPUs would also transpose the product that made `inputs`, which it then computes in
+    a slower way: one layer of 1,000 units took 2.5 ms instead of 2.0 at 100 rows.
+    """
+    return jax.lax.dot_general(inputs, outputs, (((0,), (0,)), ((), ())), precision="highest")

@@ -19,7 +19,12 @@ from jaxtyping import Array, Float
 
 from metalearn_models.optimizers.curvature._layerwise import LayerRule, check_positive, layerwise, make_timing
 from metalearn_models.optimizers.curvature._matching import Matching
-from metalearn_models.optimizers.curvature.layers import KernelLayout, LayerStatistics, flatten_positions
+from metalearn_models.optimizers.curvature.layers import (
+    KernelLayout,
+    LayerStatistics,
+    flatten_positions,
+    sum_outer_products,
+)
 
 __all__ = ["mac", "scale_by_mac"]
 
@@ -100,7 +105,7 @@ def scale_by_mac(
         _measure,
         lambda mean: mean + 0,  # a solution of its own: no buffer stands twice in a state
         precondition,
-        lambda mean, a, e: precondition(mean, a.T @ e),
+        lambda mean, a, e: precondition(mean, sum_outer_products(a, e)),
     )
     return layerwise(rule, make_timing(decay, period, collect, burn_in), Matching("scale_by_mac", fallback, layers))
 

@@ -28,7 +28,7 @@ from metalearn.errors import NotEnoughMemoryError, unknown_name
 from metalearn_models.optimizers.curvature._layerwise import LayerRule, check_positive, layerwise, make_timing
 from metalearn_models.optimizers.curvature._matching import Matching
 from metalearn_models.optimizers.curvature.damped import damped_inverse
-from metalearn_models.optimizers.curvature.layers import KernelLayout, LayerStatistics
+from metalearn_models.optimizers.curvature.layers import KernelLayout, LayerStatistics, sum_outer_products
 
 __all__ = ["block_size", "mini_block_fisher", "mini_block_moment", "scale_by_mini_blocks"]
 
@@ -152,7 +152,7 @@ def scale_by_mini_blocks(
         lambda layer, dtype: mini_block_moment(layer, dtype, blocks),
         solve,
         precondition,
-        lambda inverses, a, e: precondition(inverses, a.T @ e),
+        lambda inverses, a, e: precondition(inverses, sum_outer_products(a, e)),
     )
     return layerwise(
         rule, make_timing(decay, period, collect, burn_in), Matching("scale_by_mini_blocks", fallback, layers)
