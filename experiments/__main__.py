@@ -9,6 +9,7 @@ Without PRESET the first one is run.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 
@@ -20,6 +21,10 @@ def main() -> int:
 
         print(format_list() if words == ["--list"] else f"{__doc__}\n{format_list()}")
         return 0
+    if words[0] == "accelerator" and importlib.util.find_spec("tyro") is None:
+        from experiments.accelerator.few_packages import main as run_with_few_packages
+
+        return run_with_few_packages(words[1:])
     from experiments.suite.command_line import run_command
 
     return run_command(words[0], words[1:])

@@ -115,6 +115,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "sparse_layers": Entry("experiments.speed.sparse_layers", {"standard": "3 min", "quick": ""}),
     "curvature_cost": Entry("experiments.speed.curvature", {"standard": "minutes"}),
     "weak_scaling": Entry("experiments.speed.weak_scaling", {"standard": "under 2 min"}),
+    "accelerator": Entry("experiments.accelerator.experiment", {"standard": "25 min on an accelerator"}),
     "gallery": Entry("experiments.suite.gallery", {}),
     "compute": Entry("experiments.suite.compute", {}),
 }

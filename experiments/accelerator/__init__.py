@@ -1,0 +1,1 @@
+"""On an accelerator: does everything run there, and how fast."""
