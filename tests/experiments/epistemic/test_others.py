@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.epistemic import bandit, compute, shipped, tuning
-from experiments.epistemic._shipped_learners import Model
+from experiments.epistemic._shipped_learners import FLOOR, FOLDS, Model, agent_model, as_it_is, best_of, folds
 from metalearn.learner import Signature
 from metalearn_models.epistemic import Agent, Params
 
@@ -83,7 +83,7 @@ def test_the_measures_of_a_split_by_hand():
         return Model(ask, lambda Q: np.array([[1.0], [2], [3], [4], [5], [0]]), np.array([0]))
 
     parts = (np.zeros((4, 1)), np.zeros(4, int), np.zeros((6, 1)), np.array([0, 0, 0, 0, 0, 1]))
-    row = shipped.measure(fit, True, parts, 2, tau=2)
+    row = shipped.measure(as_it_is(fit), True, parts, 2, tau=2)
     np.testing.assert_allclose(row["joint, index"], -np.log((0.25 + 1) / 2))
     np.testing.assert_allclose(row["marginals"], -2 * np.log(0.75))
     np.testing.assert_allclose(row["joint"], -np.log(0.75) - np.log((0.51 + 1) / 2))
@@ -91,6 +91,35 @@ def test_the_measures_of_a_split_by_hand():
     np.testing.assert_allclose((row["accuracy"], row["calibration error"]), (5 / 6, 5 / 6 - 0.75))
     assert row["accuracy of the steadiest half"] == pytest.approx(2 / 3)  # the one that is wrong moves least
     assert row["accuracy of the surest half"] == 1 and sum(row["impossible"].values()) == 0
+
+
+def test_a_setting_is_chosen_on_rows_that_it_was_not_given():
+    y = np.array([0, 1] * 6)
+    held = np.stack(folds(y))
+    assert (held.sum(0) == 1).all() and all(set(y[part]) == {0, 1} for part in held)
+    X = np.arange(12.0)[:, None]
+
+    def knows(X, y, classes):
+        """Sure of the rows that it was given, wrongly sure of others."""
+        table = {x: label for x, label in zip(X[:, 0], y, strict=True)}
+        return Model(lambda Q: np.eye(2)[[[table.get(q, (int(q) + 1) % 2) for q in Q[:, 0]]]])
+
+    def shy(X, y, classes):
+        return Model(lambda Q: np.full((1, len(Q), 2), 0.5))
+
+    assert best_of([knows, shy])(X, y, 2) is shy and FLOOR < 0.5 and len(held) == FOLDS
+
+
+def test_an_agent_chooses_its_setting_and_is_trained_on_all_rows():
+    """With a huge decay it answers 1/2 everywhere, so the other setting must be chosen."""
+    X = np.concatenate([-np.ones((4, 1)), np.ones((4, 1))])
+    y, settings = np.repeat([0, 1], 4), [{"decay": 1e4}, {"decay": 0.0}]
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        model = agent_model("ensemble", settings, members=2, hidden=(4,), steps=60, learning_rate=0.05)(X, y, 2)(
+            X, y, 2
+        )
+    found = model.ask(X)
+    assert found.shape == (2, 8, 2) and found.mean(0)[np.arange(8), y].min() > 0.8
 
 
 @pytest.mark.parametrize(
