@@ -1,17 +1,18 @@
 """A generator of parameters on the learned optimizers' curves: jumps, then Adam, beside tuned Adam at equal cost.
 
-`metalearn train-gpt mlp` learns from the checkpoints of networks 64-16-10 on digits. Fresh networks then jump to the
-lowest loss that was seen, once or three times (recursive prompting, Peebles et al. 2022, arXiv 2209.12892), and go on
-with Adam, whose learning rate is tuned after the jumps as it is tuned without them. A jump counts as so many steps of
-Adam as have its operations: two per weight and token against six per parameter and example. small-fc stands beside
-them. What the checkpoints cost is not counted, which favours the generator.
+`metalearn train-gpt mlp-regression` learns from the checkpoints of networks 64-16-10 on digits; without noise, since a
+jump of the other methods evaluates the generator tens of times. Fresh networks then jump to the lowest loss that was
+seen, once or three times (recursive prompting, Peebles et al. 2022, arXiv 2209.12892), and go on with Adam, whose
+learning rate is tuned after the jumps as it is tuned without them. A jump counts as so many steps of Adam as have its
+operations: two per weight and token against six per parameter and example. small-fc stands beside them. What the
+checkpoints cost is not counted, which favours the generator.
 
 The rule, written before the run: the generator is the better optimizer at a budget if the interval of the mean log
 ratio of its loss to tuned Adam's, over fresh networks at equal operations, lies below zero; the worse if above; else
 open. A loss is the mean of the last ten steps before the budget, the budgets are 30, 100 and all steps.
 
-    python -m experiments gpt_curves --run-folder RUN   # RUN of metalearn train-gpt mlp; seconds
-    python -m experiments gpt_curves             # trains one first, 15 minutes
+    python -m experiments gpt_curves --run-folder RUN   # RUN of train-gpt mlp-regression; a minute
+    python -m experiments gpt_curves             # trains one first, minutes
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ def run(config: CurvesConfig, progress: Progress | None = None) -> dict[str, Any
     if folder is None:
         folder = config.out / "generator"
         if not (folder / "result.json").exists():
-            train_gpt(GENERATORS["mlp"][0], folder, resume=(folder / "config.json").exists(), progress=progress)
+            train_gpt(
+                GENERATORS["mlp-regression"][0], folder, resume=(folder / "config.json").exists(), progress=progress
+            )
     digits = datasets.load("digits")
     count = len(digits.train.labels) * 4 // 5
     data = Split(jnp.asarray(digits.train.inputs[:count]), jnp.asarray(digits.train.labels[:count]))

@@ -70,14 +70,17 @@ FREE = ("steps_per_call", "eval_runs", "evaluate_every", "checkpoint_every", "pr
 
 PRESETS: dict[str, tuple[TrainGPTConfig, str]] = {
     "mlp": (
-        TrainGPTConfig(generator=GeneratorConfig("regression")),
-        "a network 64-16-10 on digits, a token per hidden unit, without noise",
+        TrainGPTConfig(generator=GeneratorConfig("flow", steps=12), initial_share=0.9, steps=2500),
+        "a network 64-16-10 on digits, a token per hidden unit, by rectified flow, which did best",
     ),
     "mlp-diffusion": (
-        TrainGPTConfig(generator=GeneratorConfig("diffusion")),
+        TrainGPTConfig(generator=GeneratorConfig("diffusion"), initial_share=0.9, steps=2500),
         "the same network, by diffusion, as in the paper",
     ),
-    "mlp-flow": (TrainGPTConfig(generator=GeneratorConfig("flow", steps=20)), "the same network, by rectified flow"),
+    "mlp-regression": (
+        TrainGPTConfig(generator=GeneratorConfig("regression")),
+        "the same network, without noise: the control, whose jump is one evaluation",
+    ),
     "softmax": (
         TrainGPTConfig(
             hidden=(),
