@@ -30,6 +30,7 @@ from jaxtyping import Array
 
 from experiments.gpt._rows import distances_to, noise_as_far
 from experiments.gpt._training import Fitting, fit
+from experiments.suite.cells import name_settings, settings_of
 from experiments.suite.results import write_result
 from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress
@@ -68,6 +69,8 @@ class PolicyConfig:
     """Episodes that a checkpoint's return is the mean of."""
     steps: int = 1500
     """Training steps of a generator."""
+    initial_share: float = 0.5
+    """Share of its pairs that begin at an initialisation."""
     width: int = 64
     """Width of its Transformer."""
     prompts: int = 10
@@ -77,7 +80,7 @@ class PolicyConfig:
 
 
 PRESETS = {
-    "standard": PolicyConfig(),
+    "standard": PolicyConfig(initial_share=0.9),
     "quick": PolicyConfig(seeds=1, runs=160, updates=100, steps=300),
 }
 
@@ -112,7 +115,10 @@ def train_generator(
     shape = gpt.GeneratorConfig(method, gpt.TransformerConfig(config.width, 2), 50)
     losses = zoo.loss(seen, "train")
     made = gpt.make_generator(shape, tokeniser, gpt.fit_generator_scales(tokeniser, seen.params, losses))
-    fitted = fit(made, seen.params, losses, Fitting(config.steps, 64), seed, progress=progress)
+    name = name_settings(settings_of(config, ("seeds", "prompts")))
+    kept = config.out / "cells" / f"{method}-{seed}-{name}.npz"
+    fitting = Fitting(config.steps, 64, initial_share=config.initial_share)
+    fitted = fit(made, seen.params, losses, fitting, seed, kept, progress)
     jumps = gpt.compile_jumps(made)
 
     def propose(flat: Any, present: Any, wished: Any) -> np.ndarray:
@@ -253,5 +259,5 @@ def draw(config: PolicyConfig, result: Mapping[str, Any]) -> None:
     ax.plot(wished, wished, "k:", linewidth=1, label="as wished")
     ax.set_xlabel("wished return")
     ax.set_ylabel("return after one jump")
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     save(figure, config.out / "policies.png")
