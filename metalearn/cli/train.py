@@ -13,6 +13,7 @@ import tyro
 
 from metalearn.cli import train_tables
 from metalearn.cli.arguments import describe, run_folder, take, take_name, take_preset
+from metalearn.cli.processes import HELP, connect
 from metalearn.errors import UsageError
 from metalearn.ranges import PathName
 from metalearn.recipes.in_context.config import (
@@ -26,7 +27,8 @@ from metalearn.recipes.in_context.run import meta_train
 from metalearn.recipes.in_context.scoring import table
 from metalearn.recipes.options import read
 from metalearn.runs.folder import note_on_stderr, open_run
-from metalearn.runs.progress import Quiet, default_progress
+from metalearn.runs.processes import is_first
+from metalearn.runs.progress import Quiet, Silent, default_progress
 
 __all__ = ["TrainCommand", "main", "parse"]
 
@@ -45,6 +47,8 @@ class TrainCommand:
     --help`.
 
     Learners: {learners}.
+
+    {processes}
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
@@ -64,13 +68,17 @@ def main(argv: Sequence[str]) -> None:
     if train_tables.is_meant(words):
         train_tables.main(words)
         return
-    name, command, resume = parse(list(argv))
+    connect(words)
+    name, command, resume = parse(words)
     regression = predicts_numbers(command.config)
     progress = Quiet() if command.quiet else default_progress("squared error" if regression else "accuracy")
+    progress = progress if is_first() else Silent()
     with run_folder(resume or command.run, name) as folder:
         result, scores = meta_train(
             command.config, folder, resume=resume is not None, overwrite=command.overwrite, progress=progress
         )
+    if not is_first():
+        return
     print(table(scores, regression))
     print(f"\npicture: {folder / 'learning_curves.png'}\nrun:     {folder} ({result['seconds']} s)")
     if command.json:
@@ -94,7 +102,9 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
         resume = str(Path(resume).expanduser())
         name, config = "", from_json(open_run(resume).config)
     usage = "[PRESET] [--learner NAME] [options]\n--resume RUN [options]"
-    command = read(TrainCommand(config), argv, "metalearn train", usage, describe(TrainCommand))
+    command = read(
+        TrainCommand(config), argv, "metalearn train", usage, describe(TrainCommand).replace("{processes}", HELP)
+    )
     if resume is None:
         command = dataclasses.replace(command, config=_with_short_warmup(config, command.config))
     if resume is not None and command.config.steps != config.steps and "steps" not in free_fields(config):

@@ -14,6 +14,7 @@ import jax
 import tyro
 
 from metalearn.cli.arguments import run_folder, take, take_name
+from metalearn.cli.processes import HELP, connect
 from metalearn.errors import UsageError
 from metalearn.ranges import PathName
 from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, from_json, optimizer_names, recommended
@@ -21,7 +22,8 @@ from metalearn.recipes.learned_optimizer.run import meta_train, table
 from metalearn.recipes.options import read
 from metalearn.runs.folder import open_run
 from metalearn.runs.json_values import finite_or_null
-from metalearn.runs.progress import Quiet, default_progress
+from metalearn.runs.processes import is_first
+from metalearn.runs.progress import Quiet, Silent, default_progress
 
 __all__ = ["TrainOptimizerCommand", "main", "parse", "use_all_cores"]
 
@@ -35,6 +37,8 @@ class TrainOptimizerCommand:
     transformation, and a comparison with hand-designed optimizers whose learning rates are tuned.
 
     Optimizers: {optimizers}.
+
+    {processes}
     """
 
     config: Annotated[TrainOptimizerConfig, tyro.conf.arg(name="")]
@@ -50,14 +54,19 @@ class TrainOptimizerCommand:
 
 def main(argv: Sequence[str]) -> None:
     """The command: parse, meta-train, print."""
-    use_all_cores()  # before anything that starts JAX
-    command, resume = parse(list(argv))
+    words = list(argv)
+    if not connect(words):
+        use_all_cores()  # before anything that starts JAX
+    command, resume = parse(words)
     name = command.config.optimizer
     progress = Quiet() if command.quiet else default_progress("loss")
+    progress = progress if is_first() else Silent()
     with run_folder(resume or command.run, name) as folder:
         result = meta_train(
             command.config, folder, resume=resume is not None, overwrite=command.overwrite, progress=progress
         )
+    if not is_first():
+        return
     print(table(result, name))
     print(f"\npicture: {folder / 'training_curves.png'}\nweights: {folder / 'theta.safetensors'}")
     print(f'use:     metalearn_models.optimizers.load("{folder}", num_steps=STEPS)')
@@ -89,6 +98,7 @@ def parse(argv: list[str]) -> tuple[TrainOptimizerCommand, Path | None]:
         resume = str(Path(resume).expanduser())
         config = from_json(open_run(resume).config)
     description = str(TrainOptimizerCommand.__doc__).replace("{optimizers}", ", ".join(optimizer_names()))
+    description = description.replace("{processes}", HELP)
     usage = "[OPTIMIZER] [options]\n--resume RUN [options]"
     command = read(TrainOptimizerCommand(config), argv, "metalearn train-optimizer", usage, description)
     if resume is not None and (command.run is not None or command.overwrite):

@@ -6,13 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import optax
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from metalearn.gradients import Estimator
-from metalearn.outer import OuterLoop, OuterState, local_mesh, outer_loop
+from metalearn.outer import OuterLoop, OuterState, global_mesh, local_mesh, outer_loop
 from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
 from metalearn.runs.folder import Run, create_run, resume_run
+from metalearn.runs.json_values import as_json
+from metalearn.runs.processes import (
+    agree_on,
+    check_folder,
+    check_same_step,
+    first_does,
+    is_first,
+    local,
+    put_on_all,
+)
 from metalearn.runs.progress import Progress
 from metalearn.runs.training import train
 
@@ -59,8 +71,12 @@ def compile_outer_loop(training: MetaTraining, steps_left: int) -> tuple[OuterLo
     """
     wish = range(1, training.steps_per_call + 1)
     per_call = max(d for d in wish if max(steps_left, 1) % d == 0 and training.steps % d == 0)
-    mesh = local_mesh(training.estimator.batch)
-    return outer_loop(training.estimator, training.optimizer, per_call, mesh), per_call
+    return outer_loop(training.estimator, training.optimizer, per_call, _mesh(training)), per_call
+
+
+def _mesh(training: MetaTraining) -> Mesh | None:
+    several = jax.process_count() > 1
+    return global_mesh(training.estimator.batch) if several else local_mesh(training.estimator.batch)
 
 
 def initial_state(training: MetaTraining, loop: OuterLoop) -> OuterState:
@@ -102,14 +118,24 @@ def drive(
         FloatingPointError: a number became NaN or infinite; names the step.
     """
     # What can be refused is refused before a folder is made or an older run is removed.
+    agree_on(training.config)
     loop, _ = compile_outer_loop(training, training.steps)
     state = initial_state(training, loop)
-    if resume:
-        run = resume_run(folder, training.config, free=training.free, upgrade=training.upgrade)
-        if checkpoint_steps(run):
-            state = restore_checkpoint(run, state)
-    else:
-        run = create_run(folder, training.config, free=training.free, overwrite=overwrite)
+
+    def begin() -> Run:
+        if resume:
+            return resume_run(folder, training.config, free=training.free, upgrade=training.upgrade)
+        return create_run(folder, training.config, free=training.free, overwrite=overwrite)
+
+    run = first_does(begin)
+    check_folder(Path(folder))
+    if run is None:  # process 0 wrote it
+        run = Run(Path(folder), as_json(training.config), tuple(sorted(training.free)), training.upgrade)
+    if resume and checkpoint_steps(run):
+        state = restore_checkpoint(run, state)
+        check_same_step(int(state.step))
+    if jax.process_count() > 1 and progress is not None:
+        progress.note(f"{jax.process_count()} processes, {jax.device_count()} devices")
     if progress is not None:
         progress.note(f"meta-training in {run.folder}")
     loop, per_call = compile_outer_loop(training, training.steps - int(state.step))
@@ -117,7 +143,7 @@ def drive(
     state = train(
         loop.step,
         state,
-        training.data,
+        put_on_all(training.data, _mesh(training)),
         run,
         steps=training.steps,
         steps_per_call=per_call,
@@ -129,6 +155,7 @@ def drive(
         evaluated=evaluated,
         saved=lambda step, saved: training.save_theta(weights, saved.theta, step),
     )
-    if not weights.exists():  # a run that had ended before runs left their weights
+    state = state._replace(theta=local(state.theta))
+    if is_first() and not weights.exists():  # a run that had ended before runs left their weights
         training.save_theta(weights, state.theta, int(state.step))
     return run, state

@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from metalearn.errors import RunError
@@ -130,9 +131,11 @@ def _write(folder: Path, run: Run, step: int, state: Any) -> None:
     import orbax.checkpoint as ocp  # slow to import, and needed by training only
 
     leaves = _leaves(state)
-    arrays = {f"{i:05d}": x for i, (_, x) in enumerate(leaves) if x.size}  # Orbax refuses empty arrays
+    arrays: dict[str, Any] = {f"{i:05d}": x for i, (_, x) in enumerate(leaves) if x.size}  # Orbax refuses empty arrays
+    if jax.process_count() > 1:
+        arrays = jax.tree.map(np.asarray, arrays)  # Orbax takes no array of one process among several
     folder.mkdir()
-    with _without_logs(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _without_logs(), _checkpointer() as checkpointer:
         checkpointer.save((folder / "state").absolute(), args=ocp.args.PyTreeSave(arrays))
     files = sorted(p for p in (folder / "state").rglob("*") if p.is_file())
     manifest = {
@@ -145,7 +148,6 @@ def _write(folder: Path, run: Run, step: int, state: Any) -> None:
 
 
 def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
-    import orbax.checkpoint as ocp
 
     manifest = _verified_manifest(folder, step)
     check_same_config(run.upgrade(manifest["config"]), run.config, run.free, f"{folder} has another configuration")
@@ -158,14 +160,9 @@ def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
             f"saved -> wanted: {'; '.join(differing) or 'the first ones agree'}. "
             "Has the configuration or the library changed?"
         )
-    like = {
-        f"{i:05d}": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-        for i, (_, x) in enumerate(leaves)
-        if x.size
-    }
-    arguments = ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
+    arguments = _restore_arguments({f"{i:05d}": x for i, (_, x) in enumerate(leaves) if x.size})
     try:
-        with _without_logs(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with _without_logs(), _checkpointer() as checkpointer:
             arrays = checkpointer.restore((folder / "state").absolute(), args=arguments)
     except Exception as error:  # Orbax and TensorStore share no exception class for "cannot be read"
         encoding = sys.getfilesystemencoding()
@@ -173,9 +170,37 @@ def _read(folder: Path, run: Run, step: int, template: Any) -> Any:
         raise RunError(
             f"{folder} is whole, its checksums agree, but Orbax cannot read it: {_reason(error)}{hint}. Nothing is lost"
         ) from error
-    data = [arrays.get(f"{i:05d}", x) for i, (_, x) in enumerate(leaves)]
+    data = [_place_like(arrays.get(f"{i:05d}", x), x) for i, (_, x) in enumerate(leaves)]
     data = [_wrap_key_like(x, old) for x, old in zip(data, jax.tree.leaves(template), strict=True)]
     return copy_state(jax.tree.unflatten(jax.tree.structure(template), data))
+
+
+def _checkpointer() -> Any:
+    """Orbax's, which works in this process alone: only process 0 writes, and each reads for itself."""
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() == 1:
+        return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(me, {me}, f"process-{me}")
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
+def _restore_arguments(leaves: dict[str, jax.Array]) -> Any:
+    """Read each leaf to its own place, or as NumPy where places belong to several processes: each reads for itself."""
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() > 1:
+        names = dict.fromkeys(leaves, ocp.RestoreArgs(restore_type=np.ndarray))
+        return ocp.args.PyTreeRestore(restore_args=names)
+    like = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in leaves.items()}
+    return ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
+
+
+def _place_like(data: Any, leaf: jax.Array) -> jax.Array:
+    if isinstance(data, jax.Array):
+        return data
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: data[index])
 
 
 def _verified_manifest(folder: Path, step: int) -> dict[str, Any]:

@@ -7,11 +7,9 @@ its metrics were found finite.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import signal
-import threading
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +22,9 @@ from metalearn.runs.checkpoints import copy_state, describe_last_checkpoint, sav
 from metalearn.runs.folder import Run
 from metalearn.runs.lock import only_writer
 from metalearn.runs.metrics import MetricsWriter
-from metalearn.runs.progress import Progress, default_progress
+from metalearn.runs.processes import FAILED, Several, gather, is_first, local
+from metalearn.runs.progress import Progress, Silent, default_progress
+from metalearn.runs.stopping import StopOnSignal
 
 __all__ = ["WATCHED", "train"]
 
@@ -33,11 +33,19 @@ WATCHED = ("loss", "grad_norm")
 
 
 class _Call(NamedTuple):
-    """A dispatched call: outer steps done after it, its metrics [k], and a copy of its state if one is needed."""
+    """A dispatched call.
+
+    Attributes:
+        done: outer steps done after it.
+        metrics: arrays [k].
+        copy: of its state, if that will be saved or evaluated.
+        shared: what the processes of the run tell each other beside it; None if there is only one.
+    """
 
     done: int
     metrics: dict[str, Array]
     copy: Any
+    shared: Any
 
 
 def train(
@@ -62,6 +70,9 @@ def train(
 
     A state is saved or evaluated at the end of the call that reaches a multiple of the interval, and after the last
     step. The result depends neither on these intervals nor on when a run is interrupted and resumed.
+
+    With several processes of `jax.distributed`, all call this with the same arguments. Process 0 writes; it alone calls
+    `evaluate`, `evaluated` and `saved`. A signal to one of them stops all at the same step; what ends one ends all.
 
     Args:
         step: `(state, data) -> (state, metrics)`; advances `steps_per_call` outer steps and may donate its state.
@@ -91,17 +102,14 @@ def train(
         FloatingPointError: a loss, a gradient norm or theta is not finite. The message names the outer step and the
             last good checkpoint. No state of that step or later is saved.
         RunError: a file cannot be written (the message says what is safe); or another process is writing this run; or
-            this is one of several processes of `jax.distributed`, which a run cannot use yet.
+            another process of `jax.distributed` had to end it.
         KeyboardInterrupt: after Ctrl-C, when the present call has finished and its state is saved. A second Ctrl-C
             interrupts at once.
         SystemExit: the same after SIGTERM, with code 143.
     """
-    if jax.process_count() > 1:
-        raise RunError(
-            f"train drives a run in one process, and this is one of {jax.process_count()}: call the outer step in your "
-            "own loop, as docs/scaling.md shows, or use one process"
-        )
-    progress = default_progress() if progress is None else progress
+    several = Several() if jax.process_count() > 1 else None
+    if progress is None:
+        progress = default_progress() if is_first() else Silent()
     done = int(state.step)
     if done >= steps:
         progress.note(f"{run.folder} is at step {done} of {steps}: nothing to do")
@@ -109,66 +117,116 @@ def train(
     # Checkpoints do not store weak types. Without them from the start, a resumed run promotes types like any other.
     state = jax.tree.map(lambda x: x.astype(x.dtype) if getattr(x, "weak_type", False) else x, state)
     _check(done, steps, steps_per_call, log_every, checkpoint_every, evaluate_every)
-    last_saved = -1
+    last_taken = -1
 
     def due(after: int, every: int) -> bool:
         return after == steps or (every > 0 and after // every > (after - steps_per_call) // every)
 
-    with only_writer(run.folder), MetricsWriter(run, done) as writer, _StopOnSignal() as stop:
+    with _writing(run, done) as writer, StopOnSignal() as stop:
+
+        def take(after: int, kept: Any) -> Any:
+            """A state that this process can write. All come here before anything that one of them alone can fail at."""
+            nonlocal last_taken
+            last_taken = after
+            return gather(kept)
 
         def save(after: int, kept: Any) -> None:
-            nonlocal last_saved
             _check_theta(run, after, kept.theta)
+            if writer is None:
+                return
             writer.sync()
             save_checkpoint(run, after, kept, keep)
-            last_saved = after
             if saved is not None:
                 saved(after, kept)
 
         def finish(call: _Call) -> None:
             values = {name: np.asarray(x) for name, x in call.metrics.items()}  # waits for the call
+            kept = take(call.done, call.copy) if due(call.done, checkpoint_every) else None
             _log(run, writer, call.done - steps_per_call, steps_per_call, values, log_every)
             means = {name: float(x.mean()) for name, x in values.items() if name in ("loss", "score")}
             progress.update(call.done, means)
             if callback is not None:
                 callback(call.done, values)
             numbers = None
-            if evaluate is not None and due(call.done, evaluate_every):
-                numbers = {name: _as_list(x) for name, x in evaluate(call.copy.theta).items()}
+            if writer is not None and evaluate is not None and due(call.done, evaluate_every):
+                numbers = {name: _as_list(x) for name, x in evaluate(local(call.copy.theta)).items()}
                 writer.write([{"step": call.done, **{f"eval/{name}": x for name, x in numbers.items()}}])
-            if due(call.done, checkpoint_every):
-                save(call.done, call.copy)
+            if kept is not None:
+                save(call.done, kept)
             if numbers is not None and evaluated is not None:
                 evaluated(call.done, numbers)
 
+        failure: Exception | None = None
+
+        def attempt(action: Callable[..., None], *args: Any) -> None:
+            """Do it. If others wait for this process, what goes wrong is kept until they know of it."""
+            nonlocal failure
+            try:
+                action(*args)
+            except FloatingPointError:  # of numbers that all processes see
+                raise
+            except Exception as error:
+                if several is None:
+                    raise
+                failure = failure or error
+
+        def share() -> Any:
+            return None if several is None else several.share(FAILED if failure is not None else stop.signal)
+
+        def hear(shared: Any) -> int:
+            return stop.signal if several is None else several.hear(shared, failure)
+
         progress.start(done, steps)
         try:
-            call = None
+            call, stopping = None, 0
             while True:
                 previous, call = call, None
-                if done < steps and not stop.signal:
+                if done < steps and not (stopping or (several is None and stop.signal)):
                     state, metrics = step(state, data)
                     done += steps_per_call
                     wanted = due(done, checkpoint_every) or (evaluate is not None and due(done, evaluate_every))
-                    call = _Call(done, metrics, copy_state(state) if wanted else None)
+                    call = _Call(done, metrics, copy_state(state) if wanted else None, share())
                 if previous is not None:
-                    finish(previous)
+                    attempt(finish, previous)
+                    stopping = stopping or hear(previous.shared)
                 if call is None:
                     break
-            if stop.signal:
-                if last_saved != done:
-                    save(done, state)
+            if stopping and last_taken != done:
+                attempt(save, done, take(done, state))
+            if several is not None:
+                several.hear(share(), failure)  # no process leaves before all are done, or know why not
+            if stopping:
                 message = f"stopped at step {done} of {steps}, saved in {run.folder}; continue with --resume"
-                if stop.signal != signal.SIGTERM:
+                if stopping != signal.SIGTERM:
                     raise KeyboardInterrupt(message)  # which carries the message to whoever shows it
                 progress.note(message)
                 raise SystemExit(143)
+        except jax.errors.JaxRuntimeError as error:
+            if several is None:
+                raise
+            reason = str(error).partition("\n")[0][:200]
+            raise RunError(
+                f"process {jax.process_index()} lost another process at step {done}: {reason}. "
+                f"{describe_last_checkpoint(run)}"
+            ) from error
         finally:
             progress.close()
     return state
 
 
-def _log(run: Run, writer: MetricsWriter, before: int, k: int, values: dict[str, np.ndarray], log_every: int) -> None:
+@contextlib.contextmanager
+def _writing(run: Run, done: int) -> Iterator[MetricsWriter | None]:
+    """The writer of a run's metrics, which holds the run's lock; None in a process that does not write."""
+    if not is_first():
+        yield None
+        return
+    with only_writer(run.folder), MetricsWriter(run, done) as writer:
+        yield writer
+
+
+def _log(
+    run: Run, writer: MetricsWriter | None, before: int, k: int, values: dict[str, np.ndarray], log_every: int
+) -> None:
     """Write the lines of the call that began after step `before`, up to the first step that is not finite."""
     for name, x in values.items():
         if x.ndim == 0 or x.shape[0] != k:
@@ -178,13 +236,14 @@ def _log(run: Run, writer: MetricsWriter, before: int, k: int, values: dict[str,
     ]
     end = min(bad)[0] + 1 if bad else k
     numbers = [before + i + 1 for i in range(end)]
-    writer.write(
-        [
-            {"step": number, **{name: _as_list(x[i]) for name, x in values.items()}}
-            for i, number in enumerate(numbers)
-            if number % log_every == 0 or (bad and i == end - 1)
-        ]
-    )
+    if writer is not None:
+        writer.write(
+            [
+                {"step": number, **{name: _as_list(x[i]) for name, x in values.items()}}
+                for i, number in enumerate(numbers)
+                if number % log_every == 0 or (bad and i == end - 1)
+            ]
+        )
     if bad:
         i, name = min(bad)
         raise FloatingPointError(
@@ -216,28 +275,3 @@ def _check(done: int, steps: int, k: int, log_every: int, checkpoint_every: int,
 
 def _as_list(x: Any) -> Any:
     return np.asarray(x).tolist()
-
-
-class _StopOnSignal:
-    """A context manager in which the first SIGINT or SIGTERM only sets `signal`; the second acts as outside of it."""
-
-    def __init__(self):
-        self.signal = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopOnSignal:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self.signal = number
-        signal.signal(number, self._before[number])
-        # print is not allowed in a handler, which may have interrupted a print
-        os.write(2, b"\nstopping after this call and saving; again: stop at once without saving\n")

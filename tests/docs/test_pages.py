@@ -5,7 +5,9 @@ import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
+import yaml
 
 from metalearn.cli import evaluate, plot, sweep, train, train_gpt, train_optimizer, train_tables
 from metalearn.cli.main import main
@@ -60,6 +62,15 @@ def test_python_of_every_page_is_python(page):
         compile(code, str(page), "exec")
 
 
+def jobs(page):
+    """Commands in jobs of SLURM, behind srun, and of Kubernetes, with their variables filled in."""
+    scripts = [line.removeprefix("srun ") for text in blocks(page, "bash") for line in text.splitlines()]
+    for text in blocks(page, "yaml"):
+        spec = yaml.safe_load(text)["spec"]["template"]["spec"]
+        scripts += [container["args"][0] for container in spec["containers"]]
+    return [text.replace("$SCRATCH", "/scratch").replace("$JOB_COMPLETION_INDEX", "1") for text in scripts]
+
+
 class _Reached(Exception):
     """The command line was read, and its work would begin."""
 
@@ -68,7 +79,7 @@ COMMANDS = sorted(
     {
         line.split("  #")[0].strip()
         for page in PAGES
-        for text in [*blocks(page, "bash"), *re.findall(r"`(metalearn [^`]*)`", page.read_text())]
+        for text in [*blocks(page, "bash"), *re.findall(r"`(metalearn [^`]*)`", page.read_text()), *jobs(page)]
         for line in text.replace("\\\n", " ").splitlines()
         if line.strip().startswith("metalearn ")
     }
@@ -82,6 +93,7 @@ def test_commands_of_every_page_are_read(line, monkeypatch, capsys, tmp_path):
 
     monkeypatch.chdir(tmp_path)  # a command that is not stopped leaves nothing in the repository
     run = SimpleNamespace(config=to_json(PRESETS["digits"][1]))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: None)
     monkeypatch.setattr(train, "meta_train", reached)
     monkeypatch.setattr(train, "open_run", lambda folder: run)
     monkeypatch.setattr(train_tables, "meta_train_tables", reached)

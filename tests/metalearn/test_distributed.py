@@ -9,12 +9,9 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from metalearn.errors import RunError
 from metalearn.gradients import low_rank, nres, pes
 from metalearn.inner import InnerLoop
 from metalearn.outer import global_mesh, outer_loop
-from metalearn.runs.folder import create_run
-from metalearn.runs.training import train
 from metalearn.runs.weights import theta_sha256
 from tests.two_processes import run_two_processes
 
@@ -133,14 +130,3 @@ def test_pairs_that_do_not_split_over_all_devices_are_refused_on_every_process(f
 def test_processes_that_start_from_different_keys_are_refused_on_every_process(found):
     for f in found:
         assert f["errors"][1].endswith("these differ from process 0: key of process 1")
-
-
-def test_a_run_over_several_processes_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    run = create_run(tmp_path / "run", {"steps": 2})
-    before = sorted(run.folder.iterdir())
-    init, step = outer_loop(ESTIMATORS["pes"](), optax.adam(0.02))
-    state = init(*start_values(), jax.random.key(0))
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(RunError, match="train drives a run in one process, and this is one of 2"):
-        train(step, state, start_values()[1], run, steps=2)
-    assert sorted(run.folder.iterdir()) == before

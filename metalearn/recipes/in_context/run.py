@@ -23,6 +23,7 @@ from metalearn.recipes.in_context.scoring import (
 )
 from metalearn.runs.folder import Run, note_on_stderr, open_run, write_result
 from metalearn.runs.metrics import read_metrics
+from metalearn.runs.processes import is_first
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
 
@@ -52,6 +53,7 @@ def meta_train(
     Returns:
         The result (also in the run's result.json): `unseen_accuracy` over the last 10 positions (`unseen_error` in
         regression), `seconds` of this call, `steps`, `theta_sha256`, `run`; and the scores [tasks, T] of every learner.
+        With several processes, those but the first return `steps`, `theta_sha256` and `run`, and no scores.
 
     Raises:
         RunError: the folder cannot be used as asked.
@@ -79,6 +81,8 @@ def meta_train(
         progress=progress,
         evaluated=evaluated,
     )
+    if not is_first():
+        return {"steps": int(state.step), "theta_sha256": theta_sha256(state.theta), "run": str(run.folder)}, {}
     if not newest:  # every run that makes a step is evaluated after its last one
         evaluate(state.theta)
     scores = dict(newest)

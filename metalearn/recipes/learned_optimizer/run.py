@@ -17,6 +17,7 @@ from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, to_
 from metalearn.recipes.streams import stream
 from metalearn.runs.folder import Run, note_on_stderr, write_result
 from metalearn.runs.metrics import read_metrics
+from metalearn.runs.processes import is_first
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
 from metalearn_models.optimizers import library
@@ -54,7 +55,8 @@ def meta_train(
 
     Returns:
         The result, also in the run's result.json: final losses of the optimizer and of the tuned baselines, seconds,
-        the hash of theta. The weights are in theta.safetensors, the loss curves in the picture.
+        the hash of theta. The weights are in theta.safetensors, the loss curves in the picture. With several processes,
+        those but the first return `steps`, `theta_sha256` and `run`.
 
     Raises:
         RunError: the folder cannot be used as asked.
@@ -73,6 +75,8 @@ def meta_train(
         overwrite=overwrite,
         progress=progress,
     )
+    if not is_first():
+        return {"steps": int(state.step), "theta_sha256": theta_sha256(state.theta), "run": str(run.folder)}
     curves = curves_of(recipe, state.theta)
     result: dict[str, Any] = {
         **_summarise(curves),

@@ -1,0 +1,70 @@
+"""The options that make a command one of several processes, on one host or on many."""
+
+from __future__ import annotations
+
+import jax
+
+from metalearn.cli.arguments import take
+from metalearn.errors import UsageError
+
+__all__ = ["HELP", "connect"]
+
+HELP = """Several processes drive one run if each is started with the same command, with --run FOLDER that all of them
+    see, and with --distributed, where JAX knows the cluster (SLURM, Open MPI), or with --coordinator HOST:PORT
+    --num-processes N --process-id I. Process 0 writes and prints; docs/scaling.md has examples."""
+"""What the help of a command says of these options."""
+HEARTBEAT, START, END = 10, 60, 86_400
+"""Seconds: without a sign of life, after which a process counts as dead; to wait for all at the start; and at the end,
+where the others wait until process 0 has scored and drawn."""
+
+
+def connect(words: list[str]) -> bool:
+    """Take these options from a command's words, and join the other processes. Must run before JAX starts.
+
+    Returns:
+        Whether this is one of several processes.
+
+    Raises:
+        UsageError: options that do not go together, or no folder that all processes could share.
+    """
+    found = "--distributed" in words
+    if found:
+        words.remove("--distributed")
+    coordinator = take(words, "--coordinator")
+    count, number = (_whole_number(words, name) for name in ("--num-processes", "--process-id"))
+    if coordinator is None and (count is not None or number is not None):
+        raise UsageError("--num-processes and --process-id go with --coordinator HOST:PORT, which is missing")
+    if coordinator is None and not found:
+        return False
+    if coordinator is not None:
+        if found:
+            raise UsageError("--distributed asks JAX for the cluster: leave it out where --coordinator is given")
+        if ":" not in coordinator or not coordinator.rpartition(":")[2].isdigit():
+            raise UsageError(f"--coordinator must be HOST:PORT, such as node-0:1234, got {coordinator}")
+        if count is None or number is None:
+            raise UsageError("--coordinator needs --num-processes N and --process-id I, from 0 to N - 1")
+        if not 0 <= number < count:
+            raise UsageError(f"--process-id must be from 0 to --num-processes - 1, got {number} of {count}")
+    if not any(word.partition("=")[0] in ("--run", "--resume") for word in words):
+        raise UsageError("several processes need --run FOLDER (or --resume FOLDER) with a folder that all of them see")
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            count,
+            number,
+            initialization_timeout=START,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=END,
+        )
+    except (RuntimeError, ValueError) as error:
+        where = f"at {coordinator}" if coordinator else "that --distributed looks for"
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(f"cannot join the processes {where}: {reason}") from error
+    return True
+
+
+def _whole_number(words: list[str], name: str) -> int | None:
+    text = take(words, name)
+    if text is not None and not text.isdigit():
+        raise UsageError(f"{name} must be a whole number from 0 on, got {text}")
+    return None if text is None else int(text)

@@ -1,0 +1,209 @@
+"""Several processes that drive one run: who writes, what all agree on, and what one must tell the others.
+
+Every process runs the same program. Process 0 writes; the others take part in the computation and nothing else. What a
+process learns on its own, a signal or a full disk, it shares in a small collective beside each outer step, so that all
+of them stop at the same step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from metalearn import __version__
+from metalearn.errors import RunError
+
+__all__ = [
+    "Several",
+    "agree_on",
+    "check_folder",
+    "check_same_step",
+    "exchange",
+    "first_does",
+    "gather",
+    "is_first",
+    "local",
+    "put_on_all",
+]
+
+FAILED = -1
+"""The code of a process that cannot go on; other codes are numbers of signals."""
+
+
+def is_first() -> bool:
+    """Whether this process writes: the only one, or number 0."""
+    return jax.process_index() == 0
+
+
+def exchange(text: str) -> list[str]:
+    """The texts of all processes, in their order. All of them must call this at the same place."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.int32(own.size))).ravel()
+    padded = np.zeros(max(1, int(lengths.max())), np.uint8)
+    padded[: own.size] = own
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
+    return [row[:length].tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
+
+
+def agree_on(config: Mapping[str, Any]) -> None:
+    """Check that all processes have the same configuration and the same versions.
+
+    Raises:
+        RunError: on every process; names each value that differs and the process that has it.
+    """
+    versions = {"metalearn": __version__, "jax": jax.__version__, "python": platform.python_version()}
+    everyone = [json.loads(text) for text in exchange(json.dumps({**_flat(config), **versions}))]
+    differing = [
+        f"{name}: {everyone[0].get(name)!r} in process 0, {other.get(name)!r} in process {process}"
+        for process, other in enumerate(everyone)
+        for name in sorted(everyone[0].keys() | other.keys())
+        if everyone[0].get(name) != other.get(name)
+    ]
+    if differing:
+        raise RunError(f"all processes of a run need the same configuration and versions: {'; '.join(differing[:8])}")
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return found
+
+
+def first_does(action: Callable[[], Any]) -> Any:
+    """Let process 0 do something that may fail, and the others know whether it did.
+
+    Returns:
+        What `action` returned on process 0, None elsewhere.
+
+    Raises:
+        RunError: elsewhere, with what process 0 said.
+        Exception: on process 0, whatever `action` raised.
+    """
+    result, error = None, None
+    if is_first():
+        try:
+            result = action()
+        except Exception as problem:
+            error = problem
+    said = exchange("" if error is None else str(error) or type(error).__name__)[0]
+    if error is not None:
+        raise error
+    if said:
+        raise RunError(f"process 0 could not go on: {said}")
+    return result
+
+
+def check_folder(folder: Path) -> None:
+    """Check that all processes see the run's folder.
+
+    Raises:
+        RunError: on every process; names those that do not see it.
+    """
+    try:
+        seen = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    except OSError:
+        seen = ""
+    everyone = exchange(seen)
+    blind = [str(process) for process, digest in enumerate(everyone) if digest != everyone[0]]
+    if blind:
+        raise RunError(
+            f"{folder} is not the same folder for all processes: process {', '.join(blind)} does not see the run that "
+            "process 0 has there. Give a folder that all hosts share with --run"
+        )
+
+
+def check_same_step(step: int) -> None:
+    """Check that all processes read a checkpoint of the same step.
+
+    Raises:
+        RunError: on every process; says which step each has.
+    """
+    steps = exchange(str(step))
+    if len(set(steps)) > 1:
+        said = ", ".join(f"{text} in process {process}" for process, text in enumerate(steps))
+        raise RunError(f"the processes read checkpoints of different steps: {said}. Are all files where all see them?")
+
+
+def local(tree: Any) -> Any:
+    """Arrays that every process holds whole, as arrays of this process alone."""
+
+    def one(x: Any) -> Any:
+        return x if not isinstance(x, jax.Array) or x.is_fully_addressable else x.addressable_data(0)
+
+    return jax.tree.map(one, tree)
+
+
+def gather(tree: Any) -> Any:
+    """Arrays that are split over processes, whole on each of them. All processes must call this at the same place."""
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return x
+        if x.is_fully_replicated:
+            return x.addressable_data(0)
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            data = multihost_utils.process_allgather(jax.random.key_data(x), tiled=True)
+            return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(x))
+        return jnp.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+    return jax.tree.map(one, tree)
+
+
+def put_on_all(tree: Any, mesh: Mesh | None) -> Any:
+    """Copy arrays that all processes have alike to all devices of the mesh, once."""
+    if jax.process_count() == 1 or mesh is None:
+        return tree
+    return jax.device_put(jax.tree.map(np.asarray, tree), NamedSharding(mesh, PartitionSpec()))
+
+
+class Several:
+    """What the processes of one run tell each other beside its outer steps."""
+
+    def __init__(self):
+        """Compile the collective; all processes must be here."""
+        devices = jax.devices()
+        self._of = [device.process_index for device in devices]
+        mesh = Mesh(np.asarray(devices), ("devices",))
+        self._split = NamedSharding(mesh, PartitionSpec("devices"))
+        self._spread = jax.jit(lambda codes: codes, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def share(self, code: int) -> jax.Array:
+        """Begin to tell all others a code, 0 if there is nothing to tell; does not wait."""
+        own = np.full(len(jax.local_devices()), code, np.int32)
+        return self._spread(jax.make_array_from_process_local_data(self._split, own))
+
+    def hear(self, shared: jax.Array, failure: Exception | None) -> int:
+        """Wait for the codes of all.
+
+        Args:
+            shared: from `share`.
+            failure: what stops this process, if anything does.
+
+        Returns:
+            A signal that any process got, or 0.
+
+        Raises:
+            RunError: another process cannot go on; says which one and why.
+            Exception: `failure`, once the others know of it.
+        """
+        codes = np.asarray(shared)
+        if (codes == FAILED).any():
+            texts = exchange("" if failure is None else str(failure) or type(failure).__name__)
+            if failure is not None:
+                raise failure
+            which = self._of[int(np.argmax(codes == FAILED))]
+            raise RunError(f"process {which} ended the run: {texts[which]}")
+        return int(codes.max())

@@ -1,0 +1,195 @@
+"""A run that two processes drive: its numbers, its stop, what ends it, what is refused; one process continues it."""
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from metalearn.cli.processes import connect
+from metalearn.errors import RunError, UsageError
+from metalearn.gradients import nres, pes
+from metalearn.inner import InnerLoop
+from metalearn.recipes.driving import MetaTraining, drive
+from metalearn.runs.metrics import read_metrics
+from metalearn.runs.processes import agree_on, check_folder, exchange
+from metalearn.runs.progress import Silent
+from metalearn.runs.weights import save_weights
+from tests.two_processes import run_two_processes
+
+STEPS, PAIRS = 12, 8
+
+
+def training(estimator: str = "pes", seed: int = 0) -> MetaTraining:
+    """Meta-train the two numbers of a noisy linear recurrence of 6 steps."""
+
+    def init(theta, data, key):
+        del theta
+        return data + jax.random.normal(key, (3,))
+
+    def step(theta, state, t, key, data):
+        del t, data
+        state = jax.numpy.tanh(theta * state + 0.1 * jax.random.normal(key, (3,)))
+        return state, ((state - 0.5) ** 2).mean(), {}
+
+    loop = InnerLoop(init, step, None, 6)
+    make = {"pes": pes, "nres": nres}[estimator]
+    return MetaTraining(
+        {"steps": STEPS, "seed": seed},
+        ("steps",),
+        lambda: np.float32([0.3, 0.2, 0.1]),
+        jax.random.key(3),
+        np.float32(0.2),
+        make(loop, 0.1, PAIRS, 2),
+        optax.adam(0.05),
+        STEPS,
+        2,
+        dict,
+        lambda path, theta, step: save_weights(path, {"theta": theta}, {"step": step}),
+    )
+
+
+class Interrupting(Silent):
+    """Sends this process a signal once so many steps are done."""
+
+    def __init__(self, at: int):
+        self.at = at
+
+    def update(self, done, metrics):
+        if done == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Failing(Silent):
+    """Cannot show that so many steps are done."""
+
+    def __init__(self, at: int):
+        self.at = at
+
+    def update(self, done, metrics):
+        if done == self.at:
+            raise OSError("no space left on the screen")
+
+
+def run(
+    folder: Path, progress: Any = None, evaluate=lambda theta: {"norm": float(abs(theta).sum())}, **more: Any
+) -> Any:
+    own = training(more.pop("estimator", "pes"), more.pop("seed", 0))
+    return drive(
+        own, folder, evaluate=evaluate, evaluate_every=4, checkpoint_every=4, progress=progress or Silent(), **more
+    )
+
+
+def worker(process: int) -> dict[str, Any]:
+    """What each process finds in a folder that both see."""
+    shared = Path(exchange(tempfile.mkdtemp())[0])
+    found: dict[str, Any] = {"errors": {}, "folder": str(shared)}
+
+    def refuses(name: str, call: Any) -> None:
+        try:
+            call()
+        except (RunError, OSError, SystemExit, ZeroDivisionError) as error:
+            found["errors"][name] = f"{type(error).__name__}: {error}"
+
+    for estimator in ("pes", "nres"):
+        _, state = run(shared / estimator, estimator=estimator)
+        found[estimator] = np.asarray(state.theta).tolist()
+    refuses("stop", lambda: run(shared / "stopped", Interrupting(2) if process == 1 else None))
+    refuses("failed", lambda: run(shared / "failed", Failing(4) if process == 1 else None))
+
+    def out_of_order(theta):
+        raise ZeroDivisionError("nothing to divide by")
+
+    refuses("evaluate", lambda: run(shared / "evaluated", evaluate=out_of_order))
+    refuses("there", lambda: run(shared / "pes"))
+    refuses("config", lambda: run(shared / "other", seed=process))
+    refuses("versions", lambda: agree_on({"learner": {"width": 8 + process}}))
+    refuses("folder", lambda: check_folder(shared / ("pes" if process == 0 else "elsewhere")))
+    found["there"] = sorted(path.name for path in shared.iterdir())
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """The findings of both processes; their folder is removed at the end."""
+    values = run_two_processes(__file__, "worker", tmp_path_factory.mktemp("processes"), 2)
+    yield values
+    shutil.rmtree(values[0]["folder"])
+
+
+@pytest.mark.parametrize("estimator", ["pes", "nres"])
+def test_two_processes_give_the_run_of_one(found, tmp_path, estimator):
+    alone, state = run(tmp_path / "alone", estimator=estimator)
+    for f in found:
+        np.testing.assert_allclose(f[estimator], state.theta, atol=1e-6)
+    together = Path(found[0]["folder"]) / estimator
+    for ours, theirs in zip(read_metrics(alone), _metrics(together), strict=True):
+        assert ours.keys() == theirs.keys()
+        np.testing.assert_allclose(list(ours.values()), [theirs[name] for name in ours], rtol=1e-5)
+    assert (together / "theta.safetensors").exists()
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_signal_to_one_stops_both_at_one_step_which_one_process_continues(found, tmp_path):
+    stopped = Path(found[0]["folder"]) / "stopped"
+    assert [f["errors"]["stop"] for f in found] == ["SystemExit: 143"] * 2
+    assert (stopped / "checkpoints").exists()
+    at = max(int(path.name) for path in (stopped / "checkpoints").iterdir())
+    assert 2 < at < STEPS  # two calls after the one in which the signal came
+    _, state = run(shutil.copytree(stopped, tmp_path / "stopped"), resume=True)
+    np.testing.assert_allclose(state.theta, found[0]["pes"], atol=1e-6)
+
+
+def test_what_ends_one_process_ends_the_other_with_its_words(found):
+    first, second = (f["errors"] for f in found)
+    assert second["failed"] == "OSError: no space left on the screen"
+    assert first["failed"] == "RunError: process 1 ended the run: no space left on the screen"
+    assert first["evaluate"] == "ZeroDivisionError: nothing to divide by"  # process 0 alone evaluates
+    assert second["evaluate"] == "RunError: process 0 ended the run: nothing to divide by"
+
+
+def test_what_only_process_0_does_fails_everywhere(found):
+    first, second = (f["errors"] for f in found)
+    assert "already holds a run" in first["there"] and first["there"].startswith("RunError: ")
+    assert second["there"] == "RunError: process 0 could not go on: " + first["there"].removeprefix("RunError: ")
+
+
+def test_processes_that_differ_are_refused_by_name_before_a_folder_is_made(found):
+    for f in found:
+        assert f["errors"]["config"].endswith("same configuration and versions: seed: 0 in process 0, 1 in process 1")
+        assert f["errors"]["versions"].endswith("learner.width: 8 in process 0, 9 in process 1")
+        assert "process 1 does not see the run that process 0 has there" in f["errors"]["folder"]
+        assert f["there"] == ["evaluated", "failed", "nres", "pes", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--num-processes 2", "go with --coordinator HOST:PORT, which is missing"),
+        ("--coordinator here --num-processes 2 --process-id 0", "must be HOST:PORT, such as node-0:1234, got here"),
+        ("--coordinator here:12", "needs --num-processes N and --process-id I"),
+        ("--coordinator here:12 --num-processes 2 --process-id 2", "from 0 to --num-processes - 1, got 2 of 2"),
+        ("--coordinator here:12 --num-processes two --process-id 0", "--num-processes must be a whole number"),
+        ("--coordinator here:12 --num-processes 2 --process-id 0", "need --run FOLDER"),
+        ("--distributed --coordinator here:12 --num-processes 2 --process-id 0", "leave it out"),
+        ("--distributed --steps 4", "need --run FOLDER"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(words, said):
+    with pytest.raises(UsageError, match=said):
+        connect(words.split())
+
+
+def test_a_command_without_these_options_is_alone():
+    words = ["digits", "--steps", "4"]
+    assert not connect(words) and words == ["digits", "--steps", "4"]
