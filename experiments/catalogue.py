@@ -87,7 +87,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "gpt_tables": Entry("experiments.gpt.tables", {"standard": "", "quick": ""}),
     "gpt_checkpoints": Entry("experiments.gpt.checkpoints", {"softmax": "", "quick": "", "standard": ""}),
     "shipped_uncertainty": Entry("experiments.epistemic.shipped", {"quick": "", "standard": ""}),
-    "testbed": Entry("experiments.epistemic.testbed", {"quick": "10 min", "standard": ""}),
+    "testbed": Entry("experiments.epistemic.testbed", {"quick": "4 min", "standard": ""}),
     "testbed_tuning": Entry("experiments.epistemic.tuning", {"standard": ""}),
     "gpt_policies": Entry("experiments.gpt.policies", {"standard": "", "quick": "2 min"}),
     "batch_size": Entry("experiments.optimizers.batch_size", {"standard": "15 min", "quick": "2 min"}),
