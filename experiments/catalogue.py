@@ -95,6 +95,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "learned_constants": Entry("experiments.optimizers.learned_constants", {"standard": "", "quick": ""}),
     "architectures": Entry("experiments.architectures.digits", {"quick": "1 min", "standard": ""}),
     "early_stopping": Entry("experiments.architectures.early_stopping", {"quick": "2 min", "standard": ""}),
+    "shared_weights": Entry("experiments.architectures.shared_weights", {"quick": "2 min"}),
     "cells": Entry("experiments.architectures.cells", {"quick": "", "standard": ""}),
     "retrain": Entry("experiments.architectures.retrain", {}),
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes", "large": "a minute"}),

@@ -14,10 +14,12 @@ from metalearn_models.architectures import (
     CellNetwork,
     Examples,
     SearchData,
+    Space,
     classification_search,
     convolutional_cell,
     feedforward_cell,
     recurrent_cell,
+    scored_by_loss,
     sequence_search,
 )
 from metalearn_tasks import datasets
@@ -28,6 +30,7 @@ class CellProblem(NamedTuple):
 
     Attributes:
         search: what is searched.
+        ranking: the same scored by what ranks cells with shared weights, the loss.
         network: of every architecture.
         data: what is learned from, with validation examples.
         few: with few of these.
@@ -38,6 +41,7 @@ class CellProblem(NamedTuple):
     """
 
     search: Search
+    ranking: Search
     network: CellNetwork
     data: SearchData
     few: SearchData
@@ -46,14 +50,19 @@ class CellProblem(NamedTuple):
     chunk: int
     unit: str
 
+    @property
+    def space(self) -> Space:
+        """Of the architectures."""
+        return self.network.space
+
 
 def _problem(
-    search: Search, network: CellNetwork, splits: tuple[Examples, Examples, Examples], few: int, **rest: Any
+    search: Search, ranking: Search, network: CellNetwork, splits: tuple[Examples, ...], few: int, **rest: Any
 ) -> CellProblem:
     train, valid, test = splits
     less = Examples(*(part[:few] for part in valid))
     return CellProblem(
-        search, network, SearchData(train, valid), SearchData(train, less), SearchData(train, test), **rest
+        search, ranking, network, SearchData(train, valid), SearchData(train, less), SearchData(train, test), **rest
     )
 
 
@@ -61,7 +70,9 @@ def digits() -> CellProblem:
     """The 162 cells of `architectures`, with one learning rate."""
     made, network = digits_problem(3, ("tanh", "relu", "identity"), (0.1,), 16, 32), feedforward_cell(64, 10)
     splits = (made.data.train, made.data.valid, made.tested.valid)
-    return _problem(classification_search(network), network, splits, 100, rate=0.1, chunk=32, unit="error")
+    search = classification_search(network)
+    ranking = scored_by_loss(search, network)
+    return _problem(search, ranking, network, splits, 100, rate=0.1, chunk=32, unit="error")
 
 
 def mnist(source: str) -> CellProblem:
@@ -85,7 +96,7 @@ def mnist(source: str) -> CellProblem:
     )
     network = convolutional_cell(data.classes)
     search = classification_search(network, batch=32, clip=5.0)
-    return _problem(search, network, splits, 200, rate=0.1, chunk=1, unit="error")
+    return _problem(search, scored_by_loss(search, network), network, splits, 200, rate=0.1, chunk=1, unit="error")
 
 
 def help_text() -> str:
@@ -112,4 +123,5 @@ def characters(length: int = 32, symbols: int = 64) -> CellProblem:
     part = np.arange(len(pieces)) % 10
     splits = (examples(pieces[part > 1]), examples(pieces[part == 0][:400]), examples(pieces[part == 1][:400]))
     network = recurrent_cell(symbols)
-    return _problem(sequence_search(network), network, splits, 50, rate=10.0, chunk=8, unit="bits")
+    search = sequence_search(network)  # its score is a loss
+    return _problem(search, search, network, splits, 50, rate=10.0, chunk=8, unit="bits")

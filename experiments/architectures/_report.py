@@ -76,3 +76,18 @@ def draw(parts: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         ax.set_title(grid, fontsize=9)
         ax.legend(fontsize=6)
     save(figure, path)
+
+
+def draw_problems(result: Mapping[str, Any], path: Path) -> None:
+    """Draw the mean test score of each method with its interval, one axes per problem."""
+    figure, axes = new_figure(columns=max(1, len(result["parts"])), width=3.2, height=3.0)
+    for ax, (name, part) in zip(axes, result["parts"].items(), strict=False):
+        methods = part["methods"]
+        values = np.array([row["test"] for row in methods], np.float64)
+        reach = np.where(np.isfinite(values[:, 1:]), np.abs(values[:, 1:] - values[:, :1]), 0)
+        ax.errorbar(range(len(methods)), values[:, 0], yerr=reach.T, fmt="o", color="#0072B2", capsize=3)
+        ax.set_xticks(range(len(methods)), [row["method"] for row in methods])
+        ax.set_xlim(-0.5, len(methods) - 0.5)
+        ax.set_ylabel(f"test {part['unit']}")
+        ax.set_title(name, fontsize=9)
+    save(figure, path)

@@ -7,19 +7,22 @@ with one learning rate for all.
 
 Each search has `budget` whole trainings of R steps. Random search trains that many cells. Halving begins with more at
 R / 16. Weight sharing spends half on shared weights, scores `ranked` cells with them, and trains the best of them
-alone with the other half. What a search found is trained again with `evaluations` seeds and tested. Scoring costs no
-steps.
+alone with the other half. It scores by loss: `shared_weights` found that errors rank worse, which was known before
+characters and MNIST were run. What a search found is trained again with `evaluations` seeds and tested. Scoring costs
+no steps.
 
 The rule, written before the first run: random search with early stopping or with weight sharing is a competitive
 baseline if, in each problem, the better of the two by mean test score is not worse than random search alone: the mean
 of the difference over searches is at most 0 ("holds"), or its interval contains 0 ("open"), or lies above ("fails").
 
 "reproduced": all hold. "not reproduced": one fails. "open": otherwise. The correlation of each rung with the end is
-that of the random search's own cells; of shared weights, between shared scores and scores alone.
+that of the random search's own cells, which nothing selected. That of shared scores with scores alone is over these
+cells too ("unselected"), and over the few that shared scores chose ("chosen"), where little is left to correlate.
 
     python -m experiments cells --mnist FOLDER
 
-A search that has ended is kept in `out/cells`; the same command continues.
+A search that has ended is kept in `out/cells`; the same command continues. What it trained stands in `out/found`, and
+`python -m experiments retrain out/found/mnist-random-0.json --candidate 3` trains any of it again.
 """
 
 from __future__ import annotations
@@ -36,19 +39,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.architectures._problems import CellProblem, characters, digits, mnist
+from experiments.architectures._report import draw_problems
 from experiments.suite.cells import remember, settings_of
 from experiments.suite.intervals import list_interval
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate
 from metalearn.errors import DataNotPreparedError, unknown_name
-from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress
 from metalearn.search.population import score_members
 from metalearn.search.random_search import random_search
-from metalearn.search.rank_correlation import rung_correlations
+from metalearn.search.rank_correlation import rung_correlations, spearman
+from metalearn.search.results import Results, write_results
 from metalearn.search.successive_halving import candidates_within, plan_rungs, successive_halving
 from metalearn.search.variance import variance_components
-from metalearn.search.weight_sharing import weight_sharing
+from metalearn.search.weight_sharing import rank_with_shared_weights, weight_sharing
 from metalearn_models.architectures import Candidate
 
 SCORE = "score"
@@ -81,10 +85,27 @@ class CellsConfig:
 PRESETS = {"quick": CellsConfig(), "standard": CellsConfig(steps=1024, budget=16, ranked=256, seeds=5, evaluations=3)}
 
 
-def search_once(problem: CellProblem, config: CellsConfig, method: str, seed: int) -> dict[str, Any]:
-    """One search: what it found, all it evaluated, its correlations, and the test scores of what it found."""
-    space, key = problem.network.space, jax.random.fold_in(jax.random.key(17), seed)
-    draw_key, train_key, test_key = jax.random.split(key, 3)
+def rebuild(settings: Mapping[str, Any]) -> CellProblem:
+    """The problem of a results file, from which any of its candidates can be trained again.
+
+    Raises:
+        UnknownNameError: the problem has no such name.
+        DataNotPreparedError: the images are not on this machine.
+    """
+    name = settings["problem"]
+    if name not in PROBLEMS:
+        raise unknown_name("problem", name, PROBLEMS)
+    return mnist(settings["mnist"]) if name == "mnist" else characters() if name == "characters" else digits()
+
+
+def search_once(name: str, problem: CellProblem, config: CellsConfig, method: str, seed: int) -> dict[str, Any]:
+    """One search: what it found, all it evaluated, its correlations, and the test scores of what it found.
+
+    What it trained alone is written to `found`, so that `retrain` can train it again.
+    """
+    space, key = problem.space, jax.random.fold_in(jax.random.key(17), seed)
+    draw_key, shared_key, test_key = jax.random.split(key, 3)
+    train_key = jax.random.key(seed)
     levels = (config.steps // 16, config.steps // 4, config.steps)
 
     def candidates(n: int) -> Candidate:
@@ -99,11 +120,19 @@ def search_once(problem: CellProblem, config: CellsConfig, method: str, seed: in
             return Candidate(space.sample(key), jnp.float32(problem.rate))
 
         found = weight_sharing(
-            problem.search, sample, thetas, problem.data, problem.few, train_key,
+            problem.search, sample, thetas, problem.data, problem.few, shared_key, train_key,
             steps=(config.budget - keep) * config.steps, alone_steps=config.steps, keep=keep, chunk=problem.chunk,
+            ranking=problem.ranking,
         )  # fmt: skip
-        winner, correlation = found.winner, [["shared", found.spearman, keep]]
+        winner, correlation = found.winner, [["chosen", found.spearman, keep]]
+        others = candidates(config.budget)  # those that random search trains alone
+        _, order, values = rank_with_shared_weights(
+            problem.ranking, others, found.weights, problem.few, problem.data, len(others.code), problem.chunk
+        )
+        unselected = values[np.argsort(order)]
         scores = {"quick": found.quick, "ranked": found.ranked, "shared": found.shared, "alone": found.alone}
+        scores["unselected"] = unselected
+        chosen, kept_steps, rows = found.ranked, (config.steps,), found.alone[None]
     else:
         if method == "random":
             thetas = candidates(config.budget)
@@ -115,8 +144,18 @@ def search_once(problem: CellProblem, config: CellsConfig, method: str, seed: in
             state = successive_halving(problem.search, thetas, problem.data, train_key, rungs, chunk=problem.chunk)
         rows = np.asarray(state.scores, np.float64)
         winner = int(np.nanargmin(rows[-1]))
-        correlation = [list(row) for row in rung_correlations(levels[-len(rows) :], rows)]
-        scores = {"rungs": rows}
+        kept_steps = levels[-len(rows) :]
+        correlation = [list(row) for row in rung_correlations(kept_steps, rows)]
+        chosen, scores = np.arange(len(thetas.code)), {"rungs": rows}
+    numbers = [space.number(code) for code in np.asarray(thetas.code)]
+    write_results(
+        config.out / "found" / f"{name}-{method}-{seed}.json",
+        Results(
+            "cells", {"problem": name, "mnist": config.mnist}, space.as_json(), seed, kept_steps,
+            [{"architecture": str(numbers[i]), "rate": problem.rate} for i in chosen], rows,
+            np.full(len(chosen), np.nan),
+        ),
+    )  # fmt: skip
     theta = jax.tree.map(lambda leaf: leaf[winner : winner + 1], thetas)
     tests = []
     for i in range(config.evaluations):
@@ -128,7 +167,7 @@ def search_once(problem: CellProblem, config: CellsConfig, method: str, seed: in
         "method": method,
         "seed": seed,
         "found": space.describe(np.asarray(theta.code[0])),
-        "evaluated": [space.number(code) for code in np.asarray(thetas.code)],
+        "evaluated": numbers,
         "scores": {name: np.asarray(values, np.float64).tolist() for name, values in scores.items()},
         "correlation": correlation,
         "test": tests,
@@ -155,14 +194,14 @@ def run(config: CellsConfig, progress: Progress | None = None) -> dict[str, Any]
     start, parts, skipped = time.monotonic(), {}, {}
     for name in config.problems:
         try:
-            problem = mnist(config.mnist) if name == "mnist" else characters() if name == "characters" else digits()
+            problem = rebuild({"problem": name, "mnist": config.mnist})
         except DataNotPreparedError as error:
             skipped[name] = str(error)
             continue
         rows = []
         for seed in range(config.seeds):
             for method in METHODS:
-                compute = functools.partial(_timed_search, problem, config, method, seed)
+                compute = functools.partial(_timed_search, name, problem, config, method, seed)
                 other = ("problems", "seeds", *([] if name == "mnist" else ["mnist"]))
                 row = remember(config.out, f"{name}-{method}-{seed}", settings_of(config, other), compute)
                 if progress is not None:
@@ -170,7 +209,7 @@ def run(config: CellsConfig, progress: Progress | None = None) -> dict[str, Any]
                 rows.append(row)
         parts[name] = summarise(rows) | {
             "unit": problem.unit,
-            "architectures": str(problem.network.space.architectures),
+            "architectures": str(problem.space.architectures),
         }
     claims = [{"claim": f"{name}: {part['claim']}", **part["judged"]} for name, part in parts.items()]
     states = [claim["state"] for claim in claims]
@@ -186,13 +225,13 @@ def run(config: CellsConfig, progress: Progress | None = None) -> dict[str, Any]
         "picture": str(config.out / "cells.png"),
     }
     config.out.mkdir(parents=True, exist_ok=True)
-    draw(result, config.out / "cells.png")
+    draw_problems(result, config.out / "cells.png")
     return write_result(config.out, result)
 
 
-def _timed_search(problem: Any, config: CellsConfig, method: str, seed: int) -> dict[str, Any]:
+def _timed_search(name: str, problem: CellProblem, config: CellsConfig, method: str, seed: int) -> dict[str, Any]:
     began = time.monotonic()
-    return search_once(problem, config, method, seed) | {"seconds": time.monotonic() - began}
+    return search_once(name, problem, config, method, seed) | {"seconds": time.monotonic() - began}
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -201,9 +240,14 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     means = {m: values.mean(1) for m, values in tests.items()}
     better = min(("halving", "sharing"), key=lambda m: float(means[m].mean()))
     value = list_interval(means[better] - means["random"])
+    by = {(row["method"], row["seed"]): row for row in rows}
     methods = []
     for m in METHODS:
         of_method = [row["correlation"] for row in rows if row["method"] == m]
+        if m == "sharing":
+            of_method = [
+                [_unselected(row, by["random", row["seed"]]), *row["correlation"]] for row in rows if row["method"] == m
+            ]
         methods.append(
             {
                 "method": m,
@@ -218,6 +262,12 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "judged": {"value": value, "state": "holds" if value[0] <= 0 else "fails" if value[1] > 0 else "open"},
         "seconds": sum(row["seconds"] for row in rows),
     }
+
+
+def _unselected(sharing: Mapping[str, Any], random: Mapping[str, Any]) -> list[Any]:
+    """The correlation of shared scores with scores alone over the cells of a random search."""
+    shared, alone = sharing["scores"]["unselected"], random["scores"]["rungs"][-1]
+    return ["unselected", spearman(shared, alone), len(alone)]
 
 
 def _mean_correlation(rungs: Sequence[Sequence[Any]]) -> list[Any]:
@@ -246,17 +296,3 @@ def format_result(result: Mapping[str, Any]) -> str:
         lines += [head, format_columns([row["method"] for row in rows], columns), ""]
     lines += [f"{c['claim']}: {c['state']}, {format_estimate(c['value'], '.4f')}" for c in result["claims"]]
     return "\n".join([*lines, f"verdict: {result['verdict']}", f"picture: {result['picture']}"])
-
-
-def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Draw the mean test score of each method with its interval, one axes per problem."""
-    figure, axes = new_figure(columns=max(1, len(result["parts"])), width=3.2, height=3.0)
-    for ax, (name, part) in zip(axes, result["parts"].items(), strict=False):
-        values = np.array([row["test"] for row in part["methods"]], np.float64)
-        reach = np.where(np.isfinite(values[:, 1:]), np.abs(values[:, 1:] - values[:, :1]), 0)
-        ax.errorbar(range(len(METHODS)), values[:, 0], yerr=reach.T, fmt="o", color="#0072B2", capsize=3)
-        ax.set_xticks(range(len(METHODS)), METHODS)
-        ax.set_xlim(-0.5, len(METHODS) - 0.5)
-        ax.set_ylabel(f"test {part['unit']}")
-        ax.set_title(name, fontsize=9)
-    save(figure, path)

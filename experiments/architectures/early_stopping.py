@@ -6,6 +6,8 @@ early; that early losses can mislead is the short-horizon bias of Wu, Ren, Liao 
 - "learning-rates": a cell of three tanh nodes on digits, with learning rates log-uniform from .001 to 1.
 - "losses": the same network at a learning rate of .03, trained with losses of the form of TaylorGLO, whose eight
   numbers are those of the squared error plus normal noise of deviation 2; scored by validation error.
+- "formulas": the same network and rate with the candidates of the loss search (`metalearn search-loss`): random
+  formulas that its screening lets pass, as tables whose mean gradient is 1. Added after the first run, before its own.
 - "noisy-quadratic": SGD with constant learning rates, log-uniform from .005 to .5, on a quadratic of 10 dimensions
   whose minimum is noisy; scored by the expected loss. A large rate falls fast and ends on a high floor. The ranges
   are our choice.
@@ -37,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from experiments.architectures._formulas import formulas
 from experiments.architectures._replay import Replays, summarise
 from experiments.architectures._report import draw, format_parts, verdict
 from experiments.architectures._table import Table, digits_problem
@@ -58,7 +61,7 @@ SCORE = "error"
 class EarlyStoppingConfig(Replays):
     """Search among learning rates and losses, with early stopping and without."""
 
-    problems: tuple[str, ...] = ("learning-rates", "losses", "noisy-quadratic", "large-rates")
+    problems: tuple[str, ...] = ("learning-rates", "losses", "formulas", "noisy-quadratic", "large-rates")
     """Problems by name."""
     candidates: int = 256
     """Candidates of each space."""
@@ -143,6 +146,7 @@ def large_rates(candidates: int) -> Made:
 PROBLEMS: dict[str, Callable[[int], Made]] = {
     "learning-rates": learning_rates,
     "losses": losses,
+    "formulas": formulas,
     "noisy-quadratic": noisy_quadratic,
     "large-rates": large_rates,
 }

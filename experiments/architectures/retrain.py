@@ -26,6 +26,7 @@ from metalearn.runs.progress import Progress
 from metalearn.search.population import score_members
 from metalearn.search.random_search import random_search
 from metalearn.search.results import read_results
+from metalearn_models.architectures import Candidate
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def run(options: Options, progress: Progress | None = None) -> dict[str, Any]:
         raise ValueError(f"--candidate must be from 0 to {n - 1}, got {place}")
     problem = importlib.import_module(find_module(results.experiment)).rebuild(results.settings)
     read_results(options.results, space=problem.space.as_json())
-    theta = jax.tree.map(lambda leaf: jnp.asarray(leaf)[place : place + 1], problem.thetas)
+    candidate = results.candidates[place]
+    theta = Candidate(
+        jnp.asarray(problem.space.code(int(candidate["architecture"])))[None], jnp.asarray([candidate["rate"]])
+    )
     seed = results.seed if options.seed is None else options.seed
     state = random_search(problem.search, theta, problem.data, jax.random.key(seed), results.steps, chunk=1)
     test = score_members(problem.search, theta, state.states, np.arange(1), problem.tested, 1)

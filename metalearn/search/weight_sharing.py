@@ -37,7 +37,9 @@ class SharingResult(NamedTuple):
         ranked: the numbers of the L candidates, best first by their shared scores on all examples.
         shared: those scores.
         alone: their scores after training alone.
-        spearman: correlation of `shared` and `alone`.
+        spearman: correlation of `shared` and `alone`. Shared scores have chosen these candidates, so it is lower than
+            that of all, and of few it says nothing: give candidates that nothing chose to `rank_with_shared_weights`.
+        weights: the shared weights.
     """
 
     quick: Float[np.ndarray, "M"]
@@ -45,6 +47,7 @@ class SharingResult(NamedTuple):
     shared: Float[np.ndarray, "L"]
     alone: Float[np.ndarray, "L"]
     spearman: float
+    weights: Any
 
     @property
     def winner(self) -> int:
@@ -111,11 +114,13 @@ def weight_sharing(
     data: Any,
     few: Any,
     key: PRNGKeyArray,
+    alone_key: PRNGKeyArray,
     *,
     steps: int,
     alone_steps: int,
     keep: int,
     chunk: int = 64,
+    ranking: Search | None = None,
 ) -> SharingResult:
     """All three stages.
 
@@ -125,16 +130,18 @@ def weight_sharing(
         thetas: M candidates that are scored, drawn at random.
         data: passed on to the loop and the score.
         few: the same with few validation examples.
-        key: of everything.
+        key: of stage 1.
+        alone_key: of the trajectories of stage 3.
         steps: of stage 1.
         alone_steps: of each training in stage 3.
         keep: L, how many are scored on all examples and trained alone.
         chunk: see `metalearn.search.population.train_members`.
+        ranking: whose score ranks candidates in stage 2; None: that of `search`. A loss ranks better than an error,
+            which is the same for many candidates.
     """
-    shared_key, alone_key = jax.random.split(key)
-    shared = train_shared(search, sample, data, shared_key, steps)
-    quick, ranked, scores = rank_with_shared_weights(search, thetas, shared, few, data, keep, chunk)
+    shared = train_shared(search, sample, data, key, steps)
+    quick, ranked, scores = rank_with_shared_weights(ranking or search, thetas, shared, few, data, keep, chunk)
     chosen = jax.tree.map(lambda leaf: jnp.asarray(leaf)[ranked], thetas)
     state = random_search(search, chosen, data, alone_key, (alone_steps,), chunk=chunk)
     alone = np.asarray(state.scores[-1], np.float64)
-    return SharingResult(quick, ranked, scores, alone, spearman(scores, alone))
+    return SharingResult(quick, ranked, scores, alone, spearman(scores, alone), shared)

@@ -5,6 +5,7 @@ from metalearn_models.architectures.cell_network import CellNetwork as CellNetwo
 from metalearn_models.architectures.cell_network import Examples as Examples
 from metalearn_models.architectures.cell_network import SearchData as SearchData
 from metalearn_models.architectures.cell_network import classification_search as classification_search
+from metalearn_models.architectures.cell_network import scored_by_loss as scored_by_loss
 from metalearn_models.architectures.cell_network import sequence_search as sequence_search
 from metalearn_models.architectures.convolutional import convolutional_cell as convolutional_cell
 from metalearn_models.architectures.feedforward import feedforward_cell as feedforward_cell
@@ -25,5 +26,6 @@ __all__ = [
     "learner_sizes",
     "make_space",
     "recurrent_cell",
+    "scored_by_loss",
     "sequence_search",
 ]

@@ -19,7 +19,16 @@ from metalearn.inner import InnerLoop
 from metalearn.search.population import Search
 from metalearn_models.architectures.space import Space
 
-__all__ = ["Candidate", "CellNetwork", "Examples", "SearchData", "classification_search", "sequence_search", "sgd_step"]
+__all__ = [
+    "Candidate",
+    "CellNetwork",
+    "Examples",
+    "SearchData",
+    "classification_search",
+    "scored_by_loss",
+    "sequence_search",
+    "sgd_step",
+]
 
 
 class CellNetwork(NamedTuple):
@@ -91,6 +100,23 @@ def classification_search(network: CellNetwork, batch: int = 32, clip: float = f
         return jnp.where(jnp.isfinite(logits).all(), wrong, jnp.inf)
 
     return _search(network, batch, clip, error)
+
+
+def scored_by_loss(search: Search, network: CellNetwork) -> Search:
+    """The same training, scored by the cross-entropy on the validation examples in place of the error.
+
+    Few validation examples have few different errors, so many candidates share one; their losses differ.
+
+    Args:
+        search: of `classification_search`.
+        network: its network.
+    """
+
+    def loss(theta: Candidate, params: Any, data: SearchData) -> Float[Array, ""]:
+        logits = network.apply(theta.code, params, data.valid.inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, data.valid.labels).mean()
+
+    return Search(search.loop, loss)
 
 
 def sequence_search(network: CellNetwork, batch: int = 16, clip: float = 0.25) -> Search:

@@ -3,17 +3,21 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.architectures import cells, digits, early_stopping, retrain
+from experiments.architectures import _formulas, cells, digits, early_stopping, retrain, shared_weights
 from experiments.architectures._problems import CellProblem, help_text
 from experiments.architectures._replay import judge, replay, summarise
 from experiments.architectures._report import verdict
 from experiments.architectures._table import Table
 from metalearn.errors import RunError, UnknownNameError
 from metalearn.search.successive_halving import plan_rungs, successive_halving
-from metalearn_models.architectures import feedforward_cell
+from metalearn_models.architectures import Candidate, classification_search, feedforward_cell, scored_by_loss
+from metalearn_models.losses.formulas import parse
+from metalearn_models.losses.search import table
+from metalearn_models.losses.search.screening import scale
 
 SMALL = {"nodes": 1, "operations": ("tanh", "relu"), "width": 4, "batch": 4, "steps": 4, "first": (1,), "budgets": (2,),
          "draws": 3, "seeds": 3}  # fmt: skip
@@ -94,6 +98,60 @@ def test_early_ranks_of_large_rates_are_wrong(tmp_path):
     assert "halving loses to random search" in early_stopping.format_result(result)
 
 
+def test_shared_scores_are_judged_on_seeds_that_chose_nothing():
+    """Planted scores: by loss they are the truth, by error noise, and training alone for few steps knows a little."""
+    config, rng = (
+        shared_weights.SharedWeightsConfig(seeds=8, shared_steps=(1, 4), rates=(0.1,)),
+        np.random.default_rng(0),
+    )
+    truth = rng.normal(size=162)
+    alone = np.stack([np.stack([truth + s * rng.normal(size=162) for s in (1, 0.5, 0.1)]) for _ in range(8)])
+    shared = {
+        (times, 0.1, seed): {way: (truth if (way, times) == ("loss", 4) else rng.normal(size=162)) for way in
+                             shared_weights.WAYS} for times in (1, 4) for seed in range(8)
+    }  # fmt: skip
+    result = shared_weights.summarise(config, alone, shared, 0.1)
+    assert [c["state"] for c in result["claims"]] == ["open", "holds", "holds"] and result["verdict"] == "open"
+    assert "loss, 4 R steps at rate 0.1" in result["claims"][1]["claim"] and abs(result["chosen"]) < 0.2
+    assert result["alone"]["R / 16"][0] < result["alone"]["R / 4"][0] < result["alone"]["R"][0]
+    backwards = {key: {way: -np.asarray(values) for way, values in row.items()} for key, row in shared.items()}
+    result = shared_weights.summarise(config, alone, backwards, 0.1)
+    assert [c["state"] for c in result["claims"]][2] == "fails" and result["verdict"] == "not reproduced"
+
+
+def test_a_formula_trains_as_its_loss():
+    """The table of the cross-entropy is a step of SGD on it, at the rate .03 divided by the formula's mean gradient."""
+    search, thetas, data, _ = _formulas.formulas(2)
+    formula = parse("mul(-1, mul(y, log(f)))")
+    cells, size = _formulas.tabulate(formula), scale(table.screening_table(formula, "classification"), "classification")
+    assert thetas.shape == (2, *cells.shape) and not np.array_equal(thetas[0], thetas[1])
+    params, key = search.loop.init(thetas[0], data, jax.random.key(0)), jax.random.key(1)
+    moved = jax.jit(search.loop.step)(jnp.asarray(cells, jnp.float32), params, jnp.int32(0), key, data)[0]
+    plain = classification_search(feedforward_cell(64, 10, operations=("tanh",)))
+    theta = Candidate(jnp.array([0, 0, 1, 0, 2, 0], jnp.int32), jnp.float32(0.03 / size))
+    wanted = jax.jit(plain.loop.step)(theta, params, jnp.int32(0), key, data)[0]
+    np.testing.assert_allclose(moved.head - params.head, wanted.head - params.head, rtol=1e-3, atol=1e-6)
+
+
+def test_a_few_steps_of_the_head_leave_the_rest():
+    made = digits.rebuild({"nodes": 1, "operations": ("tanh", "relu"), "rates": (0.1,), "width": 4, "batch": 4})
+    network = feedforward_cell(64, 10, nodes=1, operations=("tanh", "relu"), width=4)
+    problem = CellProblem(
+        made.search, scored_by_loss(made.search, network), network, made.data, made.data, made.tested, 0.1, 2, "error"
+    )
+    searches = shared_weights.searches_of(problem)
+    params, theta = network.init(jax.random.key(0)), jax.tree.map(lambda leaf: leaf[0], made.thetas)
+    moved = jax.jit(searches["head"].loop.step)(theta, params, jnp.int32(0), jax.random.key(1), made.data)[0]
+    all_moved = jax.jit(searches["all"].loop.step)(theta, params, jnp.int32(0), jax.random.key(1), made.data)[0]
+    np.testing.assert_array_equal(moved.stem, params.stem)
+    np.testing.assert_array_equal(moved.head, all_moved.head)
+    assert not np.array_equal(all_moved.stem, params.stem) and not np.array_equal(moved.head, params.head)
+    logits = np.asarray(network.apply(theta.code, params, made.data.valid.inputs), np.float64)
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    loss = -log_probs[np.arange(len(logits)), np.asarray(made.data.valid.labels)].mean()
+    np.testing.assert_allclose(searches["loss"].score(theta, params, made.data), loss, rtol=1e-4)
+
+
 def test_bad_settings_are_refused(tmp_path):
     for changed, words in (
         ({"first": (3,)}, "do not reach 512"),
@@ -104,6 +162,13 @@ def test_bad_settings_are_refused(tmp_path):
             digits.run(digits.ArchitecturesConfig(**changed, out=tmp_path))
         with pytest.raises(ValueError, match=words):
             early_stopping.run(early_stopping.EarlyStoppingConfig(**changed, out=tmp_path))
+    for changed, words in (
+        ({"steps": 40}, "multiple of 16"),
+        ({"seeds": 3}, "--seeds must be at least 4"),
+        ({"shared_steps": (1,)}, "--shared-steps must hold 4"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            shared_weights.run(shared_weights.SharedWeightsConfig(**changed, out=tmp_path))
     with pytest.raises(UnknownNameError, match="Did you mean 'narrow'"):
         digits.run(digits.ArchitecturesConfig(grids=("narow",), out=tmp_path))
     with pytest.raises(UnknownNameError, match="Did you mean 'losses'"):
@@ -115,7 +180,9 @@ def test_three_searches_at_one_budget(tmp_path, monkeypatch):
     """A toy run on a small cell; MNIST is left out where it is not there, and what has ended is not searched again."""
     made = digits.rebuild({"nodes": 1, "operations": ("tanh", "relu"), "rates": (0.1,), "width": 4, "batch": 4})
     network = feedforward_cell(64, 10, nodes=1, operations=("tanh", "relu"), width=4)
-    problem = CellProblem(made.search, network, made.data, made.data, made.tested, 0.1, 2, "error")
+    problem = CellProblem(
+        made.search, scored_by_loss(made.search, network), network, made.data, made.data, made.tested, 0.1, 2, "error"
+    )
     monkeypatch.setattr(cells, "digits", lambda: problem)
     config = cells.CellsConfig(problems=("digits", "mnist"), mnist=str(tmp_path / "none"), steps=16, budget=2, ranked=2,
                                seeds=2, out=tmp_path)  # fmt: skip
@@ -125,6 +192,13 @@ def test_three_searches_at_one_budget(tmp_path, monkeypatch):
     (kept,) = (tmp_path / "cells").glob("digits-random-0-*.json")
     random = json.loads(kept.read_bytes())["result"]
     assert [row[0] for row in random["correlation"]] == [1, 4, 16] and len(random["evaluated"]) == 2
+    # Both cells of the space were scored with shared weights and trained alone, whatever shared scores chose.
+    sharing = result["parts"]["digits"]["methods"][2]["correlation"]
+    assert [row[0] for row in sharing] == ["unselected", "chosen"]
+    for method in ("random", "sharing"):
+        file = tmp_path / "found" / f"digits-{method}-1.json"
+        again = retrain.run(retrain.Options(file, candidate=0))
+        np.testing.assert_allclose(again["scores"], again["file_scores"], atol=0.006)
     monkeypatch.setattr(cells, "search_once", None)
     assert cells.run(config)["parts"] == result["parts"]
     for changed, words in (({"steps": 40}, "multiple of 16"), ({"seeds": 1}, "at least 2")):

@@ -86,9 +86,10 @@ def test_shared_weights_are_those_of_a_loop_with_fresh_candidates(parabola, rate
     quick, ranked, scores = rank_with_shared_weights(parabola, rates, shared, few, few, 3)
     assert ranked.tolist() == [0, 1, 2] and len(quick) == 16
     np.testing.assert_allclose(scores, 0.5 * x**2, rtol=1e-4)
-    found = weight_sharing(parabola, sample, rates, few, few, key, steps=6, alone_steps=8, keep=16)
-    alone = random_search(parabola, rates, few, jax.random.split(key)[1], (8,))
+    found = weight_sharing(parabola, sample, rates, few, few, key, draws, steps=6, alone_steps=8, keep=16)
+    alone = random_search(parabola, rates, few, draws, (8,))
     np.testing.assert_array_equal(found.alone, np.asarray(alone.scores[-1], np.float64))
     assert found.winner == int(np.argmin(found.alone)) and np.isnan(found.spearman)
+    np.testing.assert_array_equal(found.weights["x"], shared["x"])
     with pytest.raises(ValueError, match="keep must be from 1 to the number of candidates 16, got 17"):
         rank_with_shared_weights(parabola, rates, shared, few, few, 17)
