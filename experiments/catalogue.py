@@ -81,7 +81,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "8 min", "quick": "40 s"}),
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
     "epinet_compute": Entry("experiments.epistemic.compute", {"quick": "10 min", "standard": ""}),
-    "epistemic_bandit": Entry("experiments.epistemic.bandit", {"quick": "", "standard": ""}),
+    "epistemic_bandit": Entry("experiments.epistemic.bandit", {"quick": "2 min", "standard": ""}),
     "gpt_curves": Entry("experiments.gpt.curves", {"standard": ""}),
     "gpt_scaling": Entry("experiments.gpt.scaling", {"quick": ""}),
     "gpt_tables": Entry("experiments.gpt.tables", {"standard": "", "quick": ""}),
