@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.optimizers.neurons.methods import METHODS, Point
+from experiments.optimizers.neurons.methods import Method, Point
 from experiments.optimizers.neurons.tasks import Run, Task, draw_data, make_training
 
 __all__ = ["Cells"]
@@ -20,8 +20,8 @@ __all__ = ["Cells"]
 class Cells:
     """All runs of one task in a file of one line per run; a run is made when it is asked for the first time."""
 
-    def __init__(self, path: Path, task: Task, mnist: str):
-        self._path, self._task, self._mnist = path, task, mnist
+    def __init__(self, path: Path, task: Task, methods: Mapping[str, Method], mnist: str):
+        self._path, self._task, self._methods, self._mnist = path, task, methods, mnist
         self._programs: dict[str, Callable[..., Run]] = {}
         self._data: dict[int, Any] = {}
         self._known: dict[str, dict[str, Any]] = {}
@@ -47,7 +47,7 @@ class Cells:
 
     def train(self, method: str, point: Point, seed: int, evaluated: bool) -> Run:
         """Train now, whatever is known."""
-        program = self._programs.setdefault(method, make_training(self._task, METHODS[method]))
+        program = self._programs.setdefault(method, make_training(self._task, self._methods[method]))
         if seed not in self._data:
             self._data[seed] = draw_data(self._task, seed, self._mnist)
         rate, damping = map(jnp.float32, point)

@@ -1,7 +1,7 @@
 """Gradient descent on neurons: FOOF against KFAC, natural gradients and what is used today.
 
 Benzing, "Gradient Descent on Neurons and its Link to Approximate Second-Order Optimization" (ICML 2022, arXiv
-2201.12250), Figs. 1A, 1D and 3A: KFAC beats the natural gradient that it approximates, its damping is why, and FOOF,
+2201.12250), Figs. 1A, 1D, 2A, 3A: KFAC beats the natural gradient that it approximates, its damping is why, and FOOF,
 which has no Fisher matrix in it, beats both. Every method is tuned on a grid of its own, all grids of one size, by the
 geometric mean of the final training loss over seeds that the comparison does not use. All points are run with one seed,
 and the best quarter with the other tuning seeds too; with a single seed, chosen points had diverged with others. Losses
@@ -22,6 +22,7 @@ Small decompositions are many times faster with one BLAS thread, here 16 times f
 OPENBLAS_NUM_THREADS=1.
 
     python -m experiments neurons quick                      # digits, and 150 digits with half of the labels random
+    python -m experiments neurons quick --tasks logistic     # Fig. 2A: no hidden layer, 100 digits
     python -m experiments neurons standard --mnist FOLDER    # 784-1000-1000-1000-10 on 10,000 images; the same command
                                                              # continues a run that was stopped
 """
@@ -29,17 +30,17 @@ OPENBLAS_NUM_THREADS=1.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from experiments.optimizers.neurons.cells import Cells
-from experiments.optimizers.neurons.methods import METHODS, Point
+from experiments.optimizers.neurons.methods import METHODS, Method, Point
 from experiments.optimizers.neurons.picture import FLOOR, draw, mean_curve, table
 from experiments.optimizers.neurons.tasks import TASKS, Task
 from experiments.suite.intervals import list_interval
@@ -47,7 +48,18 @@ from experiments.suite.results import write_result
 from metalearn.errors import unknown_name
 from metalearn.runs.progress import Progress
 
-__all__ = ["PRESETS", "RULE", "NeuronsConfig", "format_result", "judge", "run"]
+__all__ = [
+    "PRESETS",
+    "RULE",
+    "Effort",
+    "NeuronsConfig",
+    "compare",
+    "final_losses",
+    "format_result",
+    "judge",
+    "ratio",
+    "run",
+]
 
 RULE = (("FOOF, T=1", "KFAC, heuristic"), ("KFAC, heuristic", "KFAC, standard"), ("KFAC, heuristic", "NGD, exact"))
 """Pairs of methods of which the first must have the lower final training loss."""
@@ -55,12 +67,22 @@ TUNING_SEED = 1000
 """The first seed of tuning; the comparison has seeds from 0 on."""
 
 
+class Effort(NamedTuple):
+    """How much of everything a comparison runs; see `NeuronsConfig`."""
+
+    tuning_seeds: int = 5
+    tuning_steps: int | None = None
+    seeds: int = 5
+    turns: int = 5
+    mnist: str = "mnist"
+
+
 @dataclass(frozen=True)
 class NeuronsConfig:
     """FOOF, KFAC, natural gradients and optimizers of today on small networks."""
 
     tasks: tuple[str, ...] = ("digits", "noise")
-    """What is trained: digits, noise, mnist."""
+    """What is trained: digits, noise, logistic, mnist."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Optimizers in the comparison."""
     tuning_seeds: int = 5
@@ -96,34 +118,54 @@ def run(config: NeuronsConfig, progress: Progress | None = None) -> dict[str, An
                 raise unknown_name(kind, name, known)
     begun = time.monotonic()
     results, note = {}, (lambda text: None) if progress is None else progress.note
+    effort = Effort(config.tuning_seeds, config.tuning_steps, config.seeds, config.turns, config.mnist)
+    chosen = {method: METHODS[method] for method in config.methods}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for name in config.tasks:
-            results[name] = _compare(config, TASKS[name], config.out / name, lambda text, n=name: note(f"{n}: {text}"))
+            results[name] = compare(
+                effort, TASKS[name], chosen, config.out / name, lambda text, n=name: note(f"{n}: {text}")
+            )
     pictures = {name: draw(found, name, config.out / f"neurons-{name}.png") for name, found in results.items()}
     verdicts = {name: judge(found["methods"]) for name, found in results.items()}
     result = {"tasks": results, "verdicts": verdicts, "pictures": {k: str(v) for k, v in pictures.items()}}
     return write_result(config.out, result | {"seconds": round(time.monotonic() - begun, 1)})
 
 
-def _compare(config: NeuronsConfig, task: Task, out: Path, note: Any) -> dict[str, Any]:
-    short = task if config.tuning_steps is None else replace_steps(task, config.tuning_steps)
-    grid_cells, cells = Cells(out / "grid.jsonl", short, config.mnist), Cells(out / "runs.jsonl", task, config.mnist)
+def compare(
+    effort: Effort, task: Task, chosen: Mapping[str, Method], out: Path, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Tune every method on one task, train it with all seeds, and time it.
+
+    Args:
+        effort: how much of each.
+        task: what is trained.
+        chosen: methods by name, each with its grid.
+        out: folder of the runs, which are kept.
+        note: gets one line per method.
+
+    Returns:
+        `steps`, and `methods`: by name the point that was chosen, whether it lies on the edge of its grid, the grid's
+        scores, the curves of all seeds, and seconds.
+    """
+    short = task if effort.tuning_steps is None else replace_steps(task, effort.tuning_steps)
+    grid_cells = Cells(out / "grid.jsonl", short, chosen, effort.mnist)
+    cells = Cells(out / "runs.jsonl", task, chosen, effort.mnist)
     methods: dict[str, dict[str, Any]] = {}
-    for name in config.methods:
+    for name, method in chosen.items():
         start = time.monotonic()
-        best, scores = _tune(grid_cells, name, config.tuning_seeds)
-        runs = [cells.run(name, best, seed) for seed in range(config.seeds)]
+        best, scores = _tune(grid_cells, name, method.grid, effort.tuning_seeds)
+        runs = [cells.run(name, best, seed) for seed in range(effort.seeds)]
         methods[name] = {
             "point": best,
-            "edge": _is_at_edge(METHODS[name].grid, best),
+            "edge": _is_at_edge(method.grid, best),
             "grid": scores,
             **{field: np.stack([r[field] for r in runs]) for field in ("batch_loss", "train_loss", "test_accuracy")},
         }
         final = mean_curve(methods[name]["train_loss"])[-1]
         note(f"{name}: {final:.3g} at {best} ({time.monotonic() - start:.0f} s)")
-    seconds = _time(cells, {name: found["point"] for name, found in methods.items()}, config.turns)
+    seconds = _time(cells, {name: found["point"] for name, found in methods.items()}, effort.turns)
     for name, found in methods.items():
-        share = (task.steps + METHODS[name].warm_up) / task.steps
+        share = (task.steps + chosen[name].warm_up) / task.steps
         found["seconds"] = seconds[name]
         found["milliseconds_per_step"] = 1e3 * seconds[name] / task.steps / share
     return {"steps": task.steps, "methods": methods}
@@ -134,7 +176,7 @@ def replace_steps(task: Task, steps: int) -> Task:
     return task._replace(steps=steps)
 
 
-def _tune(cells: Cells, name: str, seeds: int) -> tuple[Point, list[list[float]]]:
+def _tune(cells: Cells, name: str, grid: tuple[Point, ...], seeds: int) -> tuple[Point, list[list[float]]]:
     """The best point of a method's grid, and the score of each: `[rate, damping, geometric mean of final losses]`.
 
     All points are run with the first seed, and the best quarter of them with the others too.
@@ -145,7 +187,7 @@ def _tune(cells: Cells, name: str, seeds: int) -> tuple[Point, list[list[float]]
         curve = mean_curve(np.stack(runs))
         return float(curve[-1]), float(np.log(curve).mean())
 
-    first = {point: score(point, 1) for point in METHODS[name].grid}
+    first = {point: score(point, 1) for point in grid}
     kept = sorted(first, key=lambda point: first[point])[: max(1, len(first) // 4)]
     scores = first | {point: score(point, seeds) for point in kept}
     best = min(kept, key=lambda point: scores[point])
@@ -177,14 +219,15 @@ def ratio(methods: Mapping[str, Mapping[str, Any]], first: str, second: str) -> 
 
     A run that is not finite makes its method infinitely bad: the ratio is then infinite, 0, or NaN if both have one.
     """
-    a, b = (_final(methods[name]["train_loss"]) for name in (first, second))
+    a, b = (final_losses(methods[name]["train_loss"]) for name in (first, second))
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         value = float(np.where(np.isfinite(a).all(), 0.0, np.inf if np.isfinite(b).all() else np.nan))
         return [value, value, value]
     return [float(np.exp(x)) for x in list_interval(np.log(a / b).tolist())]
 
 
-def _final(losses: Any) -> Float[np.ndarray, " S"]:
+def final_losses(losses: Any) -> Float[np.ndarray, " S"]:
+    """The final losses of curves [seeds, times], at least `FLOOR`; NaN where a run is not finite."""
     return np.maximum(np.array([np.nan if row[-1] is None else row[-1] for row in losses], np.float64), FLOOR)
 
 
@@ -192,7 +235,7 @@ def judge(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The verdict on one task by the rule of this module: the ratios, the verdict and its reasons."""
     ratios = {f"{a} over {b}": ratio(methods, a, b) for a, b in RULE if a in methods and b in methods}
     compared = sorted({name for pair in RULE for name in pair})
-    diverged = [n for n in compared if n in methods and not np.isfinite(_final(methods[n]["train_loss"])).all()]
+    diverged = [n for n in compared if n in methods and not np.isfinite(final_losses(methods[n]["train_loss"])).all()]
     if diverged:
         verdict = "open"
     elif any(low > 1 for _, low, _ in ratios.values()):

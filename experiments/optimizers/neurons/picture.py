@@ -51,8 +51,8 @@ def table(found: Mapping[str, Any]) -> str:
     return format_columns(names, columns)
 
 
-def draw(found: Mapping[str, Any], title: str, path: Path) -> Path:
-    """Draw the training loss per update and per second, and test accuracy, one line per method."""
+def draw(found: Mapping[str, Any], title: str, path: Path, score: str = "test accuracy, %") -> Path:
+    """Draw the training loss per update and per second, and the score in per cent, one line per method."""
     figure, axes = new_figure(columns=3, width=4.2, height=4.4)
     steps, methods = found["steps"], found["methods"]
     names = sorted(methods, key=lambda name: mean_curve(methods[name]["train_loss"])[-1])
@@ -70,7 +70,7 @@ def draw(found: Mapping[str, Any], title: str, path: Path) -> Path:
         ax.set(yscale="log", xlabel=label, ylabel="training loss, all examples")
         ax.set_ylim(top=top)
     axes[1].set_xscale("log")
-    axes[2].set(xlabel="update", ylabel="test accuracy, %")
+    axes[2].set(xlabel="update", ylabel=score)
     low = min(100 * float(np.mean([r[-1] for r in methods[name]["test_accuracy"]])) for name in names)
     axes[2].set_ylim(max(0, low - 15), 100.5 if low > 60 else None)
     figure.suptitle(f"{title}: geometric means over seeds, each method at its best rate and damping", fontsize=9)

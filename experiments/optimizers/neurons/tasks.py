@@ -17,10 +17,11 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from experiments.optimizers.neurons.methods import Method
+from experiments.optimizers.neurons.networks import AUTOENCODER, CONV, Network, draw_kernels
 from metalearn_models.optimizers.curvature import mark_logits
 from metalearn_tasks import datasets
 
-__all__ = ["TASKS", "Data", "Run", "Task", "draw_data", "init", "loss", "make_training"]
+__all__ = ["NETWORKS", "TASKS", "Data", "Run", "Task", "draw_batches", "draw_data", "init", "loss", "make_training"]
 
 
 class Task(NamedTuple):
@@ -33,6 +34,7 @@ class Task(NamedTuple):
         batch: examples per update; None: all of them.
         steps: updates of a run.
         source: "digits" (scikit-learn), or "mnist", the data set that the option --mnist names.
+        network: name in `NETWORKS`.
     """
 
     hidden: tuple[int, ...]
@@ -41,14 +43,17 @@ class Task(NamedTuple):
     batch: int | None
     steps: int
     source: Literal["digits", "mnist"] = "digits"
+    network: Literal["mlp", "conv", "autoencoder"] = "mlp"
 
 
 TASKS = {
     "digits": Task((128, 128, 128), None, 0.0, 100, 150),
     "noise": Task((64, 64, 64), 150, 0.5, None, 100),
+    "logistic": Task((), 100, 0.0, None, 100),
     "mnist": Task((1000, 1000, 1000), 10_000, 0.0, 100, 300, "mnist"),
 }
-"""Tasks by name. `noise` is memorised with exact gradients; `digits` and `mnist` are trained on batches."""
+"""Tasks by name. `noise` and `logistic`, which has no hidden layer, have exact gradients; the others have those of
+batches."""
 POINTS = 10
 """Times at which a run is evaluated, at equal distances; the last is its end."""
 
@@ -68,7 +73,7 @@ class Run(NamedTuple):
     Attributes:
         batch_loss: loss on each step's own batch, before its update.
         train_loss: loss on all training examples, at each of the evaluations.
-        test_accuracy: at each of the evaluations.
+        test_accuracy: at each of the evaluations; of an autoencoder, the share of the variance that it explains.
     """
 
     batch_loss: Float[Array, "T"]
@@ -92,11 +97,9 @@ def draw_data(task: Task, seed: int, mnist: str = "mnist") -> Data:
     return Data(*map(jnp.asarray, (inputs[rows], labels, *found.test)))
 
 
-def init(task: Task, inputs: int, key: PRNGKeyArray) -> list[Float[Array, "m n"]]:
+def init(task: Task, inputs: int, key: PRNGKeyArray) -> list[Array]:
     """Initial kernels, normal with variance 2 / fan_in (He et al. 2015, arXiv 1502.01852)."""
-    widths = (inputs, *task.hidden, 10)
-    keys = jax.random.split(key, len(widths) - 1)
-    return [jax.random.normal(k, (m, n)) * jnp.sqrt(2.0 / m) for k, (m, n) in zip(keys, pairwise(widths), strict=True)]
+    return NETWORKS[task.network].init(task.hidden, inputs, key)
 
 
 def predict(params: list[Array], x: Float[Array, "B D"]) -> Float[Array, "B C"]:
@@ -112,6 +115,18 @@ def loss(params: list[Array], x: Float[Array, "B D"], y: Int[Array, "B"]) -> Flo
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
+NETWORKS = {
+    "mlp": Network(
+        lambda hidden, inputs, key: draw_kernels(list(pairwise((inputs, *hidden, 10))), key),
+        loss,
+        lambda params, x, y: (predict(params, x).argmax(1) == y).mean(),
+    ),
+    "conv": CONV,
+    "autoencoder": AUTOENCODER,
+}
+"""Networks by name."""
+
+
 def make_training(task: Task, method: Method) -> Callable[..., Run]:
     """One run as a compiled function.
 
@@ -119,23 +134,24 @@ def make_training(task: Task, method: Method) -> Callable[..., Run]:
         `(rate, damping, data, key, evaluated) -> Run`; with `evaluated` false the evaluations are left out, to time the
         updates alone.
     """
+    network = NETWORKS[task.network]
 
     def train(rate: Float[Array, ""], damping: Float[Array, ""], data: Data, key: PRNGKeyArray, evaluated: Any) -> Run:
         tx = optax.with_extra_args_support(method.make(rate, damping))
         init_key, order_key, step_key = jax.random.split(key, 3)
         params = init(task, data.inputs.shape[1], init_key)
-        rows = _batches(task, len(data.labels), method.warm_up + task.steps, order_key)
+        rows = draw_batches(task, len(data.labels), method.warm_up + task.steps, order_key)
 
         def step(carry: tuple[Any, Any], given: tuple[Array, ...]) -> tuple[tuple[Any, Any], Array]:
             (params, state), (row, next_row, t) = carry, given
             batch, other = (_select(task, data, r) for r in (row, next_row))
-            value, grads, extra = method.compute(loss, params, batch, other, jax.random.fold_in(step_key, t))
+            value, grads, extra = method.compute(network.loss, params, batch, other, jax.random.fold_in(step_key, t))
             updates, state = tx.update(grads, state, params, value=value, **extra)
             return (optax.apply_updates(params, updates), state), value
 
         def evaluate(params: list[Array]) -> tuple[Array, Array]:
-            right = predict(params, data.test_inputs).argmax(1) == data.test_labels
-            return loss(params, data.inputs, data.labels), right.mean()
+            score = network.score(params, data.test_inputs, data.test_labels)
+            return network.loss(params, data.inputs, data.labels), score
 
         def part(carry: tuple[Any, Any], given: Any) -> tuple[tuple[Any, Any], tuple[Array, ...]]:
             carry, losses = jax.lax.scan(step, carry, given)
@@ -158,7 +174,7 @@ def _select(task: Task, data: Data, rows: Int[Array, "B"]) -> tuple[Array, Array
     return (data.inputs, data.labels) if task.batch is None else (data.inputs[rows], data.labels[rows])
 
 
-def _batches(task: Task, examples: int, steps: int, key: PRNGKeyArray) -> Int[Array, "T B"]:
+def draw_batches(task: Task, examples: int, steps: int, key: PRNGKeyArray) -> Int[Array, "T B"]:
     """The rows of each batch: every epoch goes through all examples once, in an order of its own."""
     if task.batch is None:
         return jnp.zeros((steps, 1), jnp.int32)

@@ -42,7 +42,7 @@ def test_a_run_is_a_loop_over_epochs_and_warm_up_changes_nothing_but_the_batches
     found = tasks.make_training(TINY, METHODS["SGD"])(jnp.float32(0.3), jnp.float32(0), data, key, True)
     init_key, order_key, _ = jax.random.split(key, 3)
     params = tasks.init(TINY, 64, init_key)
-    rows = tasks._batches(TINY, 40, 20, order_key)
+    rows = tasks.draw_batches(TINY, 40, 20, order_key)
     np.testing.assert_array_equal(np.sort(np.asarray(rows).reshape(5, 40), 1), np.tile(np.arange(40), (5, 1)))
 
     @jax.jit
@@ -60,7 +60,7 @@ def test_a_run_is_a_loop_over_epochs_and_warm_up_changes_nothing_but_the_batches
     late = Method(lambda rate, _: optax.sgd(lambda t: jnp.where(t < 5, 0.0, rate)), METHODS["SGD"].grid, gradient, 5)
     after = tasks.make_training(TINY, late)(jnp.float32(0.3), jnp.float32(0), data, key, True)
     assert after.batch_loss.shape == (20,)
-    sixth = np.asarray(tasks._batches(TINY, 40, 25, order_key))[5]
+    sixth = np.asarray(tasks.draw_batches(TINY, 40, 25, order_key))[5]
     np.testing.assert_allclose(after.batch_loss[0], step(start, sixth)[1], rtol=1e-4)
 
 
