@@ -233,13 +233,20 @@ def format_result(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"picture: {result['picture']} ({result['seconds']} s)"])
 
 
+def _edges(values: tuple[float, ...]) -> Float[np.ndarray, " E"]:
+    """The borders of cells around values on a logarithmic axis."""
+    logs = np.log(values)
+    middles = (logs[1:] + logs[:-1]) / 2
+    return np.exp(np.concatenate([[2 * logs[0] - middles[0]], middles, [2 * logs[-1] - middles[-1]]]))
+
+
 def draw(results: Mapping[str, Any], path: Path) -> Path:
     """Draw each grid as a map of mean losses, with its best point and what was learned."""
     figure, axes = new_figure(columns=len(results), width=5.4, height=4.4)
     for ax, (name, found) in zip(axes, results.items(), strict=True):
         grid = GRIDS[name]
         scores = np.asarray(found["grid"], np.float64)
-        mesh = ax.pcolormesh(*grid.values, np.log10(scores).T, cmap="viridis_r", shading="nearest")
+        mesh = ax.pcolormesh(*map(_edges, grid.values), np.log10(scores).T, cmap="viridis_r")
         figure.colorbar(mesh, ax=ax, label="log10 of the mean training loss")
         ax.plot(*found["point"].values(), "s", color="white", markeredgecolor="black", label="best of the grid")
         for arm, marker in (("NRES, all", "*"), ("NRES, two", "o")):

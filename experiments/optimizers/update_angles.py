@@ -52,9 +52,9 @@ class UpdateAnglesConfig:
     """Trainings with each damping."""
     heuristic: tuple[float, float] = (0.01, 1e-4)
     """Learning rate and damping of KFAC with heuristic damping."""
-    standard: tuple[float, float] = (0.03, 1e-2)
+    standard: tuple[float, float] = (0.1, 0.1)
     """Learning rate and damping of KFAC with standard damping."""
-    foof: float = 1e-2
+    foof: float = 0.1
     """Damping of FOOF."""
     out: Path = Path("runs/update_angles")
     """Folder of the picture and the table."""

@@ -2,9 +2,10 @@
 
 The network of Benzing (ICML 2022, arXiv 2201.12250): 784-1000-1000-1000-10 with ReLU and without biases, batches of
 100, float32. Each system is one compiled program of as many steps as an inverse is used for, so that a turn has one
-update of all inverses; the systems take turns. "foof" and "kfac" measure `collect` batches per inverse, "foof-all" and
-"kfac-all" every batch. "Statistics" is the value, the gradients and all inputs and output gradients of the layers,
-against `jax.value_and_grad`, in programs that return everything.
+update of all inverses; the systems take turns. "foof" and "kfac" measure `collect` batches per inverse, and "kfac"
+draws labels for these alone; "foof-all" and "kfac-all" measure every batch, as the paper does with networks of dense
+layers. "Statistics" is the value, the gradients and all inputs and output gradients of the layers, against
+`jax.value_and_grad`, in programs that return everything.
 
 Ratios are those of the turns, each to SGD's (or to `value_and_grad`'s) of the same round, of the clock and of CPU
 seconds; the median is printed.
@@ -28,14 +29,13 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.runs.progress import Progress
-from metalearn_models.optimizers.contract import Differentiate, loss_and_gradient
 from metalearn_models.optimizers.curvature import (
     foof,
     kfac,
-    loss_and_sampled_statistics,
-    loss_and_statistics,
     mac,
     mark_logits,
+    reads_statistics,
+    value_grad_and_sampled_statistics_if,
     value_grad_and_statistics,
 )
 
@@ -61,6 +61,10 @@ class CurvatureCostConfig:
     """Steps per inverse whose statistics are measured, in the systems that do not measure all."""
     rounds: int = 3
     """Turns of each system."""
+
+
+Compute = Callable[[Any, Any, Any, Any, Any], tuple[Any, dict[str, Any]]]
+"""`(state, key, params, x, y) -> (gradients, extra arguments of update)`."""
 
 
 class Turn(NamedTuple):
@@ -92,15 +96,15 @@ def run(config: CurvatureCostConfig, progress: Progress | None = None) -> dict[s
     if config.collect > config.period:
         raise ValueError(f"collect must be at most the period of {config.period} steps, got {config.collect}")
     period, collect = config.period, config.collect
-    tx: dict[System, tuple[Any, Differentiate]] = {
-        "sgd": (optax.sgd(1e-3), loss_and_gradient),
-        "momentum": (optax.sgd(1e-3, 0.9), loss_and_gradient),
-        "adam": (optax.adam(1e-3), loss_and_gradient),
-        "mac": (mac(1e-3, period=period, collect=collect), loss_and_statistics),
-        "foof": (foof(1e-3, period=period, collect=collect), loss_and_statistics),
-        "foof-all": (foof(1e-3, period=period), loss_and_statistics),
-        "kfac": (kfac(1e-3, period=period, collect=collect), loss_and_sampled_statistics),
-        "kfac-all": (kfac(1e-3, period=period), loss_and_sampled_statistics),
+    tx: dict[System, tuple[Any, Compute]] = {
+        "sgd": (optax.sgd(1e-3), _gradient),
+        "momentum": (optax.sgd(1e-3, 0.9), _gradient),
+        "adam": (optax.adam(1e-3), _gradient),
+        "mac": (mac(1e-3, period=period, collect=collect), _statistics),
+        "foof": (foof(1e-3, period=period, collect=collect), _statistics),
+        "foof-all": (foof(1e-3, period=period), _statistics),
+        "kfac": (kfac(1e-3, period=period, collect=collect), _sampled),
+        "kfac-all": (kfac(1e-3, period=period), _sampled),
     }
     keys = jax.random.split(jax.random.key(0), len(config.widths) + 2)
     shapes = list(pairwise(config.widths))
@@ -126,13 +130,30 @@ def _loss(params: Any, x: Any, y: Any) -> Any:
     return optax.softmax_cross_entropy_with_integer_labels(mark_logits(x @ params[-1]), y).mean()
 
 
-def _steps(tx: Any, differentiate: Differentiate, params: Any, x: Any, y: Any, count: int) -> Callable[[], int]:
+def _gradient(state: Any, key: Any, params: Any, x: Any, y: Any) -> tuple[Any, dict[str, Any]]:
+    del state, key
+    return jax.grad(_loss)(params, x, y), {}
+
+
+def _statistics(state: Any, key: Any, params: Any, x: Any, y: Any) -> tuple[Any, dict[str, Any]]:
+    del state, key
+    _, grads, found = value_grad_and_statistics(_loss)(params, x, y)
+    return grads, {"statistics": found}
+
+
+def _sampled(state: Any, key: Any, params: Any, x: Any, y: Any) -> tuple[Any, dict[str, Any]]:
+    compute = value_grad_and_sampled_statistics_if(_loss)
+    _, grads, found = compute(reads_statistics(state), key, params, x, y)
+    return grads, {"statistics": found}
+
+
+def _steps(tx: Any, compute: Compute, params: Any, x: Any, y: Any, count: int) -> Callable[[], int]:
     """A function that makes `count` steps; it has been called once, so that everything is compiled and measured."""
     tx = optax.with_extra_args_support(tx)
 
     def step(t: Any, carry: Any) -> Any:
         params, state, x, y, key = carry  # what is closed over is a constant, and what is made of it is computed once
-        _, grads, extra = differentiate(lambda p: _loss(p, x, y))(params, jax.random.fold_in(key, t))
+        grads, extra = compute(state, jax.random.fold_in(key, t), params, x, y)
         updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state, x, y, key
 

@@ -13,7 +13,6 @@ from experiments.optimizers.neurons import networks
 from experiments.optimizers.neurons.tasks import Task, draw_batches, draw_data, init, loss
 from metalearn.errors import UnknownNameError
 from metalearn_models.optimizers.curvature import (
-    find_layers,
     foof,
     kfac,
     loss_and_exact_statistics,
@@ -29,15 +28,25 @@ def _optax_promotes():
 
 def test_networks_are_those_of_numpy_and_every_kernel_is_a_layer():
     x, y = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32), jnp.arange(3)
-    params = networks.AUTOENCODER.init((6, 4, 2), 64, jax.random.key(0))
+
+    @jax.jit
+    def measure():
+        found = []
+        for network, hidden in ((networks.AUTOENCODER, (6, 4, 2)), (networks.CONV, (2, 3))):
+            params = network.init(hidden, 64, jax.random.key(0))
+            score = network.score(params, x, y)
+            loss, _, extra = loss_and_exact_statistics(lambda q, n=network: n.loss(q, x, y))(params, None)
+            found.append((params, loss, score, extra["statistics"]))
+        return found
+
+    (params, loss, score, layers), (kernels, conv_loss, conv_score, conv_layers) = measure()
     a, b, c, d, e, f = (np.asarray(p) for p in params)
     assert [p.shape for p in params] == [(64, 6), (6, 4), (4, 2), (2, 4), (4, 6), (6, 64)]
     code = np.maximum(np.maximum(x @ a, 0) @ b, 0) @ c
     error = np.maximum(np.maximum(code @ d, 0) @ e, 0) @ f - x
-    np.testing.assert_allclose(networks.AUTOENCODER.loss(params, x, y), (error**2).sum() / 6, rtol=1e-5)
+    np.testing.assert_allclose(loss, (error**2).sum() / 6, rtol=1e-5)
     explained = 1 - (error**2).sum() / ((x - x.mean(0)) ** 2).sum()
-    np.testing.assert_allclose(networks.AUTOENCODER.score(params, x, y), explained, rtol=1e-4)
-    kernels = networks.CONV.init((2, 3), 64, jax.random.key(1))
+    np.testing.assert_allclose(score, explained, rtol=1e-4)
     assert [p.shape for p in kernels] == [(3, 3, 1, 2), (3, 3, 2, 3), (12, 10)]
     images = x.reshape(3, 8, 8, 1)
     for kernel in kernels[:-1]:  # "SAME" with stride 2 on an even side pads below and on the right
@@ -46,12 +55,11 @@ def test_networks_are_those_of_numpy_and_every_kernel_is_a_layer():
         images = np.maximum(np.einsum("bhwcij,ijcd->bhwd", windows, kernel), 0)
     logits = images.reshape(3, -1) @ np.asarray(kernels[-1])
     expected = optax.losses.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), y).mean()
-    np.testing.assert_allclose(networks.CONV.loss(kernels, x, y), expected, rtol=1e-4)
-    np.testing.assert_allclose(networks.CONV.score(kernels, x, y), (logits.argmax(1) == np.arange(3)).mean())
-    for network, p in ((networks.CONV, kernels), (networks.AUTOENCODER, params)):
-        assert len(find_layers(lambda q, n=network: n.loss(q, x, y), p)) == len(p)
-        _, _, extra = loss_and_exact_statistics(lambda q, n=network: n.loss(q, x, y))(p, None)
-        assert all(layer.fisher_grads is not None for layer in extra["statistics"].values())
+    np.testing.assert_allclose(conv_loss, expected, rtol=1e-4)
+    np.testing.assert_allclose(conv_score, (logits.argmax(1) == np.arange(3)).mean())
+    assert len(layers) == 6 and len(conv_layers) == 3
+    assert {layer.fisher_grads.shape[0] for layer in layers.values()} == {64}
+    assert {layer.fisher_grads.shape[0] for layer in conv_layers.values()} == {10}
 
 
 def test_mini_blocks_end_to_end(tmp_path, monkeypatch):

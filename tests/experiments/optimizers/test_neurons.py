@@ -87,6 +87,17 @@ def test_end_to_end_and_a_second_call_trains_nothing_again(tmp_path, monkeypatch
     assert neurons.run(config)["tasks"]["noise"]["methods"]["SGD"]["grid"] == found["SGD"]["grid"]
 
 
+def test_of_equal_points_the_one_with_the_lower_peak_is_chosen():
+    curves = {(1.0, 0.1): [500.0, 1e-12], (2.0, 0.1): [5.0, 3e-11], (3.0, 0.1): [1.0, 1e-3], (4.0, 0.1): [9.0, np.nan]}
+
+    class Known:
+        def run(self, method, point, seed):
+            return {"train_loss": np.array(curves[point])}
+
+    best, scores = neurons._tune(Known(), "FOOF, T=1", tuple(curves) * 2, 2)
+    assert best == (2.0, 0.1) and len(scores) == 4 and scores[3][2] == np.inf
+
+
 def _methods(**final):
     """Two evaluations of each of three seeds; the finals vary by 10 % about a value."""
     return {name: {"train_loss": [[1.0, v * f] for f in (0.9, 1.0, 1.1)]} for name, v in final.items()}

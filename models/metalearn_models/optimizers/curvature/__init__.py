@@ -1,5 +1,6 @@
 """Optimizers that know the inputs and output gradients of every layer; `statistics.py` gives both in one pass."""
 
+from metalearn_models.optimizers.curvature._layerwise import reads_statistics as reads_statistics
 from metalearn_models.optimizers.curvature.differentiation import loss_and_exact_statistics as loss_and_exact_statistics
 from metalearn_models.optimizers.curvature.differentiation import (
     loss_and_sampled_statistics as loss_and_sampled_statistics,
@@ -12,6 +13,9 @@ from metalearn_models.optimizers.curvature.fisher import (
 )
 from metalearn_models.optimizers.curvature.fisher import (
     value_grad_and_sampled_statistics as value_grad_and_sampled_statistics,
+)
+from metalearn_models.optimizers.curvature.fisher import (
+    value_grad_and_sampled_statistics_if as value_grad_and_sampled_statistics_if,
 )
 from metalearn_models.optimizers.curvature.foof import foof as foof
 from metalearn_models.optimizers.curvature.foof import scale_by_foof as scale_by_foof
@@ -52,6 +56,7 @@ __all__ = [
     "mfac",
     "mini_block_fisher",
     "natural_gradient",
+    "reads_statistics",
     "scale_by_foof",
     "scale_by_kfac",
     "scale_by_kfac_standard",
@@ -63,6 +68,7 @@ __all__ = [
     "soap",
     "value_grad_and_exact_statistics",
     "value_grad_and_sampled_statistics",
+    "value_grad_and_sampled_statistics_if",
     "value_grad_and_statistics",
 ]
 

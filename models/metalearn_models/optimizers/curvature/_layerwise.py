@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from metalearn_models.optimizers.curvature._matching import Matching
 from metalearn_models.optimizers.curvature.layers import KernelLayout, LayerStatistics
@@ -31,6 +31,7 @@ __all__ = [
     "check_positive",
     "layerwise",
     "make_timing",
+    "reads_statistics",
 ]
 
 
@@ -65,12 +66,14 @@ class CurvatureState(NamedTuple):
 
     Attributes:
         step: number of updates so far.
+        measures: whether the next update reads its statistics.
         weight: weight of all batches in the averages; 0 before the first.
         layers: like params, a `LayerCurvature` per layer and None for other parameters.
         fallback: state of the optimizer of the other parameters.
     """
 
     step: Int[Array, ""]
+    measures: Bool[Array, ""]
     weight: Float[Array, ""]
     layers: Any
     fallback: Any
@@ -148,7 +151,9 @@ def layerwise(rule: LayerRule, timing: Timing, matching: Matching) -> optax.Grad
 
         layers = jax.tree_util.tree_map_with_path(begin, params)
         dtype = jnp.float64 if any(x.dtype == jnp.float64 for x in jax.tree.leaves(layers)) else jnp.float32
-        return CurvatureState(jnp.int32(0), jnp.zeros((), dtype), layers, matching.init_fallback(params))
+        return CurvatureState(
+            jnp.int32(0), jnp.bool_(True), jnp.zeros((), dtype), layers, matching.init_fallback(params)
+        )
 
     def update(
         updates: Any, state: CurvatureState, params: Any = None, *, statistics: Any = None, **extra: Any
@@ -172,9 +177,26 @@ def layerwise(rule: LayerRule, timing: Timing, matching: Matching) -> optax.Grad
             return jnp.where(state.step < timing.burn_in, 0, result) if timing.burn_in else result
 
         new = jax.tree_util.tree_map_with_path(direction, updates, layers, passed)
-        return new, CurvatureState(state.step + 1, weight, layers, rest)
+        step = state.step + 1
+        return new, CurvatureState(step, _is_measured(timing, step, weight), weight, layers, rest)
 
     return transformation(None, start, update)
+
+
+def reads_statistics(state: Any) -> Bool[Array, ""]:
+    """Whether the next update reads its statistics: in any of the layerwise optimizers of a state of optax.
+
+    Raises:
+        ValueError: there is none.
+    """
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, CurvatureState))
+    found = [leaf.measures for leaf in leaves if isinstance(leaf, CurvatureState)]
+    if not found:
+        raise ValueError(
+            "reads_statistics needs the state of an optimizer that measures layers, such as kfac or foof, got a state "
+            f"without one: {jax.tree.structure(state)}"
+        )
+    return jnp.stack(found).any()
 
 
 def accumulator(leaf: Array) -> Any:
@@ -210,9 +232,16 @@ def _measure(
 
     if timing.collect == timing.period:
         return measure(averages, state.weight)
-    since = jnp.maximum(state.step - timing.burn_in, 0)
-    due = ((-since) % timing.period < timing.collect) | (state.weight == 0) | (state.step < timing.burn_in)
+    due = _is_measured(timing, state.step, state.weight)
     return jax.lax.cond(due, measure, lambda *old: old, averages, state.weight)
+
+
+def _is_measured(timing: Timing, step: Array, weight: Array) -> Array:
+    """Whether the update after `step` others reads its statistics."""
+    if timing.collect == timing.period:
+        return jnp.bool_(True)
+    since = jnp.maximum(step - timing.burn_in, 0)
+    return ((-since) % timing.period < timing.collect) | (weight == 0) | (step < timing.burn_in)
 
 
 def _solve(

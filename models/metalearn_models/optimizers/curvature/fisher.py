@@ -30,6 +30,7 @@ __all__ = [
     "mark_means",
     "value_grad_and_exact_statistics",
     "value_grad_and_sampled_statistics",
+    "value_grad_and_sampled_statistics_if",
 ]
 
 Columns = Callable[[str, Array, Any], Array]
@@ -83,6 +84,31 @@ def value_grad_and_sampled_statistics(
     Raises:
         UnknownNameError: `unknown` is none of the three.
     """
+    compute = _with_columns(loss_fn, has_aux, unknown, _sampled_columns)
+    return lambda key, params, *args, **kwargs: compute(None, key, params, *args, **kwargs)
+
+
+def value_grad_and_sampled_statistics_if(
+    loss_fn: Callable[..., Any], has_aux: bool = False, unknown: Unknown = "warn"
+) -> Callable[..., tuple[Any, Any, dict[str, LayerStatistics]]]:
+    """As `value_grad_and_sampled_statistics`, without the backward pass for a Fisher matrix that nobody reads.
+
+        loss, grads, statistics = step(reads_statistics(state), key, params, x, y)
+        updates, state = tx.update(grads, state, params, statistics=statistics)
+
+    Args:
+        loss_fn: as there.
+        has_aux: as there.
+        unknown: as there.
+
+    Returns:
+        `(wanted, key, params, *args, **kwargs) -> (loss, grads, statistics)`, whose `fisher_grads` are 0 unless the
+        scalar `wanted` is true. Inputs and output gradients are there in either case. It raises ValueError unless the
+        loss function has exactly one mark.
+
+    Raises:
+        UnknownNameError: `unknown` is none of the three.
+    """
     return _with_columns(loss_fn, has_aux, unknown, _sampled_columns)
 
 
@@ -104,13 +130,15 @@ def value_grad_and_exact_statistics(
         UnknownNameError: `unknown` is none of the three.
     """
     compute = _with_columns(loss_fn, has_aux, unknown, _exact_columns)
-    return lambda params, *args, **kwargs: compute(None, params, *args, **kwargs)
+    return lambda params, *args, **kwargs: compute(None, None, params, *args, **kwargs)
 
 
 def _with_columns(loss_fn: Callable[..., Any], has_aux: bool, unknown: Unknown, columns: Columns) -> Callable[..., Any]:
     check_unknown(unknown)
 
-    def compute(key: Any, params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, dict[str, LayerStatistics]]:
+    def compute(
+        wanted: Any, key: Any, params: Any, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any, dict[str, LayerStatistics]]:
         traced = trace_function(lambda p: loss_fn(p, *args, **kwargs), params, unknown)
         if len(traced.marks) != 1:
             raise ValueError(
@@ -126,9 +154,17 @@ def _with_columns(loss_fn: Callable[..., Any], has_aux: bool, unknown: Unknown, 
 
         (loss, outputs), pullback, (aux, inputs) = jax.vjp(whole, params, traced.zeros, has_aux=True)
         grads, slopes = pullback((jnp.ones_like(loss), jnp.zeros_like(outputs)))
-        scores = jax.lax.stop_gradient(columns(name.removeprefix(MARK), outputs, key))
-        pull = lambda score: pullback((jnp.zeros_like(loss), score))[1]  # noqa: E731
-        found = jax.tree.map(lambda x: x[None], pull(scores[0])) if len(scores) == 1 else jax.vmap(pull)(scores)
+
+        def fisher() -> dict[str, Array]:
+            scores = jax.lax.stop_gradient(columns(name.removeprefix(MARK), outputs, key))
+            pull = lambda score: pullback((jnp.zeros_like(loss), score))[1]  # noqa: E731
+            return jax.tree.map(lambda x: x[None], pull(scores[0])) if len(scores) == 1 else jax.vmap(pull)(scores)
+
+        if wanted is None:
+            found = fisher()
+        else:
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fisher))
+            found = jax.lax.cond(wanted, fisher, lambda: nothing)
         statistics = gather(traced.products, inputs, slopes, grads, found)
         return (loss, aux) if has_aux else loss, grads, statistics
 

@@ -17,6 +17,7 @@ from metalearn_models.learners.online import (
 from metalearn_models.learners.registry import build_learner, learner_entry
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.optimizers import LearnedOptimizer, learnable_sgd, rnn_mlp
+from metalearn_models.optimizers.handmade.constants import decode_constants
 
 CLASSES = Signature(inputs=4, outputs=3, length=9)
 
@@ -44,6 +45,48 @@ def test_learned_sgd_is_sgd():
         online_network(CLASSES, network, optax.sgd(0.3)),
     )
     np.testing.assert_allclose(_predict(learner, learner.init(jax.random.key(0))), _predict(usual, ()), rtol=1e-5)
+
+
+def test_foof_by_name_trains_online_as_numpy_does():
+    """Softmax regression: each example moves the weight along the inverse of the inputs' mean outer product."""
+    learner = online_optimizer(CLASSES, OnlineOptimizerConfig("foof"))
+    theta = learner.init(jax.random.key(0))
+    found = _predict(learner, theta)
+    rate, damping, decay = (float(decode_constants(theta)[name]) for name in ("learning_rate", "damping", "decay"))
+    (layer,) = learner.start(theta, jax.random.key(3)).params
+    weight, bias = (np.asarray(layer[name], np.float64) for name in ("weight", "bias"))
+    moment, share = np.zeros((4, 4)), 0.0
+    for t, (x, y) in enumerate(zip(*map(np.asarray, _episode()), strict=True)):
+        logits = x @ weight + bias
+        np.testing.assert_allclose(found[t], logits, rtol=1e-3, atol=1e-4)
+        slope = np.exp(logits) / np.exp(logits).sum() - np.eye(3)[y]
+        moment, share = decay * moment + (1 - decay) * np.outer(x, x), decay * share + (1 - decay)
+        weight = weight - rate * np.linalg.solve(moment / share + damping * np.eye(4), np.outer(x, slope))
+        bias = bias - rate * slope
+
+
+def test_handmade_optimizers_of_every_kind_train_online_and_reach_their_constants():
+    """What the optimizer reads is there: moments, Fisher matrices of all labels, a window, slow weights."""
+    names = ("kfac", "m-fac", "mini-block-fisher", "soap", "lookahead-adam")
+    learners = {name: online_optimizer(CLASSES, OnlineOptimizerConfig(name)) for name in names}
+    thetas = {name: learner.init(jax.random.key(0)) for name, learner in learners.items()}
+    xs, ys = (jnp.tile(x, (3,) + (1,) * (x.ndim - 1)) for x in _episode())  # the same nine examples three times
+
+    @jax.jit
+    def losses(thetas):
+        found = {}
+        for name, learner in learners.items():
+            logits = predictions_in_order(learner, thetas[name], xs, ys, jax.random.key(3))
+            found[name] = optax.softmax_cross_entropy_with_integer_labels(logits, ys)
+        return found
+
+    rates = {
+        n: {k: x + (jnp.log(3.0) if k == "log_learning_rate" else 0) for k, x in t.items()} for n, t in thetas.items()
+    }
+    slow, fast = losses(thetas), losses(rates)
+    for name in names:
+        assert np.isfinite(slow[name]).all() and slow[name][18:].mean() < slow[name][:9].mean(), name
+        assert np.abs(fast[name] - slow[name])[1:].max() > 1e-4, name
 
 
 def test_theta_is_the_optimizers_and_reaches_it():

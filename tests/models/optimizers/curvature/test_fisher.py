@@ -7,7 +7,14 @@ import optax
 import pytest
 
 from metalearn_models.optimizers import curvature
-from metalearn_models.optimizers.curvature import mark_logits, mark_means
+from metalearn_models.optimizers.curvature import (
+    kfac,
+    mark_logits,
+    mark_means,
+    reads_statistics,
+    value_grad_and_sampled_statistics,
+    value_grad_and_sampled_statistics_if,
+)
 from metalearn_models.optimizers.curvature.foof import input_second_moment
 from metalearn_models.optimizers.curvature.kfac import output_second_moment
 from tests.models.optimizers.curvature.small_network import draw
@@ -213,3 +220,31 @@ def test_missing_marks_and_keys_are_named():
         curvature.loss_and_sampled_statistics(lambda p: marked(p, args[1][0]))(args[0], None)
     with pytest.raises(ValueError, match=r"precision must be positive, got 0"):
         mark_means(args[0], 0)
+
+
+def test_kfac_moves_the_same_where_labels_are_drawn_only_for_what_it_reads():
+    """Two of four batches are read, after one that is burnt in; a state without layers says so."""
+    x, y = jax.random.normal(jax.random.key(0), (9, 5, 3)), jnp.zeros(5, jnp.int32)
+    loss = lambda w, x: optax.softmax_cross_entropy_with_integer_labels(mark_logits(x @ w), y).mean()  # noqa: E731
+    tx = optax.chain(kfac(0.1, 0.1, period=4, collect=2, burn_in=1), optax.identity())
+
+    def run(compute):
+        def step(carry, given):
+            w, state = carry
+            wanted = reads_statistics(state)
+            _, grads, found = compute(wanted, jax.random.fold_in(jax.random.key(1), given[1]), w, given[0])
+            updates, state = tx.update(grads, state, w, statistics=found)
+            layer = found[""]
+            return (w + updates, state), (w, wanted, jnp.abs(layer.fisher_grads).max(), jnp.abs(layer.inputs).max())
+
+        w = jnp.tile(jnp.array([[0.0, 1.0]]), (3, 1))
+        return jax.lax.scan(step, (w, tx.init(w)), (x, jnp.arange(9)))[1]
+
+    always = value_grad_and_sampled_statistics(loss)
+    expected = jax.jit(lambda: run(lambda wanted, *rest: always(*rest)))()
+    found = jax.jit(lambda: run(value_grad_and_sampled_statistics_if(loss)))()
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+    assert found[1].tolist() == [True, True, False, False, True, True, False, False, True]
+    assert (found[2] > 0).tolist() == found[1].tolist() and (found[3] > 0).all() and (expected[2] > 0).all()
+    with pytest.raises(ValueError, match="reads_statistics needs the state of an optimizer that measures layers"):
+        reads_statistics(optax.adam(0.1).init(jnp.ones(2)))

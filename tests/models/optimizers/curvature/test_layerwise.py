@@ -14,7 +14,7 @@ import pytest
 
 from metalearn.costs.jaxprs import equations
 from metalearn_models.optimizers import curvature
-from metalearn_models.optimizers.curvature import KernelLayout, LayerStatistics, foof, scale_by_foof
+from metalearn_models.optimizers.curvature import KernelLayout, LayerStatistics, damped, foof, scale_by_foof
 from metalearn_models.optimizers.curvature.layers import standard_layout
 
 PATHS = ("['first']", "['second']")
@@ -218,6 +218,16 @@ def test_no_hang_where_several_batches_are_decomposed_in_one_program():
     """In a process of its own, which is given up after two minutes."""
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=120)
     assert done.stdout == "done\n", done.stderr
+
+
+@pytest.mark.parametrize("size", [3, 13])
+def test_inverses_block_by_block_are_those_of_numpy(monkeypatch, size):
+    """Blocks of at most three rows, of sizes that halves do not divide."""
+    monkeypatch.setattr(damped, "BLOCK", 3)
+    with jax.enable_x64(True):
+        root = np.random.default_rng(0).normal(size=(size, size))
+        found = jax.jit(damped.damped_inverse)(jnp.asarray(root @ root.T), 0.1)
+        np.testing.assert_allclose(found, np.linalg.inv(root @ root.T + 0.1 * np.eye(size)), rtol=1e-10, atol=1e-12)
 
 
 def test_a_layer_that_is_measured_late_is_not_averaged_with_the_zeros_before():
