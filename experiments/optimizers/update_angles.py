@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -117,7 +118,7 @@ def make_angles(
 
 def cosine(a: Any, b: Any) -> Float[Array, ""]:
     """The cosine of the angle between two trees, each taken as one vector; NaN if one is 0."""
-    return optax.tree.vdot(a, b) / (optax.tree.norm(a) * optax.tree.norm(b))
+    return jnp.asarray(optax.tree.vdot(a, b) / (optax.tree.norm(a) * optax.tree.norm(b)))
 
 
 def judge(cosines: Mapping[str, Any]) -> dict[str, Any]:

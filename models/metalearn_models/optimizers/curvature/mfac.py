@@ -15,6 +15,7 @@ where nothing is divided by the damping. A step reads G twice, once for the row 
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -114,13 +115,15 @@ def scale_by_mfac(
 
     Raises:
         ValueError: `window` is less than 1, or `damping`, `momentum` or `max_norm` is out of range.
-        TypeError: `window` is an array: it decides what is compiled.
+        TypeError: `window` is no whole number of Python: it decides what is compiled.
     """
     check_damping(damping)
     if isinstance(window, jax.Array):
         raise TypeError(
             "window must be a Python number, got an array: with optax.inject_hyperparams, pass static_args=('window',)"
         )
+    if not isinstance(window, numbers.Integral):
+        raise TypeError(f"window must be a whole number of gradients, such as 1024, got {window!r}")
     if window < 1:
         raise ValueError(f"window must be at least 1 gradient, got {window}")
     if isinstance(momentum, float | int) and not 0 <= momentum < 1:

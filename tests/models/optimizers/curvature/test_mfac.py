@@ -143,5 +143,7 @@ def test_settings_out_of_range_and_parameters_that_are_no_floats_are_refused():
     ):
         with pytest.raises(ValueError, match=text):
             mfac(**settings)
+    with pytest.raises(TypeError, match=r"window must be a whole number of gradients, such as 1024, got 1\.5"):
+        mfac(window=1.5)
     with pytest.raises(TypeError, match=r"an optimizer updates floating-point parameters, got int32 at params\['n'\]"):
         scale_by_mfac(4).init({"n": jnp.arange(3)})
