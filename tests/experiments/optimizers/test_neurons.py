@@ -87,7 +87,7 @@ def test_end_to_end_and_a_second_call_trains_nothing_again(tmp_path, monkeypatch
     assert neurons.run(config)["tasks"]["noise"]["methods"]["SGD"]["grid"] == found["SGD"]["grid"]
 
 
-def test_of_equal_points_the_one_with_the_lower_peak_is_chosen():
+def test_of_equal_points_the_one_with_lower_losses_before_the_end_is_chosen():
     curves = {(1.0, 0.1): [500.0, 1e-12], (2.0, 0.1): [5.0, 3e-11], (3.0, 0.1): [1.0, 1e-3], (4.0, 0.1): [9.0, np.nan]}
 
     class Known:

@@ -118,14 +118,7 @@ def scale_by_mfac(
         TypeError: `window` is no whole number of Python: it decides what is compiled.
     """
     check_damping(damping)
-    if isinstance(window, jax.Array):
-        raise TypeError(
-            "window must be a Python number, got an array: with optax.inject_hyperparams, pass static_args=('window',)"
-        )
-    if not isinstance(window, numbers.Integral):
-        raise TypeError(f"window must be a whole number of gradients, such as 1024, got {window!r}")
-    if window < 1:
-        raise ValueError(f"window must be at least 1 gradient, got {window}")
+    check_window(window)
     if isinstance(momentum, float | int) and not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum}")
     if isinstance(max_norm, float | int) and not max_norm > 0:
@@ -172,6 +165,18 @@ def scale_by_mfac(
         return moved, MfacState(gradients, gram, memory, state.step + finite.astype(jnp.int32))
 
     return transformation(damping, start, update)
+
+
+def check_window(window: Any) -> None:
+    """Check the number of gradients; the errors are those of `scale_by_mfac`."""
+    if isinstance(window, jax.Array):
+        raise TypeError(
+            "window must be a Python number, got an array: with optax.inject_hyperparams, pass static_args=('window',)"
+        )
+    if not isinstance(window, numbers.Integral):
+        raise TypeError(f"window must be a whole number of gradients, such as 1024, got {window!r}")
+    if window < 1:
+        raise ValueError(f"window must be at least 1 gradient, got {window}")
 
 
 def _keep(tree: Any, params: Any, include: Include | None) -> Any:
