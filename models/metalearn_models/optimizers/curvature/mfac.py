@@ -118,7 +118,7 @@ def scale_by_mfac(
         TypeError: `window` is no whole number of Python: it decides what is compiled.
     """
     check_damping(damping)
-    check_window(window)
+    _check_window(window)
     if isinstance(momentum, float | int) and not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum}")
     if isinstance(max_norm, float | int) and not max_norm > 0:
@@ -167,7 +167,7 @@ def scale_by_mfac(
     return transformation(damping, start, update)
 
 
-def check_window(window: Any) -> None:
+def _check_window(window: Any) -> None:
     """Check the number of gradients; the errors are those of `scale_by_mfac`."""
     if isinstance(window, jax.Array):
         raise TypeError(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metalearn.errors import NotEnoughMemoryError
-from metalearn_models.optimizers.curvature.mfac import check_window, mfac, scale_by_mfac
+from metalearn_models.optimizers.curvature.mfac import _check_window, mfac, scale_by_mfac
 
 LEAVES = {"a": (3, 2), "b": (4,)}
 
@@ -144,6 +144,6 @@ def test_settings_out_of_range_and_parameters_that_are_no_floats_are_refused():
         with pytest.raises(ValueError, match=text):
             mfac(**settings)
     with pytest.raises(TypeError, match=r"window must be a whole number of gradients, such as 1024, got 1\.5"):
-        check_window(1.5)
+        _check_window(1.5)
     with pytest.raises(TypeError, match=r"an optimizer updates floating-point parameters, got int32 at params\['n'\]"):
         scale_by_mfac(4).init({"n": jnp.arange(3)})
