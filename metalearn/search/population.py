@@ -79,7 +79,7 @@ def train_members(
     """Continue the training of some candidates; the others stay as they are.
 
     The members are gathered, trained in chunks, and written back. The number of steps is data: one program per size of
-    a chunk serves all steps.
+    a chunk serves all steps and any number of candidates.
 
     Args:
         search: what is searched.
@@ -95,17 +95,28 @@ def train_members(
     first, last = (jnp.int32(step) for step in steps)
     if steps[1] > steps[0]:
         for rows in _chunks(members, chunk):
-            states = _train(search, chunk == 1, thetas, states, rows, first, last, data, key)
+            theta, state = _take((thetas, states), rows)
+            states = _put(states, rows, _train(search, chunk == 1, theta, state, first, last, data, key))
     return states
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@jax.jit
+def _take(members: Any, rows: Int[Array, "M"]) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], members)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(states: Any, rows: Int[Array, "M"], trained: Any) -> Any:
+    # A chunk that is filled up holds a member twice; both are the same bits.
+    return jax.tree.map(lambda leaf, new: leaf.at[rows].set(new.astype(leaf.dtype)), states, trained)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
 def _train(
     search: Search,
     alone: bool,
-    thetas: Any,
-    states: Any,
-    rows: Int[Array, "M"],
+    theta: Any,
+    state: Any,
     first: Int[Array, ""],
     last: Int[Array, ""],
     data: Any,
@@ -117,27 +128,24 @@ def _train(
 
         return jax.lax.fori_loop(first, last, body, state)
 
-    theta, state = jax.tree.map(lambda leaf: leaf[rows], (thetas, states))
     if alone:
-        trained = jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], (theta, state))))
-    else:
-        trained = jax.vmap(one)(theta, state)
-    # A chunk that is filled up holds a member twice; both are the same bits.
-    return jax.tree.map(lambda leaf, new: leaf.at[rows].set(new.astype(leaf.dtype)), states, trained)
+        return jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], (theta, state))))
+    return jax.vmap(one)(theta, state)
 
 
 def score_members(
     search: Search, thetas: Any, states: Any, members: Int[np.ndarray, "M"], data: Any, chunk: int = 64
 ) -> Float[np.ndarray, "M"]:
     """The scores of some candidates as they are now, in float64; infinity for those that are not finite."""
-    found = [np.asarray(_score(search, chunk == 1, thetas, states, rows, data)) for rows in _chunks(members, chunk)]
+    found = [
+        np.asarray(_score(search, chunk == 1, *_take((thetas, states), rows), data)) for rows in _chunks(members, chunk)
+    ]
     scores = np.concatenate(found).astype(np.float64)[: len(members)]
     return np.where(np.isfinite(scores), scores, np.inf)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _score(search: Search, alone: bool, thetas: Any, states: Any, rows: Int[Array, "M"], data: Any) -> Array:
-    theta, state = jax.tree.map(lambda leaf: leaf[rows], (thetas, states))
+def _score(search: Search, alone: bool, theta: Any, state: Any, data: Any) -> Array:
     if alone:
         theta, state = jax.tree.map(lambda x: x[0], (theta, state))
         return search.score(theta, state, data)[None]

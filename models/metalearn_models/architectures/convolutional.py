@@ -83,7 +83,10 @@ def _pool(x: Float[Array, "B S S C"], largest: bool) -> Float[Array, "B S S C"]:
     def reduce(values: Array) -> Array:
         return jax.lax.reduce_window(values, start, combine, window, (1, 1, 1, 1), "SAME")
 
-    return reduce(x) if largest else reduce(x) / reduce(jnp.ones_like(x))
+    if largest:
+        return reduce(x)
+    # One image and channel: of the whole shape XLA would compute the constant at compile time, for many seconds.
+    return reduce(x) / reduce(jnp.ones_like(x[:1, :, :, :1]))
 
 
 def convolutional_cell(
