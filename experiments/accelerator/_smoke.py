@@ -21,7 +21,7 @@ from metalearn_tasks.objectives import mlp_classification, training_loop
 
 __all__ = ["KINDS", "smoke_test"]
 
-SIGNATURE = Signature(4, 3, 8)
+SIGNATURE, STEPS = Signature(4, 3, 8), 3
 KINDS = ("learners", "estimators", "optimizers", "losses")
 
 
@@ -108,9 +108,9 @@ def _try_estimator(make: Callable[[Any], gradients.Estimator]) -> Any:
 def _try_optimizer(name: str) -> Any:
     """Three steps of a small network, statistics of its layers included where the optimizer needs them."""
     objective, optimizer = mlp_classification(4, 8, 3, batch=8), optimizers.make(name)
-    loop = training_loop(objective, optimizer, 3)
+    loop = training_loop(objective, optimizer, STEPS)
     theta, keys = optimizer.init(jax.random.key(1)), jax.random.split(jax.random.key(2), 1)
-    return jax.jit(lambda data: unroll(loop, theta, data, keys, loop.length))(_table())
+    return jax.jit(lambda data: unroll(loop, theta, data, keys, STEPS))(_table())
 
 
 def _table() -> Any:

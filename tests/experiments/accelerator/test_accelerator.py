@@ -10,10 +10,10 @@ import pytest
 from experiments.accelerator import _smoke, _throughput, _updates, experiment
 from experiments.accelerator.experiment import AcceleratorConfig, format_result, run
 from experiments.accelerator.few_packages import _AnyShape
-from metalearn.runs.progress import Progress
+from metalearn.runs.progress import Silent
 
 
-class Notes(Progress):
+class Notes(Silent):
     """Keeps what it is told."""
 
     def __init__(self):
