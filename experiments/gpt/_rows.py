@@ -175,6 +175,15 @@ def adam_row(judge: Judge, flops: float) -> dict[str, Any]:
     return judge_row(judge, None, np.asarray(run(rate, made.starts))) | {"steps": steps, "rate": rate}
 
 
+def ceiling_row(judge: Judge) -> dict[str, Any]:
+    """Stored ends after a round trip through codes: no generator of codes can be expected to do better."""
+    made = judge.made
+    codec, _ = fit_codec(made.tokeniser, made.params, OUTPUTS)
+    aligned = align_runs(made.tokeniser, codec, made.params[: len(made.starts), -1], OUTPUTS)
+    found = codec.decode(codec.encode(aligned))
+    return judge_row(judge, None, np.resize(found, made.starts.shape))
+
+
 def stored_of_loss(judge: Judge) -> np.ndarray:
     """The stored checkpoint whose loss is nearest to each wished one."""
     wished = judge.wished.reshape(-1)

@@ -34,7 +34,7 @@ import numpy as np
 
 from experiments.gpt._arms import ARMS, train_arm
 from experiments.gpt._problem import make_checkpoints
-from experiments.gpt._rows import adam_row, judge_row, make_judge, noisy_row, trivial_rows
+from experiments.gpt._rows import adam_row, ceiling_row, judge_row, make_judge, noisy_row, trivial_rows
 from experiments.gpt._training import Fitting
 from experiments.suite.cells import name_settings, remember, settings_of
 from experiments.suite.results import write_result
@@ -46,6 +46,10 @@ from metalearn.zoo import ZooConfig
 from metalearn_models.optimizers.gpt import TransformerConfig
 
 __all__ = ["PRESETS", "CheckpointsConfig", "format_result", "judge_claims", "run"]
+
+
+CEILING = "stored ends, through codes and back"
+"""The row that says what codes can do at best; it is no answer to a prompt."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,8 @@ def run(config: CheckpointsConfig, progress: Progress | None = None) -> dict[str
                 row = rows[f"{arm}-{seed}"]
                 progress.note(f"{ARMS[arm]}, seed {seed}: R2 {row['r2']:.3f}, one-step loss {row['loss']:.3f}")
     trivial = cell("trivial", lambda: trivial_rows(judging()))
+    if "codes" in config.arms:
+        trivial[CEILING] = cell("ceiling", lambda: ceiling_row(judging()))
     for arm in config.arms:
         first = rows[f"{arm}-0"]
         trivial[f"Adam, operations of {arm}"] = cell(f"adam-{arm}", lambda f=first: adam_row(judging(), f["flops"]))
@@ -210,7 +216,7 @@ def judge_claims(
     as_good = [
         name
         for name, row in trivial.items()
-        if not name.startswith("Adam") and (row["r2"] >= r2 - 0.02 or row["loss"] <= loss)
+        if not name.startswith("Adam") and name != CEILING and (row["r2"] >= r2 - 0.02 or row["loss"] <= loss)
     ]
     as_good += [
         f"Adam for as many operations ({row['steps']} steps)"

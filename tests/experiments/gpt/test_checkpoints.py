@@ -23,7 +23,7 @@ def test_every_row_is_there(result):
     assert {
         "constant: mean of the ends", "constant: aligned mean", "soup of 16", "aligned soup of 16",
         "nearest stored checkpoint", "single gradient step", "stored + noise, as far as regression",
-        "Adam, operations of codes",
+        "Adam, operations of codes", checkpoints.CEILING,
     } <= set(result["trivial"])  # fmt: skip
     near = result["trivial"]["nearest stored checkpoint"]
     assert near["distance"] == pytest.approx(0, abs=1e-4) and near["disagreement"] == 0  # it is its own neighbour
