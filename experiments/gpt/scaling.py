@@ -209,6 +209,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     right.axvline(result["least"], color="0.6", linewidth=1, label="least loss seen")
     right.set_xscale("log")
     right.set_yscale("log")
+    right.tick_params(axis="x", which="minor", labelbottom=False)  # they would overlap
     right.set_xlabel("wished training loss")
     right.set_ylabel("achieved in one jump, unseen")
     right.legend(fontsize=7, frameon=False)
