@@ -80,7 +80,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": "8 s"}),
     "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "8 min", "quick": "40 s"}),
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
-    "mini_blocks": Entry("experiments.optimizers.mini_blocks", {"standard": "", "quick": ""}),
+    "mini_blocks": Entry("experiments.optimizers.mini_blocks", {"standard": "4 min", "quick": ""}),
     "update_angles": Entry("experiments.optimizers.update_angles", {"quick": "1 min", "standard": ""}),
     "epinet_compute": Entry("experiments.epistemic.compute", {"quick": "10 min", "standard": ""}),
     "epistemic_bandit": Entry("experiments.epistemic.bandit", {"quick": "2 min", "standard": ""}),

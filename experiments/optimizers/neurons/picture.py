@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.suite.intervals import finite_interval, format_interval
-from experiments.suite.tables import format_columns
+from experiments.suite.tables import format_columns, read_number
 from metalearn.pictures import new_figure, save
 
 __all__ = ["draw", "mean_curve", "table"]
@@ -32,19 +32,21 @@ def table(found: Mapping[str, Any]) -> str:
     names = sorted(methods, key=lambda name: mean_curve(methods[name]["train_loss"])[-1])
     base = methods["SGD"]["milliseconds_per_step"] if "SGD" in methods else None
     columns: dict[str, list[str]] = {
-        "final training loss [95 %]": [], "largest": [], "test accuracy": [], "rate, damping": [], "ms": [], "x SGD": []
+        "final training loss [95 %]": [], "largest": [], "test score": [], "rate, damping": [], "ms": [], "x SGD": []
     }  # fmt: skip
     for name in names:
         row = methods[name]
         final = np.array([np.nan if r[-1] is None else r[-1] for r in row["train_loss"]], np.float64)
-        accuracy = [r[-1] for r in row["test_accuracy"]]
+        accuracy = [read_number(r[-1]) for r in row["test_accuracy"]]  # that of a run that diverged may be undefined
         ms = row["milliseconds_per_step"]
         point = "{:g}, {:g}".format(*row["point"]) if row["point"][1] else f"{row['point'][0]:g}"
         columns["final training loss [95 %]"].append(
             format_interval(finite_interval(np.maximum(final, FLOOR), geometric=True))
         )
         columns["largest"].append(f"{mean_curve(row['train_loss']).max():.2g}")
-        columns["test accuracy"].append(f"{100 * float(np.mean(accuracy)):.1f}")
+        columns["test score"].append(
+            "undefined" if np.isnan(accuracy).any() else f"{100 * float(np.mean(accuracy)):.1f}"
+        )
         columns["rate, damping"].append(point + (" (edge)" if row["edge"] else ""))
         columns["ms"].append(f"{ms:.2f}")
         columns["x SGD"].append("" if base is None else f"{ms / base:.1f}")
@@ -64,14 +66,17 @@ def draw(found: Mapping[str, Any], title: str, path: Path, score: str = "test ac
         seconds = early + at * row["milliseconds_per_step"] / 1e3
         axes[0].plot(at, curve, style, color=color, label=name)
         axes[1].plot(seconds, curve, style, color=color)
-        axes[2].plot(at, 100 * np.mean([[v or 0.0 for v in r] for r in row["test_accuracy"]], 0), style, color=color)
+        axes[2].plot(
+            at, 100 * np.mean([[read_number(v, 0.0) for v in r] for r in row["test_accuracy"]], 0), style, color=color
+        )
     top = max(3.0, min(1e3, max(mean_curve(methods[name]["train_loss"])[0] for name in names)))
     for ax, label in zip(axes[:2], ("update", "seconds of updates, fastest of several turns"), strict=True):
         ax.set(yscale="log", xlabel=label, ylabel="training loss, all examples")
         ax.set_ylim(top=top)
     axes[1].set_xscale("log")
     axes[2].set(xlabel="update", ylabel=score)
-    low = min(100 * float(np.mean([r[-1] for r in methods[name]["test_accuracy"]])) for name in names)
+    ends = [100 * float(np.mean([read_number(r[-1]) for r in methods[name]["test_accuracy"]])) for name in names]
+    low = min((end for end in ends if np.isfinite(end)), default=0.0)
     axes[2].set_ylim(max(0, low - 15), 100.5 if low > 60 else None)
     figure.suptitle(f"{title}: geometric means over seeds, each method at its best rate and damping", fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
