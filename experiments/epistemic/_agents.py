@@ -13,7 +13,12 @@ HAS_PRIOR_SCALE = ("hypermodel", "epinet")
 """Agents whose prior can be taken away. What "prior-ensemble" is without its prior is "ensemble"."""
 PRIOR_PAIRS = (("prior-ensemble", "ensemble"), *((name, name + NO_PRIOR) for name in HAS_PRIOR_SCALE))
 """Agents with a prior, each with the same agent without it."""
-TUNED: dict[str, dict[str, float]] = {}
+TUNED: dict[str, dict[str, float]] = {
+    "dropout": {"rate": 0.3},
+    "bbb": {"prior_deviation": 1 / 3},
+    "sgmcmc": {"prior_variance": 0.3},
+    "epinet": {"prior_scale": 0.9},
+}
 """Constants that `python -m experiments testbed_tuning` chose, where they differ from the released ones."""
 TUNED_SUFFIX = "-tuned"
 AGENTS = (

@@ -159,3 +159,12 @@ LEARNERS: dict[str, tuple[Tune, bool]] = {
     ),
 }
 """How each is tuned and fitted, and whether it is refitted for the chain rule."""
+
+RELEASED: dict[str, tuple[Tune, bool]] = LEARNERS | {
+    "logistic": (as_it_is(_logistic(1.0)), True),
+    "forest": (as_it_is(_forest(1)), True),
+    "ensemble": (agent_model("ensemble", [{}], members=10), False),
+    "prior-ensemble": (agent_model("prior-ensemble", [{}], members=10), False),
+    "epinet": (agent_model("epinet", [{}]), False),
+}
+"""The same with released settings."""

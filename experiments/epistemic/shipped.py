@@ -24,6 +24,7 @@ learner, over pairs of a table and a split, lies below 0, "behind" if one lies a
 that a learner gives no probability are counted as "impossible together", and left out of its mean.
 
     python -m experiments shipped_uncertainty            # 4 tables, 3 splits
+    python -m experiments shipped_uncertainty --no-tuned # with released settings
     python -m experiments shipped_uncertainty standard   # 10 splits
 """
 
@@ -39,7 +40,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.epistemic._shipped_learners import LEARNERS, OURS, SEQUENCES, Fit, Tune
+from experiments.epistemic._shipped_learners import LEARNERS, OURS, RELEASED, SEQUENCES, Fit, Tune
 from experiments.suite.cells import remember, settings_of
 from experiments.suite.intervals import list_interval
 from experiments.suite.results import write_result
@@ -71,6 +72,8 @@ class ShippedConfig:
     """Queries that are predicted together."""
     splits: int = 3
     """Random splits per table."""
+    tuned: bool = True
+    """Whether learners that are not shipped choose their setting; else they have the released ones."""
     out: Path = Path("runs/shipped_uncertainty")
     """Folder of the cells, the table and the picture."""
 
@@ -160,7 +163,7 @@ def run(config: ShippedConfig, progress: Progress | None = None) -> dict[str, An
         )
     start, rows = time.monotonic(), []
     weights = [theta_sha256(trained.theta) for trained in (tables.load(tables.shipped()[0]), load(SEQUENCES))]
-    settings = settings_of(config, ("tables", "splits")) | {"weights": weights, "tuned": True}
+    settings = settings_of(config, ("tables", "splits")) | {"weights": weights}
     for table in config.tables:
         data = datasets.load(table)
         inputs = np.concatenate([data.train.inputs, data.test.inputs]).astype(np.float64)
@@ -173,7 +176,7 @@ def run(config: ShippedConfig, progress: Progress | None = None) -> dict[str, An
             mean, scale = inputs[given].mean(0), inputs[given].std(0)
             X = (inputs - mean) / np.where(scale > 0, scale, 1)
             parts = (X[given], labels[given], X[asked], labels[asked])
-            for name, (tune, refit) in LEARNERS.items():
+            for name, (tune, refit) in (LEARNERS if config.tuned else RELEASED).items():
                 compute = functools.partial(measure, tune, refit, parts, data.classes, config.tau)
                 part = f"{table}-{split}-{name.replace(', ', '-')}"
                 found = remember(config.out, part, settings, compute)
@@ -218,6 +221,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
         | {
             "impossible": sum(row["impossible"]["log-loss"] for row in part),
             "impossible together": sum(row["impossible"].get("joint", 0) for row in part),
+            "impossible, index": sum(row["impossible"].get("joint, index", 0) for row in part),
         }
         for name, part in by_learner.items()
     }
@@ -244,7 +248,7 @@ def format_result(result: Mapping[str, Any]) -> str:
         measure: [format_estimate(result["summary"][name].get(measure, [None] * 3), ".3f") for name in names]
         for measure in MEASURES
     }
-    for counted in ("impossible", "impossible together"):
+    for counted in ("impossible", "impossible together", "impossible, index"):
         columns[counted] = [str(result["summary"][name][counted]) for name in names]
     gaps = [f"joint of {OURS} minus {n}: {format_estimate(g, '.2f')}" for n, g in result["joint minus others"].items()]
     return "\n".join(
