@@ -225,11 +225,12 @@ def format_result(result: Mapping[str, Any]) -> str:
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Draw the correlation of each way over the shared steps, one axes per rate."""
     rates = list(dict.fromkeys(row["rate"] for row in result["rows"]))
+    at = list(dict.fromkeys(row["shared_steps"] for row in result["rows"]))
     figure, axes = new_figure(columns=len(rates), width=3.4, height=3.2)
     for ax, rate in zip(axes, rates, strict=True):
         for way in WAYS:
             rows = [row for row in result["rows"] if (row["way"], row["rate"]) == (way, rate)]
-            at, values = [row["shared_steps"] for row in rows], np.array([row["correlation"] for row in rows])
+            values = np.array([row["correlation"] for row in rows])
             (line,) = ax.plot(at, values[:, 0], marker="o", markersize=3, label=way)
             ax.fill_between(at, values[:, 1], values[:, 2], color=line.get_color(), alpha=0.15, linewidth=0)
         for style, (name, value) in zip(("--", "-.", ":"), result["alone"].items(), strict=True):
