@@ -230,7 +230,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     for ax, rate in zip(axes, rates, strict=True):
         for way in WAYS:
             rows = [row for row in result["rows"] if (row["way"], row["rate"]) == (way, rate)]
-            values = np.array([row["correlation"] for row in rows])
+            values = np.array([row["correlation"] for row in rows], np.float64)
             (line,) = ax.plot(at, values[:, 0], marker="o", markersize=3, label=way)
             ax.fill_between(at, values[:, 1], values[:, 2], color=line.get_color(), alpha=0.15, linewidth=0)
         for style, (name, value) in zip(("--", "-.", ":"), result["alone"].items(), strict=True):
