@@ -1,6 +1,6 @@
 """Training of the cells of `rigl`: one network, one method, one sparsity, one length and one seed.
 
-SGD with momentum .9, a cosine from .1, weight decay 1e-4, batches of 128. A program takes masks and the order of the
+SGD with momentum .9, a cosine from .1, weight decay 1e-4. A program takes masks and the order of the
 examples as data, so all sparsities and seeds share it.
 """
 
@@ -45,8 +45,7 @@ from metalearn_models.sparsity.training_flops import (
 )
 from metalearn_tasks.datasets import Dataset
 
-RATE, MOMENTUM, DECAY, BATCH = 0.1, 0.9, 1e-4, 128
-EVERY, ALPHA = 100, 0.3
+RATE, MOMENTUM, DECAY, ALPHA = 0.1, 0.9, 1e-4, 0.3
 END = 0.75
 """Share of the training after which connections stay."""
 PRUNING_START = 0.125
@@ -70,6 +69,21 @@ class Cell:
         return f"{self.network}-{self.method}-{self.sparsity:g}-{self.length}x-{self.seed}"
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """What all trainings share.
+
+    Attributes:
+        steps: steps of the shortest training.
+        every: steps between two changes of connections.
+        batch: examples per step.
+    """
+
+    steps: int
+    every: int = 100
+    batch: int = 128
+
+
 class Model(NamedTuple):
     """A network and how often each of its kernels is used per example."""
 
@@ -77,21 +91,27 @@ class Model(NamedTuple):
     places: dict[str, int]
 
 
-def model_of(name: str, budget: int | None = None) -> Model:
+def model_of(name: str, shape: tuple[int, ...], budget: int | None = None) -> Model:
     """The network of a name; or, with a budget, the widest dense one of its kind with at most so many parameters.
+
+    Args:
+        name: "lenet" or "conv".
+        shape: (H, W) or (H, W, 1) of the images.
+        budget: a number of parameters.
 
     A small LeNet has one hidden layer: with two, the budget of 99 % leaves a layer of one unit.
     """
+    pixels = math.prod(shape)
     if name == "lenet":
         if budget is None:
-            return Model(mlp(784, (300, 100), 10), {})
-        return Model(mlp(784, (max(1, (budget - 10) // 795),), 10), {})
-    places = {"0/weight": 14 * 14, "1/weight": 7 * 7, "2/weight": 4 * 4}
+            return Model(mlp(pixels, (300, 100), 10), {})
+        return Model(mlp(pixels, (max(1, (budget - 10) // (pixels + 11)),), 10), {})
+    places = {f"{i}/weight": math.prod(-(-side // 2 ** (i + 1)) for side in shape[:2]) for i in range(3)}
     channels, scale = (16, 32, 64), 1.0
     if budget is not None:
         sizes = [s / 64 for s in range(64, 0, -1)]
         scale = next((s for s in sizes if _conv_size(_scaled(channels, s)) <= budget), sizes[-1])
-    return Model(conv((28, 28), _scaled(channels, scale), 10), places)
+    return Model(conv(shape, _scaled(channels, scale), 10), places)
 
 
 def _scaled(channels: tuple[int, ...], scale: float) -> tuple[int, ...]:
@@ -102,9 +122,9 @@ def _conv_size(channels: tuple[int, ...]) -> int:
     return sum(9 * a * b + b for a, b in pairwise((1, *channels))) + 11 * channels[-1]
 
 
-def rule_of(method: str, steps: int) -> Rule:
-    """The rule of a method, for that many steps."""
-    end = max(EVERY, round(END * steps / EVERY) * EVERY)
+def rule_of(method: str, steps: int, every: int) -> Rule:
+    """The rule of a method, for that many steps and that many between two changes."""
+    end = _end(steps, every)
     cycles: dict[str, Callable[..., Rule]] = {
         "set": set_rule,
         "snfs": snfs,
@@ -112,26 +132,30 @@ def rule_of(method: str, steps: int) -> Rule:
         "rigl-released": rigl_released,
     }
     if method in cycles:
-        return cycles[method](end, every=EVERY, alpha=ALPHA)
+        return cycles[method](end, every=every, alpha=ALPHA)
     if method == "pruning":
-        return gradual_pruning(*_pruning_times(steps))
+        return gradual_pruning(*_pruning_times(steps, every))
     return static()
 
 
-def _pruning_times(steps: int) -> tuple[int, int, int]:
+def _end(steps: int, every: int) -> int:
+    return max(every, round(END * steps / every) * every)
+
+
+def _pruning_times(steps: int, every: int) -> tuple[int, int, int]:
     """End, every and start of gradual pruning."""
-    end = max(EVERY, round(END * steps / EVERY) * EVERY)
-    return end, EVERY, min(end - EVERY, round(PRUNING_START * steps / EVERY) * EVERY)
+    end = _end(steps, every)
+    return end, every, min(end - every, round(PRUNING_START * steps / every) * every)
 
 
 @cache
-def _program(network: str, method: str, steps: int) -> Callable[..., dict[str, Any]]:
+def _program(network: str, method: str, steps: int, every: int) -> Callable[..., dict[str, Any]]:
     rate = optax.cosine_decay_schedule(RATE, steps)
     inner = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, momentum=MOMENTUM))
 
     @jax.jit
     def train(apply: Any, params: Any, masks: Any, key: Any, order: Any, train: Any, test: Any) -> dict[str, Any]:
-        tx: Any = inner if masks is None else sparse_with_masks(inner, rule_of(method, steps), masks, key=key)
+        tx: Any = inner if masks is None else sparse_with_masks(inner, rule_of(method, steps, every), masks, key=key)
         state: Any = tx.init(params)
         params = params if masks is None else apply_masks(params, state.masks)
 
@@ -158,14 +182,14 @@ def _program(network: str, method: str, steps: int) -> Callable[..., dict[str, A
     return train
 
 
-def train_cell(cell: Cell, data: Dataset, steps: int) -> dict[str, Any]:
+def train_cell(cell: Cell, data: Dataset, schedule: Schedule) -> dict[str, Any]:
     """Train one cell; accuracy on the test images, loss on the training images, connections and FLOPs per example.
 
     `flops` is the mean over the steps by the formulas of the paper, as a share of dense training; longer trainings
     cost as many times more.
     """
-    steps = steps * cell.length
-    full = model_of(cell.network)
+    steps, batch = schedule.steps * cell.length, schedule.batch
+    full = model_of(cell.network, data.shape)
     key_init, key_masks, key_rule = jax.random.split(jax.random.key(cell.seed), 3)
     like = full.network.init(key_init)
     masks = draw_masks(key_masks, like, erk, cell.sparsity) if cell.method not in ("dense", "small-dense") else None
@@ -176,33 +200,33 @@ def train_cell(cell: Cell, data: Dataset, steps: int) -> dict[str, Any]:
         size, kernels = (
             sum(math.prod(s) for s in x) for x in ([x.shape for x in jax.tree.leaves(like)], shapes.values())
         )
-        used = model_of(cell.network, round((1 - cell.sparsity) * kernels) + size - kernels)
+        used = model_of(cell.network, data.shape, round((1 - cell.sparsity) * kernels) + size - kernels)
         small = jax.eval_shape(used.network.init, key_init)
         per_step = dense_training(forward_flops(sparse_shapes(small), None, used.places))
     else:
-        per_step = _training_flops(cell, shapes, full.places, steps)
+        per_step = _training_flops(cell, shapes, full.places, steps, schedule.every)
     rng = np.random.default_rng(cell.seed)
     count = len(data.train.labels)
     epochs = [
-        rng.permutation(count)[: count // BATCH * BATCH] for _ in range(-(-steps * BATCH // (count // BATCH * BATCH)))
+        rng.permutation(count)[: count // batch * batch] for _ in range(-(-steps * batch // (count // batch * batch)))
     ]
-    order = np.concatenate(epochs)[: steps * BATCH].reshape(steps, BATCH)
+    order = np.concatenate(epochs)[: steps * batch].reshape(steps, batch)
     splits = [(jnp.asarray(s.inputs), jnp.asarray(s.labels)) for s in (data.train, data.test)]
-    found = _program(cell.network, cell.method, steps)(
+    found = _program(cell.network, cell.method, steps, schedule.every)(
         jax.tree_util.Partial(used.network.apply), used.network.init(key_init), masks, key_rule, order, *splits
     )
     return {k: v.item() for k, v in found.items()} | {"flops": per_step / dense_training(dense) * cell.length}
 
 
-def _training_flops(cell: Cell, shapes: Any, places: dict[str, int], steps: int) -> float:
+def _training_flops(cell: Cell, shapes: Any, places: dict[str, int], steps: int, every: int) -> float:
     densities = {name: 1.0 for name in shapes} if cell.method == "dense" else erk(shapes, cell.sparsity)
     dense, sparse = forward_flops(shapes, None, places), forward_flops(shapes, densities, places)
     if cell.method == "snfs":
         return snfs_training(dense, sparse)
     if cell.method.startswith("rigl"):
-        return rigl_training(dense, sparse, EVERY)
+        return rigl_training(dense, sparse, every)
     if cell.method == "pruning":
-        end, every, start = _pruning_times(steps)
+        end, _, start = _pruning_times(steps, every)
         return gradual_pruning_training(
             lambda left: forward_flops(shapes, {k: d + left * (1 - d) for k, d in densities.items()}, places),
             pruned_share(steps, end, every, start),

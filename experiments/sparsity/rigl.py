@@ -5,7 +5,8 @@ LeNet-300-100 and a small convolutional network, ERK, several sparsities and len
 images and loss on training images stand against the FLOPs of training, counted by the paper's formulas. All methods
 have one setting, that of the dense network; no method is tuned.
 
-The rule, written before the first run. At each sparsity of LeNet with the shortest training, on paired seeds:
+The rule, written before the first run, for LeNet at first and for the convolutional network before its own first run.
+At each sparsity of a network with the shortest training, on paired seeds:
 
 - accuracy: pruning > RigL >= SET > static > small-dense. A ">" holds if the mean difference is positive, ">=" if its
   95 % interval is not below 0. It fails if the interval lies on the other side.
@@ -16,6 +17,8 @@ The rule, written before the first run. At each sparsity of LeNet with the short
 
     python -m experiments rigl --mnist FOLDER              # 98 and 99 %; RigL 5x at 90 %
     python -m experiments rigl standard --mnist FOLDER     # 80 to 99 %, 1x, 2x and 5x, two networks
+    python -m experiments rigl quick --mnist FOLDER --networks conv --size 14 --sparsities 0.9 0.95 0.98 --long \
+        --steps 800 --every 50 --batch 64 --seeds 3       # convolutions on halved images
 
 A training that has ended is kept in `out/cells`; the same command continues.
 """
@@ -31,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sparsity._training import METHODS, Cell, train_cell
+from experiments.sparsity._training import METHODS, Cell, Schedule, train_cell
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate, read_numbers
 from metalearn.errors import DataNotPreparedError
@@ -65,6 +68,12 @@ class RiglConfig:
     """Sparsities at which RigL is also trained five times as long, beside the dense network."""
     steps: int = 4000
     """Steps of the shortest training."""
+    every: int = 100
+    """Steps between two changes of connections, Delta T."""
+    batch: int = 128
+    """Images per step."""
+    size: int | None = None
+    """Height and width to which images are resized. None: as they are."""
     seeds: int = 5
     """Repetitions, each with its own initial weights, masks and order of the images."""
     out: Path = Path("runs/rigl")
@@ -108,17 +117,18 @@ def run(config: RiglConfig, progress: Progress | None = None) -> dict[str, Any]:
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"--{kind}s takes {', '.join(known)}, got {', '.join(unknown)}")
     try:
-        data = datasets.load(config.mnist)
+        data = datasets.load(config.mnist, size=config.size)
     except DataNotPreparedError as error:
         return {"skipped": str(error)}
+    schedule = Schedule(config.steps, config.every, config.batch)
     start, rows, folder = time.monotonic(), [], config.out / "cells"
     folder.mkdir(parents=True, exist_ok=True)
     cells = list_cells(config)
     for i, cell in enumerate(cells):
-        path = folder / f"{cell.name}-{config.steps}.json"
+        path = folder / f"{cell.name}-{config.size or 'as-is'}-{config.steps}x{config.batch}-{config.every}.json"
         if not path.exists():
             began = time.monotonic()
-            row = {**vars(cell), **train_cell(cell, data, config.steps), "seconds": time.monotonic() - began}
+            row = {**vars(cell), **train_cell(cell, data, schedule), "seconds": time.monotonic() - began}
             write_atomically(path, json.dumps(row).encode())
             if progress is not None:
                 progress.note(f"{i + 1}/{len(cells)} {cell.name}: {row['accuracy']:.4f}, {row['seconds']:.0f} s")
@@ -164,9 +174,10 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def judge(groups: Mapping[tuple[Any, ...], Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """The claims of the rule at the head of this module, with the differences that decide them."""
     claims = []
-    shortest = min((length for network, _, _, length in groups if network == "lenet"), default=1)
-    for sparsity in sorted({s for network, method, s, _ in groups if network == "lenet" and method == "static"}):
-        at = {m: rows for (n, m, s, k), rows in groups.items() if n == "lenet" and s == sparsity and k == shortest}
+    shortest = {name: min(k for n, _, _, k in groups if n == name) for name, *_ in groups}
+    for network, sparsity in sorted({(n, s) for n, method, s, _ in groups if method == "static"}, reverse=True):
+        place, here = f"{network} {sparsity:.0%}", (network, sparsity, shortest[network])
+        at = {m: rows for (n, m, s, k), rows in groups.items() if (n, s, k) == here}
         for better, worse in ORDER:
             if better not in at or worse not in at:
                 continue
@@ -176,19 +187,19 @@ def judge(groups: Mapping[tuple[Any, ...], Sequence[Mapping[str, Any]]]) -> list
             holds = found.high >= 0 if equal else found.mean > 0
             sign = ">=" if equal else ">"
             state = "holds" if holds else "fails" if found.high < 0 else "open"
-            claims.append(_claim(f"{sparsity:.0%}: {better} {sign} {worse}", found, state))
+            claims.append(_claim(f"{place}: {better} {sign} {worse}", found, state))
         if "rigl" in at and "set" in at:
             ours, others = (mean_interval([np.log(r["loss"]) for r in at[m]]) for m in ("rigl", "set"))
             state = "holds" if ours.high < others.low else "fails" if ours.low > others.high else "open"
             pairs = zip(at["rigl"], at["set"], strict=True)
             found = mean_interval([np.log(a["loss"]) - np.log(b["loss"]) for a, b in pairs])
-            claims.append(_claim(f"{sparsity:.0%}: log training loss of rigl below set", found, state))
+            claims.append(_claim(f"{place}: log training loss of rigl below set", found, state))
     for (network, method, sparsity, length), rows in groups.items():
-        dense = groups.get((network, "dense", 0.0, shortest))
-        if dense and (network, method, sparsity, length) == ("lenet", "rigl", 0.9, 5):
+        dense = groups.get((network, "dense", 0.0, shortest[network]))
+        if dense and (method, sparsity, length) == ("rigl", 0.9, 5):
             found = mean_interval([a["accuracy"] - b["accuracy"] for a, b in zip(rows, dense, strict=True)])
             state = "holds" if found.mean >= -0.005 else "fails" if found.high < -0.005 else "open"
-            claims.append(_claim("90%: rigl with 5x the steps >= dense - .005", found, state))
+            claims.append(_claim(f"{network} 90%: rigl with 5x the steps >= dense - .005", found, state))
     return claims
 
 

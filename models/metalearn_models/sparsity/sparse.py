@@ -19,7 +19,7 @@ from jaxtyping import Array, PRNGKeyArray
 from metalearn_models.optimizers.frame import transformation
 from metalearn_models.sparsity.contract import Change, Masks, Moment, Rule, SparseState
 from metalearn_models.sparsity.distributions import Distribution, erk
-from metalearn_models.sparsity.masks import Which, apply_masks, check_masks, draw_masks, kernels, map_masks
+from metalearn_models.sparsity.masks import Which, apply_masks, check_masks, draw_masks, kernels
 
 __all__ = ["sparse", "sparse_with_masks"]
 
@@ -41,6 +41,10 @@ def sparse(
 
     Without the last line, only the first gradient is that of dense layers. This transformation must be the outermost
     one: whatever changes its updates later would move what is off.
+
+    A loop that knows when connections change can say so: `update(grads, state, params, due=False)` is a program without
+    the change, at the cost of static masks, and `due=True` one with it. The results are the same as long as `due` is
+    what the rule says of `state.step`; nothing checks that.
 
     Args:
         inner: any optimizer. It sees gradients that are zero where connections are off, and its state restarts where
@@ -104,39 +108,68 @@ def _transformation(
                 zero, jax.random.key_data(key), masks, zero, zero, {rule.name: memory}, inner.init(params)
             )
 
-    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, SparseState]:
+    def update(
+        grads: Any, state: Any, params: Any = None, *, due: bool | None = None, **extra: Any
+    ) -> tuple[Any, SparseState]:
         memory = _check(rule, state, params)
         memory = rule.watch(memory, grads, state.masks)
         step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=kind), state.step)
 
-        def descend() -> tuple[Any, Any]:
+        def descend(masks: Masks) -> tuple[Any, Any]:
             with jax.numpy_dtype_promotion("standard"):
-                updates, inner_state = inner.update(apply_masks(grads, state.masks), state.inner, params, **extra)
-            return _hold(updates, params, state.masks), inner_state
+                return inner.update(apply_masks(grads, masks), state.inner, params, **extra)
 
-        def ordinary() -> tuple[Any, ...]:
-            return *descend(), state.masks, memory, jnp.int32(0)
+        def keep() -> _Found:
+            return _Found(_kinds(state.masks, None), memory, jnp.int32(0))
 
-        def changing(decide: Callable[[Moment], Change]) -> tuple[Any, ...]:
-            if rule.pauses:
-                updates, inner_state, after = jax.tree.map(jnp.zeros_like, params), state.inner, params
-            else:
-                updates, inner_state = descend()
-                after = optax.apply_updates(params, updates)
+        def change(decide: Callable[[Moment], Change]) -> _Found:
+            after = params
+            if not rule.pauses:
+                after = optax.apply_updates(params, _hold(descend(state.masks)[0], params, state.masks))
             change = decide(Moment(state.step, step_key, after, grads, state.masks, memory))
-            on = map_masks(lambda m, f: m & ~f, change.masks, change.fresh)
-            inner_state = _restart(inner, inner_state, apply_masks(params, on), change.fresh)
-            return _hold(updates, params, on), inner_state, change.masks, change.memory, change.skipped
+            return _Found(_kinds(change.masks, change.fresh), change.memory, change.skipped)
 
-        if rule.due is None or rule.change is None or not jax.tree.leaves(state.masks):
-            due, (updates, inner_state, masks, memory, skipped) = jnp.array(False), ordinary()
+        if due is False or rule.due is None or rule.change is None or not jax.tree.leaves(state.masks):
+            now, masks, skipped = jnp.array(False), state.masks, jnp.int32(0)
+            updates, inner_state = descend(masks)
+            updates = _hold(updates, params, masks)
         else:
-            due = rule.due(state.step)
-            updates, inner_state, masks, memory, skipped = jax.lax.cond(due, partial(changing, rule.change), ordinary)
-        counts = (state.changes + due.astype(jnp.int32), state.skipped + skipped)
+            now, some = rule.due(state.step) if due is None else jnp.array(True), partial(change, rule.change)
+            # What leaves a branch is copied at every step, so one byte per entry does. A rule that pauses drops the
+            # inner step of a change, so its inner step can read the new masks and the old ones need no copy.
+            kinds, memory, skipped = jax.lax.cond(now, some, keep) if due is None else some()
+            masks, old, fresh = (jax.tree.map(f, kinds) for f in (lambda k: k > 0, lambda k: k == 1, lambda k: k == 2))
+            updates, inner_state = descend(old if rule.pauses else state.masks)
+            if rule.pauses:
+                updates, inner_state = _choose(~now, (updates, inner_state), (_zeros(updates), state.inner))
+            inner_state = _restart(inner, inner_state, apply_masks(params, old), fresh)
+            updates = _hold(updates, params, old)
+        counts = (state.changes + now.astype(jnp.int32), state.skipped + skipped)
         return updates, SparseState(state.step + 1, state.key, masks, *counts, {rule.name: memory}, inner_state)
 
     return transformation(None, init, update)
+
+
+class _Found(NamedTuple):
+    """What leaves the decision: by sparse leaf 0 where it is off, 1 at a connection, 2 at a fresh one; and the rest."""
+
+    kinds: Any
+    memory: Any
+    skipped: Any
+
+
+def _kinds(masks: Masks, fresh: Masks | None) -> Any:
+    kinds = jax.tree.map(lambda m: m.astype(jnp.uint8), masks)
+    return kinds if fresh is None else jax.tree.map(lambda k, f: k + f.astype(jnp.uint8), kinds, fresh)
+
+
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def _choose(first: Any, one: Any, other: Any) -> Any:
+    """The first tree or the other."""
+    return jax.tree.map(lambda a, b: jnp.where(first, a, b), one, other)
 
 
 def _hold(updates: Any, params: Any, on: Masks) -> Any:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.sparsity import _training, rigl
+from experiments.sparsity import _step_cost, _training, rigl
 from experiments.sparsity._training import Cell, model_of
 from metalearn.errors import DataNotPreparedError
 from metalearn_tasks import datasets
@@ -32,21 +32,29 @@ def test_the_verdict_follows_its_rule():
     found = rigl.summarise(made_up())
     assert found["verdict"] == "reproduced" and len(found["claims"]) == 6
     swapped = rigl.summarise(made_up(static=0.935))
-    assert swapped["verdict"] == "not reproduced" and swapped["words"] == "98%: set > static"
+    assert swapped["verdict"] == "not reproduced" and swapped["words"] == "lenet 98%: set > static"
     noisy = made_up()
     noisy[4]["accuracy"], noisy[5]["accuracy"] = 0.90, 0.935  # set: its mean is below static, the interval is wide
     assert rigl.summarise(noisy)["verdict"] == "open"
     worse = [row | {"accuracy": 0.9} if row["length"] == 5 else row for row in made_up()]
-    assert "rigl with 5x" in rigl.summarise(worse)["words"]
+    assert "lenet 90%: rigl with 5x" in rigl.summarise(worse)["words"]
+
+
+def test_each_network_is_judged():
+    """A network cannot hide behind another one."""
+    rows = made_up() + [row | {"network": "conv"} for row in made_up(static=0.935)]
+    found = rigl.summarise(rows)
+    assert len(found["claims"]) == 12 and found["words"] == "conv 98%: set > static"
 
 
 def test_small_dense_networks_fit_the_budget_of_sparse_ones():
     """784-7-10 and 784-3-10 at 98 and 99 %, and the same kind of network for convolutions."""
     for budget, width in ((5_324 + 410, 7), (2_662 + 410, 3)):
-        layers = model_of("lenet", budget).network.init(jax.random.key(0))
+        layers = model_of("lenet", (28, 28), budget).network.init(jax.random.key(0))
         assert [layer["weight"].shape for layer in layers] == [(784, width), (width, 10)]
-    full, small = (model_of("conv", b).network.init(jax.random.key(0)) for b in (None, 5_000))
+    full, small = (model_of("conv", (28, 28, 1), b).network.init(jax.random.key(0)) for b in (None, 5_000))
     sizes = [sum(x.size for x in jax.tree.leaves(p)) for p in (full, small)]
+    assert model_of("conv", (14, 14)).places == {"0/weight": 49, "1/weight": 16, "2/weight": 4}
     assert sizes[0] == 160 + 4_640 + 18_496 + 650 and 4_000 < sizes[1] <= 5_000
 
 
@@ -56,7 +64,7 @@ def tiny(monkeypatch):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(320, 28, 28)).astype(np.float32), np.arange(320) % 10
     data = datasets.load((x[:256], y[:256], x[256:], y[256:]))
-    monkeypatch.setattr(rigl.datasets, "load", lambda source: data)
+    monkeypatch.setattr(rigl.datasets, "load", lambda source, size: data)
     return data
 
 
@@ -79,7 +87,7 @@ def test_unknown_names_and_missing_data_are_said(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"--methods takes dense, .*, got snip"):
         rigl.run(dataclasses.replace(rigl.PRESETS["quick"], methods=("snip",)))
 
-    def missing(source):
+    def missing(source, size):
         raise DataNotPreparedError("no mnist here")
 
     monkeypatch.setattr(rigl.datasets, "load", missing)
@@ -91,9 +99,16 @@ def test_every_method_has_its_formula():
     shapes = {"0/weight": (784, 300), "1/weight": (300, 100), "2/weight": (100, 10)}
     dense = 3 * 2 * 266_200
     share = {
-        m: _training._training_flops(Cell("lenet", m, 0.9, 1, 0), shapes, {}, 4_000) / dense for m in _training.METHODS
+        m: _training._training_flops(Cell("lenet", m, 0.9, 1, 0), shapes, {}, 4_000, 100) / dense
+        for m in _training.METHODS
     }
     assert share["dense"] == 1 and share["static"] == share["set"] == pytest.approx(0.1)
     assert share["snfs"] == pytest.approx((2 * 0.1 + 1) / 3)
     assert share["rigl"] == share["rigl-released"] == pytest.approx(0.10297, abs=1e-5)
     assert 0.3 < share["pruning"] < 0.5
+
+
+def test_costs_of_a_step_are_over_the_dense_one():
+    found = _step_cost.measure(steps=2, repeats=1, batch=2)
+    assert found["dense"] == (1.0, 1.0) and set(found) > {"static", "RigL", "RigL, with due"}
+    assert all(ratio > 0 for ratios in found.values() for ratio in ratios)

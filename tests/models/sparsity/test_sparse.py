@@ -6,7 +6,17 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn_models.sparsity import count_masks, rigl, rigl_released, sparse, sparse_with_masks, static
+from metalearn_models.sparsity import (
+    apply_masks,
+    count_masks,
+    erk,
+    rigl,
+    rigl_released,
+    set_rule,
+    sparse,
+    sparse_with_masks,
+    static,
+)
 from tests.models.sparsity import cases
 
 
@@ -87,6 +97,38 @@ def test_a_rule_that_moves_nothing_is_static_to_the_bit(standing, rule):
     _, (expected, others, expected_updates) = standing
     found = (params, updates, states.inner, states.masks)
     jax.tree.map(np.testing.assert_array_equal, found, (expected, expected_updates, others.inner, others.masks))
+
+
+def _train_in_rounds(tx, params, grads):
+    """The end of `cases.train`, by a program that changes connections at steps 3, 6 and 9 without a condition."""
+    state = tx.init(params)
+    carry = (apply_masks(params, state.masks), state)
+
+    def step(carry, g, due):
+        updates, state = tx.update(g, carry[1], carry[0], due=due)
+        return optax.apply_updates(carry[0], updates), state
+
+    def rest(carry, rounds):
+        return jax.lax.scan(lambda c, g: (step(c, g, False), None), carry, rounds)[0]
+
+    rounds = jax.tree.map(lambda g: g.reshape(4, 3, *g.shape[1:]), grads)
+    first, others = (jax.tree.map(lambda g, part=part: g[part], rounds) for part in (0, slice(1, None)))
+
+    def change_first(carry, given):
+        changed = step(carry, jax.tree.map(lambda g: g[0], given), True)
+        return rest(changed, jax.tree.map(lambda g: g[1:], given)), None
+
+    return jax.lax.scan(change_first, rest(carry, first), others)[0]
+
+
+@pytest.mark.parametrize("rule", [rigl, set_rule])
+def test_a_loop_that_knows_when_connections_change_ends_at_the_same_bits(rule):
+    tx = sparse(cases.INNER, rule(end=14, every=3, alpha=0.5), erk, 0.6)
+    known, (params, states, _) = jax.jit(lambda p, g: (_train_in_rounds(tx, p, g), cases.train(tx, p, g)[1]))(
+        cases.params(), cases.grads()
+    )
+    jax.tree.map(np.testing.assert_array_equal, known, jax.tree.map(lambda x: x[-1], (params, states)))
+    assert int(known[1].changes) == 3
 
 
 def test_sparsity_zero_is_the_inner_optimizer_to_the_bit():

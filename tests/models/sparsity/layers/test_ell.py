@@ -38,9 +38,9 @@ def test_value_and_gradients_equal_masked_dense(case):
     kernel, mask, x, g, values, connections = case
     y, d_values, d_x = value_and_gradients(values, connections, x, g)
     exact, x, g = (kernel * mask).astype(np.float64), np.asarray(x), np.asarray(g)
-    np.testing.assert_allclose(y, exact.T @ x, atol=1e-6)
-    np.testing.assert_allclose(d_x, exact @ g, atol=1e-6)
-    np.testing.assert_allclose(to_dense(d_values, connections), (x.astype(np.float64) @ g.T) * mask, atol=2e-6)
+    np.testing.assert_allclose(y, exact.T @ x, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(d_x, exact @ g, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(to_dense(d_values, connections), (x.astype(np.float64) @ g.T) * mask, rtol=0, atol=1e-6)
     assert (np.asarray(d_values)[np.asarray(connections.indices) == INPUTS] == 0).all()
 
 
@@ -69,9 +69,10 @@ def test_another_topology_needs_no_compilation(case):
 def test_the_gradient_of_values_is_whole_over_several_blocks(case, monkeypatch):
     """With blocks of three outputs, which do not divide ten."""
     _, mask, x, g, values, connections = case
+    right = (np.asarray(x, np.float64) @ np.asarray(g).T) * mask
     monkeypatch.setattr("metalearn_models.sparsity.layers.ell.BLOCK", 3 * values.shape[0] * BATCH)
     d_values = jax.vjp(lambda v: ell_product(v, connections, x), values)[1](g)[0]
-    np.testing.assert_allclose(to_dense(d_values, connections), np.asarray(x @ g.T) * mask, atol=2e-6)
+    np.testing.assert_allclose(to_dense(d_values, connections), right, rtol=0, atol=1e-6)
 
 
 def test_populations_of_values_and_second_derivatives(case):
@@ -110,9 +111,13 @@ def test_float64_stays_float64(case):
     kernel, mask, x, g, _, connections = case
     with jax.enable_x64(True):
         values = jnp.take_along_axis(jnp.asarray(kernel, jnp.float64), jnp.minimum(connections.indices, INPUTS - 1), 0)
-        y, _, d_x = value_and_gradients(values, connections, jnp.asarray(x, jnp.float64), jnp.asarray(g, jnp.float64))
-        np.testing.assert_allclose(y, (kernel * mask).astype(np.float64).T @ np.asarray(x), rtol=1e-12, atol=1e-12)
-        assert d_x.dtype == jnp.float64
+        x, g = (np.asarray(a, np.float64) for a in (x, g))
+        y, d_values, d_x = value_and_gradients(values, connections, jnp.asarray(x), jnp.asarray(g))
+        exact = (kernel * mask).astype(np.float64)
+        np.testing.assert_allclose(y, exact.T @ x, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(d_x, exact @ g, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(to_dense(d_values, connections), (x @ g.T) * mask, rtol=1e-12, atol=1e-12)
+        assert d_x.dtype == d_values.dtype == jnp.float64
 
 
 def test_dense_and_back(case):

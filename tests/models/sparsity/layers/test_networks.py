@@ -88,9 +88,10 @@ def test_blocks_equal_masked_dense():
     d_values, d_x = back(g)
     dense = np.asarray(block_to_dense(values, connections))
     mask = np.asarray(block_to_dense(jnp.ones_like(values), connections))
-    np.testing.assert_allclose(y, dense.T @ np.asarray(x), atol=1e-6)
-    np.testing.assert_allclose(d_x, dense @ np.asarray(g), atol=1e-6)
-    np.testing.assert_allclose(block_to_dense(d_values, connections), np.asarray(x @ g.T) * mask, atol=2e-6)
+    exact, wide_x, wide_g = (np.asarray(a, np.float64) for a in (dense, x, g))
+    np.testing.assert_allclose(y, exact.T @ wide_x, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(d_x, exact @ wide_g, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(block_to_dense(d_values, connections), wide_x @ wide_g.T * mask, rtol=0, atol=1e-6)
     assert (d_values[1, 2] == 0).all() and mask.sum() == 9 * 6
     with pytest.raises(ValueError, match="4 blocks of 3 inputs need 12 features, got 10"):
         block_product(values, connections, g)
