@@ -82,7 +82,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "neurons": Entry("experiments.optimizers.neurons.experiment", {"quick": "", "standard": ""}),
     "mini_blocks": Entry("experiments.optimizers.mini_blocks", {"standard": "4 min", "quick": ""}),
     "update_angles": Entry("experiments.optimizers.update_angles", {"quick": "1 min", "standard": ""}),
-    "epinet_compute": Entry("experiments.epistemic.compute", {"quick": "10 min", "standard": ""}),
+    "epinet_compute": Entry("experiments.epistemic.compute", {"quick": "2 min", "standard": ""}),
     "epistemic_bandit": Entry("experiments.epistemic.bandit", {"quick": "2 min", "standard": ""}),
     "gpt_curves": Entry("experiments.gpt.curves", {"standard": ""}),
     "gpt_scaling": Entry("experiments.gpt.scaling", {"quick": ""}),
@@ -144,7 +144,8 @@ def summary_line(module: str) -> str:
 def format_list() -> str:
     """Every experiment by room: name, what it shows, and its presets with their times; the default preset first."""
     lines, room = [], ""
-    for name, entry in EXPERIMENTS.items():
+    rooms = list(dict.fromkeys(entry.module.split(".")[1] for entry in EXPERIMENTS.values()))
+    for name, entry in sorted(EXPERIMENTS.items(), key=lambda item: rooms.index(item[1].module.split(".")[1])):
         if room != (room := entry.module.split(".")[1]):
             lines += ["", summary_line(f"experiments.{room}.__init__")]
         lines.append(f"  {name:<20} {summary_line(entry.module)}")

@@ -1,4 +1,4 @@
-"""Everything that this library has to say on an accelerator, in one command and the minutes that it is given.
+"""Test every part on an accelerator and time it, in one command.
 
 Four parts, one after another. `smoke`: one small step of each learner, estimator, optimizer and loss. `throughput`: the
 in-context training step at widths 128 to 1,024 in float32 and bfloat16, as a share of the device's own matrix product,

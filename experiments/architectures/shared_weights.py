@@ -1,4 +1,4 @@
-"""What shared weights say of the cells of a space, measured over all of it, and what may mend them.
+"""What shared weights say of the cells of a space, measured over all of it, and which score ranks best.
 
 Li and Talwalkar 2019, "Random search and reproducibility for neural architecture search" (arXiv 1902.07638), rank
 cells by their scores with weights that all cells share. Here all 162 cells of 3 nodes on digits are trained alone for R
@@ -7,8 +7,8 @@ are scored with them in four ways: by their error, by their loss, and by their e
 alone or of all weights. A few steps for each of all cells cost as much as the rung of halving at that step.
 
 Every number is Spearman's correlation of the scores of one seed with the mean validation errors, at R, of training
-alone with the other seeds. So "alone at R" is what no shared weights can be expected to exceed, and "alone at R / 16"
-what halving's first rung says.
+alone with the other seeds. So "alone at R" is what a score by error of one whole training reaches; scores by loss can
+exceed it. "Alone at R / 16" is what halving's first rung says.
 
 The rule, written before the first run. The default is 4 R steps at the rate of training alone, scored by error.
 
