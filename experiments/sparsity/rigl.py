@@ -17,8 +17,9 @@ At each sparsity of a network with the shortest training, on paired seeds:
 
     python -m experiments rigl --mnist FOLDER              # 98 and 99 %; RigL 5x at 90 %
     python -m experiments rigl standard --mnist FOLDER     # 80 to 99 %, 1x, 2x and 5x, two networks
-    python -m experiments rigl quick --mnist FOLDER --networks conv --size 14 --sparsities 0.9 0.95 0.98 --long \
-        --steps 800 --every 50 --batch 64 --seeds 3       # convolutions on halved images
+    python -m experiments rigl quick --networks conv --size 14 --steps 800 --every 50 --batch 64 --mnist FOLDER
+
+The last one takes convolutions on halved images.
 
 A training that has ended is kept in `out/cells`; the same command continues.
 """

@@ -106,7 +106,7 @@ def _predict_left_out(
         rows = rng.permutation(free)[:CALIBRATION_ROWS]
         return rows, _mean(answer(fitted, X[rows]), ~fitted.shown[:, rows])
     found, order = [], rng.permutation(len(X))
-    for part in np.array_split(order, _FOLDS):
+    for number, part in enumerate(np.array_split(order, _FOLDS)):
         rest = np.setdiff1d(order, part)
         if len(np.unique(classes[rest])) < classes.max() + 1:  # the only row of its class must stay
             lonely = np.setdiff1d(classes, classes[rest])
@@ -114,7 +114,7 @@ def _predict_left_out(
             rest = np.setdiff1d(order, part)
         if not len(part):
             continue
-        reading = read_table(trained, X[rest], classes[rest], categorical=categorical, views=1, rng=rng)
+        reading = read_table(trained, X[rest], classes[rest], categorical=categorical, views=1, rng=rng, first=number)
         found.append((part, _mean(answer(reading, X[part]))))
     if not found:
         return None

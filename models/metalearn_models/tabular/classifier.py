@@ -45,10 +45,11 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
     the weights.
 
     A Transformer for tables, whose tokens are cells, takes categories and missing values as such. A view holds up to
-    1,024 rows, a stratified sample of larger tables, and up to 64 columns, in turn a choice of them and the leading
-    principal components of wider tables. From 100 rows on, rows that a view does not hold (if all hold all, a quarter
-    at a time is left out of one more reading) calibrate the prediction: a temperature and a bias per class. A view
-    keeps about 1.6 kB per cell of its context: 26 MB for 1,000 rows of 16 columns. Time grows with the cells of a view:
+    1,024 rows, a stratified sample of larger tables, and up to 64 columns. Of wider tables, views have in turn the
+    columns that say most about the classes by themselves, leading principal components, columns at random, components.
+    From 100 rows on, rows that a view does not hold (if all hold all, a quarter at a time is left out of one more
+    reading) calibrate the prediction: a temperature and a bias per class. A view keeps about 1.6 kB per cell of its
+    context: 26 MB for 1,000 rows of 16 columns. Time grows with the cells of a view:
     `fit` of 200 rows of 16 columns takes .4 s of one core, of 2,000 rows of 3,000 columns 21 s.
 
     A learner that reads sequences knows the shapes that it was meta-trained for. A category of 3 to 30

@@ -62,6 +62,7 @@ def read_table(
     rows: int = 1024,
     columns: int = 64,
     rng: np.random.Generator,
+    first: int = 0,
 ) -> Fitted:
     """Read the training rows of a table.
 
@@ -74,9 +75,10 @@ def read_table(
         rows: a view has at most so many of them, but one per class at least.
         columns: a view has at most so many of them.
         rng: all randomness.
+        first: number of the first view; of wide tables, views of different numbers show different things.
     """
     categorical = np.zeros(xs.shape[1], bool) if categorical is None else categorical
-    drawn = draw_table_views(xs, ys, categorical, views, rows, columns, trained.config.codes, rng)
+    drawn = draw_table_views(xs, ys, categorical, views, rows, columns, trained.config.codes, rng, first)
     memories = []
     for view in drawn:
         memories.append(read_view(trained, show_rows(view, xs[view.rows], ys[view.rows])))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from metalearn_models.tabular.transformer.screening import most_relevant
 from metalearn_models.tabular.views import leading_axes, stratified_order
 
 __all__ = ["View", "class_codes", "draw_table_views", "show_columns"]
@@ -51,8 +52,12 @@ def draw_table_views(
     columns: int,
     codes: int,
     rng: np.random.Generator,
+    first: int = 0,
 ) -> list[View]:
     """Draw views of a table; columns that are constant or empty in the training rows are shown by none.
+
+    Of a table with more columns than a view shows, every second view has principal components. The others have, in
+    turn, the columns that say most about the classes of the rows that they show, and columns at random.
 
     Args:
         xs: training rows.
@@ -63,6 +68,7 @@ def draw_table_views(
         columns: a view shows at most so many.
         codes: Q.
         rng: all randomness.
+        first: number of the first of them.
     """
     low, high = (f(np.where(np.isfinite(xs), xs, empty), 0) for f, empty in ((np.min, np.inf), (np.max, -np.inf)))
     missing = ~np.isfinite(xs)
@@ -70,14 +76,18 @@ def draw_table_views(
     if not len(useful):  # a column is needed, and this one says nothing
         useful = np.arange(1)
     views = []
-    for number in range(count):
+    for number in range(first, first + count):
         shown = _choose_rows(ys, rows, rng) if len(ys) > rows else np.arange(len(ys))
         chosen, axes, names = useful, None, categorical[useful]
         if len(useful) > columns and number % 2:
             axes = _principal_axes(xs[shown][:, useful], columns, rng)
             names = np.zeros(axes[0].shape[1], bool)
         elif len(useful) > columns:
-            chosen = np.sort(rng.choice(useful, columns, replace=False))
+            if number % 4 == 0:
+                best = most_relevant(xs[np.ix_(shown, useful)], ys[shown], categorical[useful], columns)
+                chosen = useful[best]
+            else:
+                chosen = np.sort(rng.choice(useful, columns, replace=False))
             names = categorical[chosen]
         spin = rng.integers(32, size=(len(names), 2)).astype(np.int32)
         units = _units(xs[:, chosen], names) if axes is None else (np.zeros(1), np.ones(1))
