@@ -66,6 +66,9 @@ def time_steps(cases: list[Step], note: Callable[[str], None], peak_size: int | 
     rows = []
     for case in cases:
         first, seconds, flops = _time(case)
+        torch, problem = _time_torch(case)
+        if problem:
+            note(f"PyTorch at width {case.width}, {case.precision}: {problem}")
         row = {
             "width": case.width,
             "precision": case.precision,
@@ -75,7 +78,7 @@ def time_steps(cases: list[Step], note: Callable[[str], None], peak_size: int | 
             "tflops": flops / seconds / 1e12,
             "share": flops / seconds / peaks[case.precision],
             "first": first,
-            "torch": _time_torch(case),
+            "torch": torch,
         }
         rows.append(row)
         note(f"width {case.width}, {case.precision}: {1e3 * seconds:.1f} ms per step, {row['share']:.0%} of the peak")
@@ -116,10 +119,15 @@ def _time(case: Step) -> tuple[float, float, float]:
     return first, best / case.steps, flops
 
 
-def _time_torch(case: Step) -> float | None:
-    """Seconds per step of PyTorch, in a process of its own; None where it is not installed or sees no accelerator."""
+def _time_torch(case: Step) -> tuple[float | None, str]:
+    """Seconds per step of PyTorch, in a process of its own, and what went wrong.
+
+    None and "" where PyTorch is not installed or sees no accelerator.
+    """
     words = [str(case.width), case.precision, str(case.batch), str(case.calls), str(case.steps)]
     paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "experiments.accelerator._torch_step", *words]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, check=False)
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 and done.stdout else None
+    if done.returncode:
+        return None, (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
+    return json.loads(done.stdout.splitlines()[-1]), ""

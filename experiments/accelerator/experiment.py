@@ -17,6 +17,7 @@ digits take its place.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from metalearn.runs.environment import environment
 from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.runs.progress import Progress
 
-__all__ = ["PRESETS", "AcceleratorConfig", "format_result", "run"]
+__all__ = ["PRESETS", "AcceleratorConfig", "format_result", "prepare_process", "run"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class AcceleratorConfig:
     """How long to measure, and where the results go."""
 
     minutes: float = 25.0
-    """Minutes for everything; the last part, meta-training, gets what the others leave, at least one."""
+    """Minutes for everything; the last part, meta-training, gets what the others leave, at least one. Its
+    evaluations come on top."""
     dry_run: bool = False
     """Every part at toy size, to see that the command works; on any machine."""
     data: str = "mnist"
@@ -54,6 +56,11 @@ PRESETS = {"standard": AcceleratorConfig()}
 WIDTHS = (128, 256, 512, 1024)
 
 
+def prepare_process() -> None:
+    """Let JAX take memory as it needs it, so that PyTorch's process finds some. Must run before JAX starts."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def run(config: AcceleratorConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Measure every part that the folder does not have yet.
 
@@ -65,7 +72,7 @@ def run(config: AcceleratorConfig, progress: Progress | None = None) -> dict[str
         `parts` by name, each with its findings or with `error`; `environment`; `picture` and `report`, paths.
 
     Raises:
-        ValueError: `minutes` is not positive; or the folder's parts were measured with another size or device.
+        ValueError: `minutes` is not positive; or a part in the folder was measured with other options or elsewhere.
     """
     if not config.minutes > 0:
         raise ValueError(f"--minutes must be positive, got {config.minutes}")
@@ -129,7 +136,9 @@ def _remember(
 ) -> dict[str, Any]:
     """A part from the folder, or measured now and kept there; the next command measures a part that failed again."""
     path = config.out / f"{name}.json"
-    measured_with = {"device": device, "dry_run": config.dry_run}
+    measured_with: dict[str, Any] = {"device": device, "dry_run": config.dry_run}
+    if name == "learning":
+        measured_with |= {"data": config.data, "data_dir": config.data_dir, "minutes": config.minutes}
     if path.exists():
         kept = json.loads(path.read_text())
         if kept["measured_with"] != measured_with:

@@ -41,10 +41,11 @@ def replace_jaxtyping() -> bool:
 def main(words: Sequence[str]) -> int:
     """Read the options, measure, print the report; returns the exit status."""
     replace_jaxtyping()
-    from experiments.accelerator.experiment import AcceleratorConfig, format_result, run
+    from experiments.accelerator.experiment import AcceleratorConfig, format_result, prepare_process, run
     from experiments.accelerator.experiment import __doc__ as description
     from metalearn.runs.progress import default_progress
 
+    prepare_process()
     parser = argparse.ArgumentParser(
         prog="python -m experiments accelerator",
         description=description,

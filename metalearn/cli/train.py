@@ -27,7 +27,7 @@ from metalearn.recipes.in_context.run import meta_train
 from metalearn.recipes.in_context.scoring import table
 from metalearn.recipes.options import read
 from metalearn.runs.folder import note_on_stderr, open_run
-from metalearn.runs.processes import is_first
+from metalearn.runs.processes import all_do, is_first
 from metalearn.runs.progress import Quiet, Silent, default_progress
 
 __all__ = ["TrainCommand", "main", "parse"]
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
         train_tables.main(words)
         return
     connect(words)
-    name, command, resume = parse(words)
+    name, command, resume = all_do(lambda: parse(words))
     regression = predicts_numbers(command.config)
     progress = Quiet() if command.quiet else default_progress("squared error" if regression else "accuracy")
     progress = progress if is_first() else Silent()

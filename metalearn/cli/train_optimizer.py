@@ -22,7 +22,7 @@ from metalearn.recipes.learned_optimizer.run import meta_train, table
 from metalearn.recipes.options import read
 from metalearn.runs.folder import open_run
 from metalearn.runs.json_values import finite_or_null
-from metalearn.runs.processes import is_first
+from metalearn.runs.processes import all_do, is_first
 from metalearn.runs.progress import Quiet, Silent, default_progress
 
 __all__ = ["TrainOptimizerCommand", "main", "parse", "use_all_cores"]
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     words = list(argv)
     if not connect(words):
         use_all_cores()  # before anything that starts JAX
-    command, resume = parse(words)
+    command, resume = all_do(lambda: parse(words))
     name = command.config.optimizer
     progress = Quiet() if command.quiet else default_progress("loss")
     progress = progress if is_first() else Silent()

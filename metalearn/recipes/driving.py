@@ -13,11 +13,12 @@ from jaxtyping import PRNGKeyArray
 
 from metalearn.gradients import Estimator
 from metalearn.outer import OuterLoop, OuterState, global_mesh, local_mesh, outer_loop
-from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
+from metalearn.runs.checkpoints import restore_checkpoint
 from metalearn.runs.folder import Run, create_run, resume_run
 from metalearn.runs.json_values import as_json
 from metalearn.runs.processes import (
     agree_on,
+    all_do,
     check_folder,
     check_same_step,
     first_does,
@@ -127,12 +128,12 @@ def drive(
             return resume_run(folder, training.config, free=training.free, upgrade=training.upgrade)
         return create_run(folder, training.config, free=training.free, overwrite=overwrite)
 
-    run = first_does(begin)
     check_folder(Path(folder))
+    run = first_does(begin)
     if run is None:  # process 0 wrote it
         run = Run(Path(folder), as_json(training.config), tuple(sorted(training.free)), training.upgrade)
-    if resume and checkpoint_steps(run):
-        state = restore_checkpoint(run, state)
+    if resume:
+        state = all_do(lambda: restore_checkpoint(run, state))
         check_same_step(int(state.step))
     if jax.process_count() > 1 and progress is not None:
         progress.note(f"{jax.process_count()} processes, {jax.device_count()} devices")

@@ -7,9 +7,9 @@ of them stop at the same step.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from metalearn.errors import RunError
 __all__ = [
     "Several",
     "agree_on",
+    "all_do",
     "check_folder",
     "check_same_step",
     "exchange",
@@ -63,10 +64,13 @@ def agree_on(config: Mapping[str, Any]) -> None:
     Raises:
         RunError: on every process; names each value that differs and the process that has it.
     """
+    if jax.process_count() == 1:
+        return
     versions = {"metalearn": __version__, "jax": jax.__version__, "python": platform.python_version()}
-    everyone = [json.loads(text) for text in exchange(json.dumps({**_flat(config), **versions}))]
+    words = {name: json.dumps(value) for name, value in {**_flat(config), **versions}.items()}  # NaN is equal to NaN
+    everyone = [json.loads(text) for text in exchange(json.dumps(words))]
     differing = [
-        f"{name}: {everyone[0].get(name)!r} in process 0, {other.get(name)!r} in process {process}"
+        f"{name}: {everyone[0].get(name)} in process 0, {other.get(name)} in process {process}"
         for process, other in enumerate(everyone)
         for name in sorted(everyone[0].keys() | other.keys())
         if everyone[0].get(name) != other.get(name)
@@ -82,46 +86,59 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
-def first_does(action: Callable[[], Any]) -> Any:
-    """Let process 0 do something that may fail, and the others know whether it did.
+def all_do(action: Callable[[], Any]) -> Any:
+    """Do something that may fail in one process alone, and let all know whether it did.
 
     Returns:
-        What `action` returned on process 0, None elsewhere.
+        What `action` returned here.
 
     Raises:
-        RunError: elsewhere, with what process 0 said.
-        Exception: on process 0, whatever `action` raised.
+        RunError: another process failed; says which one and why.
+        Exception: whatever `action` raised here, once the others know.
     """
+    if jax.process_count() == 1:
+        return action()
     result, error = None, None
-    if is_first():
-        try:
-            result = action()
-        except Exception as problem:
-            error = problem
-    said = exchange("" if error is None else str(error) or type(error).__name__)[0]
+    try:
+        result = action()
+    except Exception as problem:
+        error = problem
+    said = exchange("" if error is None else str(error) or type(error).__name__)
     if error is not None:
         raise error
-    if said:
-        raise RunError(f"process 0 could not go on: {said}")
+    for process, text in enumerate(said):
+        if text:
+            raise RunError(f"process {process} could not go on: {text}")
     return result
 
 
+def first_does(action: Callable[[], Any]) -> Any:
+    """Let process 0 alone do something that may fail, see `all_do`; returns None elsewhere."""
+    return all_do(lambda: action() if is_first() else None)
+
+
 def check_folder(folder: Path) -> None:
-    """Check that all processes see the run's folder.
+    """Check that all processes see the place of a run's folder, by a file that process 0 puts beside it for a moment.
 
     Raises:
         RunError: on every process; names those that do not see it.
     """
-    try:
-        seen = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
-    except OSError:
-        seen = ""
-    everyone = exchange(seen)
-    blind = [str(process) for process, digest in enumerate(everyone) if digest != everyone[0]]
+    if jax.process_count() == 1:
+        return
+    sign = folder.parent / f".{exchange(uuid.uuid4().hex)[0]}"
+
+    def put() -> None:
+        sign.parent.mkdir(parents=True, exist_ok=True)
+        sign.touch()
+
+    first_does(put)
+    everyone = exchange("seen" if sign.exists() else "")
+    first_does(sign.unlink)
+    blind = [str(process) for process, seen in enumerate(everyone) if not seen]
     if blind:
         raise RunError(
-            f"{folder} is not the same folder for all processes: process {', '.join(blind)} does not see the run that "
-            "process 0 has there. Give a folder that all hosts share with --run"
+            f"{folder} is not in the same place for all processes: process {', '.join(blind)} does not see what "
+            "process 0 writes there. Give a folder that all hosts share with --run"
         )
 
 

@@ -142,6 +142,8 @@ def train(
         def finish(call: _Call) -> None:
             values = {name: np.asarray(x) for name, x in call.metrics.items()}  # waits for the call
             kept = take(call.done, call.copy) if due(call.done, checkpoint_every) else None
+            if failure is not None:  # the others do not know yet; nothing more is written
+                return
             _log(run, writer, call.done - steps_per_call, steps_per_call, values, log_every)
             means = {name: float(x.mean()) for name, x in values.items() if name in ("loss", "score")}
             progress.update(call.done, means)
@@ -163,8 +165,6 @@ def train(
             nonlocal failure
             try:
                 action(*args)
-            except FloatingPointError:  # of numbers that all processes see
-                raise
             except Exception as error:
                 if several is None:
                     raise
@@ -192,7 +192,9 @@ def train(
                 if call is None:
                     break
             if stopping and last_taken != done:
-                attempt(save, done, take(done, state))
+                kept = take(done, state)
+                if failure is None:
+                    attempt(save, done, kept)
             if several is not None:
                 several.hear(share(), failure)  # no process leaves before all are done, or know why not
             if stopping:

@@ -19,7 +19,7 @@ from metalearn.gradients import nres, pes
 from metalearn.inner import InnerLoop
 from metalearn.recipes.driving import MetaTraining, drive
 from metalearn.runs.metrics import read_metrics
-from metalearn.runs.processes import agree_on, check_folder, exchange
+from metalearn.runs.processes import agree_on, all_do, check_folder, exchange
 from metalearn.runs.progress import Silent
 from metalearn.runs.weights import save_weights
 from tests.two_processes import run_two_processes
@@ -95,7 +95,7 @@ def worker(process: int) -> dict[str, Any]:
     def refuses(name: str, call: Any) -> None:
         try:
             call()
-        except (RunError, OSError, SystemExit, ZeroDivisionError) as error:
+        except (RunError, OSError, SystemExit, ArithmeticError) as error:
             found["errors"][name] = f"{type(error).__name__}: {error}"
 
     for estimator in ("pes", "nres"):
@@ -108,10 +108,17 @@ def worker(process: int) -> dict[str, Any]:
         raise ZeroDivisionError("nothing to divide by")
 
     refuses("evaluate", lambda: run(shared / "evaluated", evaluate=out_of_order))
+
+    def diverging(theta):
+        if process == 0:
+            raise FloatingPointError("a score is nan")
+
+    refuses("diverged", lambda: run(shared / "diverged", evaluate=diverging))
+    refuses("alone", lambda: all_do(lambda: 1 // process))
     refuses("there", lambda: run(shared / "pes"))
     refuses("config", lambda: run(shared / "other", seed=process))
     refuses("versions", lambda: agree_on({"learner": {"width": 8 + process}}))
-    refuses("folder", lambda: check_folder(shared / ("pes" if process == 0 else "elsewhere")))
+    refuses("folder", lambda: check_folder(shared / ("here" if process == 0 else "elsewhere") / "run"))
     found["there"] = sorted(path.name for path in shared.iterdir())
     return found
 
@@ -155,6 +162,12 @@ def test_what_ends_one_process_ends_the_other_with_its_words(found):
     assert second["failed"] == "OSError: no space left on the screen"
     assert first["failed"] == "RunError: process 1 ended the run: no space left on the screen"
     assert first["evaluate"] == "ZeroDivisionError: nothing to divide by"  # process 0 alone evaluates
+    assert first["diverged"] == "FloatingPointError: a score is nan"  # seen by one alone, so the other must be told
+    assert second["diverged"] == "RunError: process 0 ended the run: a score is nan"
+    assert "modulo by zero" in first["alone"]
+    assert second["alone"].startswith("RunError: process 0 could not go on: ")
+    failed = _metrics(Path(found[0]["folder"]) / "evaluated")
+    assert [line["step"] for line in failed] == [1, 2, 3, 4]  # nothing is written after the failure
     assert second["evaluate"] == "RunError: process 0 ended the run: nothing to divide by"
 
 
@@ -168,8 +181,8 @@ def test_processes_that_differ_are_refused_by_name_before_a_folder_is_made(found
     for f in found:
         assert f["errors"]["config"].endswith("same configuration and versions: seed: 0 in process 0, 1 in process 1")
         assert f["errors"]["versions"].endswith("learner.width: 8 in process 0, 9 in process 1")
-        assert "process 1 does not see the run that process 0 has there" in f["errors"]["folder"]
-        assert f["there"] == ["evaluated", "failed", "nres", "pes", "stopped"]
+        assert "process 1 does not see what process 0 writes there" in f["errors"]["folder"]
+        assert f["there"] == ["diverged", "evaluated", "failed", "here", "nres", "pes", "stopped"]
 
 
 @pytest.mark.parametrize(
