@@ -47,11 +47,7 @@ def make_judge(made: Checkpoints, prompts: int, neighbours: int) -> Judge:
     """Prompts from the median final loss to 0.9 of each present one; neighbours are the last three checkpoints."""
     best = float(np.median(made.losses[:, -1]))
     wished = np.stack([gpt.prompts_below(best, float(loss), prompts) for loss in made.start_losses])
-    compiled = jax.jit(lambda flats: jax.lax.map(made.loss, flats, batch_size=64))
-
-    def losses(flat: np.ndarray) -> np.ndarray:
-        return np.asarray(compiled(flat.reshape(-1, flat.shape[-1]))).reshape(flat.shape[:-1])
-
+    losses = compile_losses(made.loss)
     stored, unit = None, None
     flats = made.params[:neighbours, -3:].reshape(-1, made.params.shape[-1])
     if len(made.tokeniser.places) == 2:
@@ -100,7 +96,7 @@ def judge_row(judge: Judge, found: np.ndarray | None, one_step: np.ndarray) -> d
 
 def trivial_rows(judge: Judge) -> dict[str, dict[str, Any]]:
     """What needs no generator."""
-    made, count = judge.made, len(judge.made.starts)
+    made = judge.made
     same = [np.broadcast_to(x, made.starts.shape) for x in (made.params[:, -1].mean(0), gpt.soup(made.params))]
     rows = {"constant: mean of the ends": judge_row(judge, None, same[0])}
     rows["soup of 16"] = judge_row(judge, None, same[1])
@@ -112,13 +108,31 @@ def trivial_rows(judge: Judge) -> dict[str, dict[str, Any]]:
             rows[label] = judge_row(judge, None, np.broadcast_to(flat, made.starts.shape))
     near = stored_of_loss(judge)
     rows["nearest stored checkpoint"] = judge_row(judge, near, near[:, 0])
-    steps = jax.jit(lambda flats: jax.lax.map(lambda flat: _line(made, flat), flats))(made.starts)
-    lines, along = (np.asarray(x) for x in steps)
-    chosen = np.nanargmin(np.abs(along[:, None] - judge.wished[..., None]), -1)
-    toward = np.take_along_axis(lines, chosen[..., None], 1)
-    best = lines[np.arange(count), np.nanargmin(along, 1)]
-    rows["single gradient step"] = judge_row(judge, toward, best)
+    rows["single gradient step"] = judge_row(judge, *gradient_steps(made.loss, made.starts, judge.wished))
     return rows
+
+
+def compile_losses(loss: Callable[[Any], Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """A compiled `flat[..., P] -> losses[...]` of `loss`, which takes one flat network."""
+    compiled = jax.jit(lambda flats: jax.lax.map(loss, flats, batch_size=64))
+    return lambda flat: np.asarray(compiled(flat.reshape(-1, flat.shape[-1]))).reshape(flat.shape[:-1])
+
+
+def gradient_steps(loss: Callable[[Any], Any], starts: np.ndarray, wished: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Single steps along the gradient from networks `[U, P]`, of the lengths `LINES`.
+
+    Returns:
+        `[U, Q, P]`, for each wish `[U, Q]` the step whose loss is nearest to it; and `[U, P]`, the step of least loss.
+    """
+
+    def line(flat: Any) -> tuple[Any, Any]:
+        tried = flat[None] - jnp.asarray(LINES)[:, None] * jax.grad(loss)(flat)[None]
+        return tried, jax.vmap(loss)(tried)
+
+    tried, along = (np.asarray(x) for x in jax.jit(lambda flats: jax.lax.map(line, flats))(jnp.asarray(starts)))
+    nearest = np.nanargmin(np.abs(along[:, None] - wished[..., None]), -1)
+    least = tried[np.arange(len(tried)), np.nanargmin(along, 1)]
+    return np.take_along_axis(tried, nearest[..., None], 1), least
 
 
 def noisy_row(judge: Judge, distance: float) -> dict[str, Any]:
@@ -195,12 +209,6 @@ def stored_of_loss(judge: Judge) -> np.ndarray:
 def made_scale(judge: Judge) -> float:
     """Standard deviation of the stored parameters, the unit of noise."""
     return float(judge.made.params[:256, -1].std())
-
-
-def _line(made: Checkpoints, flat: Any) -> tuple[Any, Any]:
-    gradient = jax.grad(made.loss)(flat)
-    tried = flat[None] - jnp.asarray(LINES)[:, None] * gradient[None]
-    return tried, jax.vmap(made.loss)(tried)
 
 
 def _aligned_ends(made: Checkpoints, codec: Any) -> np.ndarray:

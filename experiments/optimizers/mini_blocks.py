@@ -28,9 +28,9 @@ import jax
 import numpy as np
 import optax
 
-from experiments.optimizers.neurons.experiment import Effort, compare, final_losses, ratio
+from experiments.optimizers.neurons.experiment import Effort, compare, final_losses, format_result, ratio
 from experiments.optimizers.neurons.methods import Method, dampings, gradient, rates, sampled, statistics
-from experiments.optimizers.neurons.picture import draw, table
+from experiments.optimizers.neurons.picture import draw
 from experiments.optimizers.neurons.tasks import Task
 from experiments.suite.results import write_result
 from metalearn.errors import unknown_name
@@ -130,13 +130,3 @@ def judge(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     words = "; ".join(f"{name} {v:.3g} [{low:.3g}, {high:.3g}]" for name, (v, low, high) in ratios.items())
     words += f"; an update costs {cost:.1f} times Adam's" + (f"; diverged: {', '.join(diverged)}" if diverged else "")
     return {"verdict": verdict, "words": words, "ratios": ratios, "cost": cost}
-
-
-def format_result(result: Mapping[str, Any]) -> str:
-    """A table and the verdict per network."""
-    lines = []
-    for name, found in result["tasks"].items():
-        verdict = result["verdicts"][name]
-        lines += [f"{name}, {found['steps']} updates", table(found), f"{verdict['verdict']}: {verdict['words']}", ""]
-    lines += [f"picture: {path}" for path in result["pictures"].values()]
-    return "\n".join([*lines, f"time: {result['seconds']} s"])

@@ -26,7 +26,7 @@ A training that has ended is kept in `out/cells`; the same command continues.
 
 from __future__ import annotations
 
-import json
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,12 +36,12 @@ from typing import Any
 import numpy as np
 
 from experiments.sparsity._training import METHODS, Cell, Schedule, train_cell
+from experiments.suite.cells import remember
 from experiments.suite.results import write_result
 from experiments.suite.tables import format_columns, format_estimate, read_numbers
 from metalearn.errors import DataNotPreparedError
 from metalearn.intervals import mean_interval
 from metalearn.pictures import new_figure, save
-from metalearn.runs.files import write_atomically
 from metalearn.runs.progress import Progress
 from metalearn_tasks import datasets
 
@@ -122,18 +122,18 @@ def run(config: RiglConfig, progress: Progress | None = None) -> dict[str, Any]:
     except DataNotPreparedError as error:
         return {"skipped": str(error)}
     schedule = Schedule(config.steps, config.every, config.batch)
-    start, rows, folder = time.monotonic(), [], config.out / "cells"
-    folder.mkdir(parents=True, exist_ok=True)
-    cells = list_cells(config)
-    for i, cell in enumerate(cells):
-        path = folder / f"{cell.name}-{config.size or 'as-is'}-{config.steps}x{config.batch}-{config.every}.json"
-        if not path.exists():
-            began = time.monotonic()
-            row = {**vars(cell), **train_cell(cell, data, schedule), "seconds": time.monotonic() - began}
-            write_atomically(path, json.dumps(row).encode())
-            if progress is not None:
-                progress.note(f"{i + 1}/{len(cells)} {cell.name}: {row['accuracy']:.4f}, {row['seconds']:.0f} s")
-        rows.append(json.loads(path.read_bytes()))
+    settings = {**vars(schedule), "size": config.size, "data": datasets.content_sha256(config.mnist) or config.mnist}
+    start, rows, cells = time.monotonic(), [], list_cells(config)
+
+    def train(number: int, cell: Cell) -> dict[str, Any]:
+        began = time.monotonic()
+        row = {**vars(cell), **train_cell(cell, data, schedule), "seconds": time.monotonic() - began}
+        if progress is not None:
+            progress.note(f"{number}/{len(cells)} {cell.name}: {row['accuracy']:.4f}, {row['seconds']:.0f} s")
+        return row
+
+    for number, cell in enumerate(cells, 1):
+        rows.append(remember(config.out, cell.name, settings, functools.partial(train, number, cell)))
     result = {
         "data": f"{data.name}: {len(data.train.labels)} training images, {len(data.test.labels)} test images",
         **summarise(rows),

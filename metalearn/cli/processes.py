@@ -9,9 +9,9 @@ from metalearn.errors import UsageError
 
 __all__ = ["HELP", "connect"]
 
-HELP = """Several processes drive one run if each is started with the same command, with --run FOLDER that all of them
-    see, and with --distributed, where JAX knows the cluster (SLURM, Open MPI), or with --coordinator HOST:PORT
-    --num-processes N --process-id I. Process 0 writes and prints; docs/scaling.md has examples."""
+HELP = """Several processes can drive one run. Start the same command in each, with the same --run FOLDER, which all
+    must see. Add --distributed where JAX knows the cluster (SLURM, Open MPI). Elsewhere add --coordinator HOST:PORT
+    --num-processes N --process-id I. Process 0 writes and prints. docs/scaling.md has examples."""
 """What the help of a command says of these options."""
 HEARTBEAT, START, END = 10, 60, 86_400
 """Seconds: without a sign of life, after which a process counts as dead; to wait for all at the start; and at the end,
@@ -46,7 +46,7 @@ def connect(words: list[str]) -> bool:
         if not 0 <= number < count:
             raise UsageError(f"--process-id must be from 0 to --num-processes - 1, got {number} of {count}")
     if not any(word.partition("=")[0] in ("--run", "--resume") for word in words):
-        raise UsageError("several processes need --run FOLDER (or --resume FOLDER) with a folder that all of them see")
+        raise UsageError("several processes need --run FOLDER or --resume FOLDER; all of them must see that folder")
     try:
         jax.distributed.initialize(
             coordinator,

@@ -13,20 +13,31 @@ import numpy as np
 
 from experiments.optimizers.neurons.methods import Method, Point
 from experiments.optimizers.neurons.tasks import Run, Task, draw_data, make_training
+from metalearn_tasks import datasets
 
 __all__ = ["Cells"]
 
 
 class Cells:
-    """All runs of one task in a file of one line per run; a run is made when it is asked for the first time."""
+    """All runs of one task in a file of one line per run; a run is made when it is asked for the first time.
+
+    A run is known by the name of its method, its point, seed, task and data. Constants of a method are in no name:
+    after a change of one, take another folder.
+    """
 
     def __init__(self, path: Path, task: Task, methods: Mapping[str, Method], mnist: str):
         self._path, self._task, self._methods, self._mnist = path, task, methods, mnist
+        # The same images are known by their content, wherever they lie.
+        self._source = "" if task.source == "digits" else f"; {datasets.content_sha256(mnist) or mnist}"
         self._programs: dict[str, Callable[..., Run]] = {}
         self._data: dict[int, Any] = {}
         self._known: dict[str, dict[str, Any]] = {}
         if path.exists():
-            for line in path.read_text().splitlines():
+            text = path.read_text()
+            if not text.endswith("\n"):  # half a line, which must not swallow the next one
+                with path.open("a") as file:
+                    file.write("\n")
+            for line in text.splitlines():
                 try:
                     key, values = json.loads(line)
                 except ValueError:  # the line that a kill has cut short
@@ -35,7 +46,7 @@ class Cells:
 
     def run(self, method: str, point: Point, seed: int) -> Mapping[str, np.ndarray]:
         """The measurements of a run, `{field of Run: array}`."""
-        key = f"{method}; {point[0]:g}, {point[1]:g}; seed {seed}; {self._task}"
+        key = f"{method}; {point[0]:g}, {point[1]:g}; seed {seed}; {self._task}{self._source}"
         if key not in self._known:
             found = self.train(method, point, seed, True)
             values = {name: [float(f"{float(v):.5g}") for v in x] for name, x in found._asdict().items()}

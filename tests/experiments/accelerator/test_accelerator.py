@@ -68,6 +68,8 @@ def test_what_is_refused(measured):
         run(AcceleratorConfig(minutes=0))
     with pytest.raises(ValueError, match=r"smoke.json was measured with .*'dry_run': True.*choose another --out"):
         run(AcceleratorConfig(out=measured[0]))
+    with pytest.raises(ValueError, match=r"learning.json was measured with .*'mnist'.*now it is .*'mine.npz'"):
+        run(AcceleratorConfig(dry_run=True, out=measured[0], data="mine.npz"))  # as after digits took its place
 
 
 def test_a_case_that_fails_or_is_not_finite_is_named(monkeypatch):

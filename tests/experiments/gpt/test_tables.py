@@ -1,8 +1,10 @@
 """Generators on a table that they never met, at toy size, and the rule of the verdict."""
 
+import numpy as np
 import pytest
 
 from experiments.gpt import tables
+from experiments.gpt._rows import gradient_steps
 
 
 def test_it_runs_and_leaves_table_and_picture(tmp_path):
@@ -18,8 +20,18 @@ def test_it_runs_and_leaves_table_and_picture(tmp_path):
     near = result["rows"]["nearest stored one of this table"]["wine"][0]
     assert near["loss"] == pytest.approx(result["wished"]["wine"][0], abs=0.1)  # it is stored with about that loss
     assert result["rows"]["the present network"]["wine"][0]["r2"] <= 0  # one loss for all wishes
+    for step in (by[0] for by in result["rows"]["single gradient step"].values()):
+        assert step["loss"] <= min(step["achieved"]) + 1e-6  # the best step, whatever was wished
     assert (tmp_path / "gpt_tables.png").stat().st_size > 5_000
     assert result["claim"]["verdict"] in tables.format_result(result)
+
+
+def test_the_step_of_least_loss_and_those_nearest_to_a_wish():
+    """Along the gradient of half the square of x - 1, a step of length s leaves (1 - s)^2 of the loss."""
+    starts, wished = np.zeros((2, 3), np.float32), np.float32([[1.4, 0.2], [0.5, 0.0]])
+    toward, least = gradient_steps(lambda x: 0.5 * ((x - 1) ** 2).sum(), starts, wished)
+    np.testing.assert_allclose(least, 1, atol=1e-6)
+    np.testing.assert_allclose(0.5 * ((toward - 1) ** 2).sum(-1), wished, atol=0.1)  # the lengths are a grid
 
 
 def test_the_verdict_follows_its_rule():

@@ -85,6 +85,7 @@ def test_end_to_end_and_a_second_call_trains_nothing_again(tmp_path, monkeypatch
     monkeypatch.setattr(Cells, "train", lambda *args: pytest.fail("this run was known"))
     monkeypatch.setattr(neurons, "_time", lambda *args: {"SGD": 1.0, "Adam": 2.0})
     assert neurons.run(config)["tasks"]["noise"]["methods"]["SGD"]["grid"] == found["SGD"]["grid"]
+    assert (tmp_path / "noise" / "grid.jsonl").read_text().endswith("\n")  # the next run begins a line
 
 
 def test_of_equal_points_the_one_with_lower_losses_before_the_end_is_chosen():

@@ -68,7 +68,7 @@ def tiny(monkeypatch):
     return data
 
 
-def test_a_toy_run_continues_and_counts_its_connections(tiny, tmp_path):
+def test_a_toy_run_continues_and_counts_its_connections(tiny, tmp_path, monkeypatch):
     config = dataclasses.replace(
         rigl.PRESETS["quick"], methods=("dense", "rigl"), sparsities=(0.98,), long=(), steps=4, seeds=1, out=tmp_path
     )
@@ -77,10 +77,20 @@ def test_a_toy_run_continues_and_counts_its_connections(tiny, tmp_path):
     assert by_method["rigl"]["connections"] == 5_324 and by_method["dense"]["connections"] == 266_200
     assert by_method["rigl"]["flops"] == pytest.approx(0.0232343, abs=1e-6) and by_method["dense"]["flops"] == 1
     (path,) = (tmp_path / "cells").glob("lenet-rigl*")
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"accuracy": 0.5}))
+    kept = json.loads(path.read_bytes())
+    kept["result"]["accuracy"] = 0.5
+    path.write_text(json.dumps(kept))
     again = rigl.run(config)
     assert next(r for r in again["summary"] if r["method"] == "rigl")["accuracy"][0] == 0.5
     assert "rigl" in rigl.format_result(again) and (tmp_path / "rigl.png").stat().st_size > 1_000
+
+    def train_cell(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(rigl, "train_cell", train_cell)
+    rigl.run(config)
+    with pytest.raises(AssertionError, match="trained again"):  # other images
+        rigl.run(dataclasses.replace(config, mnist="kmnist"))
 
 
 def test_unknown_names_and_missing_data_are_said(monkeypatch, tmp_path):
