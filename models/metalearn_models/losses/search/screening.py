@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from jaxtyping import Float
 
 from metalearn_models.losses.formulas import LIMIT
 from metalearn_models.losses.search.table import LOGITS, PROBABILITIES, RESIDUALS, Kind, Table
 from metalearn_models.losses.symbolic_loss import weight_of_wrong
 
-__all__ = ["SCREENED_CLASSES", "effective", "fingerprint", "reject", "scale"]
+__all__ = ["SCREENED_CLASSES", "describe_gradient", "effective", "fingerprint", "reject", "scale"]
 
 SCREENED_CLASSES = (2, 10, 100, 1000)
 """Numbers of classes that a loss of classification must be fit for."""
@@ -79,11 +80,28 @@ def fingerprint(table: Table, kind: Kind) -> str:
         table: the `screening_table` of the loss.
         kind: kind of the tasks.
     """
-    effect = effective(table, kind)
-    scaled = np.arcsinh(effect / max(float(np.abs(effect).mean()), 1e-300))
+    scaled = _compress(table, kind)
     # The offset keeps round numbers, which formulas often have, away from the edges between two rounded values.
     rounded = np.floor(scaled * 50 + 0.3819660113).astype(np.int32)
     return hashlib.sha256(kind.encode() + rounded.tobytes()).hexdigest()[:32]
+
+
+def describe_gradient(table: Table, kind: Kind) -> Float[np.ndarray, "F"]:
+    """Numbers by which gradients are compared: those of `fingerprint` before rounding, at every eighth prediction.
+
+    Predictions beyond logits of 8 and residuals of 8 are left out, since few are met there.
+
+    Args:
+        table: the `screening_table` of the loss.
+        kind: kind of the tasks.
+    """
+    points = LOGITS if kind == "classification" else RESIDUALS
+    return _compress(table, kind)[:, np.flatnonzero(np.abs(points) <= 8)[::8]].ravel()
+
+
+def _compress(table: Table, kind: Kind) -> np.ndarray:
+    effect = effective(table, kind)
+    return np.arcsinh(effect / max(float(np.abs(effect).mean()), 1e-300))
 
 
 def effective(table: Table, kind: Kind) -> np.ndarray:

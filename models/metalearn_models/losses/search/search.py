@@ -2,7 +2,8 @@
 
 This is the outer loop of EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) with its filters moved to the front.
 Candidates are rejected or recognised by their tables; the new ones of a generation are trained together
-(`population.py`). Random search over the same formulas is the control.
+(`population.py`). Random search over the same formulas is the control. Or all small formulas are listed, each loss once
+(`enumeration.py`), and a model of those that were trained chooses the next (`surrogate.py`).
 
     search.json     the state of the search after each generation, replaced in one step
     lock            held by the process that searches
@@ -28,13 +29,15 @@ from jaxtyping import Array, Key
 from metalearn.runs.files import write_atomically
 from metalearn.runs.lock import only_writer
 from metalearn.runs.progress import Progress
-from metalearn_models.losses.formulas import Expr, size, to_text
+from metalearn_models.losses.formulas import Expr, parse, size, to_text
 from metalearn_models.losses.search.config import SearchConfig
-from metalearn_models.losses.search.evolution import initial_population, next_generation
+from metalearn_models.losses.search.enumeration import Candidate, enumerate_losses
+from metalearn_models.losses.search.evolution import generator, initial_population, next_generation
 from metalearn_models.losses.search.file import Generation, State, Trained, dump, identity_of, load
 from metalearn_models.losses.search.neighbours import neighbours
 from metalearn_models.losses.search.population import LossTask, Trainer, trainer
 from metalearn_models.losses.search.screening import fingerprint, reject
+from metalearn_models.losses.search.surrogate import choose_next
 from metalearn_models.losses.search.table import Kind, screening_table
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
@@ -98,8 +101,9 @@ def search(
         if progress is not None:
             progress.start(len(state.generations), config.generations)
             stack.callback(progress.close)
+        pool = enumerate_losses(kind, classes, config.largest) if config.strategy == "enumeration" else ()
         while len(state.generations) < config.generations and not _has_spent_budget(config, state):
-            state = _advance(state, kind, classes, trainers, config)
+            state = _advance(state, kind, classes, trainers, config, pool)
             if path is not None:
                 write_atomically(path, dump(state, identity))
             if progress is not None:
@@ -133,13 +137,22 @@ def random_control(config: SearchConfig, result: SearchResult) -> SearchConfig:
     )
 
 
-def _advance(state: State, kind: Kind, classes: int, trainers: Sequence[Trainer], config: SearchConfig) -> State:
-    """One generation: breed, reject, recognise and train."""
+def _advance(
+    state: State,
+    kind: Kind,
+    classes: int,
+    trainers: Sequence[Trainer],
+    config: SearchConfig,
+    pool: Sequence[Candidate],
+) -> State:
+    """One generation: breed or choose, reject, recognise and train."""
     start, number = time.monotonic(), len(state.generations)
-    if number == 0 or config.strategy == "random":
-        population = initial_population(config.evolution, config.seed, number)
-    elif number >= config.generations - config.climbs and state.trained:
+    if number >= config.generations - config.climbs and state.trained:
         population = neighbours(min(state.trained.values(), key=_order).expr)
+    elif config.strategy == "enumeration":
+        population = _choose(state, config, pool)
+    elif number == 0 or config.strategy == "random":
+        population = initial_population(config.evolution, config.seed, number)
     else:
         population = next_generation(config.evolution, config.seed, number, state.population, state.fitness)
     keys: list[str | None] = []
@@ -166,6 +179,26 @@ def _advance(state: State, kind: Kind, classes: int, trainers: Sequence[Trainer]
     best = min((entry.fitness for entry in trained.values()), default=math.inf)
     record = Generation(dict(sorted(rejected.items())), known, len(new), best, time.monotonic() - start)
     return State(population, fitness, trained, (*state.generations, record))
+
+
+def _choose(state: State, config: SearchConfig, pool: Sequence[Candidate]) -> tuple[Expr, ...]:
+    """Listed losses to train next: at first the seeds and some drawn evenly, then those a model of the others prefers.
+
+    A third of each later generation is drawn evenly too, for the model cannot foresee every good gradient.
+    """
+    number, size_ = len(state.generations), config.evolution.population
+    rng = generator(config.seed, number)
+    left = [i for i, one in enumerate(pool) if one.key not in state.trained]
+    drawn = [left[i] for i in rng.permutation(len(left))]
+    rows = np.array([i for i, one in enumerate(pool) if one.key in state.trained], np.int64)
+    scores = np.array([state.trained[pool[i].key].fitness for i in rows], np.float64)
+    if np.isfinite(scores).sum() < 2:
+        seeds = [parse(text) for text in config.evolution.seeds] if number == 0 else []
+        return (*seeds, *(pool[i].expr for i in drawn))[:size_]
+    preferred = choose_next(np.stack([one.features for one in pool]), rows, np.log(np.maximum(scores, 1e-12)), size_)
+    preferred = preferred[: size_ - size_ // 3]
+    others = [i for i in drawn if i not in set(preferred)]
+    return tuple(pool[i].expr for i in (*preferred, *others)[:size_])
 
 
 def _judge(
