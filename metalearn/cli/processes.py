@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 
 from metalearn.cli.arguments import take
 from metalearn.errors import UsageError
 
-__all__ = ["HELP", "connect"]
+__all__ = ["connect", "help_for", "refuse"]
 
-HELP = """Several processes can drive one run. Start the same command in each, with the same --run FOLDER, which all
-    must see. Add --distributed where JAX knows the cluster (SLURM, Open MPI). Elsewhere add --coordinator HOST:PORT
-    --num-processes N --process-id I. Process 0 writes and prints. docs/scaling.md has examples."""
-"""What the help of a command says of these options."""
 HEARTBEAT, START, END = 10, 60, 86_400
 """Seconds: without a sign of life, after which a process counts as dead; to wait for all at the start; and at the end,
 where the others wait until process 0 has scored and drawn."""
 
 
-def connect(words: list[str]) -> bool:
+def help_for(folder: str = "--run") -> str:
+    """What the help of a command says of these options; `folder` is the option that names its folder."""
+    return f"""Several processes can drive one run. Start the same command in each, with the same {folder} FOLDER, which
+    all must see. Add --distributed where JAX knows the cluster (SLURM, Open MPI). Elsewhere add --coordinator HOST:PORT
+    --num-processes N --process-id I. Process 0 writes and prints. docs/scaling.md has examples."""
+
+
+def refuse(words: Sequence[str], command: str, instead: str) -> None:
+    """Refuse these options for a command that one process drives.
+
+    Args:
+        words: of the command.
+        command: its name.
+        instead: what a user can do.
+
+    Raises:
+        UsageError: one of these options is among the words.
+    """
+    for word in words:
+        name = word.partition("=")[0]
+        if name in ("--distributed", "--coordinator", "--num-processes", "--process-id"):
+            raise UsageError(f"{name}: {command} runs in one process. {instead}")
+
+
+def connect(words: list[str], folders: Sequence[str] = ("--run", "--resume")) -> bool:
     """Take these options from a command's words, and join the other processes. Must run before JAX starts.
+
+    Args:
+        words: of the command; loses these options.
+        folders: the options with which a command names the folder that its processes share.
 
     Returns:
         Whether this is one of several processes.
@@ -45,8 +71,9 @@ def connect(words: list[str]) -> bool:
             raise UsageError("--coordinator needs --num-processes N and --process-id I, from 0 to N - 1")
         if not 0 <= number < count:
             raise UsageError(f"--process-id must be from 0 to --num-processes - 1, got {number} of {count}")
-    if not any(word.partition("=")[0] in ("--run", "--resume") for word in words):
-        raise UsageError("several processes need --run FOLDER or --resume FOLDER; all of them must see that folder")
+    if not any(word.partition("=")[0] in folders for word in words):
+        named = " or ".join(f"{folder} FOLDER" for folder in folders)
+        raise UsageError(f"several processes need {named}; all of them must see that folder")
     try:
         jax.distributed.initialize(
             coordinator,

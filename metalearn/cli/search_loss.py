@@ -10,11 +10,13 @@ from typing import Annotated
 
 import tyro
 
+from metalearn.cli.processes import connect, help_for
 from metalearn.ranges import PathName
 from metalearn.recipes.learned_loss.config import SearchLossConfig
 from metalearn.recipes.learned_loss.run import format_table, search_loss
 from metalearn.recipes.options import read
-from metalearn.runs.progress import Quiet, default_progress
+from metalearn.runs.processes import all_do, is_first
+from metalearn.runs.progress import Quiet, Silent, default_progress
 
 __all__ = ["SearchLossCommand", "main"]
 
@@ -27,6 +29,8 @@ class SearchLossCommand:
     rejected from their table, before any training; the others train a whole population at a time. Meta-gradients refine
     the coefficients of the best formula, which are kept only if networks train better with them. If the folder holds a
     search already, it continues.
+
+    {processes}
     """
 
     config: Annotated[SearchLossConfig, tyro.conf.arg(name="")] = field(default_factory=SearchLossConfig)
@@ -40,9 +44,15 @@ class SearchLossCommand:
 
 def main(argv: Sequence[str]) -> None:
     """The command: search, refine, print what was found."""
-    command = read(SearchLossCommand(), argv, "metalearn search-loss")
+    words = list(argv)
+    connect(words, ("--out",))
+    description = str(SearchLossCommand.__doc__).replace("{processes}", help_for("--out"))
+    command = all_do(lambda: read(SearchLossCommand(), words, "metalearn search-loss", description=description))
     progress = Quiet() if command.quiet else default_progress("error")
+    progress = progress if is_first() else Silent()
     _, result = search_loss(command.config, command.out, progress)
+    if not is_first():
+        return
     print(format_table(result))
     print(f"\nformula: {result['formula']}")
     if result["refined"] is not None:

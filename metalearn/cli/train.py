@@ -13,7 +13,7 @@ import tyro
 
 from metalearn.cli import train_tables
 from metalearn.cli.arguments import describe, run_folder, take, take_name, take_preset
-from metalearn.cli.processes import HELP, connect
+from metalearn.cli.processes import connect, help_for
 from metalearn.errors import UsageError
 from metalearn.ranges import PathName
 from metalearn.recipes.in_context.config import (
@@ -103,7 +103,7 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
         name, config = "", from_json(open_run(resume).config)
     usage = "[PRESET] [--learner NAME] [options]\n--resume RUN [options]"
     command = read(
-        TrainCommand(config), argv, "metalearn train", usage, describe(TrainCommand).replace("{processes}", HELP)
+        TrainCommand(config), argv, "metalearn train", usage, describe(TrainCommand).replace("{processes}", help_for())
     )
     if resume is None:
         command = dataclasses.replace(command, config=_with_short_warmup(config, command.config))

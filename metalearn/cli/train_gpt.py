@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from metalearn.cli.arguments import run_folder, take, take_name
+from metalearn.cli.processes import refuse
 from metalearn.cli.train_optimizer import use_all_cores
 from metalearn.errors import UsageError, unknown_name
 from metalearn.ranges import PathName
@@ -49,6 +50,7 @@ class TrainGPTCommand:
 
 def main(argv: Sequence[str]) -> None:
     """The command: parse, record, train, print."""
+    refuse(argv, "metalearn train-gpt", "Leave it out; all cores of this machine are used")
     use_all_cores()  # before anything that starts JAX
     name, command, resume = parse(list(argv))
     progress = Quiet() if command.quiet else default_progress("alignment")

@@ -14,7 +14,7 @@ import jax
 import tyro
 
 from metalearn.cli.arguments import run_folder, take, take_name
-from metalearn.cli.processes import HELP, connect
+from metalearn.cli.processes import connect, help_for
 from metalearn.errors import UsageError
 from metalearn.ranges import PathName
 from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, from_json, optimizer_names, recommended
@@ -98,7 +98,7 @@ def parse(argv: list[str]) -> tuple[TrainOptimizerCommand, Path | None]:
         resume = str(Path(resume).expanduser())
         config = from_json(open_run(resume).config)
     description = str(TrainOptimizerCommand.__doc__).replace("{optimizers}", ", ".join(optimizer_names()))
-    description = description.replace("{processes}", HELP)
+    description = description.replace("{processes}", help_for())
     usage = "[OPTIMIZER] [options]\n--resume RUN [options]"
     command = read(TrainOptimizerCommand(config), argv, "metalearn train-optimizer", usage, description)
     if resume is not None and (command.run is not None or command.overwrite):

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from metalearn.cli.arguments import run_folder, take
+from metalearn.cli.processes import refuse
 from metalearn.errors import UsageError
 from metalearn.ranges import PathName
 from metalearn.recipes.options import read
@@ -64,6 +65,7 @@ def main(argv: Sequence[str]) -> None:
         RunError: the run to resume, or the folder, cannot be used.
     """
     words = list(argv)
+    refuse(words, "metalearn train tables", "Leave it out")
     resume = take(words, "--resume")
     if words[:1] == [KIND]:
         words.pop(0)

@@ -7,10 +7,12 @@ of them stop at the same step.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import platform
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,9 @@ __all__ = [
     "gather",
     "is_first",
     "local",
+    "name_the_lost",
     "put_on_all",
+    "share_out",
 ]
 
 FAILED = -1
@@ -115,6 +119,57 @@ def all_do(action: Callable[[], Any]) -> Any:
 def first_does(action: Callable[[], Any]) -> Any:
     """Let process 0 alone do something that may fail, see `all_do`; returns None elsewhere."""
     return all_do(lambda: action() if is_first() else None)
+
+
+def share_out(items: Sequence[Any], work: Callable[[list[Any]], Sequence[Any]]) -> list[Any]:
+    """Let each process do its share of some work, and give the results of all items to all.
+
+    Item i belongs to process i modulo their number, so that shares differ by one item at most.
+
+    Args:
+        items: the same on all processes, also as text.
+        work: `(share) -> results`, one per item of the share: JSON values, whose floats arrive bit for bit.
+
+    Returns:
+        The results, in the order of `items`.
+
+    Raises:
+        RunError: another process failed (says which one and why), or has other items.
+        Exception: whatever `work` raised here, once the others know.
+    """
+    count, own = jax.process_count(), jax.process_index()
+    results = all_do(lambda: list(work(list(items[own::count]))))
+    if count == 1:
+        return results
+    what = hashlib.sha256("\n".join(map(str, items)).encode()).hexdigest()
+    everyone = [json.loads(text) for text in exchange(json.dumps([what, results]))]
+    differing = [str(i) for i, (other, _) in enumerate(everyone) if other != everyone[0][0]]
+    if differing:
+        raise RunError(
+            f"process {', '.join(differing)} came to other work than process 0: do all hosts calculate alike? Start "
+            "all processes on hosts of one kind"
+        )
+    shares = [share for _, share in everyone]
+    return [shares[i % count][i // count] for i in range(len(items))]
+
+
+@contextlib.contextmanager
+def name_the_lost(what_is_safe: Callable[[], str]) -> Iterator[None]:
+    """Turn the error of a collective whose other end has died into one that says so; a context manager.
+
+    Args:
+        what_is_safe: `() -> sentence`, called when it happens.
+
+    Raises:
+        RunError: another process is gone; says what JAX knows of it, and what is safe.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).partition("\n")[0][:200]
+        raise RunError(f"process {jax.process_index()} lost another process: {reason}. {what_is_safe()}") from error
 
 
 def check_folder(folder: Path) -> None:

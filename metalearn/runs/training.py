@@ -17,12 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from metalearn.errors import RunError
 from metalearn.runs.checkpoints import copy_state, describe_last_checkpoint, save_checkpoint
 from metalearn.runs.folder import Run
 from metalearn.runs.lock import only_writer
 from metalearn.runs.metrics import MetricsWriter
-from metalearn.runs.processes import FAILED, Several, gather, is_first, local
+from metalearn.runs.processes import FAILED, Several, gather, is_first, local, name_the_lost
 from metalearn.runs.progress import Progress, Silent, default_progress
 from metalearn.runs.stopping import StopOnSignal
 
@@ -122,7 +121,8 @@ def train(
     def due(after: int, every: int) -> bool:
         return after == steps or (every > 0 and after // every > (after - steps_per_call) // every)
 
-    with _writing(run, done) as writer, StopOnSignal() as stop:
+    lost = name_the_lost(lambda: describe_last_checkpoint(run))
+    with _writing(run, done) as writer, StopOnSignal() as stop, lost:
 
         def take(after: int, kept: Any) -> Any:
             """A state that this process can write. All come here before anything that one of them alone can fail at."""
@@ -203,14 +203,6 @@ def train(
                     raise KeyboardInterrupt(message)  # which carries the message to whoever shows it
                 progress.note(message)
                 raise SystemExit(143)
-        except jax.errors.JaxRuntimeError as error:
-            if several is None:
-                raise
-            reason = str(error).partition("\n")[0][:200]
-            raise RunError(
-                f"process {jax.process_index()} lost another process at step {done}: {reason}. "
-                f"{describe_last_checkpoint(run)}"
-            ) from error
         finally:
             progress.close()
     return state

@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from metalearn.ranges import check
 from metalearn.recipes.learned_loss.config import SearchLossConfig
+from metalearn.runs.processes import all_do, first_does, name_the_lost
 from metalearn.runs.progress import Progress
 from metalearn_models.losses.formulas import size, to_text
 from metalearn_models.losses.refinement.refine import refine
 from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig
 from metalearn_models.losses.search.population import LossTask
-from metalearn_models.losses.search.search import SearchConfig, as_loss, random_control, search
+from metalearn_models.losses.search.search import SearchConfig, SearchResult, as_loss, random_control, search
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
 __all__ = ["format_table", "refine_coefficients", "search_config", "search_loss"]
@@ -27,30 +29,59 @@ __all__ = ["format_table", "refine_coefficients", "search_config", "search_loss"
 def search_loss(config: SearchLossConfig, out: Path, progress: Progress) -> tuple[SymbolicLoss, dict[str, Any]]:
     """Search for a loss and refine it. A search that the folder holds already continues.
 
+    Several processes of `jax.distributed` share the trainings of the search; process 0 refines and writes.
+
     Args:
         config: settings of the search and its data sets.
         out: folder for the search, loss.json, loss.png and result.json.
         progress: shows how far the search is.
 
     Returns:
-        The loss, and the content of result.json.
+        The loss, and the content of result.json. Processes but the first return the loss before refinement, and no
+        more than `formula` and `trained`.
 
     Raises:
         ValueError: data sets of two kinds, or numbers out of range.
-        RunError: the folder holds another search.
+        RunError: the folder holds another search; or another process had to end this one.
     """
-    from metalearn.pictures import save
-    from metalearn_models.losses.reading import picture
+    start = time.monotonic()
+    with name_the_lost(lambda: f"What the search has done is in {out}; the same command continues"):
+        all_do(lambda: check(config))
+        tasks = all_do(lambda: _load_tasks(config))
+        if jax.process_count() > 1:
+            progress.note(f"{jax.process_count()} processes, {jax.device_count()} devices")
+        searched = search_config(config, tasks)
+        found = search(tasks, searched, out, progress)
+        control = search(tasks, random_control(searched, found), out / "random", progress) if config.control else None
+        finished = first_does(lambda: _finish(config, tasks, found, control, out, progress, start))
+    if finished is not None:
+        return finished
+    best = found.best[0]
+    return as_loss(best.expr, tasks), {"formula": to_text(best.expr), "trained": len(found.trained)}
+
+
+def _load_tasks(config: SearchLossConfig) -> list[LossTask]:
     from metalearn_tasks.datasets.corrupted import loss_task
 
-    start = time.monotonic()
-    check(config)
     try:
-        tasks = [loss_task(name, config.noise, config.hidden, config.seed, config.unit) for name in config.data]
+        return [loss_task(name, config.noise, config.hidden, config.seed, config.unit) for name in config.data]
     except ValueError as error:
         raise ValueError(f"--{error}") from error
-    searched = search_config(config, tasks)
-    found = search(tasks, searched, out, progress)
+
+
+def _finish(
+    config: SearchLossConfig,
+    tasks: Sequence[LossTask],
+    found: SearchResult,
+    control: SearchResult | None,
+    out: Path,
+    progress: Progress,
+    start: float,
+) -> tuple[SymbolicLoss, dict[str, Any]]:
+    """Refine what was found, and write it."""
+    from metalearn.pictures import save
+    from metalearn_models.losses.reading import picture
+
     best = found.best[0]
     loss = as_loss(best.expr, tasks)
     result: dict[str, Any] = {
@@ -60,12 +91,9 @@ def search_loss(config: SearchLossConfig, out: Path, progress: Progress) -> tupl
         "trained": len(found.trained),
         "candidates": sum(g.trained + g.known + sum(g.rejected.values()) for g in found.generations),
         "compilations": found.compilations,
-        "control": None,
+        "control": None if control is None else _row(control.best[0]),
         "refined": None,
     }
-    if config.control:
-        control = search(tasks, random_control(searched, found), out / "random", progress)
-        result["control"] = _row(control.best[0])
     if config.refine:
         loss, result["refined"] = refine_coefficients(loss, tasks, config, progress)
     provenance = {
@@ -103,8 +131,6 @@ def refine_coefficients(
     Returns:
         The loss to use, and the scores before and after with the decision.
     """
-    import jax
-
     from metalearn_models.losses.parametric import free_coefficients
 
     learnable = free_coefficients(loss)

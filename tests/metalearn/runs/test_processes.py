@@ -1,4 +1,4 @@
-"""A run that two processes drive: its numbers, its stop, what ends it, what is refused; one process continues it."""
+"""Runs and searches that two processes drive: numbers, stop, what ends or refuses them; one process continues them."""
 
 import json
 import os
@@ -13,18 +13,23 @@ import numpy as np
 import optax
 import pytest
 
+from metalearn.cli import search_loss, train, train_gpt
 from metalearn.cli.processes import connect
 from metalearn.errors import RunError, UsageError
 from metalearn.gradients import nres, pes
 from metalearn.inner import InnerLoop
 from metalearn.recipes.driving import MetaTraining, drive
 from metalearn.runs.metrics import read_metrics
-from metalearn.runs.processes import agree_on, all_do, check_folder, exchange
+from metalearn.runs.processes import agree_on, all_do, check_folder, exchange, share_out
 from metalearn.runs.progress import Silent
 from metalearn.runs.weights import save_weights
+from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig
+from metalearn_models.losses.search.population import LossTask, TrainingConfig
+from metalearn_models.losses.search.search import SearchConfig, SearchResult, search
 from tests.two_processes import run_two_processes
 
 STEPS, PAIRS = 12, 8
+NAMES = ["nres", "pes", "search", "search stopped", "stopped"]
 
 
 def training(estimator: str = "pes", seed: int = 0) -> MetaTraining:
@@ -87,6 +92,27 @@ def run(
     )
 
 
+def hunt(folder: Path, progress: Any = None, data_seed: int = 0) -> SearchResult:
+    """Search three generations for a loss that a linear classifier of three blobs learns by."""
+    rng = np.random.default_rng(data_seed)
+    ys = np.arange(48, dtype=np.int32) % 3
+    xs = (2 * np.eye(3)[ys] + rng.normal(size=(48, 3))).astype(np.float32)
+
+    def init(key):
+        return 0.1 * jax.random.normal(key, (3, 3))
+
+    task = LossTask("blobs", (xs[:24], ys[:24]), (xs[24:], ys[24:]), "classification", 3, init, lambda w, x: x @ w)
+    steps = TrainingConfig(steps=6, batch=8, learning_rates=(0.01, 0.1), seeds=2, candidates=2)
+    evolution = EvolutionConfig(population=8, seeds=SEEDS["classification"])
+    return search([task], SearchConfig(evolution, steps, generations=3, climbs=0, seed=1), folder, progress)
+
+
+def as_numbers(found: SearchResult) -> list[Any]:
+    """What a search found, as JSON values."""
+    rows = [(str(e.expr), e.fitness, list(e.errors), list(e.rates)) for e in (*found.best, *found.trained)]
+    return json.loads(json.dumps([*rows, *[(g.rejected, g.known, g.trained, g.best) for g in found.generations]]))
+
+
 def worker(process: int) -> dict[str, Any]:
     """What each process finds in a folder that both see."""
     shared = Path(exchange(tempfile.mkdtemp())[0])
@@ -119,6 +145,12 @@ def worker(process: int) -> dict[str, Any]:
     refuses("config", lambda: run(shared / "other", seed=process))
     refuses("versions", lambda: agree_on({"learner": {"width": 8 + process}}))
     refuses("folder", lambda: check_folder(shared / ("here" if process == 0 else "elsewhere") / "run"))
+    found["search"] = as_numbers(hunt(shared / "search"))
+    refuses("stop search", lambda: hunt(shared / "search stopped", Interrupting(2) if process == 1 else None))
+    refuses("data", lambda: hunt(shared / "other", data_seed=process))
+    found["shares"] = share_out(list(range(5)), lambda share: [10 * i + process for i in share])
+    refuses("share", lambda: share_out([1, 2, 3], lambda share: [1 // process for _ in share]))
+    refuses("other work", lambda: share_out([1, 2 + process], lambda share: share))
     found["there"] = sorted(path.name for path in shared.iterdir())
     return found
 
@@ -182,7 +214,37 @@ def test_processes_that_differ_are_refused_by_name_before_a_folder_is_made(found
         assert f["errors"]["config"].endswith("same configuration and versions: seed: 0 in process 0, 1 in process 1")
         assert f["errors"]["versions"].endswith("learner.width: 8 in process 0, 9 in process 1")
         assert "process 1 does not see what process 0 writes there" in f["errors"]["folder"]
-        assert f["there"] == ["diverged", "evaluated", "failed", "here", "nres", "pes", "stopped"]
+        assert f["there"] == ["diverged", "evaluated", "failed", "here", *NAMES]
+
+
+def test_two_processes_search_as_one_does_and_share_the_trainings(found, tmp_path):
+    alone = as_numbers(hunt(tmp_path / "alone"))
+    assert found[0]["search"] == found[1]["search"] == alone
+    assert found[0]["shares"] == found[1]["shares"] == [0, 11, 20, 31, 40]
+    assert "modulo by zero" in found[0]["errors"]["share"]
+    assert all("process 1 came to other work than process 0" in f["errors"]["other work"] for f in found)
+    assert found[1]["errors"]["share"].startswith("RunError: process 0 could not go on: ")
+
+
+def test_a_signal_to_one_stops_both_searches_and_one_process_continues(found, tmp_path):
+    assert [f["errors"]["stop search"] for f in found] == ["SystemExit: 143"] * 2
+    stopped = shutil.copytree(Path(found[0]["folder"]) / "search stopped", tmp_path / "stopped")
+    assert len(json.loads((stopped / "search.json").read_text())["generations"]) == 2
+    assert as_numbers(hunt(stopped)) == found[0]["search"]
+
+
+def test_processes_with_other_data_may_not_search_together(found):
+    for f in found:
+        assert "same configuration and versions: tasks.0 blobs: " in f["errors"]["data"]
+
+
+@pytest.mark.parametrize("name", ["--distributed", "--coordinator", "--num-processes=2", "--process-id"])
+def test_commands_of_one_process_refuse_the_options_of_several(name):
+    said = name.partition("=")[0]
+    with pytest.raises(UsageError, match=f"{said}: metalearn train tables runs in one process"):
+        train.main(["tables", name, "2"])
+    with pytest.raises(UsageError, match=f"{said}: metalearn train-gpt runs in one process"):
+        train_gpt.main([name, "2"])
 
 
 @pytest.mark.parametrize(
@@ -201,6 +263,11 @@ def test_processes_that_differ_are_refused_by_name_before_a_folder_is_made(found
 def test_options_that_do_not_go_together_are_refused(words, said):
     with pytest.raises(UsageError, match=said):
         connect(words.split())
+
+
+def test_a_search_of_several_processes_needs_its_folder():
+    with pytest.raises(UsageError, match="several processes need --out FOLDER"):
+        search_loss.main("--coordinator here:12 --num-processes 2 --process-id 0".split())
 
 
 def test_a_command_without_these_options_is_alone():

@@ -119,18 +119,24 @@ def dump(state: State, identity: dict[str, Any]) -> bytes:
     return json.dumps(record, indent=1, allow_nan=False).encode()
 
 
-def load(path: Path, identity: dict[str, Any]) -> State:
-    """Read the state that `dump` wrote.
+def load(content: bytes, path: Path, identity: dict[str, Any]) -> State:
+    """The state that `dump` wrote.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+        identity: of the search that is to continue.
 
     Raises:
-        RunError: the file cannot be read, or belongs to a search with another identity; names the differing settings.
+        RunError: this is no file of a search, or it belongs to a search with another identity; names the differing
+            settings.
     """
 
     def number(value: float | None) -> float:
         return math.inf if value is None else float(value)
 
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(content)
         if record["format"] != FORMAT:
             raise RunError(f"{path} has format {record['format']}, this metalearn writes {FORMAT}: use another folder")
         old = {part: record[part] for part in identity}

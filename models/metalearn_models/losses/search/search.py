@@ -9,6 +9,10 @@ Candidates are rejected or recognised by their tables; the new ones of a generat
     lock            held by the process that searches
 
 A search that was killed continues from its folder, with the numbers of one that was not.
+
+Several processes of `jax.distributed` may drive one search. Each breeds and rejects the same candidates and trains its
+share of the new ones; errors are exchanged once per generation. Process 0 alone touches the folder, apart from a check
+that all see it.
 """
 
 from __future__ import annotations
@@ -26,14 +30,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from metalearn.runs.files import write_atomically
-from metalearn.runs.lock import only_writer
+from metalearn.runs.processes import agree_on, all_do, name_the_lost, share_out
 from metalearn.runs.progress import Progress
+from metalearn.runs.stopping import StopOnSignal
 from metalearn_models.losses.formulas import Expr, parse, size, to_text
 from metalearn_models.losses.search.config import SearchConfig
 from metalearn_models.losses.search.enumeration import Candidate, enumerate_losses
 from metalearn_models.losses.search.evolution import generator, initial_population, next_generation
-from metalearn_models.losses.search.file import Generation, State, Trained, dump, identity_of, load
+from metalearn_models.losses.search.file import Generation, State, Trained, identity_of
+from metalearn_models.losses.search.keeping import FILE, begin, save, stop_together, what_is_safe
 from metalearn_models.losses.search.neighbours import neighbours
 from metalearn_models.losses.search.population import LossTask, Trainer, trainer
 from metalearn_models.losses.search.screening import fingerprint, reject
@@ -41,9 +46,7 @@ from metalearn_models.losses.search.surrogate import choose_next
 from metalearn_models.losses.search.table import Kind, screening_table
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
-__all__ = ["SearchResult", "as_loss", "pareto_front", "random_control", "search"]
-
-FILE = "search.json"
+__all__ = ["FILE", "SearchResult", "as_loss", "pareto_front", "random_control", "search"]
 
 
 class SearchResult(NamedTuple):
@@ -72,11 +75,14 @@ def search(
 ) -> SearchResult:
     """Search for the loss function with which networks have the least error on the validation examples of some tasks.
 
+    With several processes of `jax.distributed`, all call this with the same arguments and get the result of one
+    process. A signal to one of them stops all after the same generation; what ends one ends all.
+
     Args:
         tasks: at least one, all of one kind.
         config: the settings of the search.
         folder: folder for the state after each generation, created if needed. If it holds a search already, that
-            search continues. None: nothing is written.
+            search continues, with any number of processes. None: nothing is written.
         progress: receives one update per generation; "loss" is the best fitness so far.
         devices: candidates are split over them, without a change of the results. None: all local devices.
         final_tasks: tasks that judge the finalists, such as other splits of the same data, since the best of hundreds
@@ -84,30 +90,36 @@ def search(
 
     Raises:
         ValueError: no task, tasks of two kinds, data that cannot be trained on, or all candidates were rejected.
-        RunError: the folder holds another search or a damaged one, or another process writes to it.
+        RunError: the folder holds another search or a damaged one, or another process writes to it; or the processes
+            of one search differ in settings, versions, data or folder; or one of them had to end it.
+        KeyboardInterrupt: with several processes, after Ctrl-C at one of them, once the generation is saved.
+        SystemExit: the same after SIGTERM, with code 143.
     """
     kind = _common_kind([*tasks, *(final_tasks or ())] if tasks else ())
     classes = max(task.outputs for task in tasks)
-    trainers = [trainer(task, config.training, devices) for task in tasks]
-    judges = [trainer(task, config.training, devices) for task in final_tasks] if final_tasks else trainers
+    trainers = all_do(lambda: [trainer(task, config.training, devices) for task in tasks])
+    judges = trainers
+    if final_tasks:
+        judges = all_do(lambda: [trainer(task, config.training, devices) for task in final_tasks])
     with contextlib.ExitStack() as stack:
         path, state, identity = None, State((), (), {}, ()), identity_of(tasks, dataclasses.asdict(config))
+        agree_on(identity)
+        stop = None if jax.process_count() == 1 else stack.enter_context(StopOnSignal())
         if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            stack.enter_context(only_writer(Path(folder)))
             path = Path(folder) / FILE
-            if path.exists():
-                state = load(path, identity)
+            state = begin(path, identity, stack) or state
+        stack.enter_context(name_the_lost(lambda: what_is_safe(state, path)))
         if progress is not None:
             progress.start(len(state.generations), config.generations)
             stack.callback(progress.close)
         pool = enumerate_losses(kind, classes, config.largest) if config.strategy == "enumeration" else ()
         while len(state.generations) < config.generations and not _has_spent_budget(config, state):
             state = _advance(state, kind, classes, trainers, config, pool)
-            if path is not None:
-                write_atomically(path, dump(state, identity))
+            save(path, state, identity)
             if progress is not None:
                 progress.update(len(state.generations), {"loss": state.generations[-1].best})
+            if stop is not None:
+                stop_together(stop.signal, what_is_safe(state, path))
         return _finish(state, trainers, judges, config)
 
 
@@ -205,12 +217,16 @@ def _judge(
     losses: Sequence[Expr], trainers: Sequence[Trainer], config: SearchConfig, keys: Key[Array, "S"]
 ) -> list[Trained]:
     """Train losses on all tasks. The error of a loss on a task is that at its best learning rate."""
-    scores = [one.train(losses, keys).mean(-1) for one in trainers]  # [P, L] per task
+
+    def train(share: list[Expr]) -> list[Any]:
+        scores = [one.train(share, keys).mean(-1) for one in trainers]  # [P, L] per task
+        return [[s[i].tolist() for s in scores] for i in range(len(share))]
+
     rates = np.asarray(config.training.learning_rates)
     judged = []
-    for i, expr in enumerate(losses):
-        errors = tuple(float(s[i].min()) for s in scores)
-        best = tuple(float(rates[s[i].argmin()]) for s in scores)
+    for expr, scores in zip(losses, share_out(losses, train), strict=True):
+        errors = tuple(min(of_rates) for of_rates in scores)
+        best = tuple(float(rates[np.argmin(of_rates)]) for of_rates in scores)
         judged.append(Trained(expr, _average(errors, trainers, config), errors, best))
     return judged
 

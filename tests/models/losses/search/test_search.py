@@ -18,6 +18,7 @@ import pytest
 from metalearn.errors import RunError
 from metalearn_models.losses.formulas import Const, Op, evaluate, parse, size
 from metalearn_models.losses.search import file as search_file
+from metalearn_models.losses.search import keeping
 from metalearn_models.losses.search import search as search_module
 from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig
 from metalearn_models.losses.search.neighbours import neighbours
@@ -243,7 +244,7 @@ class Killed(Exception):
 
 def test_a_killed_search_goes_on_to_the_same_result(tmp_path, monkeypatch, reused):
     whole = search([classes_task()], SEEDED)
-    real, calls = search_module.write_atomically, []
+    real, calls = keeping.write_atomically, []
 
     def killing(path, content):
         real(path, content)
@@ -252,7 +253,7 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path, monkeypatch, reuse
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(search_module, "write_atomically", killing)
+        patch.setattr(keeping, "write_atomically", killing)
         search([classes_task()], SEEDED, tmp_path)
     assert len(json.loads((tmp_path / FILE).read_text())["generations"]) == 2
     told = []
@@ -284,12 +285,8 @@ def test_a_search_without_any_finite_error_survives_its_file(tmp_path, reused):
     for _ in range(2):
         with pytest.raises(ValueError, match="trained without a finite error"):
             search([numbers_task()], config, tmp_path)
-    assert (
-        search_file.load(
-            tmp_path / FILE, search_file.identity_of([numbers_task()], dataclasses.asdict(config))
-        ).fitness[0]
-        == math.inf
-    )
+    path, identity = tmp_path / FILE, search_file.identity_of([numbers_task()], dataclasses.asdict(config))
+    assert search_file.load(path.read_bytes(), path, identity).fitness[0] == math.inf
 
 
 def test_folders_of_other_searches_are_refused(tmp_path, reused):
