@@ -101,6 +101,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "cells": Entry("experiments.architectures.cells", {"quick": "", "standard": ""}),
     "retrain": Entry("experiments.architectures.retrain", {}),
     "tabular": Entry("experiments.tabular.tabular", {"standard": "minutes", "large": "a minute"}),
+    "few_images": Entry("experiments.tabular.few_images", {"standard": "", "quick": ""}),
     "table_prior": Entry("experiments.tabular.prior", {"standard": "", "quick": ""}),
     "keel": Entry("experiments.tabular.keel.experiment", {"standard": "minutes", "quick": "a minute"}),
     "shipped": Entry("experiments.tabular.shipped.experiment", {}),

@@ -20,6 +20,11 @@ __all__ = ["View", "class_codes", "draw_table_views", "show_columns"]
 LARGEST = 1e30
 """What is shown is clipped here, since float32 ends soon after."""
 
+TURNED, ALIKE = 8, 4.0
+"""From so many columns of numbers on, views of principal components are drawn. The columns count as measurements in one
+unit, such as the pixels of an image, if the widest of their ranges is at most `ALIKE` times the median range. Both are
+our choices, as are the numbers of components in `draw_table_views`."""
+
 
 class View(NamedTuple):
     """One reading of a table.
@@ -56,8 +61,15 @@ def draw_table_views(
 ) -> list[View]:
     """Draw views of a table; columns that are constant or empty in the training rows are shown by none.
 
-    Of a table with more columns than a view shows, every second view has principal components. The others have, in
-    turn, the columns that say most about the classes of the rows that they show, and columns at random.
+    Views of principal components see what columns say together:
+
+    - Columns in one unit: every second view has components of the columns as they are, in turn one per three rows and
+      one per six, since with few rows the later ones are noise.
+    - More columns than a view shows: every second view has components of the standardised columns.
+    - Other columns of numbers: one view of four has those.
+
+    Of a table with more columns than a view shows, the other views have, in turn, the columns that say most about the
+    classes of the rows that they show, and columns at random.
 
     Args:
         xs: training rows.
@@ -75,14 +87,17 @@ def draw_table_views(
     useful = np.flatnonzero((high > low) | (missing.any(0) & ~missing.all(0)))  # where a value is missing may say much
     if not len(useful):  # a column is needed, and this one says nothing
         useful = np.arange(1)
+    wide, turned = len(useful) > columns, len(useful) >= TURNED and not categorical[useful].any()
+    alike = turned and _share_a_unit((high - low)[useful])
     views = []
     for number in range(first, first + count):
         shown = _choose_rows(ys, rows, rng) if len(ys) > rows else np.arange(len(ys))
         chosen, axes, names = useful, None, categorical[useful]
-        if len(useful) > columns and number % 2:
-            axes = _principal_axes(xs[shown][:, useful], columns, rng)
+        if (number % 2 and (wide or alike)) or (number % 4 == 1 and turned):
+            most = min(columns, max(16, len(shown) // (3 if number % 4 == 1 else 6))) if alike else columns
+            axes = _principal_axes(xs[shown][:, useful], most, alike, rng)
             names = np.zeros(axes[0].shape[1], bool)
-        elif len(useful) > columns:
+        elif wide:
             if number % 4 == 0:
                 best = most_relevant(xs[np.ix_(shown, useful)], ys[shown], categorical[useful], columns)
                 chosen = useful[best]
@@ -144,13 +159,19 @@ def _choose_rows(ys: Int[np.ndarray, " n"], rows: int, rng: np.random.Generator)
     return np.sort(np.concatenate([order[first], rest[: max(0, rows - len(first))]]))
 
 
+def _share_a_unit(ranges: Float[np.ndarray, " c"]) -> bool:
+    return bool(np.isfinite(ranges).all() and ranges.max() <= ALIKE * np.median(ranges))
+
+
 def _principal_axes(
-    xs: Float[np.ndarray, "m c"], most: int, rng: np.random.Generator
+    xs: Float[np.ndarray, "m c"], most: int, alike: bool, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "c f"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
     x = np.clip(np.where(np.isfinite(xs), xs, np.nan), -LARGEST, LARGEST)
     x[:, np.isnan(x).all(0)] = 0.0  # of such a column these rows know nothing, though others may
     mean = np.nanmean(x, 0)
     deviation = np.nanstd(x, 0)
+    if alike:
+        deviation = np.where(deviation > 0, np.sqrt(np.square(deviation).mean()), 0)
     scale = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
     z = np.clip((np.where(np.isnan(x), mean, x) - mean) * scale, -10, 10)
     return leading_axes(z, most, rng).T, mean, scale
