@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 
 import jax
 
 from metalearn.cli.arguments import take
 from metalearn.errors import UsageError
+from metalearn.runs.processes import all_do
 
 __all__ = ["connect", "help_for", "refuse"]
 
@@ -74,20 +79,52 @@ def connect(words: list[str], folders: Sequence[str] = ("--run", "--resume")) ->
     if not any(word.partition("=")[0] in folders for word in words):
         named = " or ".join(f"{folder} FOLDER" for folder in folders)
         raise UsageError(f"several processes need {named}; all of them must see that folder")
+    where = f"at {coordinator}" if coordinator else "that --distributed looks for"
+    every = "in each task"
+    if count is not None:
+        every = f"once for each --process-id from 0 to {count - 1}, with --num-processes {count}"
     try:
-        jax.distributed.initialize(
-            coordinator,
-            count,
-            number,
-            initialization_timeout=START,
-            heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=END,
-        )
+        with _deadline(
+            f"not all processes have met {where} within {START} s. Start the same command {every}; all must reach "
+            "that place, where process 0 listens"
+        ):
+            jax.distributed.initialize(
+                coordinator,
+                count,
+                number,
+                initialization_timeout=2 * START,  # JAX would end this process with a trace of its own
+                heartbeat_timeout_seconds=HEARTBEAT,
+                shutdown_timeout_seconds=END,
+            )
+            jax.devices()  # waits for a device of each, so that differing numbers of processes are seen here
     except (RuntimeError, ValueError) as error:
-        where = f"at {coordinator}" if coordinator else "that --distributed looks for"
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(f"cannot join the processes {where}: {reason}") from error
+    met = jax.process_count()
+
+    def compare() -> None:
+        if count is not None and count != met:
+            raise UsageError(f"--num-processes is {count} here, but {met} processes have met: give it in all as {met}")
+
+    all_do(compare)
     return True
+
+
+@contextlib.contextmanager
+def _deadline(message: str) -> Iterator[None]:
+    """End this process with a message unless the block is left in time; nothing interrupts JAX while it waits."""
+
+    def give_up() -> None:
+        print(f"metalearn: {message}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+    timer = threading.Timer(START, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _whole_number(words: list[str], name: str) -> int | None:

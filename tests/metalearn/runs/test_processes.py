@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn.cli import search_loss, train, train_gpt
+from metalearn.cli import processes, search_loss, train, train_gpt
 from metalearn.cli.processes import connect
 from metalearn.errors import RunError, UsageError
 from metalearn.gradients import nres, pes
@@ -268,6 +269,18 @@ def test_options_that_do_not_go_together_are_refused(words, said):
 def test_a_search_of_several_processes_needs_its_folder():
     with pytest.raises(UsageError, match="several processes need --out FOLDER"):
         search_loss.main("--coordinator here:12 --num-processes 2 --process-id 0".split())
+
+
+def test_processes_that_do_not_all_come_end_with_a_sentence(monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(processes, "START", 0.05)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: time.sleep(0.5))
+    with pytest.raises(UsageError, match="--num-processes is 2 here, but 1 processes have met"):
+        connect("--run x --coordinator here:12 --num-processes 2 --process-id 0".split())
+    assert ended == [2]
+    said = capsys.readouterr().err
+    assert "not all processes have met at here:12 within 0.05 s. Start the same command once for each" in said
 
 
 def test_a_command_without_these_options_is_alone():

@@ -1,0 +1,63 @@
+"""The same command in several processes of one machine, as on several hosts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+SHORT = (
+    *("--steps-per-call", "10", "--evaluate-every", "0", "--checkpoint-every", "20", "--quiet"),
+    *("--outer-optimizer.warmup", "10", "--outer-optimizer.schedule", "constant", "--outer-optimizer.eps-root", "1e-8"),
+)
+COMMANDS = {
+    "backprop": (
+        *("train", "digits", "--learner.width", "16", "--learner.layers", "2", "--learner.heads", "2"),
+        *("--learner.key-size", "8", "--family.length", "10", "--batch", "8", "--eval-tasks", "4", "--references"),
+        *SHORT,
+    ),
+    "nres": (
+        *("train-optimizer", "mlp", "--objective", "mlp-wine", "--length", "20", "--batch", "8", "--baselines"),
+        *("--gradient.method", "nres", "--gradient.window", "5", "--gradient.sigma", "0.1", "--eval-runs", "2"),
+        *SHORT,
+    ),
+}
+"""Small commands: backpropagation through a Transformer, and noise-reusing evolution strategies."""
+
+
+def start(words: Sequence[str], count: int, logs: Path) -> list[subprocess.Popen[bytes]]:
+    """Begin a command in several processes of one device each.
+
+    Args:
+        words: of the command.
+        count: processes; one is started without any option of several.
+        logs: an existing folder; the output of process i goes to `i.log`.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONUNBUFFERED": "1"}
+    running = []
+    for i in range(count):
+        where = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(count), "--process-id", str(i))
+        command = [sys.executable, "-m", "metalearn.cli.main", *words, *(where if count > 1 else ())]
+        with (logs / f"{i}.log").open("wb") as log:
+            running.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment))
+    return running
+
+
+def codes(running: Sequence[subprocess.Popen[bytes]], seconds: float) -> list[int]:
+    """Wait for all; after so many seconds, kill those that run."""
+    end = time.monotonic() + seconds
+    try:
+        return [one.wait(max(0.1, end - time.monotonic())) for one in running]
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()

@@ -1,0 +1,145 @@
+"""Commands in one, two and four processes of one machine: the same numbers, kills, resumes. Minutes: `pytest -m slow`.
+
+With -s, each test prints the figures that docs/scaling.md quotes.
+"""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.metalearn.runs.several_commands import COMMANDS, codes, start
+
+pytestmark = pytest.mark.slow
+STEPS, KILLS, SECONDS = 200, 20, 30
+
+
+def theta(run: Path) -> np.ndarray:
+    """All meta-parameters of a run, as one vector."""
+    values = load_file(run / "theta.safetensors")
+    return np.concatenate([values[name].astype(np.float64).ravel() for name in sorted(values)])
+
+
+def losses(run: Path) -> np.ndarray:
+    """The loss of each outer step; every step is there once, in order."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [line for line in lines if "loss" in line]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return np.array([row["loss"] for row in rows])
+
+
+def finish(words, count: int, logs: Path) -> None:
+    """Run a command to its end."""
+    logs.mkdir(exist_ok=True)
+    found = codes(start(words, count, logs), 220)
+    assert found == [0] * count, (logs / "0.log").read_text()[-2000:]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder of a run of one process, by the name of its command."""
+    runs: dict[str, Path] = {}
+
+    def get(kind: str) -> Path:
+        if kind not in runs:
+            folder = tmp_path_factory.mktemp(kind)
+            finish((*COMMANDS[kind], "--steps", str(STEPS), "--run", str(folder / "run")), 1, folder / "logs")
+            runs[kind] = folder / "run"
+        return runs[kind]
+
+    return get
+
+
+def compare(run: Path, with_run: Path, what: str) -> None:
+    """Theta and all losses are equal to 1e-6, the losses in units of the largest."""
+    apart, ours, theirs = np.abs(theta(run) - theta(with_run)).max(), losses(run), losses(with_run)
+    apart_losses = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    print(f"\n{what}: {len(ours)} steps, theta within {apart:.2g}, losses within {apart_losses:.2g}")
+    assert len(ours) == len(theirs) and apart <= 1e-6 and apart_losses <= 1e-6
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("kind", list(COMMANDS))
+def test_several_processes_give_the_numbers_of_one(kind, count, alone, tmp_path):
+    finish((*COMMANDS[kind], "--steps", str(STEPS), "--run", str(tmp_path / "run")), count, tmp_path / "logs")
+    compare(tmp_path / "run", alone(kind), f"{kind}, {count} processes against one")
+
+
+@pytest.mark.parametrize("kind", list(COMMANDS))
+def test_what_two_processes_began_one_and_two_and_four_continue(kind, alone, tmp_path):
+    begun = tmp_path / "begun"
+    finish((*COMMANDS[kind], "--steps", str(STEPS // 2), "--run", str(begun)), 2, tmp_path / "logs")
+    for count in (1, 2, 4):
+        run = shutil.copytree(begun, tmp_path / f"run-{count}")
+        words = (COMMANDS[kind][0], "--resume", str(run), "--steps", str(STEPS), "--quiet")
+        finish(words, count, tmp_path / f"logs-{count}")
+        compare(run, alone(kind), f"{kind}, begun by two, continued by {count}")
+
+
+def wait_for_a_step(run: Path, running, before: int) -> None:
+    """Wait until a run has logged more steps than before, or a process has ended."""
+    end = time.monotonic() + 200
+    while time.monotonic() < end and all(one.poll() is None for one in running):
+        if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_bytes().count(b"\n") > before:
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("victim", [2, 0])
+def test_a_killed_one_of_four_processes_ends_the_others_with_its_name(victim, tmp_path):
+    run, logs = tmp_path / "run", tmp_path / "logs"
+    logs.mkdir()
+    running = start((*COMMANDS["nres"], "--steps", "100000", "--run", str(run)), 4, logs)
+    try:
+        wait_for_a_step(run, running, 0)
+        assert [one.poll() for one in running] == [None] * 4
+        running[victim].kill()
+        began, ended = time.monotonic(), {}
+        while len(ended) < 4 and time.monotonic() < began + SECONDS:
+            ended |= {
+                i: time.monotonic() - began for i, p in enumerate(running) if i not in ended and p.poll() is not None
+            }
+            time.sleep(0.05)
+    finally:
+        codes(running, 0)
+    print(f"\nprocess {victim} killed: the others ended after {[round(ended.get(i, -1), 1) for i in range(4)]} s")
+    assert len(ended) == 4
+    for i in {0, 1, 2, 3} - {victim}:
+        said = (logs / f"{i}.log").read_text()
+        assert "ask 2 heartbeat timeout" in said if victim else "leader" in said, said[-3000:]
+
+
+def test_twenty_kills_at_random_instants_lose_nothing(tmp_path, monkeypatch):
+    """Half of the instants are counted from the start of the processes, half from the first step that they log."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "programs"))  # kills must not hurt that of others
+    rng, steps = np.random.default_rng(0), 1000
+    words = (*COMMANDS["nres"], "--steps", str(steps), "--run")
+    finish((*words, str(tmp_path / "whole")), 2, tmp_path / "logs")
+    run, kills, reached = tmp_path / "run", 0, []
+    for attempt in range(3 * KILLS):
+        if kills == KILLS:
+            break
+        again = ("train-optimizer", "--resume", str(run), "--quiet") if (run / "config.json").exists() else None
+        logged = (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").exists() else 0
+        running = start(again or (*words, str(run)), 2, tmp_path / "logs")
+        if attempt % 2:
+            wait_for_a_step(run, running, logged)
+        time.sleep(rng.uniform(0, 3 if attempt % 2 else 12))
+        victim = running[rng.integers(2)]
+        assert {one.poll() for one in running} <= {None, 0}, (tmp_path / "logs" / "0.log").read_text()[-3000:]
+        if any(one.poll() is not None for one in running):
+            codes(running, SECONDS)
+            break  # the run has come to its end
+        victim.kill()
+        kills += 1
+        codes(running, SECONDS)
+        reached.append(max((int(p.name) for p in (run / "checkpoints").glob("[0-9]*")), default=0))
+    print(f"\n{kills} kills, checkpoints after them: {reached}")
+    assert kills == KILLS
+    if reached[-1] < steps or not (run / "result.json").exists():
+        finish(("train-optimizer", "--resume", str(run), "--quiet"), 2, tmp_path / "logs")
+    compare(run, tmp_path / "whole", "after the kills")
