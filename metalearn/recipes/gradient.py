@@ -54,7 +54,9 @@ class GradientConfig:
         return values
 
 
-def make_estimator(loop: InnerLoop, config: GradientConfig, batch: int, *, horizon: Any = None) -> Estimator:
+def make_estimator(
+    loop: InnerLoop, config: GradientConfig, batch: int, *, horizon: Any = None, remat: bool = False
+) -> Estimator:
     """The estimator of a configuration.
 
     Args:
@@ -62,6 +64,7 @@ def make_estimator(loop: InnerLoop, config: GradientConfig, batch: int, *, horiz
         config: which estimator, and its numbers.
         batch: trajectories per outer step; with evolution strategies they are divided among the pairs.
         horizon: length of a trajectory, or a schedule of lengths; None: the loop's own length.
+        remat: with backpropagation through whole trajectories, keep one state per step; see `scan_steps`.
 
     Raises:
         ValueError: the method needs a window and has none, or has one and takes none; or numbers do not fit.
@@ -71,7 +74,7 @@ def make_estimator(loop: InnerLoop, config: GradientConfig, batch: int, *, horiz
         raise ValueError(f"--gradient.shaping {config.shaping} is for evolution strategies: choose none with backprop")
     if method == "backprop":
         if window is None:
-            return backprop(loop, batch)
+            return backprop(loop, batch, remat=remat)
         return truncated_backprop(loop, batch, window, horizon)
     pairs = batch if config.pairs is None else config.pairs
     if pairs < 1 or batch % pairs:

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from metalearn_models import optimizers
 from metalearn_models.optimizers.learned.compass import scale_by_compass
 
-__all__ = ["FRESH", "RATES", "RULES", "TRAINED", "Rule", "make_rules"]
+__all__ = ["FRESH", "ORTHOGONAL", "RATES", "RULES", "TRAINED", "Rule", "make_rules"]
 
 RATES = tuple(10 ** (k / 2) for k in range(-3, 4))
 """Factors on the middle rate: half decades, from 0.03 to 30 times."""
@@ -54,22 +54,20 @@ def _scaled(name: str) -> Callable[[Any, Any], Any]:
     return make
 
 
-def _trained_compass(weights: str) -> Callable[[Any, Any], Any]:
-    theta = optimizers.read(weights).theta
-
+def _compass(theta: Any, orthogonalise: bool) -> Callable[[Any, Any], Any]:
     def make(rate: Any, steps: Any) -> Any:
-        return optax.chain(scale_by_compass(theta), optax.scale_by_learning_rate(_cosine(rate, steps)))
+        direction = scale_by_compass(jax.tree.map(jnp.asarray, theta), orthogonalise)
+        return optax.chain(direction, optax.scale_by_learning_rate(_cosine(rate, steps)))
 
     return make
 
 
-def _fresh_compass(rate: Any, steps: Any) -> Any:
+def _fresh_compass(orthogonalise: bool) -> Callable[[Any, Any], Any]:
     """Adam's direction with a length of 1 per tensor: what of compass is not learned."""
-    theta = optimizers.make("compass").init(jax.random.key(0))
-    return optax.chain(scale_by_compass(theta), optax.scale_by_learning_rate(_cosine(rate, steps)))
+    return lambda rate, steps: _compass(optimizers.make("compass").init(jax.random.key(0)), orthogonalise)(rate, steps)
 
 
-FRESH, TRAINED = "normalised Adam, cosine", "compass, cosine"
+FRESH, ORTHOGONAL, TRAINED = "normalised Adam, cosine", "orthogonal Adam, cosine", "compass, cosine"
 
 RULES: dict[str, Rule] = {
     "momentum, cosine": Rule(lambda rate, steps: optax.sgd(_cosine(rate, steps), 0.9), 10 * MIDDLE, 1e-2),
@@ -82,7 +80,8 @@ RULES: dict[str, Rule] = {
     ),
     "STAR": Rule(_scaled("star"), 1.0, 1.0),
     "small-fc": Rule(_scaled("small-fc"), 1.0, 1.0),
-    FRESH: Rule(_fresh_compass, MIDDLE, 1e-3),
+    FRESH: Rule(_fresh_compass(False), MIDDLE, 1e-3),
+    ORTHOGONAL: Rule(_fresh_compass(True), MIDDLE, 1e-3),
 }
 """By name. "Cosine": the rate falls from its value to 0 over the training."""
 
@@ -100,6 +99,8 @@ def make_rules(weights: str | None) -> dict[str, Rule]:
     """
     if weights is None:
         return RULES
-    if (name := optimizers.read(weights).name) != "compass":
-        raise ValueError(f"--weights must be those of compass, got those of {name}")
-    return RULES | {TRAINED: Rule(_trained_compass(weights), MIDDLE, 1e-3)}
+    trained = optimizers.read(weights)
+    if trained.name != "compass":
+        raise ValueError(f"--weights must be those of compass, got those of {trained.name}")
+    orthogonalise = trained.card["optimizer"]["settings"].get("orthogonalise", False)
+    return RULES | {TRAINED: Rule(_compass(trained.theta, orthogonalise), MIDDLE, 1e-3)}

@@ -31,6 +31,7 @@ from metalearn_tasks.objectives import (
     log_transform_losses,
     reparametrise,
     training_loop,
+    weigh_late_losses,
 )
 
 __all__ = ["FLOOR", "OptimizerRecipe", "horizon", "prepare"]
@@ -66,7 +67,12 @@ def prepare(config: TrainOptimizerConfig) -> OptimizerRecipe:
     problems = {name: _load(name, config) for name in config.objective.split("+")}
     settings = dataclasses.asdict(config.settings or settings_of(config.optimizer))
     optimizer = library.make(config.optimizer, **settings)
-    if config.gradient.method == "backprop":
+    if config.second_order and config.gradient.method != "backprop":
+        raise ValueError(
+            "--second-order is for backpropagation, which evolution strategies do without: got --gradient.method "
+            f"{config.gradient.method}"
+        )
+    if config.gradient.method == "backprop" and not config.second_order:
         optimizer = first_order(optimizer)
     values = to_json(config)
 
@@ -111,12 +117,14 @@ def _estimator(problem: NamedObjective, optimizer: LearnedOptimizer, config: Tra
     """
     objective = problem.objective if config.rescale is None else reparametrise(problem.objective, *config.rescale)
     loop = cap_losses(training_loop(objective, optimizer, problem.length), config.ceiling)
-    if config.measure == "log-loss":
+    if config.measure != "loss":
         loop = log_transform_losses(loop, FLOOR)
+    if config.measure == "late-log-loss":
+        loop = weigh_late_losses(loop)
     lengths = problem.length if config.shortest is None else log_uniform_horizon(config.shortest, problem.length)
     # Whole runs have no window: the default one is for all other methods.
     gradient = dataclasses.replace(config.gradient, window=None) if config.gradient.method == "es" else config.gradient
-    return make_estimator(loop, gradient, config.batch, horizon=lengths)
+    return make_estimator(loop, gradient, config.batch, horizon=lengths, remat=config.second_order)
 
 
 def _only(parts: dict[str, Any], several: Callable[[dict[str, Any]], Any]) -> Any:

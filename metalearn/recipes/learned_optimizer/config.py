@@ -85,9 +85,10 @@ class TrainOptimizerConfig:
     """Steps of a training run; None: the default of each objective."""
     shortest: Steps | None = None
     """Draw the length of each training run log-uniformly from this to --length; None: all runs have that length."""
-    measure: Literal["loss", "log-loss"] = "loss"
+    measure: Literal["loss", "log-loss", "late-log-loss"] = "loss"
     """What meta-training minimises. loss: the mean training loss of a run. log-loss: the mean of log(loss + 1e-4), in
-    which the end of a run, where losses are small, weighs as much as its beginning."""
+    which the end of a run, where losses are small, weighs as much as its beginning. late-log-loss: the same with
+    weights that grow linearly from 0."""
     ceiling: Annotated[float, Within(0, 1e12, above=True)] = 20.0
     """Losses above this, and NaN or infinity, are replaced by it. Backpropagation through a run that is not finite
     still fails."""
@@ -95,6 +96,9 @@ class TrainOptimizerConfig:
     """Training runs per outer step, side by side; antithetic pairs of them with evolution strategies."""
     gradient: GradientConfig = EVERY_50_STEPS
     """Where meta-gradients come from."""
+    second_order: bool = False
+    """With backprop: differentiate the gradients that the optimizer reads, too. Meta-gradients are then exact, and cost
+    second derivatives of the objective; whole runs keep one state per step and compute each step again."""
     outer_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(1e-3))
     """The outer optimizer."""
     steps: Steps = 5000
@@ -214,6 +218,8 @@ def to_json(config: TrainOptimizerConfig) -> dict[str, Any]:
     values = {**dataclasses.asdict(config), "gradient": config.gradient.to_json()}
     if config.rescale is None:
         del values["rescale"]  # the form of before there was such a field
+    if not config.second_order:
+        del values["second_order"]
     values["settings"] = dataclasses.asdict(config.settings or settings_of(config.optimizer))
     return {"kind": "train-optimizer", **values}
 

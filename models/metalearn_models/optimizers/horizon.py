@@ -44,7 +44,7 @@ def watch_horizon(
         num_steps: number of steps to come, if it is known; a traced number is not compared.
     """
     text = (
-        f"{name} was meta-trained on training runs of {horizon} steps and is used past them, where its updates may "
+        f"{name} is known from training runs of {horizon} steps and is used past them, where its updates may "
         "undo what was reached: stop there, or continue with another optimizer"
     )
     if horizon is None or num_steps is not None:

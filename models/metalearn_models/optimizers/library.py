@@ -57,12 +57,19 @@ class TrainedOptimizer(NamedTuple):
 
     @property
     def horizon(self) -> int | None:
-        """Number of steps of the training runs that it was meta-trained on. None: the card does not say."""
-        return self.card.get("horizon", self.card.get("config", {}).get("length"))  # runs of version 0.1 have the last
+        """Number of steps of the training runs that it was meta-trained on, or of longer ones that it was measured on.
+
+        None: the card does not say.
+        """
+        meta_trained = self.card.get("config", {}).get("length")  # where runs of version 0.1 have it
+        return self.card.get("measured_to", self.card.get("horizon", meta_trained))
 
     def describe(self) -> str:
         """One line: what it was meta-trained on and for how many steps."""
         objective = self.card.get("objective", "an unknown objective")
+        if "measured_to" in self.card:
+            steps = f"for {self.card.get('horizon')} steps, and measured on unseen tasks up to {self.horizon} steps"
+            return f"meta-trained on {objective}, {steps}"
         horizon = "an unknown number of" if self.horizon is None else self.horizon
         return f"meta-trained on {objective}, for {horizon} steps and not beyond"
 

@@ -39,6 +39,7 @@ from metalearn_tasks.objectives.training import TrainingState as TrainingState
 from metalearn_tasks.objectives.training import cap_losses as cap_losses
 from metalearn_tasks.objectives.training import log_transform_losses as log_transform_losses
 from metalearn_tasks.objectives.training import training_loop as training_loop
+from metalearn_tasks.objectives.training import weigh_late_losses as weigh_late_losses
 
 __all__ = [
     "BASELINES",
@@ -76,4 +77,5 @@ __all__ = [
     "training_loop",
     "tune_learning_rate",
     "two_moons",
+    "weigh_late_losses",
 ]

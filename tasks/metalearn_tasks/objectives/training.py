@@ -14,7 +14,7 @@ from metalearn.inner import InnerLoop
 from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_tasks.objectives.objective import Objective, draw_start
 
-__all__ = ["TrainingState", "cap_losses", "log_transform_losses", "training_loop"]
+__all__ = ["TrainingState", "cap_losses", "log_transform_losses", "training_loop", "weigh_late_losses"]
 
 
 OPTIMIZER = 0x6F7074
@@ -114,3 +114,26 @@ def log_transform_losses(loop: InnerLoop, floor: float) -> InnerLoop:
         return state, jnp.log(loss + floor), aux
 
     return loop._replace(step=step)
+
+
+def weigh_late_losses(loop: InnerLoop) -> InnerLoop:
+    """Return the same loop whose losses are multiplied by weights that grow linearly, from about 0 to about 2.
+
+    The mean weight over a trajectory is 1. What counts in a training run is where it ends: with a learning rate that
+    falls to 0, a rule that is slower at first may end lower.
+
+    Args:
+        loop: an inner loop with a length.
+
+    Raises:
+        ValueError: the loop has no length.
+    """
+    if loop.length is None:
+        raise ValueError("weights that grow over a run need an inner loop of fixed length; this one has length=None")
+    length = loop.length
+
+    def step(theta: Any, state: Any, t: Array, key: PRNGKeyArray, data: Any) -> tuple[Any, Array, dict[str, Array]]:
+        state, loss, aux = loop.step(theta, state, t, key, data)
+        return state, loss * (2 * (t + 1) / (length + 1)).astype(loss.dtype), aux
+
+    return loop._replace(step=step, run=None)

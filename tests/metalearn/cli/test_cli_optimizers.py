@@ -1,5 +1,6 @@
 """`metalearn train-optimizer` at toy size: what it leaves, that it resumes to the same bytes, what it refuses."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,8 +11,17 @@ import pytest
 
 from metalearn.cli.main import main
 from metalearn.errors import RunError
+from metalearn.recipes.gradient import GradientConfig
 from metalearn.recipes.learned_optimizer import run as optimizer_run
-from metalearn.recipes.learned_optimizer.config import from_json, recommended, rename_old_fields, to_json
+from metalearn.recipes.learned_optimizer.build import prepare
+from metalearn.recipes.learned_optimizer.config import (
+    TrainOptimizerConfig,
+    from_json,
+    recommended,
+    rename_old_fields,
+    to_json,
+)
+from metalearn.recipes.learned_optimizer.settings import settings_of
 from metalearn_models import optimizers
 from metalearn_models.optimizers import library
 
@@ -177,3 +187,29 @@ def test_a_run_on_two_objectives_reports_both_and_resumes_to_the_same_bytes(tmp_
 def test_an_objective_of_a_mixture_is_refused_by_its_name(capsys):
     status, _, err = run(capsys, "train-optimizer", "compass", "--objective", "mlp-digits+convv-digits")
     assert status == 2 and "--objective" in err and "several: A+B" in err
+
+
+def test_second_order_meta_gradients_are_exact():
+    """Of the mean loss of three steps of SGD, by its constants: central differences agree, first order does not."""
+    settings = settings_of("learnable-sgd")
+    config = TrainOptimizerConfig("learnable-sgd", settings, "regression", length=3, batch=2, ceiling=1e6)
+    config = dataclasses.replace(config, gradient=GradientConfig("backprop"))
+
+    def estimate(second_order):
+        training = prepare(dataclasses.replace(config, second_order=second_order)).training
+        theta = jax.tree.map(lambda x: x + 4.0, training.theta())  # a high rate: curvature counts
+        state = training.estimator.init(theta, training.data, jax.random.key(0))
+        key, first = jax.random.key(1), jnp.int32(0)
+        return theta, jax.jit(lambda t: training.estimator.grad(t, state, training.data, key, first))
+
+    theta, exact = estimate(True)
+    up, down = (exact(jax.tree.map(lambda x, d=d: x + d, theta))[2]["loss"] for d in (0.05, -0.05))
+    slope = (up - down) / 0.1
+    total = lambda gradient: sum(jnp.sum(g) for g in jax.tree.leaves(gradient))  # noqa: E731
+    np.testing.assert_allclose(total(exact(theta)[0]), slope, rtol=0.02)
+    assert abs(total(estimate(False)[1](theta)[0]) / slope - 1) > 0.1
+
+
+def test_second_order_needs_backpropagation():
+    with pytest.raises(ValueError, match=r"--second-order is for backpropagation.*--gradient.method nres"):
+        prepare(dataclasses.replace(recommended("small-fc"), second_order=True))

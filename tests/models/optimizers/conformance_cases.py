@@ -15,6 +15,7 @@ from metalearn_models.sparsity import snfs, sparse
 WRAPPERS = {
     "lgl2o": guard_optimizer(optimizers.make("learnable-sgd"), lambda tx: lgl2o(tx, optax.adam(0.1))),
     "gl2o": guard_optimizer(optimizers.make("learnable-adam"), lambda tx: gl2o(tx, optax.sgd(0.1, 0.9))),
+    "compass-orthogonal": optimizers.make("compass", orthogonalise=True),
     "first_order": first_order(optimizers.make("learnable-momentum")),
     "sparse": guard_optimizer(
         optimizers.make("learnable-momentum"), lambda tx: sparse(tx, snfs(end=3, every=2), sparsity=0.25)
@@ -25,7 +26,7 @@ PER_LAYER = ("foof", "mac", "kfac", "kfac-standard", "natural-gradient", "mini-b
 """They remember matrices that are as large as a layer's inputs or as an axis, and not like parameters.
 
 Their updates are products of matrices: where these lie on automatic axes is the compiler's choice."""
-MATRIX_PRODUCTS = ("muon", *PER_LAYER)
+MATRIX_PRODUCTS = ("muon", "compass-orthogonal", *PER_LAYER)
 """Their rule multiplies whole matrices: spread ones are gathered, and explicit axes would need a placement of each."""
 DROPS = ("sparse",)
 """They set parameters to zero, in the first three steps."""

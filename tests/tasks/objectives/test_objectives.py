@@ -9,7 +9,7 @@ from metalearn_models.optimizers import LearnedOptimizer, mlp_optimizer, small_f
 from metalearn_tasks.datasets import Split
 from metalearn_tasks.objectives import mlp_classification, training_loop
 from metalearn_tasks.objectives.objective import draw_start
-from metalearn_tasks.objectives.training import cap_losses, log_transform_losses
+from metalearn_tasks.objectives.training import cap_losses, log_transform_losses, weigh_late_losses
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +118,12 @@ def test_the_logarithm_of_losses(loss):
     np.testing.assert_allclose(found, np.log(loss + 1e-4), rtol=1e-6)
     with pytest.raises(ValueError, match="floor must be positive"):
         log_transform_losses(_reports(loss), 0.0)
+
+
+def test_late_losses_weigh_more_and_the_mean_weight_is_one():
+    loop = _reports(3.0)._replace(length=5)
+    step = jax.vmap(lambda t: weigh_late_losses(loop).step((), 0.0, t, jax.random.key(0), ())[1])
+    losses = step(jnp.arange(5, dtype=jnp.int32))
+    np.testing.assert_allclose(losses, 3.0 * np.array([1, 2, 3, 4, 5]) / 3, rtol=1e-6)
+    with pytest.raises(ValueError, match="fixed length"):
+        weigh_late_losses(loop._replace(length=None))

@@ -88,17 +88,21 @@ class CompassState(NamedTuple):
     step: Int[Array, ""]
 
 
-def compass(units: int = 8, learning_rate: float = 1e-3) -> LearnedOptimizer:
+def compass(
+    units: int = 8, learning_rate: optax.ScalarOrSchedule = 1e-3, orthogonalise: bool = False
+) -> LearnedOptimizer:
     """The learned optimizer compass with a learning rate that falls along a cosine, from `learning_rate` to 0.
 
-    Without `num_steps` the learning rate stays. For any other schedule take `scale_by_compass`.
+    Without `num_steps` the learning rate stays. A schedule of optax, in place of a number, is taken as it is.
 
     Args:
         units: H, hidden units of the rule.
-        learning_rate: root mean square of the first update of every tensor.
+        learning_rate: root mean square of the first update of every tensor, or a schedule `(step) -> learning rate`.
+        orthogonalise: make directions of matrices nearly orthogonal, as Muon does; see `scale_by_compass`.
 
     Returns:
-        The optimizer; theta is a `CompassTheta`. From step `num_steps` on, parameters stay where they are.
+        The optimizer; theta is a `CompassTheta`. From step `num_steps` on, parameters stay where they are, unless a
+        schedule was given.
 
     Raises:
         ValueError: by `init`: less than one unit.
@@ -112,13 +116,13 @@ def compass(units: int = 8, learning_rate: float = 1e-3) -> LearnedOptimizer:
         return CompassTheta(adam, hidden, jnp.zeros(units, jnp.float32))
 
     def transform(theta: CompassTheta, num_steps: NumSteps | None = None) -> optax.GradientTransformationExtraArgs:
-        inner = scale_by_compass(theta)
+        inner = scale_by_compass(theta, orthogonalise)
 
         def update(
             updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
         ) -> tuple[optax.Updates, Any]:
-            rate = jnp.float32(learning_rate)
-            if num_steps is not None:
+            rate = jnp.asarray(learning_rate(state.step) if callable(learning_rate) else learning_rate, jnp.float32)
+            if num_steps is not None and not callable(learning_rate):
                 done = jnp.minimum(state.step.astype(jnp.float32) / jnp.asarray(num_steps, jnp.float32), 1)
                 rate *= 0.5 + 0.5 * jnp.cos(jnp.pi * done)
             updates, state = inner.update(updates, state, params, **extra)
@@ -129,7 +133,7 @@ def compass(units: int = 8, learning_rate: float = 1e-3) -> LearnedOptimizer:
     return LearnedOptimizer(init, transform)
 
 
-def scale_by_compass(theta: CompassTheta) -> optax.GradientTransformationExtraArgs:
+def scale_by_compass(theta: CompassTheta, orthogonalise: bool = False) -> optax.GradientTransformationExtraArgs:
     """Replace gradients by directions of root mean square 1 per tensor.
 
     Chain it with `optax.scale_by_learning_rate`, after decay of the weights if any. A parameter whose gradients have
@@ -138,6 +142,8 @@ def scale_by_compass(theta: CompassTheta) -> optax.GradientTransformationExtraAr
 
     Args:
         theta: meta-parameters.
+        orthogonalise: make the direction of each matrix nearly orthogonal, as Muon does with its momentum: all singular
+            values become nearly equal. Tensors of other ranks keep their directions.
 
     Returns:
         The transformation; its state is a `CompassState`, and `update` does not need the parameters.
@@ -155,6 +161,8 @@ def scale_by_compass(theta: CompassTheta) -> optax.GradientTransformationExtraAr
         results = []
         for g, memory in zip(leaves, tree.flatten_up_to(state.tensors), strict=True):
             step, memory = _update_tensor(theta, read_gradient(g), memory, count)
+            if orthogonalise and g.ndim == 2:
+                step = _orthogonalise(step)
             results.append((step.astype(g.dtype), memory))
         updates, tensors = (tree.unflatten([r[i] for r in results]) for i in range(2))
         return updates, CompassState(tensors, state.step + 1)
@@ -184,6 +192,22 @@ def _update_tensor(
     direction = hold_still(products([*features, *units], weights)[0], g, momenta)
     size = jnp.sqrt(jnp.square(direction).mean()) + SMALLEST
     return direction / size, TensorMemory((momenta[0], momenta[1], momenta[2]), second, rows, columns)
+
+
+def _orthogonalise(x: Float[Array, "M N"]) -> Float[Array, "M N"]:
+    """A matrix with the singular vectors of `x` and nearly equal singular values, of root mean square 1.
+
+    Five steps of a polynomial of degree 5 on the smaller side, with Muon's coefficients (Jordan et al. 2024), which
+    bring singular values between .01 and 1 to between .7 and 1.2.
+    """
+    a, b, c = 3.4445, -4.775, 2.0315
+    wide = x if x.shape[0] <= x.shape[1] else x.T
+    wide /= jnp.sqrt(jnp.square(wide).sum()) + SMALLEST
+    for _ in range(5):
+        square = wide @ wide.T
+        wide = a * wide + (b * square + c * square @ square) @ wide
+    turned = wide if x.shape[0] <= x.shape[1] else wide.T
+    return turned / (jnp.sqrt(jnp.square(turned).mean()) + SMALLEST)
 
 
 def _squares(g: Float[Array, "*S"]) -> tuple[Array, Array | None, Array | None]:

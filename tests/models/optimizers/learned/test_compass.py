@@ -78,10 +78,30 @@ def test_directions_have_root_mean_square_one_and_parameters_without_gradient_ho
     jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0), directions(theta, [silent] * 3))
 
 
+def test_directions_of_matrices_become_orthogonal_and_others_stay(theta, directions):
+    gradients = [_gradients(t) for t in range(3)]
+    plain = directions(theta, gradients)
+    tx = scale_by_compass(theta, orthogonalise=True)
+    state = tx.init(gradients[0])
+    step = jax.jit(tx.update)
+    for g in gradients:
+        found, state = step(g, state)
+    u, _, v = np.linalg.svd(np.asarray(plain["matrix"], np.float64), full_matrices=False)
+    values = np.diag(u.T @ np.asarray(found["matrix"], np.float64) @ v.T)
+    np.testing.assert_allclose(u @ np.diag(values) @ v, found["matrix"], atol=1e-4)  # the same singular vectors
+    assert values.max() / values.min() < 1.2 / 0.65
+    np.testing.assert_allclose(np.square(found["matrix"]).mean(), 1, rtol=1e-5)
+    for name in ("filters", "vector", "scalar"):
+        np.testing.assert_allclose(found[name], plain[name], rtol=1e-5, atol=1e-6)
+
+
 def test_the_learning_rate_falls_along_a_cosine_if_the_number_of_steps_is_known(theta):
     gradients = _gradients(0)
-    for num_steps, expected in ((None, (0.1,) * 6), (4, (0.1, 0.0853553, 0.05, 0.0146447, 0.0, 0.0))):
-        tx = compass(learning_rate=0.1).transform(theta, num_steps)
+    cosine, cases = (0.1, 0.0853553, 0.05, 0.0146447, 0.0, 0.0), []
+    cases += [(0.1, None, (0.1,) * 6), (0.1, 4, cosine)]
+    cases.append((lambda step: 0.1 / (step.astype(jnp.float32) + 1), 4, [0.1 / (t + 1) for t in range(6)]))
+    for rate, num_steps, expected in cases:
+        tx = compass(learning_rate=rate).transform(theta, num_steps)
         state, lengths = tx.init(gradients), []
         for _ in range(6):
             updates, state = tx.update(gradients, state, gradients)
