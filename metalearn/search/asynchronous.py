@@ -9,7 +9,7 @@ synchronous form trains the same candidates in one program and is faster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,13 +21,14 @@ import numpy as np
 from metalearn.search.folder import search_in_folder
 from metalearn.search.population import Search
 from metalearn.search.random_search import whole_trainings
+from metalearn.search.rank_correlation import RungCorrelation, rung_correlations
 from metalearn.search.successive_halving import HalvingState
 from metalearn.sweeps import Cell, Plan, Record, Report, cell_name, run_sweep
 from metalearn.sweeps.storage import storage_url
 from metalearn.sweeps.study import Halving
 from metalearn.sweeps.watch import Watch
 
-__all__ = ["Make", "run_asynchronously", "train_cell"]
+__all__ = ["Make", "asynchronous_correlations", "run_asynchronously", "train_cell"]
 
 Make = Callable[[Cell], tuple[Search, Any, Any]]
 """Makes the search, the `theta` and the data of a cell; a function of a module, which workers can import."""
@@ -110,3 +111,17 @@ def run_asynchronously(
         halving=Halving(steps[0], eta),
         watch=watch,
     )
+
+
+def asynchronous_correlations(records: Sequence[Record], steps: tuple[int, ...]) -> list[RungCorrelation]:
+    """How early scores ranked the candidates that were trained to the end; see `rung_correlations`.
+
+    These are survivors that early scores have chosen, so the numbers are lower than those of all candidates. Few
+    survivors say little: each row has their number.
+
+    Args:
+        records: what `run_asynchronously` returned.
+        steps: of the rungs.
+    """
+    ended = [record.result["scores"] for record in records if record.result is not None]
+    return rung_correlations(steps, np.asarray(ended, np.float64).reshape(-1, len(steps)).T)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,16 @@ __all__ = ["Cells"]
 class Cells:
     """All runs of one task in a file of one line per run; a run is made when it is asked for the first time.
 
-    A run is known by the name of its method, its point, seed, task and data. Constants of a method are in no name:
-    after a change of one, take another folder.
+    A run is known by the name of its method, its point, seed, task and data, and by its program as JAX lowers it. So a
+    run whose method has another constant, or another code, is made again, and so are all with another version of JAX.
     """
 
     def __init__(self, path: Path, task: Task, methods: Mapping[str, Method], mnist: str):
         self._path, self._task, self._methods, self._mnist = path, task, methods, mnist
         # The same images are known by their content, wherever they lie.
         self._source = "" if task.source == "digits" else f"; {datasets.content_sha256(mnist) or mnist}"
-        self._programs: dict[str, Callable[..., Run]] = {}
+        self._programs: dict[str, Any] = {}
+        self._names: dict[str, str] = {}
         self._data: dict[int, Any] = {}
         self._known: dict[str, dict[str, Any]] = {}
         if path.exists():
@@ -46,7 +48,8 @@ class Cells:
 
     def run(self, method: str, point: Point, seed: int) -> Mapping[str, np.ndarray]:
         """The measurements of a run, `{field of Run: array}`."""
-        key = f"{method}; {point[0]:g}, {point[1]:g}; seed {seed}; {self._task}{self._source}"
+        program = self._name_program(method, seed)
+        key = f"{method}; {point[0]:g}, {point[1]:g}; seed {seed}; {self._task}{self._source}; {program}"
         if key not in self._known:
             found = self.train(method, point, seed, True)
             values = {name: [float(f"{float(v):.5g}") for v in x] for name, x in found._asdict().items()}
@@ -58,8 +61,19 @@ class Cells:
 
     def train(self, method: str, point: Point, seed: int, evaluated: bool) -> Run:
         """Train now, whatever is known."""
-        program = self._programs.setdefault(method, make_training(self._task, self._methods[method]))
+        return jax.block_until_ready(self._program(method)(*self._arguments(point, seed), evaluated))
+
+    def _program(self, method: str) -> Any:
+        return self._programs.setdefault(method, make_training(self._task, self._methods[method]))
+
+    def _arguments(self, point: Point, seed: int) -> tuple[Any, ...]:
         if seed not in self._data:
             self._data[seed] = draw_data(self._task, seed, self._mnist)
-        rate, damping = map(jnp.float32, point)
-        return jax.block_until_ready(program(rate, damping, self._data[seed], jax.random.key(seed), evaluated))
+        return (*map(jnp.float32, point), self._data[seed], jax.random.key(seed))
+
+    def _name_program(self, method: str, seed: int) -> str:
+        """Eight characters that stand for the program of a method, the same for all points and seeds."""
+        if method not in self._names:
+            text = self._program(method).lower(*self._arguments((0.0, 0.0), seed), True).as_text()
+            self._names[method] = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return self._names[method]

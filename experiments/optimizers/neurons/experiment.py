@@ -23,6 +23,7 @@ OPENBLAS_NUM_THREADS=1.
 
     python -m experiments neurons quick                      # digits, and 150 digits with half of the labels random
     python -m experiments neurons quick --tasks logistic     # Fig. 2A: no hidden layer, 100 digits
+    python -m experiments neurons quick --tasks small-mnist --mnist FOLDER   # 14 x 14 images, 196-200-200-200-10
     python -m experiments neurons standard --mnist FOLDER    # 784-1000-1000-1000-10 on 10,000 images; the same command
                                                              # continues a run that was stopped
 """
@@ -82,7 +83,7 @@ class NeuronsConfig:
     """FOOF, KFAC, natural gradients and optimizers of today on small networks."""
 
     tasks: tuple[str, ...] = ("digits", "noise")
-    """What is trained: digits, noise, logistic, mnist."""
+    """What is trained: digits, noise, logistic, mnist, small-mnist."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Optimizers in the comparison."""
     tuning_seeds: int = 5

@@ -35,6 +35,7 @@ class Task(NamedTuple):
         steps: updates of a run.
         source: "digits" (scikit-learn), or "mnist", the data set that the option --mnist names.
         network: name in `NETWORKS`.
+        size: height and width to which images are resized; None: as they are.
     """
 
     hidden: tuple[int, ...]
@@ -44,6 +45,7 @@ class Task(NamedTuple):
     steps: int
     source: Literal["digits", "mnist"] = "digits"
     network: Literal["mlp", "conv", "autoencoder"] = "mlp"
+    size: int | None = None
 
 
 TASKS = {
@@ -51,9 +53,10 @@ TASKS = {
     "noise": Task((64, 64, 64), 150, 0.5, None, 100),
     "logistic": Task((), 100, 0.0, None, 100),
     "mnist": Task((1000, 1000, 1000), 10_000, 0.0, 100, 300, "mnist"),
+    "small-mnist": Task((200, 200, 200), 10_000, 0.0, 100, 150, "mnist", size=14),
 }
 """Tasks by name. `noise` and `logistic`, which has no hidden layer, have exact gradients; the others have those of
-batches."""
+batches; `small-mnist` is `mnist` at a size that takes ten minutes."""
 POINTS = 10
 """Times at which a run is evaluated, at equal distances; the last is its end."""
 
@@ -87,7 +90,7 @@ def draw_data(task: Task, seed: int, mnist: str = "mnist") -> Data:
     Raises:
         DataNotPreparedError: MNIST is not there.
     """
-    found = datasets.load("digits", test_fraction=297 / 1797, seed=seed) if task.source == "digits" else _mnist(mnist)
+    found = _load(task, seed, mnist)
     rng = np.random.default_rng(seed)
     inputs, labels = (np.asarray(x) for x in found.train)
     rows = rng.permutation(len(labels))[: task.examples]
@@ -185,5 +188,7 @@ def draw_batches(task: Task, examples: int, steps: int, key: PRNGKeyArray) -> In
     return batches[:steps]
 
 
-def _mnist(source: str) -> datasets.Dataset:
-    return datasets.load(source)
+def _load(task: Task, seed: int, mnist: str) -> datasets.Dataset:
+    if task.source == "digits":
+        return datasets.load("digits", test_fraction=297 / 1797, seed=seed)
+    return datasets.load(mnist, size=task.size)

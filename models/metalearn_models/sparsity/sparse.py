@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
 from metalearn_models.optimizers.frame import transformation
@@ -43,8 +45,10 @@ def sparse(
     one: whatever changes its updates later would move what is off.
 
     A loop that knows when connections change can say so: `update(grads, state, params, due=False)` is a program without
-    the change, at the cost of static masks, and `due=True` one with it. The results are the same as long as `due` is
-    what the rule says of `state.step`; nothing checks that.
+    the change, at the cost of static masks, and `due=True` one with it. The results are the same if `due` is what the
+    rule says of `state.step`. If it is not, an error says so. A compiled program cannot raise one: there, all
+    parameters that are off become NaN, so that the next loss is NaN. All others stay, and
+    `apply_masks(params, state.masks)` brings the zeros back; the change was left out or made too early.
 
     Args:
         inner: any optimizer. It sees gradients that are zero where connections are off, and its state restarts where
@@ -60,7 +64,8 @@ def sparse(
 
     Raises:
         ValueError: by `init`: the sparsity is outside [0, 1), or a layer would be left without connections; by
-            `update`: the parameters are missing, or the state belongs to another rule or to other parameters.
+            `update`: the parameters are missing, the state belongs to another rule or to other parameters, or `due` is
+            not what the rule says.
     """
     key = jax.random.key(0) if key is None else key
     start, later = jax.random.split(key)
@@ -108,10 +113,9 @@ def _transformation(
                 zero, jax.random.key_data(key), masks, zero, zero, {rule.name: memory}, inner.init(params)
             )
 
-    def update(
-        grads: Any, state: Any, params: Any = None, *, due: bool | None = None, **extra: Any
-    ) -> tuple[Any, SparseState]:
+    def update(grads: Any, state: Any, params: Any = None, *, due: Any = None, **extra: Any) -> tuple[Any, SparseState]:
         memory = _check(rule, state, params)
+        off = 0.0 if due is None else _off_if(rule, state.step, due)
         memory = rule.watch(memory, grads, state.masks)
         step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=kind), state.step)
 
@@ -132,7 +136,7 @@ def _transformation(
         if due is False or rule.due is None or rule.change is None or not jax.tree.leaves(state.masks):
             now, masks, skipped = jnp.array(False), state.masks, jnp.int32(0)
             updates, inner_state = descend(masks)
-            updates = _hold(updates, params, masks)
+            updates = _hold(updates, params, masks, off)
         else:
             now, some = rule.due(state.step) if due is None else jnp.array(True), partial(change, rule.change)
             # What leaves a branch is copied at every step, so one byte per entry does. A rule that pauses drops the
@@ -143,7 +147,7 @@ def _transformation(
             if rule.pauses:
                 updates, inner_state = _choose(~now, (updates, inner_state), (_zeros(updates), state.inner))
             inner_state = _restart(inner, inner_state, apply_masks(params, old), fresh)
-            updates = _hold(updates, params, old)
+            updates = _hold(updates, params, old, off)
         counts = (state.changes + now.astype(jnp.int32), state.skipped + skipped)
         return updates, SparseState(state.step + 1, state.key, masks, *counts, {rule.name: memory}, inner_state)
 
@@ -172,12 +176,32 @@ def _choose(first: Any, one: Any, other: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(first, a, b), one, other)
 
 
-def _hold(updates: Any, params: Any, on: Masks) -> Any:
-    """Updates in the dtype of the parameters, which end at exactly 0 where a mask is off."""
+def _off_if(rule: Rule, step: Any, due: Any) -> Any:
+    """What parameters that are off are set to: 0, or NaN if the rule says something else of a step of a program.
+
+    Raises:
+        TypeError: `due` is not a bool of Python.
+        ValueError: the rule says something else of a step that is known now.
+    """
+    if not isinstance(due, bool):
+        raise TypeError(
+            f"due chooses a program, so it must be True or False, got {type(due).__name__}; or leave it out"
+        )
+    right = (jnp.array(False) if rule.due is None else rule.due(step)) == due
+    if not isinstance(right, Tracer) and not right.all():
+        raise ValueError(
+            f"update got due={due}, and the rule {rule.name} says {not due} of step {np.asarray(step)}: leave due out, "
+            "or count the steps from state.step"
+        )
+    return jnp.where(right, 0.0, jnp.nan)
+
+
+def _hold(updates: Any, params: Any, on: Masks, off: Any = 0.0) -> Any:
+    """Updates in the dtype of the parameters, which end at exactly `off` where a mask is off."""
 
     def hold(p: Array, m: Array | None, u: Array) -> Array:
         u = u.astype(p.dtype)
-        return u if m is None else jnp.where(m, u, -p)
+        return u if m is None else jnp.where(m, u, jnp.asarray(off, p.dtype) - p)
 
     return jax.tree.map(hold, params, on, updates)
 

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.architectures import _formulas, cells, digits, early_stopping, retrain, shared_weights
+from experiments.architectures import _correlations, _formulas, cells, digits, early_stopping, retrain, shared_weights
 from experiments.architectures._problems import CellProblem, help_text
 from experiments.architectures._replay import judge, replay, summarise
 from experiments.architectures._report import verdict
 from experiments.architectures._table import Table
 from metalearn.errors import RunError, UnknownNameError
+from metalearn.search.rank_correlation import spearman
 from metalearn.search.successive_halving import plan_rungs, successive_halving
 from metalearn_models.architectures import Candidate, classification_search, feedforward_cell, scored_by_loss
 from metalearn_models.losses.formulas import parse
@@ -117,6 +118,25 @@ def test_shared_scores_are_judged_on_seeds_that_chose_nothing():
     backwards = {key: {way: -np.asarray(values) for way, values in row.items()} for key, row in shared.items()}
     result = shared_weights.summarise(config, alone, backwards, 0.1)
     assert [c["state"] for c in result["claims"]][2] == "fails" and result["verdict"] == "not reproduced"
+
+
+def test_intervals_of_correlations_are_wide_with_few_cells_even_if_all_seeds_agree():
+    """Equal seeds know no more than one, and the interval is Fisher's for 162 cells: atanh(r) +- 1.96 / sqrt(159)."""
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=162)
+    scores = np.stack([np.tile(truth + noise * rng.normal(size=162), (6, 1)) for noise in (0.5, 2.0)])
+    end = np.tile(truth, (6, 1))
+    found = _correlations.correlate_with_others(scores, end)
+    np.testing.assert_allclose(found, [[spearman(row[0], truth)] * 6 for row in scores], rtol=1e-12)
+    drawn = list(_correlations.resample(scores, end, 300))
+    means = _correlations.interval(lambda c: c.mean(1), found, drawn)
+    fisher = np.tanh(np.arctanh(found[:, :1]) + np.array([[0.0, -1.96, 1.96]]) / np.sqrt(159))
+    np.testing.assert_allclose(means, fisher, atol=0.04)
+    mixed = rng.normal(size=(1, 6, 162))  # the truth of a seed is the mean of the others
+    wanted = spearman(mixed[0, 2], np.delete(end + mixed[0], 2, 0).mean(0))
+    np.testing.assert_allclose(_correlations.correlate_with_others(mixed, end + mixed[0])[0, 2], wanted)
+    constant = _correlations.correlate_with_others(np.zeros((1, 6, 162)), end)
+    assert np.isnan(_correlations.interval(lambda c: c.mean(1), constant, [constant])).all()
 
 
 def test_a_formula_trains_as_its_loss():

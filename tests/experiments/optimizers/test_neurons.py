@@ -88,6 +88,22 @@ def test_end_to_end_and_a_second_call_trains_nothing_again(tmp_path, monkeypatch
     assert (tmp_path / "noise" / "grid.jsonl").read_text().endswith("\n")  # the next run begins a line
 
 
+def test_a_run_is_known_by_the_constants_of_its_method(tmp_path):
+    """Two instances give one line; another momentum gives a second one, and its own numbers."""
+
+    def kept(momentum):
+        cells = Cells(tmp_path / "runs.jsonl", TINY, {"SGD": METHODS["SGD"]._replace(make=make(momentum))}, "")
+        run = cells.run("SGD", (0.1, 0.0), 0)
+        return run["train_loss"].tolist(), len((tmp_path / "runs.jsonl").read_text().splitlines())
+
+    def make(momentum):
+        return lambda rate, _: optax.sgd(rate, momentum)
+
+    first, again, other = kept(0.5), kept(0.5), kept(0.6)
+    assert first == again and (first[1], other[1]) == (1, 2)
+    assert other[0] != first[0]
+
+
 def test_of_equal_points_the_one_with_lower_losses_before_the_end_is_chosen():
     curves = {(1.0, 0.1): [500.0, 1e-12], (2.0, 0.1): [5.0, 3e-11], (3.0, 0.1): [1.0, 1e-3], (4.0, 0.1): [9.0, np.nan]}
 

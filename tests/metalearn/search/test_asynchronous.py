@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metalearn.search.asynchronous import run_asynchronously
+from metalearn.search.asynchronous import asynchronous_correlations, run_asynchronously
+from metalearn.search.rank_correlation import spearman
 from metalearn.sweeps import Plan
 from tests.metalearn.search.parabola import by_hand, make_parabola
 
@@ -33,6 +34,12 @@ def test_who_is_behind_at_a_rung_stops_there(tmp_path):
         assert record.value == pytest.approx(-rungs[step][-1], rel=1e-3)
     again = run_asynchronously(plan, make, tmp_path, (2, 4, 8), eta=2, seed=1, workers=0)
     assert [r.value for r in again] == [r.value for r in records]
+    ended = [i for i, record in enumerate(records) if record.state == "done"]
+    correlations = asynchronous_correlations(records, (2, 4, 8))
+    assert [(c.step, c.scored) for c in correlations] == [(step, len(ended)) for step in (2, 4, 8)] and len(ended) > 1
+    for c in correlations:
+        assert c.spearman == pytest.approx(spearman(scores[c.step - 1, ended], scores[7, ended]))
+    assert [c.scored for c in asynchronous_correlations([], (2, 4))] == [0, 0]
 
 
 def test_rungs_that_do_not_divide_are_refused(tmp_path):

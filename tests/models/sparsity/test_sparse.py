@@ -131,6 +131,34 @@ def test_a_loop_that_knows_when_connections_change_ends_at_the_same_bits(rule):
     assert int(known[1].changes) == 3
 
 
+def test_a_loop_that_is_wrong_about_a_change_is_told():
+    """With words outside a program; in one, what is off is NaN, and the masks bring the parameters back."""
+    tx = sparse(cases.INNER, rigl(end=14, every=3, alpha=0.5), erk, 0.6)
+    params, grads = cases.params(), jax.tree.map(lambda g: g[0], cases.grads())
+    state = tx.init(params)
+    params, late = apply_masks(params, state.masks), state._replace(step=jnp.int32(3))
+
+    @jax.jit
+    def steps(state, late):
+        return [tx.update(grads, s, params, due=due) for s in (state, late) for due in (False, True)]
+
+    claims = zip((state, state, late, late), (False, True) * 2, steps(state, late), strict=True)
+    for before, due, (updates, after) in claims:
+        right = due == (int(before.step) == 3)
+        for name in ("a", "b"):
+            off = ~np.asarray(before.masks[name])
+            assert np.isnan(updates[name][off]).all() if not right else np.isfinite(updates[name]).all(), (name, due)
+        again = apply_masks(optax.apply_updates(params, updates), before.masks)
+        assert due or all(np.isfinite(x).all() for x in jax.tree.leaves((again, after.inner)))
+    with pytest.raises(ValueError, match=r"got due=False, and the rule rigl says True of step 3: leave due out"):
+        tx.update(grads, late, params, due=False)
+    with pytest.raises(ValueError, match=r"got due=True, and the rule static says False of step 0"):
+        standing = sparse(cases.INNER, static(), erk, 0.6)
+        standing.update(grads, standing.init(params), params, due=True)
+    with pytest.raises(TypeError, match="got ArrayImpl"):
+        tx.update(grads, late, params, due=late.step == 3)
+
+
 def test_sparsity_zero_is_the_inner_optimizer_to_the_bit():
     _, (params, states, _) = cases.run(rigl(end=10, every=3), sparsity=0.0)
 
