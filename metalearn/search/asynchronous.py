@@ -123,5 +123,5 @@ def asynchronous_correlations(records: Sequence[Record], steps: tuple[int, ...])
         records: what `run_asynchronously` returned.
         steps: of the rungs.
     """
-    ended = [record.result["scores"] for record in records if record.result is not None]
+    ended = [record.result["scores"] for record in records if record.state == "done" and record.result]
     return rung_correlations(steps, np.asarray(ended, np.float64).reshape(-1, len(steps)).T)
