@@ -13,6 +13,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, ArrayLike, Float
 
@@ -30,14 +31,21 @@ _FROM_MEDIAN, _FROM_MEAN = 1.4826, 1.2533  # factors from the two absolute devia
 def check_scale(scale: Scale) -> Scale:
     """Return the scale as a float, or "batch".
 
+    An array with one number, such as `robust_scale` gives for targets `[N, 1]`, is this number.
+
     Raises:
         ValueError: it is neither "batch" nor a number from 1e-12 to 1e12.
     """
     if isinstance(scale, str):
         if scale == "batch":
             return "batch"
-    elif math.isfinite(scale) and 1 / LARGEST_SCALE <= scale <= LARGEST_SCALE:
-        return float(scale)
+    else:
+        try:
+            number = float(np.asarray(scale, np.float64).item())
+        except (TypeError, ValueError):  # of several numbers, or of none
+            number = math.nan
+        if math.isfinite(number) and 1 / LARGEST_SCALE <= number <= LARGEST_SCALE:
+            return number
     raise ValueError(
         f'scale must lie in [{1 / LARGEST_SCALE:g}, {LARGEST_SCALE:g}], in units of the targets, or be "batch", '
         f"got {scale!r:.80}"
@@ -48,7 +56,7 @@ def robust_scale(targets: Float[ArrayLike, "N *C"]) -> Float[Array, "*C"]:
     """Estimate the standard deviation of targets from their median and MAD, so that outliers hardly change it.
 
     Use it on all training targets, `load("robust-regression", scale=float(robust_scale(y)))`, which has less noise than
-    the estimate per batch.
+    the estimate per batch. Targets `[N, C]` have one per column, and a loss takes one number: scale the columns first.
 
     Args:
         targets: one row per example; NaN, as a mark of missing targets, is left out.

@@ -3,6 +3,9 @@
 `transformer/core.py` reads and answers. Here its views become one prediction: the mean of their probabilities, then a
 temperature and a bias per class that were fitted on rows which a view did not hold (`calibration.py`). Where every view
 holds all rows, further readings leave a part of them out, and are used for nothing else.
+
+Of a table with more columns than a view shows there are kinds of views, and what tells classes apart may be in one of
+them alone. So the mean is taken per kind, and the kinds are pooled with weights that were fitted on the same rows.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ class CellReader:
     """A table that the Transformer for tables has read.
 
     Attributes:
-        calibration: temperature and bias per class; None: there were too few rows.
+        calibration: weight per kind of view and bias per class; None: there were too few rows.
         views: number of views.
     """
 
@@ -66,7 +69,7 @@ class CellReader:
             held_out = _predict_left_out(trained, X, categorical, classes, fitted, rng)
             if held_out is not None:
                 rows, probabilities = held_out
-                self.calibration = fit_calibration(probabilities[None], classes[rows])
+                self.calibration = fit_calibration(probabilities, classes[rows])
         # As NumPy arrays: to unpickle these in another process does not start JAX there.
         self._fitted = fitted._replace(memories=jax.device_get(fitted.memories))
         self._rows = X, classes
@@ -74,8 +77,11 @@ class CellReader:
     def predict_proba(self, X: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n K"]:
         """Probabilities of the classes for rows, each by itself."""
         refuse_fork()
-        found = _mean(answer(self._fitted, X))
-        return found if self.calibration is None else calibrate(self.calibration, found[None])
+        log_probs = answer(self._fitted, X)
+        if self.calibration is None:
+            return _mean(log_probs)
+        kinds = _kinds(self._fitted)
+        return calibrate(self.calibration, _mean_by_kind(log_probs, kinds, np.unique(kinds)))
 
     def predict_variance(self, X: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n K"]:
         """How much the probabilities of the views would still change with more rows, see `cell_variance.py`."""
@@ -92,6 +98,24 @@ def _mean(
     return mean / mean.sum(1, keepdims=True)
 
 
+def _kinds(fitted: Fitted) -> Int[np.ndarray, " V"]:
+    return np.array([view.kind for view in fitted.views])
+
+
+def _mean_by_kind(
+    log_probs: Float[np.ndarray, "V n K"],
+    kinds: Int[np.ndarray, " V"],
+    wanted: Int[np.ndarray, " S"],
+    counted: Bool[np.ndarray, "V n"] | None = None,
+) -> Float[np.ndarray, "S n K"]:
+    """The mean of each kind of view; of all views for a kind of which there is none."""
+    found = []
+    for kind in wanted:
+        chosen = kinds == kind if kind in kinds else np.ones(len(kinds), bool)
+        found.append(_mean(log_probs[chosen], None if counted is None else counted[chosen]))
+    return np.stack(found)
+
+
 def _predict_left_out(
     trained: TrainedTables,
     X: np.ndarray,
@@ -100,13 +124,19 @@ def _predict_left_out(
     fitted: Fitted,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Rows, and their probabilities from contexts that do not hold them; None: there are none such."""
-    free = np.flatnonzero(~fitted.shown.all(0))
+    """Rows, and per kind of view their probabilities from contexts that do not hold them; None: there are none such."""
+    kinds = _kinds(fitted)
+    wanted = np.unique(kinds)
+    free = np.flatnonzero(np.all([(~fitted.shown[kinds == kind]).any(0) for kind in wanted], 0))
     if len(free):
         rows = rng.permutation(free)[:CALIBRATION_ROWS]
-        return rows, _mean(answer(fitted, X[rows]), ~fitted.shown[:, rows])
+        counted = ~fitted.shown[:, rows]
+        return rows, _mean_by_kind(answer(fitted, X[rows], counted), kinds, wanted, counted)
     found, order = [], rng.permutation(len(X))
-    for number, part in enumerate(np.array_split(order, _FOLDS)):
+    parts = np.array_split(order, _FOLDS)
+    if len(wanted) > 1:  # a part is read once per kind; few parts have rows enough
+        parts = parts[: max(1, round(CALIBRATION_ROWS / len(parts[0])))]
+    for number, part in enumerate(parts):
         rest = np.setdiff1d(order, part)
         if len(np.unique(classes[rest])) < classes.max() + 1:  # the only row of its class must stay
             lonely = np.setdiff1d(classes, classes[rest])
@@ -114,9 +144,12 @@ def _predict_left_out(
             rest = np.setdiff1d(order, part)
         if not len(part):
             continue
-        reading = read_table(trained, X[rest], classes[rest], categorical=categorical, views=1, rng=rng, first=number)
-        found.append((part, _mean(answer(reading, X[part]))))
+        first = number if len(wanted) == 1 else 0
+        reading = read_table(
+            trained, X[rest], classes[rest], categorical=categorical, views=len(wanted), rng=rng, first=first
+        )
+        found.append((part, _mean_by_kind(answer(reading, X[part]), _kinds(reading), wanted)))
     if not found:
         return None
-    rows, probabilities = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return rows, probabilities
+    rows, probabilities = zip(*found, strict=True)
+    return np.concatenate(rows), np.concatenate(probabilities, 1)

@@ -27,10 +27,14 @@ from metalearn_models.tabular.sequences import SequenceReader
 from metalearn_models.tabular.transformer import library as tables
 from metalearn_models.tabular.transformer.library import TrainedTables
 
-__all__ = ["CELL_VIEWS", "SEQUENCE_VIEWS", "InContextClassifier", "load_learner"]
+__all__ = ["CELL_VIEWS", "LONG", "SEQUENCE_VIEWS", "WIDE", "WIDE_VIEWS", "InContextClassifier", "load_learner"]
 
 CELL_VIEWS = 8
 """Views of a Transformer for tables if nothing is said."""
+WIDE_VIEWS = 4
+"""Views of it, if nothing is said, of a table with more than `WIDE` columns and more than `LONG` rows: eight take twice
+the time and decide no better."""
+WIDE, LONG = 64, 256
 SEQUENCE_VIEWS = 16
 """Views of a learner that reads sequences if nothing is said."""
 
@@ -48,9 +52,9 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
     1,024 rows, a stratified sample of larger tables, and up to 64 columns. Of wider tables, views have in turn the
     columns that say most about the classes by themselves, leading principal components, columns at random, components.
     From 100 rows on, rows that a view does not hold (if all hold all, a quarter at a time is left out of one more
-    reading) calibrate the prediction: a temperature and a bias per class. A view keeps about 1.6 kB per cell of its
-    context: 26 MB for 1,000 rows of 16 columns. Time grows with the cells of a view:
-    `fit` of 200 rows of 16 columns takes .4 s of one core, of 2,000 rows of 3,000 columns 21 s.
+    reading) calibrate the prediction: a temperature and a bias per class, and of wide tables a weight per kind of view.
+    A view keeps about 1.6 kB per cell of its context: 26 MB for 1,000 rows of 16 columns. Time grows with these cells:
+    `fit` of 200 rows of 16 columns takes .4 s of one core, of 2,000 rows of 3,000 columns 6 s.
 
     A learner that reads sequences knows the shapes that it was meta-trained for. A category of 3 to 30
     levels becomes a column per level, and is none of them where it is missing or was not met in `fit`. Other categories
@@ -71,9 +75,10 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
             `metalearn train`.
         categorical_features: which columns hold categories: "from_dtype" (in frames of pandas or polars the columns of
             categories, texts and truth values; in arrays none), a mask, or the positions or names of columns.
-        n_estimators: number of views whose predictions are averaged; None: 8 of a Transformer for tables, 16 of another
-            learner. A view of the one has random codes of classes and categories, of the other a random rotation of the
-            features, random names of the classes, and a random order of the rows; both choose rows where they must.
+        n_estimators: number of views whose predictions are averaged; None: 8 of a Transformer for tables, 4 if there
+            are more than 64 columns and 256 rows; 16 of another learner. A view of the one has random codes of classes
+            and categories, of the other a random rotation of the features, random names of the classes, and a random
+            order of the rows; both choose rows where they must.
         random_state: decides the views. The default 0 makes `fit` deterministic. None: NumPy's global generator
             decides, as everywhere in scikit-learn.
 
@@ -83,8 +88,8 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         feature_names_in_: their names, if `X` came with names.
         card_: what is known about the weights: configuration, seed, figures.
         n_views_: number of views in use, at least `n_estimators`.
-        calibration_: weights of the sources of a prediction (the views; the nearest rows) and bias per class; None:
-            there were too few rows.
+        calibration_: weights of the sources of a prediction (the kinds of views; the nearest rows) and bias per class;
+            None: there were too few rows.
 
     References:
         Kirsch, Harrison, Sohl-Dickstein, Metz 2022, arXiv 2212.04458; Hollmann et al. 2025, Nature 637.
@@ -143,7 +148,8 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self._cells = isinstance(trained, TrainedTables)
         if isinstance(trained, TrainedTables):
-            views = CELL_VIEWS if self.n_estimators is None else int(self.n_estimators)
+            usual = WIDE_VIEWS if X.shape[1] > WIDE and len(X) > LONG else CELL_VIEWS
+            views = usual if self.n_estimators is None else int(self.n_estimators)
             reader = CellReader(trained, X, self._columns.categorical, classes, views, rng)
         else:
             views = SEQUENCE_VIEWS if self.n_estimators is None else int(self.n_estimators)

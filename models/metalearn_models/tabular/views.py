@@ -17,12 +17,12 @@ Everything here runs once per fit, on the host. Only `features_of`, `reduce` and
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Int
-from sklearn.utils.extmath import randomized_svd
+from scipy.linalg import eigh
 
 __all__ = [
     "CLIP",
@@ -50,7 +50,7 @@ CLIP = 10.0
 PCA_ROWS = 1000
 """Principal components are those of at most so many rows."""
 EXACT = 256
-"""Principal components are exact up to so many rows or features, and approximate (randomised) beyond."""
+"""Up to so many rows or features principal axes are singular vectors, beyond them eigenvectors of a Gram matrix."""
 PLACES = 64
 """Features are reduced to so many principal components, or to D if that is more. A view has the first D of them.
 Nearness is measured in all of them. Every second context of nearest rows has a random projection of all of them: what
@@ -228,16 +228,23 @@ def _principal_axes(x: Float[np.ndarray, "N F"], most: int, rng: np.random.Gener
     if len(x) > PCA_ROWS:
         x = x[rng.choice(len(x), PCA_ROWS, replace=False)]
     x = x - x.mean(0)
-    return leading_axes(x, most, rng)
+    return leading_axes(x, most)
 
 
-def leading_axes(x: Float[np.ndarray, "N F"], most: int, rng: np.random.Generator) -> Float[np.ndarray, "k F"]:
-    """The `most` leading right singular vectors (fewer if N or F is less), approximate where both are large."""
+def leading_axes(x: Float[np.ndarray, "N F"], most: int) -> Float[np.ndarray, "k F"]:
+    """The `most` leading right singular vectors (fewer if N or F is less, or if the rank of a large `x` is)."""
     if min(x.shape) <= EXACT:
         return np.linalg.svd(x, full_matrices=False)[2][:most]
-    # Halko, Martinsson & Tropp 2011 (arXiv 0909.4061): a full decomposition would cost 100 times as much.
-    iterations: Any = 4  # sklearn's annotation knows only "auto"
-    return randomized_svd(x, most, n_iter=iterations, random_state=int(rng.integers(2**31 - 1)))[2]
+    # A singular value decomposition would find all vectors; this finds the leading ones of the smaller product.
+    turned = x if x.shape[0] < x.shape[1] else x.T
+    gram = turned @ turned.T
+    squares, vectors = eigh(gram, subset_by_index=[max(0, len(gram) - most), len(gram) - 1])
+    squares, vectors = squares[::-1], vectors[:, ::-1]
+    if x.shape[0] >= x.shape[1]:
+        return vectors.T
+    kept = squares > 1e-10 * squares[0]  # beyond, rounding decides: a product has the square of the singular value
+    kept[0] = True
+    return (vectors[:, kept] / np.sqrt(np.maximum(squares[kept], 1e-300))).T @ x
 
 
 def _projection(

@@ -1,3 +1,5 @@
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,13 +58,22 @@ def test_the_scale_of_the_batch_has_no_gradient_and_needs_a_batch():
 
 
 @pytest.mark.unchecked_types
-@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), 1e13, "bach", ""])
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), 1e13, "bach", "", None, (1.0, 2.0), np.ones(3)])
 @pytest.mark.parametrize("name", ["robust-regression", "mse", "huber"])
 def test_a_scale_that_is_none_is_refused(name, scale):
     with pytest.raises(
         ValueError, match=r'scale must lie in \[1e-12, 1e\+12\], in units of the targets, or be "batch"'
     ):
         load(name, scale=scale)
+
+
+@pytest.mark.unchecked_types
+def test_the_robust_scale_of_one_column_is_a_scale():
+    y = 7 * np.random.default_rng(0).standard_normal((30, 1)).astype(np.float32)
+    scale = robust_scale(y)
+    assert scale.shape == (1,)
+    loss: Any = load("robust-regression", scale=cast("float", scale))
+    np.testing.assert_array_equal(loss(0 * y, y), load("robust-regression", scale=float(scale[0]))(0 * y, y))
 
 
 def test_losses_of_classification_have_no_scale():

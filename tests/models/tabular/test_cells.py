@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from metalearn.errors import UnknownNameError
 from metalearn_models.tabular import cells
 from metalearn_models.tabular import classifier as classifier_module
+from metalearn_models.tabular.calibration import calibrate, fit_calibration
 from metalearn_models.tabular.cell_variance import STEPS, _counts, _order
 from metalearn_models.tabular.cells import LEAST_ROWS
 from metalearn_models.tabular.classifier import InContextClassifier
@@ -154,16 +155,55 @@ def test_scikit_learns_own_checks_pass(estimator, check):
 def test_a_larger_table_is_calibrated_by_views_that_do_not_hold_the_row(weights, monkeypatch):
     seen, asked, counted = _record(monkeypatch), [], []
     mean = cells._mean
-    monkeypatch.setattr(cells, "answer", lambda fitted, rows: asked.append(rows) or answer(fitted, rows))
+    monkeypatch.setattr(cells, "answer", lambda fitted, *rest: asked.append(rest) or answer(fitted, *rest))
     monkeypatch.setattr(cells, "_mean", lambda *arguments: counted.append(arguments[1:]) or mean(*arguments))
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((1100, 3)), rng.integers(0, 2, 1100)
     classifier = InContextClassifier(weights, n_estimators=2).fit(X, y)
     assert len(seen) == 1 and classifier.calibration_ is not None  # nothing was read again
     shown = classifier._reader._fitted.shown
-    rows = [int(np.flatnonzero((X == row).all(1))[0]) for row in asked[0]]
+    rows = [int(np.flatnonzero((X == row).all(1))[0]) for row in asked[0][0]]
     assert len(set(rows)) > 100 and shown[:, rows].any() and not shown[:, rows].all(0).any()
     np.testing.assert_array_equal(counted[0][0], ~shown[:, rows])
+    np.testing.assert_array_equal(asked[0][1], ~shown[:, rows])  # and no view answered for what it holds
+
+
+@pytest.mark.parametrize("context", [64, 128])  # a view has a part of the rows; all of them, so that folds are read
+def test_kinds_of_views_of_wide_tables_are_pooled_by_rows_that_they_did_not_hold(weights, monkeypatch, context):
+    found: list[Any] = []
+
+    def read(trained, X, y, **options):
+        found.append((y, options["views"], read_table(trained, X, y, rows=context, **options)))
+        return found[-1][-1]
+
+    def fit(log_probs, y):
+        fitted_on.append((log_probs, y))
+        return fit_calibration(log_probs, y)
+
+    fitted_on: list[Any] = []
+    monkeypatch.setattr(cells, "read_table", read)
+    monkeypatch.setattr(cells, "fit_calibration", fit)
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((120, 66)), np.arange(120) % 2
+    X[:, 5] += 3.0 * y
+    classifier = InContextClassifier(weights, n_estimators=4).fit(X, y)
+    fitted, queries = found[0][-1], rng.standard_normal((3, 66))
+    (held_out, truth), calibration = fitted_on[0], classifier.calibration_
+    assert calibration is not None and calibration.weights.shape == (3,) and held_out.shape == (3, len(truth), 2)
+    assert [(len(y), views) for y, views, _ in found[1:]] == ([] if context == 64 else [(90, 3)] * 4)
+    assert np.isfinite(held_out).all() and (len(truth) == 120 if context == 128 else 10 < len(truth) < 60)
+    each = np.exp(answer(fitted, queries).astype(np.float64))
+    kinds = np.stack([each[0], each[1::2].mean(0), each[2]])
+    np.testing.assert_allclose(classifier.predict_proba(queries), calibrate(calibration, kinds), atol=1e-6)
+
+
+def test_views_that_are_not_wanted_do_not_answer(weights):
+    X, y = _table(20)
+    fitted = read_table(load(weights), X, y, views=2, rng=np.random.default_rng(0))
+    wanted = np.array([[True, False, True], [False, False, True]])
+    found = answer(fitted, X[:3], wanted)
+    assert (found[~wanted] == -np.inf).all()
+    np.testing.assert_allclose(found[wanted], answer(fitted, X[:3])[wanted], atol=1e-6)
 
 
 def test_a_fit_that_is_refused_leaves_nothing_that_answers(weights):

@@ -17,7 +17,7 @@ from metalearn_models.tabular.calibration import FLOOR, calibrate, fit_calibrati
 from metalearn_models.tabular.classifier import InContextClassifier
 from metalearn_models.tabular.nearest import nearest_rows, show
 from metalearn_models.tabular.sequences import GROUP, NEAREST
-from metalearn_models.tabular.views import EXACT, PLACES, draw_views, features_of, reduce
+from metalearn_models.tabular.views import EXACT, PLACES, draw_views, features_of, leading_axes, reduce
 
 NAME = "digits-synthetic-16x10"
 
@@ -139,7 +139,20 @@ def test_a_source_that_is_twice_too_sure_is_halved_and_one_that_knows_nothing_is
     np.testing.assert_array_equal(calibrate(found, np.stack([sure, noise])[:, 3:4])[0], rows[3])
 
 
-def test_many_features_are_reduced_nearly_as_well_as_by_an_exact_decomposition():
+@pytest.mark.parametrize("shape", [(EXACT + 20, EXACT + 90), (EXACT + 90, EXACT + 20)])
+@pytest.mark.parametrize("rank", [5, EXACT])
+def test_leading_axes_of_large_tables_are_singular_vectors_as_many_as_there_are(shape, rank):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((shape[0], rank)) @ (1e3 * rng.standard_normal((rank, shape[1])))
+    found, exact = leading_axes(x, 8), np.linalg.svd(x, full_matrices=False)[2]
+    kept = min(8, rank)
+    assert len(found) == (8 if shape[0] > shape[1] else kept)
+    np.testing.assert_allclose(np.abs(np.sum(found[:kept] * exact[:kept], 1)), 1, atol=1e-9)
+    np.testing.assert_allclose(found @ found.T, np.eye(len(found)), atol=1e-9)
+    assert np.isfinite(leading_axes(np.zeros(shape), 8)).all()
+
+
+def test_many_features_are_reduced_to_their_leading_components():
     rng = np.random.default_rng(0)
     rows, features = EXACT + 40, EXACT + 60
     x = rng.standard_normal((rows, 80)) @ rng.standard_normal((80, features))
@@ -149,7 +162,7 @@ def test_many_features_are_reduced_nearly_as_well_as_by_an_exact_decomposition()
     np.testing.assert_array_equal(first.axes, second.axes)
     np.testing.assert_allclose(first.axes @ first.axes.T, np.eye(PLACES), atol=1e-9)
     exact = np.linalg.svd(x - x.mean(0), compute_uv=False)[:PLACES]
-    assert np.square(reduce(first.axes, x - x.mean(0))).sum() > 0.995 * np.square(exact).sum()
+    np.testing.assert_allclose(np.square(reduce(first.axes, x - x.mean(0))).sum(), np.square(exact).sum(), rtol=1e-9)
 
 
 def test_a_fork_of_a_process_that_has_predicted_says_what_to_use_instead():

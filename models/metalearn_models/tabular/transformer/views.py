@@ -15,8 +15,11 @@ from jaxtyping import Bool, Float, Int
 from metalearn_models.tabular.transformer.screening import most_relevant
 from metalearn_models.tabular.views import leading_axes, stratified_order
 
-__all__ = ["View", "class_codes", "draw_table_views", "show_columns"]
+__all__ = ["AT_RANDOM", "COMPONENTS", "TELLING", "View", "class_codes", "draw_table_views", "show_columns"]
 
+TELLING, COMPONENTS, AT_RANDOM = 0, 1, 2
+"""Kinds of views of a table with more columns than a view shows: the columns that say most about the classes; principal
+components; columns at random. Views of other tables show all there is, and are of the first kind."""
 LARGEST = 1e30
 """What is shown is clipped here, since float32 ends soon after."""
 
@@ -30,6 +33,7 @@ class View(NamedTuple):
     """One reading of a table.
 
     Attributes:
+        kind: `TELLING`, `COMPONENTS` or `AT_RANDOM`.
         rows: the training rows that it shows.
         columns: the columns that it shows, or of which it shows principal components.
         axes: the axes of these components, and the mean and inverse scale of each column; None: the columns themselves.
@@ -39,6 +43,7 @@ class View(NamedTuple):
         codes: the code of each class.
     """
 
+    kind: int
     rows: Int[np.ndarray, " m"]
     columns: Int[np.ndarray, " c"]
     axes: tuple[Float[np.ndarray, "c f"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]] | None
@@ -69,7 +74,7 @@ def draw_table_views(
     - Other columns of numbers: one view of four has those.
 
     Of a table with more columns than a view shows, the other views have, in turn, the columns that say most about the
-    classes of the rows that they show, and columns at random.
+    classes of the rows that they show, and columns at random. Components are those of one view's rows for all views.
 
     Args:
         xs: training rows.
@@ -89,24 +94,27 @@ def draw_table_views(
         useful = np.arange(1)
     wide, turned = len(useful) > columns, len(useful) >= TURNED and not categorical[useful].any()
     alike = turned and _share_a_unit((high - low)[useful])
-    views = []
+    views, components = [], None
     for number in range(first, first + count):
         shown = _choose_rows(ys, rows, rng) if len(ys) > rows else np.arange(len(ys))
-        chosen, axes, names = useful, None, categorical[useful]
+        kind, chosen, axes, names = TELLING, useful, None, categorical[useful]
         if (number % 2 and (wide or alike)) or (number % 4 == 1 and turned):
+            if components is None:
+                components = _principal_axes(xs[np.ix_(shown, useful)], columns, alike)
             most = min(columns, max(16, len(shown) // (3 if number % 4 == 1 else 6))) if alike else columns
-            axes = _principal_axes(xs[shown][:, useful], most, alike, rng)
-            names = np.zeros(axes[0].shape[1], bool)
+            axes = (components[0][:, :most], *components[1:])
+            kind, names = COMPONENTS if wide else TELLING, np.zeros(axes[0].shape[1], bool)
         elif wide:
             if number % 4 == 0:
                 best = most_relevant(xs[np.ix_(shown, useful)], ys[shown], categorical[useful], columns)
                 chosen = useful[best]
             else:
-                chosen = np.sort(rng.choice(useful, columns, replace=False))
+                kind, chosen = AT_RANDOM, np.sort(rng.choice(useful, columns, replace=False))
             names = categorical[chosen]
         spin = rng.integers(32, size=(len(names), 2)).astype(np.int32)
         units = _units(xs[:, chosen], names) if axes is None else (np.zeros(1), np.ones(1))
-        views.append(View(shown, chosen, axes, units, names, spin, class_codes(int(ys.max()) + 1, codes, rng)))
+        class_code = class_codes(int(ys.max()) + 1, codes, rng)
+        views.append(View(kind, shown, chosen, axes, units, names, spin, class_code))
     return views
 
 
@@ -164,7 +172,7 @@ def _share_a_unit(ranges: Float[np.ndarray, " c"]) -> bool:
 
 
 def _principal_axes(
-    xs: Float[np.ndarray, "m c"], most: int, alike: bool, rng: np.random.Generator
+    xs: Float[np.ndarray, "m c"], most: int, alike: bool
 ) -> tuple[Float[np.ndarray, "c f"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
     x = np.clip(np.where(np.isfinite(xs), xs, np.nan), -LARGEST, LARGEST)
     x[:, np.isnan(x).all(0)] = 0.0  # of such a column these rows know nothing, though others may
@@ -174,4 +182,4 @@ def _principal_axes(
         deviation = np.where(deviation > 0, np.sqrt(np.square(deviation).mean()), 0)
     scale = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
     z = np.clip((np.where(np.isnan(x), mean, x) - mean) * scale, -10, 10)
-    return leading_axes(z, most, rng).T, mean, scale
+    return leading_axes(z, most).T, mean, scale

@@ -5,7 +5,7 @@ import pytest
 from sklearn.feature_selection import f_classif
 
 from metalearn_models.tabular.transformer.screening import most_relevant, relevance
-from metalearn_models.tabular.transformer.views import draw_table_views
+from metalearn_models.tabular.transformer.views import AT_RANDOM, COMPONENTS, TELLING, draw_table_views
 
 
 @pytest.fixture
@@ -51,5 +51,8 @@ def test_views_of_a_wide_table_show_what_tells_then_components_then_columns_at_r
     expected = most_relevant(xs[views[0].rows], ys[views[0].rows], np.zeros(40, bool), 8)
     np.testing.assert_array_equal(views[0].columns, expected)  # of the rows that the view shows, and of no other
     assert not np.array_equal(views[2].columns, views[0].columns)
-    (second,) = draw_table_views(xs, ys, np.zeros(40, bool), 1, 100, 8, 4, np.random.default_rng(0), first=1)
-    assert second.axes is not None
+    assert [view.kind for view in views] == [TELLING, COMPONENTS, AT_RANDOM, COMPONENTS]
+    assert views[1].axes is not None and views[3].axes is not None
+    np.testing.assert_array_equal(views[1].axes[0], views[3].axes[0])  # found once, on the rows of the first
+    narrow = draw_table_views(xs, ys, np.zeros(40, bool), 3, 100, 40, 4, np.random.default_rng(0))
+    assert [view.kind for view in narrow] == [TELLING] * 3
