@@ -24,7 +24,7 @@ LETTERS = "ABCDEFGHIJ"
 FACES = ("DejaVuSans[!D]*.ttf", "DejaVuSerif*[!y].ttf", "STIXGeneral*.ttf", "cmb10.ttf", "cmr10.ttf", "cmss10.ttf")
 """Fonts of matplotlib that have these letters."""
 EACH = 200
-"""Letters and patches per class."""
+"""Letters per class."""
 
 
 class Images(NamedTuple):
@@ -45,7 +45,7 @@ def load_images(name: str, data_dir: str | None = None) -> Images:
 
     - `digits`: those 397 of scikit-learn's digits, 8 x 8, that meta-training on digits does not use.
     - `letters`: A to J in the fonts that come with matplotlib, turned, moved, scaled, and with noise.
-    - `patches`: pieces of ten strips of scikit-learn's two photographs, grey; the class is the strip.
+    - `patches`: pieces of ten strips of scikit-learn's two photographs, grey, side by side; the class is the strip.
     - any other name: the test split of a set of tensorflow-datasets or of a file, see `metalearn_tasks.datasets.load`.
 
     Args:
@@ -81,14 +81,13 @@ def _draw_letters() -> Images:
 
 
 def _cut_patches() -> Images:
-    rng, pixels = np.random.default_rng(0), []
-    for photograph in load_sample_images().images:
+    pixels, labels = [], []
+    for number, photograph in enumerate(load_sample_images().images):
         grey = np.asarray(photograph, np.float64).mean(-1) / 255
         width = grey.shape[1] // 5
         for strip in range(5):
-            for _ in range(EACH):
-                top = rng.integers(grey.shape[0] - 2 * SIZE)
-                left = strip * width + rng.integers(width - 2 * SIZE)
-                patch = grey[top : top + 2 * SIZE, left : left + 2 * SIZE]
-                pixels.append(reduce(patch, "(h a) (w b) -> (h w)", "mean", a=2, b=2))
-    return Images(np.stack(pixels), np.repeat(np.arange(10), EACH))
+            part = grey[:, strip * width :][: 2 * SIZE * (len(grey) // (2 * SIZE)), : 2 * SIZE * (width // (2 * SIZE))]
+            cut = reduce(part, "(y h a) (x w b) -> (y x) (h w)", "mean", a=2, b=2, h=SIZE, w=SIZE)
+            pixels.append(cut)
+            labels += [5 * number + strip] * len(cut)
+    return Images(np.concatenate(pixels), np.array(labels))

@@ -105,9 +105,9 @@ def run(config: KeelConfig, progress: Progress | None = None) -> dict[str, Any]:
             known[key] = [round(figure, 5) for figure in figures]
             with path.open("a") as file:
                 file.write(json.dumps({key: known[key]}) + "\n")
-        found[key] = known[key]
+        found[f"{table}|{rows}|{seed}|{name}"] = known[key]
         if progress is not None:
-            progress.update(done, {"score": found[key][0], "loss": found[key][1]})
+            progress.update(done, {"score": known[key][0], "loss": known[key][1]})
     result = summarise(found, config)
     (config.out / "summary.json").write_text(json.dumps(result, indent=1) + "\n")
     return result

@@ -52,6 +52,16 @@ def test_what_is_known_is_not_measured_again(package, tmp_path, monkeypatch):
     assert run(config) == result and (tmp_path / "out" / "results.jsonl").read_text().splitlines() == lines
 
 
+def test_figures_of_a_version_of_weights_are_found_under_its_name(package, tmp_path, monkeypatch):
+    config = KeelConfig(("heart",), (50,), 1, ("1nn",), kept=False, out=tmp_path / "out")
+    monkeypatch.setattr(experiment, "weights_version", lambda name: "@1")
+    assert run(config)["50"]["1nn"]["accuracy"] > 0.6
+    monkeypatch.setattr(experiment, "weights_version", lambda name: "@2")
+    run(config)
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert [list(json.loads(line)) for line in lines] == [["heart|50|0|1nn@1"], ["heart|50|0|1nn@2"]]
+
+
 def test_figures_by_hand(package):
     table = data.read("heart")
     train, test = data.split(table.ys, 50, 0) or ((), ())
