@@ -7,6 +7,7 @@ from typing import Annotated
 
 from metalearn.ranges import Named, NonEmpty, Seed, Share, Size, Steps
 from metalearn_models.losses.refinement.refine import RefineConfig
+from metalearn_models.losses.search.config import Strategy
 from metalearn_models.losses.search.population import TrainingConfig
 from metalearn_tasks.datasets.corrupted import Unit, names
 
@@ -31,10 +32,16 @@ class SearchLossConfig:
     robust: from their median and MAD."""
     hidden: tuple[Size, ...] = (32,)
     """Widths of the hidden layers of the networks."""
+    strategy: Strategy = "model"
+    """model: list all small losses of a form that is the same for any number of classes (regression: functions of the
+    residual), and let a model of those trained so far choose the next. enumeration: draw from that list. evolution:
+    breed formulas. random: draw formulas."""
+    max_trained: Size | None = None
+    """Distinct losses to train at most. None: no limit."""
     population: Size = 25
     """Formulas per generation."""
     generations: Steps = 50
-    """Generations."""
+    """Generations at most."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How networks are trained with a candidate."""
     refine: bool = True

@@ -20,7 +20,14 @@ from metalearn_models.losses.formulas import size, to_text
 from metalearn_models.losses.refinement.refine import refine
 from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig
 from metalearn_models.losses.search.population import LossTask
-from metalearn_models.losses.search.search import SearchConfig, SearchResult, as_loss, random_control, search
+from metalearn_models.losses.search.search import (
+    SearchConfig,
+    SearchResult,
+    as_loss,
+    prefer_small,
+    random_control,
+    search,
+)
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
 __all__ = ["format_table", "refine_coefficients", "search_config", "search_loss"]
@@ -56,8 +63,8 @@ def search_loss(config: SearchLossConfig, out: Path, progress: Progress) -> tupl
         finished = first_does(lambda: _finish(config, tasks, found, control, out, progress, start))
     if finished is not None:
         return finished
-    best = found.best[0]
-    return as_loss(best.expr, tasks), {"formula": to_text(best.expr), "trained": len(found.trained)}
+    best = prefer_small(found.best)
+    return as_loss(best.expr, tasks, config.strategy), {"formula": to_text(best.expr), "trained": len(found.trained)}
 
 
 def _load_tasks(config: SearchLossConfig) -> list[LossTask]:
@@ -82,8 +89,8 @@ def _finish(
     from metalearn.pictures import save
     from metalearn_models.losses.reading import picture
 
-    best = found.best[0]
-    loss = as_loss(best.expr, tasks)
+    best = prefer_small(found.best)
+    loss = as_loss(best.expr, tasks, config.strategy)
     result: dict[str, Any] = {
         "formula": to_text(best.expr),
         "finalists": [_row(entry) for entry in found.best],
@@ -97,7 +104,7 @@ def _finish(
     if config.refine:
         loss, result["refined"] = refine_coefficients(loss, tasks, config, progress)
     provenance = {
-        "found_by": "metalearn search-loss",
+        "found_by": f"metalearn search-loss --strategy {config.strategy}",
         "tasks": ", ".join(config.data),
         "noise": config.noise,
         **({} if config.unit == "clean" else {"unit": config.unit}),
@@ -114,11 +121,17 @@ def _finish(
 
 
 def search_config(config: SearchLossConfig, tasks: Sequence[LossTask]) -> SearchConfig:
-    """The settings of the search; its first population holds cross-entropy, or squared and absolute error."""
+    """The settings of the search; its first population holds cross-entropy, or squared and absolute error.
+
+    Errors are averaged geometrically, so that each data set counts by ratios, whatever its level.
+    """
     return SearchConfig(
         evolution=EvolutionConfig(population=config.population, seeds=SEEDS[tasks[0].kind]),
         training=config.training,
         generations=config.generations,
+        strategy=config.strategy,
+        max_trained=config.max_trained,
+        average="geometric",
         seed=config.seed,
     )
 

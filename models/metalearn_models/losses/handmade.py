@@ -17,6 +17,7 @@ from metalearn_models.losses.scaling import Scale, check_scale
 
 __all__ = [
     "HandmadeLoss",
+    "bootstrapping",
     "brier",
     "cauchy",
     "cross_entropy",
@@ -91,6 +92,21 @@ def label_smoothing(smoothing: float = 0.1) -> HandmadeLoss:
         return -(y * (1 - smoothing) + smoothing / p.classes) * _log(p)
 
     return HandmadeLoss(f"label-smoothing(smoothing={smoothing:g})", "softmax", terms)
+
+
+def bootstrapping(beta: float = 0.95) -> HandmadeLoss:
+    """Cross-entropy with a share 1 - beta of the target taken from the prediction itself: for wrong labels.
+
+    The soft version of Reed, Lee, Anguelov, Szegedy, Erhan, Rabinovich, "Training Deep Neural Networks on Noisy Labels
+    with Bootstrapping" (2015, arXiv 1412.6596). The gradient flows through both factors.
+
+    Args:
+        beta: the share of the label, in [0, 1]; 1 is cross-entropy.
+    """
+    _check(beta, "beta", 0, 1)
+    return HandmadeLoss(
+        f"bootstrapping(beta={beta:g})", "softmax", lambda y, p: -(beta * y + (1 - beta) * p.f) * _log(p)
+    )
 
 
 def sparse_lsr(smoothing: float = 0.1) -> HandmadeLoss:
@@ -243,6 +259,7 @@ HANDMADE: Mapping[str, Callable[..., HandmadeLoss]] = MappingProxyType(
     {
         "cross-entropy": cross_entropy,
         "label-smoothing": label_smoothing,
+        "bootstrapping": bootstrapping,
         "sparse-lsr": sparse_lsr,
         "focal": focal,
         "poly-1": poly_1,

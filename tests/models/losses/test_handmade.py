@@ -48,6 +48,14 @@ def test_target_only_losses_are_their_formulas(name, parameters, of_p):
     np.testing.assert_allclose(load(name, **parameters)(LOGITS, LABELS), of_p(P), rtol=2e-5, atol=1e-6)
 
 
+def test_bootstrapping_is_cross_entropy_with_the_mixed_target():
+    logits = np.asarray(LOGITS, np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    mixed = 0.7 * np.eye(p.shape[-1])[np.asarray(LABELS)] + 0.3 * p
+    exact = -(mixed * np.log(p)).sum(-1)
+    np.testing.assert_allclose(load("bootstrapping", beta=0.7)(LOGITS, LABELS), exact, rtol=2e-5, atol=1e-6)
+
+
 def test_against_optax():
     hot = jax.nn.one_hot(LABELS, 6)
     np.testing.assert_allclose(
@@ -174,6 +182,7 @@ def test_far_predictions_have_finite_gradients(name):
         ("gce", {"q": 0.0}),
         ("gce", {"q": 1.5}),
         ("focal", {"gamma": -1.0}),
+        ("bootstrapping", {"beta": 1.1}),
         ("label-smoothing", {"smoothing": 1.1}),
         ("huber", {"delta": 0.0}),
         ("welsch", {"scale": float("nan")}),

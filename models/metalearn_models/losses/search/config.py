@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from metalearn.errors import unknown_name
-from metalearn_models.losses.search.enumeration import LARGEST_POOL_SIZE
+from metalearn_models.losses.search.enumeration import LARGEST
 from metalearn_models.losses.search.evolution import EvolutionConfig
 from metalearn_models.losses.search.population import TrainingConfig
 
-__all__ = ["SearchConfig"]
+__all__ = ["LISTED", "SearchConfig", "Strategy"]
 
 Average = Literal["arithmetic", "geometric"]
-Strategy = Literal["evolution", "random", "enumeration"]
+Strategy = Literal["evolution", "random", "enumeration", "model"]
+LISTED: tuple[Strategy, ...] = ("enumeration", "model")
+"""The strategies that choose from a list."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class SearchConfig:
     """Number of last generations that hold all formulas one change away from the best, in place of bred ones."""
     strategy: Strategy = "evolution"
     """evolution: each generation is bred from the one before. random: each is a new first population, the seeds only in
-    the first. enumeration: all small formulas are listed, and a model of those trained so far chooses the next."""
-    largest: int = LARGEST_POOL_SIZE
-    """Nodes of the largest formulas that the enumeration lists."""
+    the first. enumeration: all small losses of one form are listed (`enumeration.py`), and each generation is drawn
+    evenly from the list. model: a model of those trained so far chooses from the list."""
+    largest: int = LARGEST
+    """Nodes of the largest functions in that list."""
     max_trained: int | None = None
     """Distinct losses trained before the search stops, for equal budgets of two strategies. None: no limit."""
     finalists: int = 8
@@ -58,8 +61,8 @@ class SearchConfig:
             raise ValueError(f"max_trained must be at least 1 or None, got {self.max_trained}")
         if self.strategy not in get_args(Strategy):
             raise unknown_name("strategy", self.strategy, get_args(Strategy))
-        if self.largest < 3:
-            raise ValueError(f"largest must be at least 3 nodes, since a loss holds y and f, got {self.largest}")
+        if self.largest < 1:
+            raise ValueError(f"largest must be at least 1 node, got {self.largest}")
         if self.average not in get_args(Average):
             raise unknown_name("average", self.average, get_args(Average))
         if self.seed < 0:

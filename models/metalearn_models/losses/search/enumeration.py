@@ -1,39 +1,49 @@
-"""All small formulas, each loss once: the candidates of a search that need not be bred.
+"""All small losses of a form that means the same for any number of classes: candidates that need not be bred.
 
-Formulas are built from the smallest up, as in bottom-up program synthesis (Albarghouthi, Gulwani, Kincaid 2013,
-"Recursive Program Synthesis"): of those that have equal values on a grid of inputs only the first, which is the
-smallest, is kept and used in larger ones. Those that contain y and f are then screened, and of losses with equal
-gradients up to a factor the smallest is kept. So a few thousand formulas stand for millions of trees.
+Classification: the sum over classes of `(y + w p) g(p)`. These weights have the same sum with 2 classes and with 1,000,
+so no number of classes drowns the label, as it can in a sum of any function of y and p. w = 0 gives losses of the
+label's probability alone, such as cross-entropy. With w > 0 a share of the prediction is taken for the target, as in
+Reed, Lee, Anguelov, Szegedy, Erhan, Rabinovich (2015), "Training Deep Neural Networks on Noisy Labels with
+Bootstrapping" (arXiv 1412.6596), where g is -log. Regression: functions g of the residual f - y.
+
+g is built from the smallest formulas up, as in bottom-up program synthesis (Albarghouthi, Gulwani, Kincaid 2013,
+"Recursive Program Synthesis"): of those with equal values on a grid only the first, the smallest, is kept and used in
+larger ones. All are screened, and of losses with equal gradients up to a factor the smallest is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from metalearn_models.losses.formulas import OPERATORS, Const, Expr, Op, Var, variables
+from metalearn_models.losses.formulas import OPERATORS, Const, Expr, Op, Var, nodes, replace, size, to_text
 from metalearn_models.losses.search.jets import OPERATIONS, Jet
 from metalearn_models.losses.search.screening import describe_gradient, fingerprint, reject
 from metalearn_models.losses.search.table import Kind, screening_table
+from metalearn_models.losses.symbolic_loss import MOST_CLASSES
 
-__all__ = ["LARGEST_POOL_SIZE", "Candidate", "enumerate_losses", "list_formulas"]
+__all__ = ["LARGEST", "PREDICTED", "Candidate", "enumerate_losses", "list_formulas"]
 
-LARGEST_POOL_SIZE = 6
-"""Nodes of the largest formulas that a search lists by default, our choice: some 500 losses of classification."""
+LARGEST = 5
+"""Nodes of the largest g that a search lists by default, our choice: some 1,000 losses of classification."""
+PREDICTED = (0.0, 0.5, 1.0, 2.0)
+"""The weights w of the prediction that are listed, our choice."""
 _COMMUTATIVE = frozenset({"add", "mul", "min", "max"})
 _DIGITS = 9  # significant digits to which two formulas must agree to be one
-_PROBABILITIES = np.array([1e-3, 0.02, 0.11, 0.23, 0.37, 0.52, 0.64, 0.79, 0.93, 0.999])
-_NUMBERS = np.array([-2.3, -1.1, -0.4, -0.05, 0.03, 0.7, 1.3, 2.9])
+_GRID = {
+    "classification": np.array([1e-5, 1e-3, 0.02, 0.11, 0.23, 0.37, 0.52, 0.64, 0.79, 0.93, 0.999, 0.99999]),
+    "regression": np.array([-29.0, -7.1, -2.3, -1.1, -0.4, -0.05, -2e-4, 3e-4, 0.03, 0.7, 1.3, 2.9, 5.2]),
+}
 
 
 class Candidate(NamedTuple):
     """A loss that was listed.
 
     Attributes:
-        expr: its smallest formula.
+        expr: its smallest formula in the form at the head of this file.
         key: its `fingerprint`.
         features: its gradient, as `describe_gradient` gives it.
     """
@@ -43,23 +53,24 @@ class Candidate(NamedTuple):
     features: Float[np.ndarray, "F"]
 
 
-def enumerate_losses(kind: Kind, classes: int, largest: int = LARGEST_POOL_SIZE) -> tuple[Candidate, ...]:
-    """List all losses with a formula of at most `largest` nodes that pass the screening, from the smallest on.
+def enumerate_losses(
+    kind: Kind, largest: int = LARGEST, predicted: Sequence[float] = PREDICTED
+) -> tuple[Candidate, ...]:
+    """List all losses that pass the screening with 2 to 1,000 classes, from the smallest on.
 
     Args:
         kind: kind of the tasks.
-        classes: largest number of classes among the tasks, as for `reject`.
-        largest: number of nodes of the largest formulas, at least 3, since a loss holds y, f and an operator.
+        largest: number of nodes of the largest g, at least 1.
+        predicted: classification: the weights w.
 
     Raises:
-        ValueError: `largest` is less than 3.
+        ValueError: `largest` is less than 1.
     """
+    losses = [loss for g in list_formulas(kind, largest) for loss in _apply_form(g, kind, predicted)]
     found: dict[str, Candidate] = {}
-    for expr in list_formulas(kind, largest):
-        if variables(expr) != {"y", "f"}:
-            continue
+    for expr in sorted(losses, key=lambda loss: (size(loss), to_text(loss))):
         table = screening_table(expr, kind)
-        if reject(table, kind, classes) is None:
+        if reject(table, kind, MOST_CLASSES) is None:
             key = fingerprint(table, kind)
             if key not in found:
                 found[key] = Candidate(expr, key, describe_gradient(table, kind))
@@ -67,39 +78,45 @@ def enumerate_losses(kind: Kind, classes: int, largest: int = LARGEST_POOL_SIZE)
 
 
 def list_formulas(kind: Kind, largest: int) -> Iterator[Expr]:
-    """Formulas of at most `largest` nodes with different values, from the smallest on; also those without y or f.
+    """Formulas of f, 1 and -1 with at most `largest` nodes that hold f and differ in value, from the smallest on.
 
     Raises:
-        ValueError: `largest` is less than 3.
+        ValueError: `largest` is less than 1.
     """
-    if largest < 3:
-        raise ValueError(f"the largest formulas must have at least 3 nodes, since a loss holds y and f, got {largest}")
-    y, f = _inputs(kind)
+    if largest < 1:
+        raise ValueError(f"largest must be at least 1 node, got {largest}")
     known: set[bytes] = set()
     by_size: list[list[tuple[Expr, np.ndarray]]] = [[]]
     for number in range(1, largest + 1):
         new: list[tuple[Expr, np.ndarray]] = []
-        for expr, value in _built(number, by_size, y, f):
+        for expr, value in _build(number, by_size, _GRID[kind]):
             key = _round(value)
             if np.isfinite(value).all() and key not in known:
                 known.add(key)
                 new.append((expr, value))
-                yield expr
+                if Var("f") in nodes(expr):
+                    yield expr
         by_size.append(new)
 
 
-def _inputs(kind: Kind) -> tuple[np.ndarray, np.ndarray]:
-    targets, points = ((0.0, 1.0), _PROBABILITIES) if kind == "classification" else (_NUMBERS, _NUMBERS + 0.17)
-    y, f = np.meshgrid(np.asarray(targets), points, indexing="ij")
-    return y.ravel(), f.ravel()
+def _apply_form(g: Expr, kind: Kind, predicted: Sequence[float]) -> Iterator[Expr]:
+    y, f = Var("y"), Var("f")
+    if kind == "regression":
+        for place in reversed([i for i, node in enumerate(nodes(g)) if node == f]):
+            g = replace(g, place, Op("sub", (f, y)))
+        yield g
+        return
+    for w in predicted:
+        share = f if w == 1 else Op("mul", (Const(w), f))
+        yield Op("mul", (y if w == 0 else Op("add", (y, share)), g))
 
 
-def _built(
-    number: int, by_size: list[list[tuple[Expr, np.ndarray]]], y: np.ndarray, f: np.ndarray
+def _build(
+    number: int, by_size: list[list[tuple[Expr, np.ndarray]]], f: np.ndarray
 ) -> Iterator[tuple[Expr, np.ndarray]]:
     """Formulas of exactly `number` nodes with their values, made of the kept ones that are smaller."""
     if number == 1:
-        yield from ((Var("y"), y), (Var("f"), f), (Const(1.0), np.ones_like(y)), (Const(-1.0), -np.ones_like(y)))
+        yield from ((Var("f"), f), (Const(1.0), np.ones_like(f)), (Const(-1.0), -np.ones_like(f)))
         return
     for name, operator in OPERATORS.items():
         if operator.arity == 1:

@@ -140,6 +140,7 @@ def load(content: bytes, path: Path, identity: dict[str, Any]) -> State:
         if record["format"] != FORMAT:
             raise RunError(f"{path} has format {record['format']}, this metalearn writes {FORMAT}: use another folder")
         old = {part: record[part] for part in identity}
+        old["config"].setdefault("largest", identity["config"].get("largest"))  # files of version 0.1 lack it
         check_same_config(old, identity, (), f"{path} belongs to another search")
         trained = {
             key: Trained(

@@ -2,8 +2,8 @@
 
 This is the outer loop of EvoMAL (Raymond, Chen, Xue, Zhang 2023, arXiv 2209.08907) with its filters moved to the front.
 Candidates are rejected or recognised by their tables; the new ones of a generation are trained together
-(`population.py`). Random search over the same formulas is the control. Or all small formulas are listed, each loss once
-(`enumeration.py`), and a model of those that were trained chooses the next (`surrogate.py`).
+(`population.py`). Random search over the same formulas is the control. Or all small losses of one form are listed,
+each once (`enumeration.py`), and a model of those that were trained chooses the next (`surrogate.py`).
 
     search.json     the state of the search after each generation, replaced in one step
     lock            held by the process that searches
@@ -22,7 +22,7 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,20 +33,21 @@ from jaxtyping import Array, Key
 from metalearn.runs.processes import agree_on, all_do, name_the_lost, share_out
 from metalearn.runs.progress import Progress
 from metalearn.runs.stopping import StopOnSignal
-from metalearn_models.losses.formulas import Expr, parse, size, to_text
-from metalearn_models.losses.search.config import SearchConfig
+from metalearn_models.losses.formulas import Expr, size
+from metalearn_models.losses.search.config import LISTED, SearchConfig, Strategy
 from metalearn_models.losses.search.enumeration import Candidate, enumerate_losses
-from metalearn_models.losses.search.evolution import generator, initial_population, next_generation
+from metalearn_models.losses.search.evolution import initial_population, next_generation
 from metalearn_models.losses.search.file import Generation, State, Trained, identity_of
 from metalearn_models.losses.search.keeping import FILE, begin, save, stop_together, what_is_safe
+from metalearn_models.losses.search.listed import choose
 from metalearn_models.losses.search.neighbours import neighbours
-from metalearn_models.losses.search.population import LossTask, Trainer, trainer
+from metalearn_models.losses.search.population import LossTask, Trainer, TrainingConfig, trainer
+from metalearn_models.losses.search.preferences import order, pareto_front, prefer_small
 from metalearn_models.losses.search.screening import fingerprint, reject
-from metalearn_models.losses.search.surrogate import choose_next
 from metalearn_models.losses.search.table import Kind, screening_table
-from metalearn_models.losses.symbolic_loss import SymbolicLoss
+from metalearn_models.losses.symbolic_loss import MOST_CLASSES, SymbolicLoss
 
-__all__ = ["FILE", "SearchResult", "as_loss", "pareto_front", "random_control", "search"]
+__all__ = ["FILE", "SearchResult", "as_loss", "pareto_front", "prefer_small", "random_control", "search"]
 
 
 class SearchResult(NamedTuple):
@@ -72,6 +73,7 @@ def search(
     progress: Progress | None = None,
     devices: Sequence[Any] | None = None,
     final_tasks: Sequence[LossTask] | None = None,
+    prepare: Callable[[LossTask, TrainingConfig, Sequence[Any] | None], Trainer] | None = None,
 ) -> SearchResult:
     """Search for the loss function with which networks have the least error on the validation examples of some tasks.
 
@@ -87,6 +89,7 @@ def search(
         devices: candidates are split over them, without a change of the results. None: all local devices.
         final_tasks: tasks that judge the finalists, such as other splits of the same data, since the best of hundreds
             is partly chosen for its luck with the examples. None: the same tasks, with fresh networks.
+        prepare: makes the training on a task, so that several searches can share theirs. None: `population.trainer`.
 
     Raises:
         ValueError: no task, tasks of two kinds, data that cannot be trained on, or all candidates were rejected.
@@ -97,10 +100,11 @@ def search(
     """
     kind = _common_kind([*tasks, *(final_tasks or ())] if tasks else ())
     classes = max(task.outputs for task in tasks)
-    trainers = all_do(lambda: [trainer(task, config.training, devices) for task in tasks])
+    prepare = prepare or trainer
+    trainers = all_do(lambda: [prepare(task, config.training, devices) for task in tasks])
     judges = trainers
     if final_tasks:
-        judges = all_do(lambda: [trainer(task, config.training, devices) for task in final_tasks])
+        judges = all_do(lambda: [prepare(task, config.training, devices) for task in final_tasks])
     with contextlib.ExitStack() as stack:
         path, state, identity = None, State((), (), {}, ()), identity_of(tasks, dataclasses.asdict(config))
         agree_on(identity)
@@ -112,7 +116,7 @@ def search(
         if progress is not None:
             progress.start(len(state.generations), config.generations)
             stack.callback(progress.close)
-        pool = enumerate_losses(kind, classes, config.largest) if config.strategy == "enumeration" else ()
+        pool = enumerate_losses(kind, config.largest) if config.strategy in LISTED else ()
         while len(state.generations) < config.generations and not _has_spent_budget(config, state):
             state = _advance(state, kind, classes, trainers, config, pool)
             save(path, state, identity)
@@ -123,20 +127,16 @@ def search(
         return _finish(state, trainers, judges, config)
 
 
-def as_loss(expr: Expr, tasks: Sequence[LossTask]) -> SymbolicLoss:
-    """A formula that was found on tasks as a loss, with the link of their kind and their largest number of classes."""
+def as_loss(expr: Expr, tasks: Sequence[LossTask], strategy: Strategy = "evolution") -> SymbolicLoss:
+    """A formula that was found on tasks as a loss.
+
+    Its link is that of their kind. Its `classes` are as many as the largest task has; or 1,000 if the formula comes
+    from a list, whose form needs no weights for other numbers of classes.
+    """
     if _common_kind(tasks) == "regression":
         return SymbolicLoss(expr, link="identity")
-    return SymbolicLoss(expr, link="softmax", classes=max(task.outputs for task in tasks))
-
-
-def pareto_front(trained: Sequence[Trained]) -> tuple[Trained, ...]:
-    """The losses that have less error than every smaller formula, from the smallest to the best."""
-    front: list[Trained] = []
-    for entry in sorted(trained, key=lambda e: (size(e.expr), e.fitness, to_text(e.expr))):
-        if math.isfinite(entry.fitness) and (not front or entry.fitness < front[-1].fitness):
-            front.append(entry)
-    return tuple(front)
+    classes = MOST_CLASSES if strategy in LISTED else max(task.outputs for task in tasks)
+    return SymbolicLoss(expr, link="softmax", classes=classes)
 
 
 def random_control(config: SearchConfig, result: SearchResult) -> SearchConfig:
@@ -160,9 +160,9 @@ def _advance(
     """One generation: breed or choose, reject, recognise and train."""
     start, number = time.monotonic(), len(state.generations)
     if number >= config.generations - config.climbs and state.trained:
-        population = neighbours(min(state.trained.values(), key=_order).expr)
-    elif config.strategy == "enumeration":
-        population = _choose(state, config, pool)
+        population = neighbours(min(state.trained.values(), key=order).expr)
+    elif config.strategy in LISTED:
+        population = choose(state, config, pool)
     elif number == 0 or config.strategy == "random":
         population = initial_population(config.evolution, config.seed, number)
     else:
@@ -172,7 +172,7 @@ def _advance(
     trained, known = dict(state.trained), 0
     for expr in population:
         screened = screening_table(expr, kind)
-        reason = reject(screened, kind, classes)
+        reason = reject(screened, kind, MOST_CLASSES if config.strategy in LISTED else classes)
         keys.append(None if reason else fingerprint(screened, kind))
         key = keys[-1]
         if reason or key is None:
@@ -191,26 +191,6 @@ def _advance(
     best = min((entry.fitness for entry in trained.values()), default=math.inf)
     record = Generation(dict(sorted(rejected.items())), known, len(new), best, time.monotonic() - start)
     return State(population, fitness, trained, (*state.generations, record))
-
-
-def _choose(state: State, config: SearchConfig, pool: Sequence[Candidate]) -> tuple[Expr, ...]:
-    """Listed losses to train next: at first the seeds and some drawn evenly, then those a model of the others prefers.
-
-    A third of each later generation is drawn evenly too, for the model cannot foresee every good gradient.
-    """
-    number, size_ = len(state.generations), config.evolution.population
-    rng = generator(config.seed, number)
-    left = [i for i, one in enumerate(pool) if one.key not in state.trained]
-    drawn = [left[i] for i in rng.permutation(len(left))]
-    rows = np.array([i for i, one in enumerate(pool) if one.key in state.trained], np.int64)
-    scores = np.array([state.trained[pool[i].key].fitness for i in rows], np.float64)
-    if np.isfinite(scores).sum() < 2:
-        seeds = [parse(text) for text in config.evolution.seeds] if number == 0 else []
-        return (*seeds, *(pool[i].expr for i in drawn))[:size_]
-    preferred = choose_next(np.stack([one.features for one in pool]), rows, np.log(np.maximum(scores, 1e-12)), size_)
-    preferred = preferred[: size_ - size_ // 3]
-    others = [i for i in drawn if i not in set(preferred)]
-    return tuple(pool[i].expr for i in (*preferred, *others)[:size_])
 
 
 def _judge(
@@ -245,7 +225,7 @@ def _keys(config: SearchConfig, round_number: int) -> Key[Array, "S"]:
 
 
 def _finish(state: State, trainers: Sequence[Trainer], judges: Sequence[Trainer], config: SearchConfig) -> SearchResult:
-    trained = tuple(sorted(state.trained.values(), key=_order))
+    trained = tuple(sorted(state.trained.values(), key=order))
     finalists = [entry.expr for entry in trained if math.isfinite(entry.fitness)][: config.finalists]
     if not finalists:
         slots = len(state.generations) * config.evolution.population
@@ -262,11 +242,7 @@ def _finish(state: State, trainers: Sequence[Trainer], judges: Sequence[Trainer]
         errors = tuple(float(np.mean(e)) for e in zip(*(entry.errors for entry in entries), strict=True))
         best.append(Trained(entries[0].expr, _average(errors, judges, config), errors, entries[0].rates))
     compilations = sum(one.compilations() for one in {id(one): one for one in (*trainers, *judges)}.values())
-    return SearchResult(tuple(sorted(best, key=_order)), trained, state.generations, compilations)
-
-
-def _order(entry: Trained) -> tuple[float, int, str]:
-    return entry.fitness, size(entry.expr), to_text(entry.expr)
+    return SearchResult(tuple(sorted(best, key=order)), trained, state.generations, compilations)
 
 
 def _has_spent_budget(config: SearchConfig, state: State) -> bool:

@@ -145,11 +145,14 @@ def look_up(cells: Float[Array, "R K 4"], row: Int[Array, "*B"], position: Float
 def logit_position(logits: Float[Array, "*B C"]) -> tuple[Float[Array, "*B C"], Float[Array, "*B C"]]:
     """The probability of each class, and the position of its logit in a table.
 
-    1 - p is computed as the sum over the other classes; the difference would have no digits left in float32.
+    1 - p is computed as the sum over the other classes. For the likeliest class the difference would have no digits
+    left in float32. For each other one the sum holds the likeliest, so the difference keeps them.
     """
     below_top = logits - logits.max(-1, keepdims=True)
     e = jnp.exp(below_top)
-    rest = jnp.matmul(e, 1 - jnp.eye(logits.shape[-1], dtype=e.dtype), precision="highest")
+    top = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=e.dtype)
+    others = (e * (1 - top)).sum(-1, keepdims=True)
+    rest = jnp.where(top > 0, others, (others - e) + 1)
     u = below_top - jnp.log(jnp.maximum(rest, 1e-30))
     return e / (e + rest), (u + LOGIT_RANGE) * ((LOGIT_POINTS - 1) / (2 * LOGIT_RANGE))
 

@@ -6,51 +6,65 @@ import itertools
 import numpy as np
 import pytest
 
-from metalearn_models.losses.formulas import OPERATORS, Const, Op, Var, size, variables
+from metalearn_models.losses.formulas import OPERATORS, parse, size
 from metalearn_models.losses.search.enumeration import enumerate_losses, list_formulas
 from metalearn_models.losses.search.screening import fingerprint, reject
-from metalearn_models.losses.search.search import search
+from metalearn_models.losses.search.search import as_loss, search
 from metalearn_models.losses.search.surrogate import _expected_improvement, choose_next, predict_scores
 from metalearn_models.losses.search.table import screening_table
-from tests.models.losses.search.test_search import CONFIG, numbers_task, reused
+from tests.models.losses.search.test_search import CONFIG, classes_task, numbers_task, reused
 
 __all__ = ["reused"]
 
 
 def all_trees(nodes):
-    """Every tree of exactly so many nodes, without pruning."""
+    """Every tree of f, 1 and -1 with exactly so many nodes, without pruning."""
     if nodes == 1:
-        return [Var("y"), Var("f"), Const(1.0), Const(-1.0)]
+        return ["f", "1", "-1"]
     trees = []
     for name, operator in OPERATORS.items():
         if operator.arity == 1:
-            trees += [Op(name, (a,)) for a in all_trees(nodes - 1)]
+            trees += [f"{name}({a})" for a in all_trees(nodes - 1)]
         else:
             pairs = [itertools.product(all_trees(i), all_trees(nodes - 1 - i)) for i in range(1, nodes - 1)]
-            trees += [Op(name, pair) for group in pairs for pair in group]
+            trees += [f"{name}({a}, {b})" for group in pairs for a, b in group]
     return trees
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_pruning_loses_no_loss_and_keeps_the_smallest_formula(kind):
-    least = {}
-    for nodes in (3, 4):
-        for tree in all_trees(nodes):
-            if variables(tree) == {"y", "f"}:
-                table = screening_table(tree, kind)
-                if reject(table, kind, 10) is None:
-                    least.setdefault(fingerprint(table, kind), nodes)
-    listed = enumerate_losses(kind, 10, 4)
-    assert {one.key: size(one.expr) for one in listed} == least
-    assert len(listed) == len(least) > 10
+def test_pruning_loses_no_loss_of_the_form(kind):
+    forms = ["mul({}, y)", "mul({}, add(y, f))"] if kind == "classification" else [None]
+    tables = {}
+    for g, form in itertools.product([g for n in (1, 2, 3, 4) for g in all_trees(n) if "f" in g], forms):
+        table = screening_table(parse(g.replace("f", "(f-y)") if form is None else form.format(g)), kind)
+        if reject(table, kind, 1000) is None:
+            tables.setdefault(fingerprint(table, kind), table.loss)
+    listed = enumerate_losses(kind, 4, (0.0, 1.0))
+    keys = {one.key for one in listed}
+    assert keys <= set(tables) and len(keys) == len(listed) > 10
+    kept = [tables[key] for key in keys]
+    for key in set(tables) - keys:  # equal but for the slope at a kink, as max(r, abs(r)) and abs(r)
+        assert any(np.allclose(tables[key], loss, rtol=1e-9, atol=0) for loss in kept)
+    assert [size(one.expr) for one in listed] == sorted(size(one.expr) for one in listed)
 
 
-def test_formulas_of_five_nodes_are_listed_once():
-    formulas = list(list_formulas("classification", 5))
-    assert [size(one) for one in formulas] == sorted(size(one) for one in formulas)
-    assert len(set(formulas)) == len(formulas) > 1000
-    with pytest.raises(ValueError, match="at least 3 nodes"):
-        list(list_formulas("classification", 2))
+def test_formulas_are_listed_once_and_the_smallest_of_a_value_is_kept():
+    formulas = [str(one) for one in list_formulas("classification", 4)]
+    assert len(set(formulas)) == len(formulas) > 100
+    assert "f" in formulas and "abs(f)" not in formulas and "mul(f, f)" not in formulas and "square(f)" in formulas
+    with pytest.raises(ValueError, match="at least 1 node"):
+        list(list_formulas("classification", 0))
+
+
+def test_the_form_weighs_label_and_prediction_alike_with_any_number_of_classes():
+    """With g = -log it is bootstrapping, by the formula of Reed et al.; with 2 to 1,000 classes."""
+    loss = as_loss(parse("mul(add(y, mul(0.5, f)), abs(log(f)))"), [classes_task()], "model")
+    rng = np.random.default_rng(0)
+    for classes in (2, 10, 1000):
+        z = rng.normal(size=classes)
+        log_p = z - np.log(np.exp(z).sum())
+        exact = -log_p[1] - 0.5 * np.sum(np.exp(log_p) * log_p)
+        np.testing.assert_allclose(float(loss(z.astype(np.float32), 1)), exact, rtol=1e-5)
 
 
 def test_predictions_are_those_of_a_gaussian_process():
@@ -96,15 +110,17 @@ def test_the_model_finds_the_least_of_a_smooth_function_sooner_than_chance():
         choose_next(features, np.array([0]), scores[:1], 2)
 
 
-def test_a_search_by_enumeration_trains_listed_losses_once_and_goes_on_from_its_folder(tmp_path, reused):
-    config = dataclasses.replace(CONFIG, strategy="enumeration", largest=4, generations=3)
+def test_a_search_in_the_list_trains_each_loss_once_and_goes_on_from_its_folder(tmp_path, reused):
+    config = dataclasses.replace(CONFIG, strategy="model", largest=4, generations=3)
     whole = search([numbers_task()], config, tmp_path / "whole")
-    listed = {str(one.expr) for one in enumerate_losses("regression", 1, 4)}
+    listed = {str(one.expr) for one in enumerate_losses("regression", 4)}
     assert [g.trained for g in whole.generations] == [8, 8, 8]
     assert {str(entry.expr) for entry in whole.trained} <= listed
-    record = (tmp_path / "whole" / "search.json").read_text()
     search([numbers_task()], dataclasses.replace(config, generations=2), tmp_path / "part")
     shorter = (tmp_path / "part" / "search.json").read_text().replace('"generations": 2', '"generations": 3')
     (tmp_path / "part" / "search.json").write_text(shorter)
     assert search([numbers_task()], config, tmp_path / "part").trained == whole.trained
-    assert "enumeration" in record
+    drawn = search([numbers_task()], dataclasses.replace(config, strategy="enumeration"))
+    assert [g.trained for g in drawn.generations] == [8, 8, 8]
+    assert {str(entry.expr) for entry in drawn.trained} <= listed
+    assert {entry.expr for entry in drawn.trained} != {entry.expr for entry in whole.trained}

@@ -23,7 +23,15 @@ from metalearn_models.losses.search import search as search_module
 from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig
 from metalearn_models.losses.search.neighbours import neighbours
 from metalearn_models.losses.search.population import LossTask, TrainingConfig, trainer
-from metalearn_models.losses.search.search import FILE, SearchConfig, Trained, pareto_front, random_control, search
+from metalearn_models.losses.search.search import (
+    FILE,
+    SearchConfig,
+    Trained,
+    pareto_front,
+    prefer_small,
+    random_control,
+    search,
+)
 
 _compiled = {}
 
@@ -377,6 +385,18 @@ def test_wrong_settings_are_refused(make, message):
 def test_pareto_front_keeps_what_no_smaller_formula_beats():
     entries = [Trained(parse(t), v, (), ()) for t, v in (("y+f", 3.0), ("abs(y-f)", 1.0), ("y-f", 2.0), ("y*f*f", 1.5))]
     assert [e.fitness for e in pareto_front(entries)] == [2.0, 1.0]
+
+
+def test_the_smallest_formula_within_the_noise_of_the_best_is_preferred():
+    def entry(text, *errors):
+        return Trained(parse(text), float(np.exp(np.mean(np.log(errors)))), errors, ())
+
+    best = entry("abs(sub(y, mul(f, 1)))", 0.10, 0.20, 0.30)
+    near, far = entry("abs(y-f)", 0.11, 0.19, 0.31), entry("y*f", 0.11, 0.22, 0.33)  # far is worse in every task
+    assert prefer_small([best, near, far]) == near
+    assert prefer_small([best, far]) == best
+    alone = [one._replace(errors=one.errors[:1], fitness=one.errors[0]) for one in (near, best)]
+    assert prefer_small(alone) == alone[1]  # a single task has no standard error
 
 
 SCRIPT = """
