@@ -25,6 +25,7 @@ sets.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,39 +100,24 @@ PRESETS = {
 
 def run(config: TrustedLossesConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Search, choose, compare and draw; returns what result.json holds, errors as shares."""
-    start, settings = time.monotonic(), settings_of(config)
+    start = time.monotonic()
     if progress is not None:
-        progress.start(0, config.seeds + 4)
+        progress.start(0, config.seeds)
+    choice = _choose([search_once("model", seed, config) for seed in range(config.seeds)], config)
+    names = ("cross-entropy", *BASELINES, "label-noise")
+    contestants = {"found": as_candidate(choice["chosen"]), **{name: load(name) for name in names}}
+    conditions: list[Condition] = [(name, noise, config.share) for noise in NOISES for name in config.held_out]
+    results = _compare_each(contestants, conditions, range(FRESH, FRESH + config.fresh_seeds), COMPARED, config)
+    many: dict[str, Any] = {}
+    if config.many:
+        conditions = [(config.many, noise, config.share) for noise in ("symmetric", "clean")]
+        many = _compare_each(contestants, conditions, range(FRESH, FRESH + 1), RATES, config)
     found = []
     for seed in range(config.seeds):
         found.append({name: search_once(name, seed, config) for name in STRATEGIES})
         if progress is not None:
             progress.update(seed + 1, {})
-    formulas = sorted({one for row in found for one in row.values()})
-    asked = {"formulas": formulas, **{k: v for k, v in settings.items() if k not in ("many", "fresh_seeds")}}
-    choice = remember(config.out, "choice", asked, lambda: _choose([row["model"] for row in found], config))
-    contest = remember(config.out, "contest", asked, lambda: _hold_contest(formulas, config))
-    chosen = {"formula": choice["chosen"], **{k: settings[k] for k in ("held_out", "fresh_seeds", "share", "steps")}}
-    noises: list[Condition] = [(name, noise, config.share) for noise in NOISES for name in config.held_out]
-    seeds = range(FRESH, FRESH + config.fresh_seeds)
-    results: dict[str, Any] = {}
-    for noise in NOISES:
-        part = [one for one in noises if one[1] == noise]
-        results |= remember(
-            config.out,
-            f"compare-{noise}",
-            chosen,
-            lambda part=part: compare(_contestants(choice["chosen"]), part, seeds, COMPARED, config.steps),
-        )
-    many: dict[str, Any] = {}
-    if config.many:
-        conditions: list[Condition] = [(config.many, noise, config.share) for noise in ("symmetric", "clean")]
-        many = remember(
-            config.out,
-            "many",
-            {**chosen, "many": config.many},
-            lambda: compare(_contestants(choice["chosen"]), conditions, [FRESH], RATES, config.steps),
-        )
+    contest = _hold_contest(sorted({one for row in found for one in row.values()}), config)
     if progress is not None:
         progress.close()
     result = {
@@ -172,16 +158,29 @@ def search_once(strategy: Strategy, seed: int, config: TrustedLossesConfig) -> s
     )
 
 
-def _contestants(formula: str) -> dict[str, Any]:
-    names = ("cross-entropy", *BASELINES, "label-noise")
-    return {"found": as_candidate(formula), **{name: load(name) for name in names}}
+def _compare_each(
+    losses: Mapping[str, Any],
+    conditions: Sequence[Condition],
+    seeds: range,
+    rates: Sequence[float],
+    config: TrustedLossesConfig,
+) -> dict[str, dict[str, Any]]:
+    """What `compare` gives, condition by condition, from the folder where one was run before."""
+    named, results = {name: str(loss) for name, loss in losses.items()}, {}
+    for condition in conditions:
+        asked = {"losses": named, "condition": condition, "seeds": list(seeds), "rates": rates, "steps": config.steps}
+        name = f"compare-{condition[0]}-{condition[1]}"
+        results |= remember(
+            config.out, name, asked, lambda one=condition: compare(losses, [one], seeds, rates, config.steps)
+        )
+    return results
 
 
 def _choose(formulas: list[str], config: TrustedLossesConfig) -> dict[str, Any]:
     """The formula with the least geometric mean of validation errors; a smaller one within a standard error of it."""
     losses = {one: as_candidate(one) for one in dict.fromkeys(formulas)}
     seeds = range(CHOICE, CHOICE + config.choice_splits)
-    by_condition = compare(losses, SEARCHED[: config.sets], seeds, RATES, config.steps)
+    by_condition = _compare_each(losses, SEARCHED[: config.sets], seeds, RATES, config)
     scores = {
         one: np.log(np.maximum([row[one]["valid"] for row in by_condition.values()], LEAST)).ravel() for one in losses
     }
@@ -202,5 +201,5 @@ def _hold_contest(formulas: list[str], config: TrustedLossesConfig) -> dict[str,
     losses: dict[str, Any] = {"cross-entropy": load("cross-entropy"), **{one: as_candidate(one) for one in formulas}}
     conditions: list[Condition] = [(name, noise, config.share) for noise in NOISES[:2] for name in config.held_out]
     seeds = range(CHOICE + 100, CHOICE + 100 + config.contest_seeds)
-    results = compare(losses, conditions, seeds, RATES, config.steps)
+    results = _compare_each(losses, conditions, seeds, RATES, config)
     return {one: float(np.mean(log_ratios(results, one, "cross-entropy"))) for one in formulas}
