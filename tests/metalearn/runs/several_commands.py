@@ -52,12 +52,13 @@ def start(words: Sequence[str], count: int, logs: Path) -> list[subprocess.Popen
     return running
 
 
-def codes(running: Sequence[subprocess.Popen[bytes]], seconds: float) -> list[int]:
-    """Wait for all; after so many seconds, kill those that run."""
+def codes(running: Sequence[subprocess.Popen[bytes]], seconds: float) -> list[int | None]:
+    """Wait for all, at most so many seconds; None stands for one that was still running, and was killed."""
     end = time.monotonic() + seconds
-    try:
-        return [one.wait(max(0.1, end - time.monotonic())) for one in running]
-    finally:
-        for one in running:
-            one.kill()
-            one.wait()
+    while time.monotonic() < end and any(one.poll() is None for one in running):
+        time.sleep(0.05)
+    found = [one.poll() for one in running]
+    for one in running:
+        one.kill()
+        one.wait()
+    return found
