@@ -11,7 +11,7 @@ The rule of the verdict, written before the run: holds if, with outliers and sca
 mean over the held-out tasks of the test error of the found loss is at most that of Welsch's (1978); short otherwise.
 The same is said of the shipped `robust-regression`.
 
-    python -m experiments robust_units            # about five minutes on two cores
+    python -m experiments robust_units
     python -m experiments robust_units quick      # one seed, fewer splits
     python -m experiments robust_units --help
 """

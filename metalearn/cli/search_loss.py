@@ -25,10 +25,10 @@ __all__ = ["SearchLossCommand", "main"]
 class SearchLossCommand:
     """Search for the loss with which networks do best on clean validation examples.
 
-    All small losses of one form are listed, and a model of those trained so far chooses the next; or evolution breeds
-    formulas. Formulas with zero gradient, with the wrong sign, or equal to one already tried are rejected from their
-    table, before any training; the others train a whole population at a time. Of the finalists within the noise of
-    the best the smallest is taken. Meta-gradients refine its coefficients, which are kept only if networks train
+    Formulas are drawn at random, or bred by evolution, or taken from a list of all small losses of one form
+    (--strategy). Formulas with zero gradient, with the wrong sign, or equal to one already tried are rejected from
+    their table, before any training; the others train a whole population at a time. Of the finalists within the noise
+    of the best the smallest is taken. Meta-gradients refine its coefficients, which are kept only if networks train
     better with them. If the folder holds a search already, it continues.
 
     {processes}

@@ -17,7 +17,7 @@ sets.
 - clean: holds if the chosen loss has at most half a point more error than label smoothing on each data set, else short.
 - many classes: holds if with 1,000 classes, clean, it has at most half a point more error than label smoothing.
 
-    python -m experiments trusted_losses            # about 15 minutes on two cores
+    python -m experiments trusted_losses            # kept part by part; the same command continues
     python -m experiments trusted_losses quick      # one seed, four data sets to search on
     python -m experiments trusted_losses --help
 """

@@ -125,8 +125,9 @@ def format_result(result: Mapping[str, Any]) -> str:
 def draw(path: Path, result: Mapping[str, Any]) -> None:
     """Draw the held-out scores of the searches, and the error of each loss over cross-entropy's per data set."""
     figure, axes = new_figure(columns=4, width=3.6)
-    draw_errors(axes[0], result["contest"]["scores"], "log of error over cross-entropy's, held out", log=False)
-    axes[0].set_ylim(auto=True)
+    searches = {name: [float(np.exp(x)) for x in row] for name, row in result["contest"]["scores"].items()}
+    draw_errors(axes[0], searches, "held-out test error over cross-entropy's", log=True)
+    axes[0].axhline(1, color="0.5", linewidth=1)
     axes[0].set_title("searches of equal budget", fontsize=9)
     for ax, noise in zip(axes[1:], NOISES, strict=True):
         part = {name: row for name, row in result["results"].items() if name.endswith(f", {noise}")}
