@@ -31,6 +31,7 @@ from metalearn_models.optimizers.library import load as load
 from metalearn_models.optimizers.library import read as read
 from metalearn_models.optimizers.library import save as save
 from metalearn_models.optimizers.library import shipped as shipped
+from metalearn_models.optimizers.orthogonal import orthogonal_adam as orthogonal_adam
 from metalearn_models.optimizers.registry import make as make
 from metalearn_models.optimizers.registry import names as names
 from metalearn_models.optimizers.registry import setting_descriptions as setting_descriptions
@@ -73,6 +74,7 @@ __all__ = [
     "mlp_optimizer",
     "names",
     "nn_adam",
+    "orthogonal_adam",
     "read",
     "rnn_mlp",
     "rnnprop",

@@ -26,7 +26,7 @@ PER_LAYER = ("foof", "mac", "kfac", "kfac-standard", "natural-gradient", "mini-b
 """They remember matrices that are as large as a layer's inputs or as an axis, and not like parameters.
 
 Their updates are products of matrices: where these lie on automatic axes is the compiler's choice."""
-MATRIX_PRODUCTS = ("muon", "compass-orthogonal", *PER_LAYER)
+MATRIX_PRODUCTS = ("muon", "orthogonal-adam", "compass-orthogonal", *PER_LAYER)
 """Their rule multiplies whole matrices: spread ones are gathered, and explicit axes would need a placement of each."""
 DROPS = ("sparse",)
 """They set parameters to zero, in the first three steps."""

@@ -14,6 +14,7 @@ from metalearn_models.optimizers.handmade import blocks, first_order, second_ord
 from metalearn_models.optimizers.handmade.constants import learn_constants
 from metalearn_models.optimizers.handmade.lookahead import lookahead_adam, lookahead_momentum
 from metalearn_models.optimizers.handmade.sam import loss_and_grad_fn, sam_momentum
+from metalearn_models.optimizers.orthogonal import orthogonal_adam
 
 __all__ = ["HANDMADE", "HandmadeEntry", "handmade_entry", "handmade_names"]
 
@@ -120,6 +121,13 @@ HANDMADE: dict[str, HandmadeEntry] = {
         "Jordan et al. 2024",
         (*_ADAM, "rms"),
         ("momentum",),
+    ),
+    "orthogonal-adam": HandmadeEntry(
+        orthogonal_adam,
+        "Adam's direction, orthogonal for matrices, one length for all tensors",
+        "ours, after Jordan et al. 2024",
+        _RATE,
+        _BETAS,
     ),
     "foof": HandmadeEntry(
         second_order.foof,

@@ -25,6 +25,8 @@ from metalearn_models.optimizers.contract import LearnedOptimizer, NumSteps
 from metalearn_models.optimizers.frame import hold_still, read_gradient, transformation
 from metalearn_models.optimizers.learned.parts.factored_update import factored_axes
 from metalearn_models.optimizers.learned.parts.fused import products
+from metalearn_models.optimizers.orthogonal import normalise
+from metalearn_models.optimizers.orthogonal import orthogonalise as orthogonalise_matrix
 
 __all__ = ["FEATURES", "CompassState", "CompassTheta", "TensorMemory", "compass", "scale_by_compass"]
 
@@ -37,9 +39,6 @@ FEATURES = 13
 
 LARGEST_FEATURE = 4.0
 """A slow momentum may be much larger than a second moment that has forgotten; our choice."""
-
-SMALLEST = 1e-12
-"""Added to the root mean square of a direction. Where all features are that small, nothing is known."""
 
 RELATIVE, TINY = 1e-8, 1e-30
 """The first, times the mean of a tensor, is added to second moments, so that entries that had no gradient for long have
@@ -162,7 +161,7 @@ def scale_by_compass(theta: CompassTheta, orthogonalise: bool = False) -> optax.
         for g, memory in zip(leaves, tree.flatten_up_to(state.tensors), strict=True):
             step, memory = _update_tensor(theta, read_gradient(g), memory, count)
             if orthogonalise and g.ndim == 2:
-                step = _orthogonalise(step)
+                step = orthogonalise_matrix(step)
             results.append((step.astype(g.dtype), memory))
         updates, tensors = (tree.unflatten([r[i] for r in results]) for i in range(2))
         return updates, CompassState(tensors, state.step + 1)
@@ -190,24 +189,7 @@ def _update_tensor(
     units = [jnp.clip(u, -1, 1) for u in products(features, theta.hidden)]
     weights = jnp.concatenate([theta.direct, theta.output])[:, None]
     direction = hold_still(products([*features, *units], weights)[0], g, momenta)
-    size = jnp.sqrt(jnp.square(direction).mean()) + SMALLEST
-    return direction / size, TensorMemory((momenta[0], momenta[1], momenta[2]), second, rows, columns)
-
-
-def _orthogonalise(x: Float[Array, "M N"]) -> Float[Array, "M N"]:
-    """A matrix with the singular vectors of `x` and nearly equal singular values, of root mean square 1.
-
-    Five steps of a polynomial of degree 5 on the smaller side, with Muon's coefficients (Jordan et al. 2024), which
-    bring singular values between .01 and 1 to between .7 and 1.2.
-    """
-    a, b, c = 3.4445, -4.775, 2.0315
-    wide = x if x.shape[0] <= x.shape[1] else x.T
-    wide /= jnp.sqrt(jnp.square(wide).sum()) + SMALLEST
-    for _ in range(5):
-        square = wide @ wide.T
-        wide = a * wide + (b * square + c * square @ square) @ wide
-    turned = wide if x.shape[0] <= x.shape[1] else wide.T
-    return turned / (jnp.sqrt(jnp.square(turned).mean()) + SMALLEST)
+    return normalise(direction), TensorMemory((momenta[0], momenta[1], momenta[2]), second, rows, columns)
 
 
 def _squares(g: Float[Array, "*S"]) -> tuple[Array, Array | None, Array | None]:

@@ -8,6 +8,7 @@ import pytest
 
 from metalearn_models import optimizers
 from metalearn_models.optimizers.learned.compass import FEATURES, CompassTheta, compass, scale_by_compass
+from metalearn_models.optimizers.orthogonal import orthogonal_adam
 
 SHAPES = {"matrix": (5, 7), "filters": (3, 2, 4), "vector": (6,), "scalar": ()}
 
@@ -50,6 +51,18 @@ def test_a_fresh_rule_is_the_direction_of_adam_at_length_one(directions):
     for name in SHAPES:
         expected = adam[name] / np.sqrt(np.square(adam[name]).mean())
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_fresh_rule_with_orthogonal_matrices_is_orthogonal_adam():
+    fresh = scale_by_compass(compass().init(jax.random.key(0)), orthogonalise=True)
+    found = []
+    for tx in (optax.chain(fresh, optax.scale(-0.1)), orthogonal_adam(0.1)):
+        state, step = tx.init(_gradients(0)), jax.jit(tx.update)
+        for t in range(5):
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = step(_gradients(t, 1e-3), state)
+        found.append(updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *found)
 
 
 def test_the_unit_of_the_loss_does_not_matter_nor_the_direction_in_which_a_parameter_is_counted(theta, directions):
