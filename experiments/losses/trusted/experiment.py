@@ -35,7 +35,7 @@ import numpy as np
 from experiments.losses.trusted.comparison import LEAST, Condition, as_candidate, compare, log_ratios
 from experiments.losses.trusted.contest import RATES, SEARCHED, STRATEGIES, find_loss
 from experiments.losses.trusted.data import HELD_OUT, NOISES
-from experiments.losses.trusted.report import BASELINES, draw, format_result, judge, judge_contest, save_loss
+from experiments.losses.trusted.report import BASELINES, draw, format_tables, judge, judge_contest, save_loss
 from experiments.suite.cells import remember, settings_of
 from experiments.suite.results import write_result
 from metalearn.runs.progress import Progress
@@ -145,6 +145,11 @@ def run(config: TrustedLossesConfig, progress: Progress | None = None) -> dict[s
     }
     save_loss(config.out / "chosen.json", result, facts)
     return write_result(config.out, result)
+
+
+def format_result(result: Mapping[str, Any]) -> str:
+    """The tables of errors in per cent, the contest of the searches, and the verdict."""
+    return format_tables(result)
 
 
 def search_once(strategy: Strategy, seed: int, config: TrustedLossesConfig) -> str:

@@ -18,7 +18,7 @@ from metalearn.intervals import mean_interval
 from metalearn.pictures import new_figure, save
 from metalearn_models.losses.symbolic_loss import MOST_CLASSES
 
-__all__ = ["BASELINES", "draw", "format_result", "judge", "judge_contest", "save_loss"]
+__all__ = ["BASELINES", "draw", "format_tables", "judge", "judge_contest", "save_loss"]
 
 BASELINES = ("gce", "probability-mae", "label-smoothing", "bootstrapping")
 """What else a user could take."""
@@ -96,7 +96,7 @@ def save_loss(path: Path, result: Mapping[str, Any], facts: Mapping[str, Any]) -
     loss.save(path)
 
 
-def format_result(result: Mapping[str, Any]) -> str:
+def format_tables(result: Mapping[str, Any]) -> str:
     """The tables of errors in per cent, the contest of the searches, and the verdict."""
     rows = {**result["results"], **result["many"]}
     labels = list(next(iter(rows.values())))

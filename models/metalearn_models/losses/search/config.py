@@ -15,6 +15,7 @@ __all__ = ["LISTED", "SearchConfig", "Strategy"]
 
 Average = Literal["arithmetic", "geometric"]
 Strategy = Literal["evolution", "random", "enumeration", "model"]
+"""How candidates are made, see `SearchConfig.strategy`."""
 LISTED: tuple[Strategy, ...] = ("enumeration", "model")
 """The strategies that choose from a list."""
 
