@@ -153,7 +153,8 @@ def outer_loop(
         key = jax.random.fold_in(state.key, state.step)
         gradient, estimator_state, metrics = grad(state.theta, state.estimator, data, key, state.step)
         gradient, metrics = estimator.finish(gradient, metrics)
-        with jax.numpy_dtype_promotion("standard"):  # optax relies on it, whatever the caller's setting
+        # optax relies on both, whatever the caller's settings.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             # value and grad are for those that read them, such as optax.contrib.reduce_on_plateau; others ignore them.
             extra = {"value": metrics["loss"], "grad": gradient}
             try:

@@ -109,8 +109,9 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
         command = dataclasses.replace(command, config=_with_short_warmup(config, command.config))
     if resume is not None and command.config.steps != config.steps and "steps" not in free_fields(config):
         raise UsageError(
-            f"--steps must stay {config.steps}: --outer-optimizer.schedule cosine is computed from it, got "
-            f"{command.config.steps}. To train further, begin a run from this one with --start {resume}"
+            f"--steps must stay {config.steps}: --outer-optimizer.schedule {config.outer_optimizer.schedule} is "
+            f"computed from it, got {command.config.steps}. To train further, begin a run "
+            f"from this one with --start {resume}"
         )
     if resume is not None and (command.run is not None or command.overwrite):
         raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")

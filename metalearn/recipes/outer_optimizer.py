@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,19 +10,26 @@ import optax
 
 from metalearn.ranges import Count, Decay, NonNegative, Positive
 
-__all__ = ["OptimizerConfig", "check_warmup", "outer_optimizer"]
+__all__ = ["OptimizerConfig", "check_warmup", "outer_optimizer", "rate_at"]
+
+RMS = 0.2
+"""Root mean square of a full step of Muon over its learning rate, about that of Adam's steps over theirs."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The outer optimizer: Adam (Kingma & Ba 2015, arXiv 1412.6980) with warm-up, decay and clipping, from optax."""
+    """The outer optimizer: Adam (Kingma & Ba 2015, arXiv 1412.6980) with warm-up, decay and clipping, from optax.
+
+    Matrices can be left to Muon (Jordan et al. 2024), which makes their momentum orthogonal.
+    """
 
     learning_rate: Positive = 1e-3
     """Peak learning rate."""
     warmup: Count = 0
     """Outer steps of linear warm-up from 0."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or falling along a cosine to a hundredth of the peak at the last step."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """After the warm-up: constant, falling along a cosine to a hundredth of the peak at the last step, or falling
+    linearly to 0."""
     clip: Positive | None = None
     """Clip the global norm of the gradient to this; None: no clipping."""
     b1: Decay = 0.9
@@ -34,6 +42,23 @@ class OptimizerConfig:
     """Adam's epsilon inside the root; the paper's official code has 1e-8, which damps small gradients."""
     weight_decay: NonNegative = 0.0
     """Each step shrinks theta by this times the learning rate, as in AdamW (Loshchilov & Hutter 2019)."""
+    matrices: Literal["adam", "muon"] = "adam"
+    """What updates the matrices of theta: Adam, as all else, or Muon. With Muon, all else gets Adam with Nesterov's
+    momentum."""
+    matrix_rate: Positive = 1e-2
+    """With matrices "muon": their peak learning rate. The root mean square of a full step is a fifth of it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form, which is that of before there was Muon if Adam updates the matrices."""
+        values = dataclasses.asdict(self)
+        if self.matrices == "adam":
+            del values["matrices"], values["matrix_rate"]
+        return values
+
+    @property
+    def knows_the_end(self) -> bool:
+        """Whether the learning rate of a step depends on the number of steps of the whole run."""
+        return self.schedule != "constant"
 
 
 def check_warmup(config: OptimizerConfig, steps: int) -> None:
@@ -49,25 +74,49 @@ def check_warmup(config: OptimizerConfig, steps: int) -> None:
         )
 
 
+def rate_at(config: OptimizerConfig, peak: float, steps: int) -> Any:
+    """The learning rate: a number, or a function of the outer step.
+
+    Args:
+        config: its warm-up and schedule.
+        peak: the rate after the warm-up.
+        steps: outer steps of the whole run.
+    """
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0 if config.warmup else peak, peak, config.warmup, steps, peak / 100
+        )
+    if config.schedule == "linear":
+        fall = optax.linear_schedule(peak, 0.0, steps - config.warmup)
+        rise = optax.linear_schedule(0.0, peak, config.warmup)
+        return optax.join_schedules([rise, fall], [config.warmup]) if config.warmup else fall
+    return optax.linear_schedule(0.0, peak, config.warmup) if config.warmup else peak
+
+
 def outer_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Adam, or AdamW, with the warm-up, decay and clipping of the configuration.
+    """Adam, AdamW or Muon beside them, with the warm-up, decay and clipping of the configuration.
 
     Raises:
         ValueError: the warm-up is not shorter than the run.
     """
     check_warmup(config, steps)
-    rate: Any = config.learning_rate
-    if config.schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0 if config.warmup else config.learning_rate,
-            config.learning_rate,
-            config.warmup,
-            steps,
-            config.learning_rate / 100,
-        )
-    elif config.warmup:
-        rate = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
-    constants: dict[str, Any] = {"b1": config.b1, "b2": config.b2, "eps": config.eps, "eps_root": config.eps_root}
+    rate = rate_at(config, config.learning_rate, steps)
+    constants: dict[str, Any] = {"eps": config.eps, "eps_root": config.eps_root}
     decay = config.weight_decay
-    adam = optax.adamw(rate, weight_decay=decay, **constants) if decay else optax.adam(rate, **constants)
-    return adam if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), adam)
+    if config.matrices == "muon":
+        inner = optax.contrib.muon(
+            rate_at(config, config.matrix_rate, steps),
+            consistent_rms=RMS,
+            weight_decay=decay,
+            eps=config.eps,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_eps_root=config.eps_root,
+            adam_weight_decay=decay,
+            adam_learning_rate=rate,
+        )
+    elif decay:
+        inner = optax.adamw(rate, config.b1, config.b2, weight_decay=decay, **constants)
+    else:
+        inner = optax.adam(rate, config.b1, config.b2, **constants)
+    return inner if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), inner)

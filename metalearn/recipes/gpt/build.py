@@ -166,7 +166,7 @@ def prepare(config: TrainGPTConfig, folder: Path, progress: Progress | None = No
 
     meta = MetaTraining(
         values,
-        FREE if config.outer_optimizer.schedule == "cosine" else ("steps", *FREE),
+        FREE if config.outer_optimizer.knows_the_end else ("steps", *FREE),
         lambda: jax.jit(generator.init)(stream(config.seed, "theta")),
         stream(config.seed, "outer"),
         pairs,

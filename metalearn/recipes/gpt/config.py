@@ -99,7 +99,8 @@ PRESETS: dict[str, tuple[TrainGPTConfig, str]] = {
 
 def to_json(config: TrainGPTConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
-    return {"kind": "train-gpt", **dataclasses.asdict(config)}
+    outer = config.outer_optimizer.to_json()
+    return {"kind": "train-gpt", **dataclasses.asdict(config), "outer_optimizer": outer}
 
 
 def from_json(values: Mapping[str, Any]) -> TrainGPTConfig:

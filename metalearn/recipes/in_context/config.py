@@ -133,7 +133,7 @@ def free_fields(config: TrainConfig) -> tuple[str, ...]:
     """Fields that may change on resume, since they leave the numbers of the steps already done as they are."""
     looks = ("evaluate_every", "checkpoint_every", "eval_tasks", "eval_sequences", "references")
     free = ("steps_per_call", "data.data_dir", *looks)
-    return free if config.outer_optimizer.schedule == "cosine" else ("steps", *free)
+    return free if config.outer_optimizer.knows_the_end else ("steps", *free)
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
@@ -141,6 +141,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     values["family"] = {"name": entry_of(config.family).name, **values["family"]}
     values["gradient"] = config.gradient.to_json()
+    values["outer_optimizer"] = config.outer_optimizer.to_json()
     values["learner"] = {"name": learner_name(config.learner), **values["learner"]}
     if not config.curriculum.steps:
         del values["curriculum"]  # so that runs from before there were curricula can be resumed

@@ -210,12 +210,13 @@ def recommended(name: str) -> TrainOptimizerConfig:
 def free_fields(config: TrainOptimizerConfig) -> tuple[str, ...]:
     """Fields that may change on resume, since they leave the numbers of the steps already done as they are."""
     free = ("steps_per_call", "data_dir", "evaluate_every", "checkpoint_every", "eval_runs", "baselines")
-    return free if config.outer_optimizer.schedule == "cosine" else ("steps", *free)
+    return free if config.outer_optimizer.knows_the_end else ("steps", *free)
 
 
 def to_json(config: TrainOptimizerConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
     values = {**dataclasses.asdict(config), "gradient": config.gradient.to_json()}
+    values["outer_optimizer"] = config.outer_optimizer.to_json()
     if config.rescale is None:
         del values["rescale"]  # the form of before there was such a field
     if not config.second_order:
