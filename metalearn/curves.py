@@ -41,7 +41,7 @@ def curve_scorer(
     sequences: int = 4,
     chunk: int = 16,
 ) -> Callable[[Any, Any, PRNGKeyArray], Float[Array, "tasks T"]]:
-    """Compile the scoring of a learner on numbered tasks.
+    """Make the scoring of a learner on numbered tasks, of two compiled programs: one draws episodes, one scores them.
 
     Args:
         learner: any learner.
@@ -53,8 +53,9 @@ def curve_scorer(
         chunk: tasks scored at the same time. It limits the memory, and does not change the results.
 
     Returns:
-        A compiled function `(theta, data, key) -> scores[tasks, T]`. A score is the mean of `prediction_score` over the
-        sequences of a task: the accuracy among the classes of the task, or the squared error in regression.
+        A function `(theta, data, key) -> scores[tasks, T]`, to be called outside of `jax.jit`. A score is the mean of
+        `prediction_score` over the sequences of a task: the accuracy among the classes of the task, or the squared
+        error in regression.
 
     Raises:
         ValueError: learner and family do not fit, or a number is not positive.
@@ -64,32 +65,49 @@ def curve_scorer(
         raise ValueError(f"tasks, sequences and chunk must be at least 1, got {tasks}, {sequences} and {chunk}")
 
     @jax.jit
-    def score(task: Partial, theta: Any, data: Any, key: PRNGKeyArray) -> Float[Array, "tasks T"]:
+    def score(theta: Any, xs: Array, ys: Array, classes: Any, keys: PRNGKeyArray) -> Float[Array, "chunk T"]:
+        if learner.run is not None:
+            logits = learner.run(theta, xs, ys)
+        else:
+            logits = jax.vmap(lambda x, y, k: predictions(learner, theta, x, y, k))(xs, ys, keys)
+        return prediction_score(select_classes(logits, family.signature, classes), ys).mean(1)
+
+    bound, draw = task if isinstance(task, Partial) else Partial(task), _episode_drawer(family, sequences)
+
+    def score_all(theta: Any, data: Any, key: PRNGKeyArray) -> Float[Array, "tasks T"]:
         key_episode, key_learner = jax.random.split(key)
+        scores = []
+        for first in range(0, tasks, chunk):  # the last chunk is padded; its tasks beyond the last are dropped
+            indices = jnp.arange(first, first + chunk, dtype=jnp.int32)
+            # The learner of each task has its own key, which does not depend on the chunk.
+            scores.append(score(theta, *draw(bound, data, key_episode, key_learner, indices)))
+        return jnp.concatenate(scores)[:tasks]
 
-        def episodes(index: Array) -> tuple[Array, Array]:
-            keys = jax.random.split(jax.random.fold_in(key_episode, index), sequences)
-            return jax.vmap(lambda k: family.episode(data, task(data, index), k))(keys)
+    return score_all
 
-        def score_chunk(indices: Array) -> Array:
-            xs, ys = jax.vmap(episodes)(indices)
-            if learner.run is not None:
-                logits = learner.run(theta, xs, ys)
-            else:  # the learner of each task has its own key, which does not depend on the chunk
-                keys = jax.vmap(lambda i: jax.random.fold_in(key_learner, i))(indices)
-                logits = jax.vmap(lambda x, y, k: predictions(learner, theta, x, y, k))(xs, ys, keys)
-            classes = None
-            if family.classes is not None:
-                of = family.classes
-                classes = rearrange(jax.vmap(lambda i: of(data, task(data, i)))(indices), "n c -> n 1 1 c")
-            return prediction_score(select_classes(logits, family.signature, classes), ys).mean(1)
 
-        # Padded to whole chunks; the tasks beyond the last are scored and dropped.
-        padded = jnp.arange(-(-tasks // chunk) * chunk, dtype=jnp.int32)
-        scores = jax.lax.map(score_chunk, rearrange(padded, "(chunks chunk) -> chunks chunk", chunk=chunk))
-        return rearrange(scores, "chunks chunk t -> (chunks chunk) t")[:tasks]
+@functools.lru_cache(maxsize=16)
+def _episode_drawer(family: Family, sequences: int) -> Callable[..., Any]:
+    """A compiled function that draws a chunk of episodes.
 
-    return functools.partial(score, task if isinstance(task, Partial) else Partial(task))
+    It is a program of its own, kept for the next scorer of the same family: to compile the drawing of episodes takes
+    longer than to compile most learners, and several learners are scored on the same ones.
+    """
+
+    @jax.jit
+    def draw(task: Partial, data: Any, key: PRNGKeyArray, key_learner: PRNGKeyArray, indices: Array) -> Any:
+        def one(index: Array) -> Any:
+            keys = jax.random.split(jax.random.fold_in(key, index), sequences)
+            drawn = task(data, index)
+            classes = None if family.classes is None else family.classes(data, drawn)
+            return jax.vmap(lambda k: family.episode(data, drawn, k))(keys), classes
+
+        (xs, ys), classes = jax.vmap(one)(indices)
+        if classes is not None:
+            classes = rearrange(classes, "n c -> n 1 1 c")
+        return xs, ys, classes, jax.vmap(lambda i: jax.random.fold_in(key_learner, i))(indices)
+
+    return draw
 
 
 def summarise(scores: Float[np.ndarray, "tasks T"]) -> Curve:

@@ -92,6 +92,20 @@ def test_curves_score_every_task_at_every_position():
     np.testing.assert_array_equal(scores[:, 0], np.arange(20) % 3 == 0)  # nothing seen: class 0 by argmax
 
 
+def test_learners_scored_on_one_family_share_the_program_that_draws_its_episodes():
+    traced, family = [], constant_family()
+
+    def episode(data, task, key):
+        traced.append(1)
+        return family.episode(data, task, key)
+
+    counted = family._replace(episode=episode)
+    for parallel in (True, False):
+        score = curve_scorer(counting_learner(parallel), counted, counted.unseen, 20, 2, chunk=8)
+        score(jnp.float32(1.0), jnp.float32(0), jax.random.key(0))
+    assert len(traced) == 1
+
+
 WIDE = SIGNATURE._replace(outputs=5)
 
 
