@@ -65,7 +65,7 @@ def curve_scorer(
         raise ValueError(f"tasks, sequences and chunk must be at least 1, got {tasks}, {sequences} and {chunk}")
 
     @jax.jit
-    def score(theta: Any, xs: Array, ys: Array, classes: Any, keys: PRNGKeyArray) -> Float[Array, "chunk T"]:
+    def score(theta: Any, xs: Array, ys: Array, classes: Any, keys: Array) -> Float[Array, "chunk T"]:
         if learner.run is not None:
             logits = learner.run(theta, xs, ys)
         else:
@@ -95,7 +95,7 @@ def _episode_drawer(family: Family, sequences: int) -> Callable[..., Any]:
     """
 
     @jax.jit
-    def draw(task: Partial, data: Any, key: PRNGKeyArray, key_learner: PRNGKeyArray, indices: Array) -> Any:
+    def draw(task: Partial, data: Any, key: Array, key_learner: Array, indices: Array) -> Any:
         def one(index: Array) -> Any:
             keys = jax.random.split(jax.random.fold_in(key, index), sequences)
             drawn = task(data, index)
