@@ -45,7 +45,7 @@ class OptimizerConfig:
     matrices: Literal["adam", "muon"] = "adam"
     """What updates the matrices of theta: Adam, as all else, or Muon. With Muon, all else gets Adam with Nesterov's
     momentum."""
-    matrix_rate: Positive = 1e-2
+    matrix_rate: Positive = 7e-3
     """With matrices "muon": their peak learning rate. The root mean square of a full step is a fifth of it."""
 
     def to_json(self) -> dict[str, Any]:

@@ -25,10 +25,10 @@ def _digits() -> TrainConfig:
         family=ProjectedConfig(length=50),
         learner=TransformerConfig(width=96, layers=2, heads=4, key_size=24, token="pair", initial="matching"),
         outer_optimizer=OptimizerConfig(3e-3, warmup=100, schedule="linear", clip=1.0, b2=0.99, matrices="muon"),
-        steps=1500,
+        steps=1600,
         steps_per_call=50,
-        evaluate_every=500,
-        checkpoint_every=1000,
+        evaluate_every=400,
+        checkpoint_every=800,
     )
 
 
