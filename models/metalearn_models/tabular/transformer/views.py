@@ -17,9 +17,13 @@ from metalearn_models.tabular.views import leading_axes, stratified_order
 
 __all__ = ["AT_RANDOM", "COMPONENTS", "TELLING", "View", "class_codes", "draw_table_views", "show_columns"]
 
-TELLING, COMPONENTS, AT_RANDOM = 0, 1, 2
-"""Kinds of views of a table with more columns than a view shows: the columns that say most about the classes; principal
-components; columns at random. Views of other tables show all there is, and are of the first kind."""
+TELLING = 0
+"""Views of the columns that say most about the classes, of a table with more columns than a view shows. All views of
+other tables are of this kind too, since these show all there is."""
+COMPONENTS = 1
+"""Views of principal components of such a table."""
+AT_RANDOM = 2
+"""Views of columns at random of such a table."""
 LARGEST = 1e30
 """What is shown is clipped here, since float32 ends soon after."""
 
