@@ -75,7 +75,7 @@ class FewImagesConfig:
 PRESETS = {"standard": FewImagesConfig(), "quick": FewImagesConfig(splits=4, out=Path("runs/few_images-quick"))}
 
 
-def _search(model: Any, grid: Mapping[str, Sequence[float]]) -> Callable[[int], Any]:
+def _search(model: Any, grid: Mapping[str, Any]) -> Callable[[int], Any]:
     """Cross-validated where every class of the examples can be in every fold; else the middle of the grid."""
 
     def make(rarest: int) -> Any:
