@@ -45,8 +45,9 @@ def train(tx, steps=300, batch=64, seed=0):
 
 # [compare]
 def main(steps=300):
-    """The learned optimizer beside orthogonal Adam, and Adam with three learning rates."""
+    """The learned optimizers beside orthogonal Adam, and Adam with three learning rates."""
     contenders = {"small-fc, learned": optimizers.load("small-fc", num_steps=steps)}
+    contenders["compass, learned"] = optimizers.load("compass", num_steps=steps, learning_rate=1e-2)
     contenders["orthogonal adam"] = optimizers.orthogonal_adam(optax.cosine_decay_schedule(1e-2, steps))
     contenders |= {f"adam {rate}": optax.adam(rate) for rate in (1e-3, 3e-3, 1e-2)}
     final = {}

@@ -167,7 +167,7 @@ def test_a_run_on_two_objectives_reports_both_and_resumes_to_the_same_bytes(tmp_
         *("train-optimizer", "compass", "--objective", "mlp-iris+noisy-regression", "--length", "8"),
         *("--rescale", "0.5", "2", "--gradient.window", "4", "--batch", "2", "--eval-runs", "2", "--quiet"),
         *("--steps-per-call", "2", "--evaluate-every", "2", "--checkpoint-every", "2", "--baselines", "adam"),
-        *("--outer-optimizer.schedule", "constant"),
+        *("--outer-optimizer.schedule", "constant", "--gradient.method", "nres", "--no-second-order"),
     ]
     status, out, err = run(capsys, *words, "--steps", 4, "--run", tmp_path / "whole")
     assert status == 0, err

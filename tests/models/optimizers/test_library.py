@@ -55,7 +55,8 @@ def test_shipped_optimizers_train_and_say_where_they_come_from(name):
     found = optimizers.read(name)
     assert {"config", "objective", "steps", "final_loss"} <= found.card.keys()
     length = min(200, found.horizon or 0)
-    transform = optimizers.load(name, num_steps=length)
+    settings = {"learning_rate": 0.03} if name == "compass" else {}  # its user gives the length of a step
+    transform = optimizers.load(name, num_steps=length, **settings)
     params = {"w": jnp.array([1.5, -2.0, 0.5]), "m": jnp.full((4, 3), 0.5)}
 
     def loss(p):
@@ -98,7 +99,10 @@ def test_the_horizon_stands_in_card_object_and_description(short):
     assert optimizers.load(short).horizon == optimizers.read(short).horizon == 3
     assert optimizers.read(short).describe() == "meta-trained on bowls, for 3 steps and not beyond"
     horizons = {name: optimizers.read(name).card["horizon"] for name in optimizers.shipped()}
-    assert horizons == {"lstm-log": 100, "small-fc": 500, "star": 500}
+    assert horizons == {"compass": 150, "lstm-log": 100, "small-fc": 500, "star": 500}
+    assert optimizers.load("compass").horizon == 5000
+    assert "for 150 steps, and measured on unseen tasks up to 5000 steps" in optimizers.read("compass").describe()
+    horizons["compass"] = 5000
     documented = optimizers.load.__doc__ or ""
     assert all(f'"{name}"' in documented and str(horizon) in documented for name, horizon in horizons.items())
 
