@@ -87,8 +87,8 @@ def load(source: str | os.PathLike[str], num_steps: int | None = None, **setting
     learning rate is tuned as Adam's and falls along a cosine, or is a schedule of optax. On tasks that it was not
     meta-trained on it was measured up to 5000 steps. The others are for study. They were meta-trained on small networks
     on 8x8 digits, "small-fc" and "star" for 500 steps, "lstm-log" for 100. Past these, and on other data, a tuned Adam
-    is better, and long runs may undo what was reached. A warning says so once, at the first step past the horizon; if `num_steps` is
-    given, at once.
+    is better, and long runs may undo what was reached. A warning says so once, at the first step past the horizon; if
+    `num_steps` is given, at once.
 
     Args:
         source: as in `read`.
