@@ -15,8 +15,8 @@ below 1, with the whole interval of resampled tasks; ours at its default rate is
 three quarters of the tasks at each length; and no run of it at its chosen rate diverges. Not reproduced: one of these
 ratios lies wholly above 1, or a chosen run diverges. Open: otherwise.
 
-    metalearn train-optimizer compass --run runs/compass                 # hours
-    python -m experiments optimizer_suite --weights runs/compass         # 200, 1,000 and 5,000 steps
+    python -m experiments optimizer_suite --weights compass              # what is shipped; 200, 1,000 and 5,000 steps
+    metalearn train-optimizer compass --run runs/compass                 # then --weights runs/compass
     python -m experiments optimizer_suite quick                          # 200 and 1,000 steps, fewer seeds
     python -m experiments optimizer_suite long                           # 20,000 steps too
 """
