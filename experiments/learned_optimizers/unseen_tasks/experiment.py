@@ -104,12 +104,12 @@ def run(config: SuiteConfig, progress: Progress | None = None) -> dict[str, Any]
             "--lengths, --seeds and --tuning-seeds must be at least 1; got "
             f"{config.lengths}, {config.seeds} and {config.tuning_seeds}"
         )
-    weights = None if config.weights is None else theta_sha256(optimizers.read(config.weights).theta)
+    weights = {} if config.weights is None else _identify(config.weights)
     for task in config.tasks:
         for rule in names:
             settings = settings_of(config, ("tasks", "rules", "weights"))
             if rule == TRAINED:
-                settings["weights"] = weights
+                settings |= weights
             name = "".join(c if c.isalnum() else "-" for c in f"{task}-{rule}")
             with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
                 compute = functools.partial(_measure, config, task, rule, rules[rule])
@@ -120,6 +120,13 @@ def run(config: SuiteConfig, progress: Progress | None = None) -> dict[str, Any]
     result = {"rows": rows, **judge(rows)}
     result["picture"] = str(draw(rows, config.out / "optimizer_suite.png"))
     return write_result(config.out, result | {"seconds": round(time.monotonic() - begun, 1)})
+
+
+def _identify(weights: str) -> dict[str, Any]:
+    """What of a file of weights decides the numbers."""
+    trained = optimizers.read(weights)
+    plain = {} if trained.card["optimizer"]["settings"].get("orthogonalise") else {"orthogonalise": False}
+    return {"weights": theta_sha256(trained.theta), **plain}
 
 
 def _measure(config: SuiteConfig, task: str, rule: str, made: Rule) -> list[dict[str, Any]]:

@@ -37,6 +37,9 @@ def test_weights_of_a_run_are_one_more_optimizer_and_names_are_known(tmp_path):
     config = SuiteConfig((3,), ("iris, relu 16",), (FRESH,), str(tmp_path / "w.safetensors"), 1, 1, tmp_path)
     fresh, trained = run(config)["rows"]
     assert (fresh["rule"], trained["rule"]) == (FRESH, TRAINED) and fresh["losses"] == trained["losses"]
+    optimizers.save(tmp_path / "o.safetensors", "compass", theta, {"orthogonalise": True})
+    orthogonal = run(dataclasses.replace(config, weights=str(tmp_path / "o.safetensors")))["rows"][1]
+    assert orthogonal["losses"] != trained["losses"]  # the same theta in the same folder
     with pytest.raises(ValueError, match="--weights must be those of compass, got those of small-fc"):
         run(dataclasses.replace(config, weights="small-fc"))
     with pytest.raises(UnknownNameError, match="iris"):
