@@ -41,9 +41,7 @@ def start(words: Sequence[str], count: int, logs: Path) -> list[subprocess.Popen
         count: processes; one is started without any option of several.
         logs: an existing folder; the output of process i goes to `i.log`.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONUNBUFFERED": "1"}
     running = []
     for i in range(count):
@@ -52,6 +50,13 @@ def start(words: Sequence[str], count: int, logs: Path) -> list[subprocess.Popen
         with (logs / f"{i}.log").open("wb") as log:
             running.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment))
     return running
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def codes(running: Sequence[subprocess.Popen[bytes]], seconds: float) -> list[int | None]:

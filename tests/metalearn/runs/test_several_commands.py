@@ -4,18 +4,24 @@ With -s, each test prints the figures that docs/scaling.md quotes.
 """
 
 import json
+import multiprocessing
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.metalearn.runs.several_commands import COMMANDS, codes, start
+from metalearn.recipes.driving import drive
+from metalearn.runs.progress import Silent
+from tests.metalearn.runs.several_commands import COMMANDS, codes, free_port, start
+from tests.metalearn.runs.test_processes import training
 
 pytestmark = pytest.mark.slow
-STEPS, KILLS, SECONDS = 200, 10, 30
+STEPS, KILLED_STEPS, KILLS, SECONDS = 200, 120, 10, 30
 
 
 def theta(run: Path) -> np.ndarray:
@@ -113,32 +119,60 @@ def test_a_killed_one_of_four_processes_ends_the_others_with_its_name(victim, tm
         assert "ask 2 heartbeat timeout" in said if victim else "leader" in said, said[-3000:]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_ten_kills_at_random_instants_lose_nothing(seed, alone, tmp_path, monkeypatch):
-    """Half of the instants are counted from the start of the processes, half from the first step that they log.
+def work(folder: Path, process: int, count: int, port: int) -> None:
+    """What one process of a small run does: begin it, or continue what is there."""
+    jax.config.update("jax_num_cpu_devices", 1)
+    if count > 1:
+        jax.distributed.initialize(f"127.0.0.1:{port}", count, process)
+    own = training("nres")._replace(steps=KILLED_STEPS)
+    resume = (folder / "config.json").exists()
+    every = {"evaluate_every": 20, "checkpoint_every": 4}
+    drive(
+        own, folder, evaluate=lambda theta: {"norm": float(abs(theta).sum())}, progress=Silent(), resume=resume, **every
+    )
 
-    The other process gets two more seconds. How long it lives without the first is not tested here.
+
+def begin(folder: Path, count: int) -> list[Any]:
+    """Begin `work` in processes that find all modules imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    port = free_port()
+    running = [context.Process(target=work, args=(folder, i, count, port)) for i in range(count)]
+    for one in running:
+        one.start()
+    return running
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ten_kills_at_random_instants_lose_nothing(seed, tmp_path):
+    """Half of the instants are counted from the start of two processes, half from the first step that they log.
+
+    The other process gets one more second. How long it lives without the first is not tested here.
     """
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "programs"))  # kills must not hurt that of others
-    rng, run, logs, steps = np.random.default_rng(seed), tmp_path / "run", tmp_path / "logs", 2 * STEPS
-    logs.mkdir()
-    begin = (*COMMANDS["nres"], "--steps", str(steps), "--run", str(run))
-    resume = ("train-optimizer", "--resume", str(run), "--quiet")
-    reached = []
+    rng, run, reached = np.random.default_rng(seed), tmp_path / "run", []
+    [alone] = begin(tmp_path / "alone", 1)
+    alone.join(SECONDS)
+    assert alone.exitcode == 0
     for kill in range(KILLS):
         logged = (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").exists() else 0
-        running = start(resume if (run / "config.json").exists() else begin, 2, logs)
-        try:
-            if kill % 2:
-                wait_for_a_step(run, running, logged)
-            time.sleep(rng.uniform(0, 1 if kill % 2 else 10))
-            assert {one.poll() for one in running} == {None}, (logs / "0.log").read_text()[-3000:]
-            running[rng.integers(2)].kill()
-            time.sleep(2)
-        finally:
-            codes(running, 0)
+        running = begin(run, 2)
+        end = time.monotonic() + SECONDS
+        while kill % 2 and time.monotonic() < end and running[0].is_alive():
+            if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_bytes().count(b"\n") > logged:
+                break
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5 if kill % 2 else 4))
+        assert all(one.is_alive() for one in running), [one.exitcode for one in running]
+        running[rng.integers(2)].kill()
+        time.sleep(1)
+        for one in running:
+            one.kill()
+            one.join()
         reached.append(max((int(path.name) for path in (run / "checkpoints").glob("[0-9]*")), default=0))
     print(f"\n{KILLS} kills, the newest checkpoints after them: {reached}")
-    assert 0 < reached[-1] < steps
-    finish(resume, 2, logs)
-    compare(run, alone("nres", steps), f"after {KILLS} kills, against one process without any")
+    assert 0 < reached[-1] < KILLED_STEPS
+    running = begin(run, 2)
+    for one in running:
+        one.join(2 * SECONDS)
+    assert [one.exitcode for one in running] == [0, 0]
+    compare(run, tmp_path / "alone", f"after {KILLS} kills, against one process without any")
