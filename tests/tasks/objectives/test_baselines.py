@@ -11,6 +11,7 @@ from metalearn_models.optimizers.curvature import LayerStatistics, mini_block_fi
 from metalearn_models.optimizers.curvature.layers import standard_layout
 from metalearn_models.optimizers.curvature.mfac import mfac
 from metalearn_models.optimizers.handmade.sam import sam
+from metalearn_models.optimizers.orthogonal import orthogonal_adam
 from metalearn_tasks.objectives.baselines import BASELINES, hand_designed_optimizer, learning_rates
 
 
@@ -47,6 +48,7 @@ def test_baselines_are_those_of_optax_at_a_learning_rate():
         "muon": optax.contrib.muon(0.2, consistent_rms=0.2),
         "nadamw": optax.nadamw(0.2),
         "nesterov": optax.sgd(0.2, momentum=0.9, nesterov=True),
+        "orthogonal-adam": orthogonal_adam(0.2),
         "rmsprop": optax.rmsprop(0.2),
         "sam": sam(optax.sgd(0.2, momentum=0.9), 0.05),
         "schedule-free-adamw": optax.contrib.schedule_free_adamw(0.2),
