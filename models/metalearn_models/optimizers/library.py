@@ -85,7 +85,7 @@ def load(source: str | os.PathLike[str], num_steps: int | None = None, **setting
     A meta-trained optimizer has a horizon, the number of steps that it is known to be of use for:
     `load(source).horizon`. "compass" goes where Adam stood: `load("compass", num_steps, learning_rate=...)`. Its
     learning rate is tuned as Adam's and falls along a cosine, or is a schedule of optax. On twelve tasks that it was
-    not meta-trained on it was measured up to 5,000 steps, on six of them to 20,000, with one seed. The others are for
+    not meta-trained on it was measured up to 5000 steps, on six of them to 20,000, with one seed. The others are for
     study. They were meta-trained on small networks on 8x8 digits, "small-fc" and "star" for 500 steps, "lstm-log" for
     100. Past these, and on other data, a tuned Adam is better, and long runs may undo what was reached. A warning says
     so once, at the first step past the horizon; if `num_steps` is given, at once.
