@@ -1,5 +1,7 @@
 """Sparse training held to its exact claims, with gradients that are given."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,14 +137,14 @@ def test_a_loop_that_is_wrong_about_a_change_is_told():
     """With words outside a program; in one, what is off is NaN, and the masks bring the parameters back."""
     tx = sparse(cases.INNER, rigl(end=14, every=3, alpha=0.5), erk, 0.6)
     params, grads = cases.params(), jax.tree.map(lambda g: g[0], cases.grads())
-    state = tx.init(params)
+    state: Any = tx.init(params)
     params, late = apply_masks(params, state.masks), state._replace(step=jnp.int32(3))
 
     @jax.jit
     def steps(state, late):
         return [tx.update(grads, s, params, due=due) for s in (state, late) for due in (False, True)]
 
-    claims = zip((state, state, late, late), (False, True) * 2, steps(state, late), strict=True)
+    claims: Any = zip((state, state, late, late), (False, True) * 2, steps(state, late), strict=True)
     for before, due, (updates, after) in claims:
         right = due == (int(before.step) == 3)
         for name in ("a", "b"):
