@@ -5,7 +5,7 @@ VSML .790. Here the default `InContextClassifier`, whose meta-training had synth
 shipped learner of sequences, stand beside 1-NN, ridge regression, logistic regression, a support vector machine and a
 random forest. Ridge, logistic regression and the support vector machine choose their constants by cross-validation on
 the examples. Each split draws its examples at random from all images, not by class, as the paper does. Every learner
-has the same examples and the same 300 other images to label.
+has the same examples and the same 300 other images to label (298 of the digits).
 
 `--rotated` expresses the images of each split in a random orthonormal basis, so that nothing can be known about the
 place of a pixel, as the tasks of the paper are projected at random.

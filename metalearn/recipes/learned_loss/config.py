@@ -50,6 +50,7 @@ class SearchLossConfig:
     refinement: RefineConfig = field(default_factory=RefineConfig)
     """How coefficients are refined."""
     control: bool = False
-    """Also run a random search that trains as many distinct losses; it tells nothing beside strategy random."""
+    """Also run a random search that trains as many distinct losses; beside strategy random it is the same search again
+    and tells nothing."""
     seed: Seed = 0
     """The seed of everything random."""

@@ -70,7 +70,12 @@ def prepare(config: TrainOptimizerConfig) -> OptimizerRecipe:
     if config.second_order and config.gradient.method != "backprop":
         raise ValueError(
             "--second-order is for backpropagation, which evolution strategies do without: got --gradient.method "
-            f"{config.gradient.method}"
+            f"{config.gradient.method}; add --no-second-order, or choose --gradient.method backprop"
+        )
+    if config.shortest is not None and config.gradient.method == "backprop" and config.gradient.window is None:
+        raise ValueError(
+            f"--shortest {config.shortest} needs runs of several lengths, and backprop through whole runs has one: "
+            "give --gradient.window, or leave --shortest out"
         )
     if config.gradient.method == "backprop" and not config.second_order:
         optimizer = first_order(optimizer)

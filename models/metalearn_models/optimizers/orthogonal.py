@@ -47,7 +47,8 @@ def orthogonal_adam(
 
     It is Muon with Adam's direction in place of the momentum, and one length of a step for all tensors. Tensors that
     are no matrices have Adam's direction at that length. The unit of the loss does not matter. A schedule that falls to
-    0 belongs to it, such as `optax.cosine_decay_schedule`: steps get no shorter by themselves.
+    0 belongs to it, such as `optax.cosine_decay_schedule`: steps get no shorter by themselves. A tensor whose gradients
+    become 0 goes on at the full length, in the old direction, for some hundreds of steps: mask it if it is to stay.
 
     Args:
         learning_rate: root mean square of the update of every tensor, or a schedule of optax.

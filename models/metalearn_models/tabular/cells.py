@@ -128,7 +128,7 @@ def _predict_left_out(
     kinds = _kinds(fitted)
     wanted = np.unique(kinds)
     free = np.flatnonzero(np.all([(~fitted.shown[kinds == kind]).any(0) for kind in wanted], 0))
-    if len(free):
+    if len(free) >= min(LEAST_ROWS, len(X) // 4):  # fewer could not fit the weights of several kinds
         rows = rng.permutation(free)[:CALIBRATION_ROWS]
         counted = ~fitted.shown[:, rows]
         return rows, _mean_by_kind(answer(fitted, X[rows], counted), kinds, wanted, counted)

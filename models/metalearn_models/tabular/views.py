@@ -233,6 +233,7 @@ def _principal_axes(x: Float[np.ndarray, "N F"], most: int, rng: np.random.Gener
 
 def leading_axes(x: Float[np.ndarray, "N F"], most: int) -> Float[np.ndarray, "k F"]:
     """The `most` leading right singular vectors (fewer if N or F is less, or if the rank of a large `x` is)."""
+    x = np.asarray(x, np.float64)  # float32 could not tell small directions from rounding
     if min(x.shape) <= EXACT:
         return np.linalg.svd(x, full_matrices=False)[2][:most]
     # A singular value decomposition would find all vectors; this finds the leading ones of the smaller product.

@@ -119,7 +119,8 @@ def log_transform_losses(loop: InnerLoop, floor: float) -> InnerLoop:
 def weigh_late_losses(loop: InnerLoop) -> InnerLoop:
     """Return the same loop whose losses are multiplied by weights that grow linearly, from about 0 to about 2.
 
-    The mean weight over a trajectory is 1. What counts in a training run is where it ends: with a learning rate that
+    The mean weight over a trajectory of the loop's length is 1; shorter ones weigh less, as their length. What counts
+    in a training run is where it ends: with a learning rate that
     falls to 0, a rule that is slower at first may end lower.
 
     Args:

@@ -37,7 +37,9 @@ def choose(state: State, config: SearchConfig, pool: Sequence[Candidate]) -> tup
     if config.strategy == "enumeration" or np.isfinite(scores).sum() < 2:
         seeds = [parse(text) for text in config.evolution.seeds] if number == 0 else []
         return (*seeds, *(pool[i].expr for i in drawn))[:count]
-    preferred = choose_next(np.stack([one.features for one in pool]), rows, np.log(np.maximum(scores, 1e-12)), count)
-    preferred = json.loads(exchange(json.dumps(preferred[: count - count // 3]))[0])  # roundings differ between hosts
+    preferred = choose_next(
+        np.stack([one.features for one in pool]), rows, np.log(np.maximum(scores, 1e-12)), count - count // 3
+    )
+    preferred = json.loads(exchange(json.dumps(preferred))[0])  # roundings differ between hosts
     others = [i for i in drawn if i not in set(preferred)]
     return tuple(pool[i].expr for i in (*preferred, *others)[:count])

@@ -96,7 +96,7 @@ def compass(
 
     Args:
         units: H, hidden units of the rule.
-        learning_rate: root mean square of the first update of every tensor, or a schedule `(step) -> learning rate`.
+        learning_rate: root mean square of the first update of every tensor; in Python also a schedule of optax.
         orthogonalise: make directions of matrices nearly orthogonal, as Muon does; see `scale_by_compass`.
 
     Returns:
