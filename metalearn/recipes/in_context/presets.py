@@ -11,6 +11,7 @@ from metalearn.recipes.in_context.config import (
 )
 from metalearn.recipes.outer_optimizer import OptimizerConfig
 from metalearn_models.learners.lstm import LSTMConfig
+from metalearn_models.learners.outer_lstm import OuterLSTMConfig
 from metalearn_models.learners.transformer import TransformerConfig
 from metalearn_tasks.families.projected import ProjectedConfig
 from metalearn_tasks.families.regression import RegressionConfig
@@ -29,6 +30,20 @@ def _digits() -> TrainConfig:
         steps_per_call=50,
         evaluate_every=400,
         checkpoint_every=800,
+    )
+
+
+def _recurrent(learner: LSTMConfig | OuterLSTMConfig) -> TrainConfig:
+    return TrainConfig(
+        data=DataConfig("digits", pca=16),
+        family=ProjectedConfig(length=50),
+        learner=learner,
+        # Adam: Muon's steps turn matching initial weights into others within a hundred steps, and back at chance.
+        outer_optimizer=OptimizerConfig(3e-3, warmup=100, schedule="linear", clip=1.0, b2=0.99),
+        steps=4000,
+        steps_per_call=50,
+        evaluate_every=500,
+        checkpoint_every=500,
     )
 
 
@@ -100,6 +115,14 @@ def _testbed() -> TrainConfig:
 
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "digits": ("the main job: projected 8x8 digits (PCA 16), a small Transformer, two CPU cores", _digits()),
+    "lstm": (
+        "projected digits, an LSTM of 320 units that starts by matching sums of classes",
+        _recurrent(LSTMConfig(320, "pair", "matching")),
+    ),
+    "outer-lstm": (
+        "projected digits, an outer-product LSTM of 96 x 96 that starts so, too",
+        _recurrent(OuterLSTMConfig(96, 1, "pair", "matching")),
+    ),
     "mnist": ("MNIST at 14x14, 99 examples then the 100th", _mnist("mnist")),
     "fashion_mnist": ("Fashion-MNIST, as mnist", _mnist("fashion_mnist")),
     "kmnist": ("Kuzushiji-MNIST, as mnist", _mnist("kmnist")),

@@ -2,6 +2,9 @@
 
 The layout is that of Kirsch, Harrison, Sohl-Dickstein & Metz 2022 (arXiv 2212.04458): one token per example,
 [x_j, y_{j-1}], two ReLU layers, the cell, a linear head.
+Two initialisations: "paper" is variance scaling. With it, LSTMs of any size that we tried stay at chance on projected
+digits. "matching" is our own: the cell starts as a learner that adds up, for each class, the inputs seen with it, and
+compares these sums with the query (see `LSTMConfig` and `OuterLSTMConfig`). Meta-training goes on from there.
 Shapes: B leading axes, T examples, D inputs, C outputs, F numbers in a token, P of them known one example before, E
 numbers that a cell reads, G of their shares in its pre-activations, W numbers that it puts out.
 """
@@ -13,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -21,6 +25,9 @@ from metalearn.learner import Labels, Learner, Signature, encode_label
 from metalearn_models.learners._dense import Dense, make_functional
 
 Token = Literal["paper", "pair"]
+Initial = Literal["paper", "matching"]
+REST = 0.3
+"""Matching initial weights: what the weights without a part in the matching keep of their random start; our choice."""
 
 
 @runtime_checkable
@@ -55,6 +62,70 @@ class Recurrent(nnx.Module):
     def read(self, tokens: Float[Array, "*B F"]) -> Float[Array, "*B G"]:
         """What the cell reads of the tokens: everything that needs no state."""
         return self.cell.read(jax.nn.relu(self.embed_2(jax.nn.relu(self.embed_1(tokens)))))
+
+    def pass_through(self, signature: Signature, width: int) -> Passed:
+        """Let the two ReLU layers hand on the label, and the first `width` numbers of both inputs of a pair token.
+
+        Args:
+            signature: shapes of the sequences.
+            width: numbers of each input that are handed on, at most (E - C) / 4. ReLU lets each through in two halves,
+                of which the second has its sign turned.
+
+        Returns:
+            Maps from what the cell reads [E] to the three: `inputs @ map` is the label, the query, the last input.
+        """
+        d, c, n = signature.inputs, signature.outputs, width
+        rows, units = self.embed_1.kernel.shape
+        used, eye = c + 4 * n, np.eye(n, dtype=np.float32)
+        halves = np.concatenate([eye, -eye], axis=1)
+        first = np.zeros((rows, used), np.float32)
+        first[d : d + c, :c] = np.eye(c)
+        first[:n, c : c + 2 * n] = halves
+        first[d + c : d + c + n, c + 2 * n :] = halves
+        second = np.eye(units, used, dtype=np.float32)
+        for layer, block in ((self.embed_1, first), (self.embed_2, second)):
+            layer.kernel[...] = jnp.concatenate([block, REST * layer.kernel[...][:, used:]], axis=1)
+        label, query, last = (np.zeros((units, k), np.float32) for k in (c, n, n))
+        label[:c] = np.eye(c)
+        query[c : c + 2 * n] = halves.T
+        last[c + 2 * n : used] = halves.T
+        return Passed(label, query, last)
+
+
+class Passed(NamedTuple):
+    """Where a cell finds what `Recurrent.pass_through` hands on.
+
+    Attributes:
+        label: y_{j-1}, one-hot.
+        query: the first numbers of x_j.
+        last: those of x_{j-1}.
+    """
+
+    label: np.ndarray
+    query: np.ndarray
+    last: np.ndarray
+
+
+def matched_width(signature: Signature, token: Token, hidden: int, units: int) -> int:
+    """How many numbers of an input matching initial weights compare: all of them if the width allows it.
+
+    Args:
+        signature: shapes of the sequences.
+        token: what is read at an example.
+        hidden: units of the cell, and of the layers before it.
+        units: units of the cell that one number takes.
+
+    Raises:
+        ValueError: the token lacks the input that belongs to the label, labels are real, or the width is too small.
+    """
+    least = max(signature.outputs + 4, units)
+    if token != "pair" or signature.regression or hidden < least:
+        labels = "real labels" if signature.regression else f"{signature.outputs} classes"
+        raise ValueError(
+            f'initial="matching" adds up the inputs of each class: it needs token="pair", classes as labels and, for '
+            f"{signature.outputs} of them, hidden of at least {least}; got {token!r}, {labels} and {hidden}"
+        )
+    return min(signature.inputs, (hidden - signature.outputs) // 4, hidden // units)
 
 
 class Memory(NamedTuple):

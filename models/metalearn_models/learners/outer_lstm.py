@@ -3,6 +3,11 @@
 Kirsch, Harrison, Sohl-Dickstein & Metz 2022 (arXiv 2212.04458), after the fast weights of Schmidhuber 1992.
 An LSTM of H units remembers 2 H floats; this one remembers H x H with a similar number of parameters. The paper finds
 that the size of the state, and not the number of parameters, decides how well a black box learns.
+
+Matching initial weights, our own, make each head an associative memory: it adds up the outer products of random
+features of the last input with its one-hot label, forgets next to nothing, and reads with the same features of the
+query. So it compares the query with the sum of the inputs of each class. On projected digits (16 numbers, 96 units)
+that rule is at .55 after 40 to 50 examples.
 Shapes: B leading axes, E inputs of the cell, N heads, H units per head.
 """
 
@@ -12,7 +17,8 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+import numpy as np
+from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -20,7 +26,15 @@ from metalearn.learner import Learner, Signature
 from metalearn.ranges import Size
 from metalearn_models.learners._common import check_settings
 from metalearn_models.learners._dense import Dense
-from metalearn_models.learners._recurrent import Recurrent, Token, recurrent_learner
+from metalearn_models.learners._recurrent import (
+    REST,
+    Initial,
+    Passed,
+    Recurrent,
+    Token,
+    matched_width,
+    recurrent_learner,
+)
 
 __all__ = ["OuterLSTMConfig", "outer_lstm"]
 
@@ -37,6 +51,9 @@ class OuterLSTMConfig:
     """Number of memories; the state holds heads x hidden x (hidden + 1) floats."""
     token: Token = "paper"
     """What is read at an example: "paper" [x_j, y_{j-1}]; "pair" adds x_{j-1}, so that it meets its label."""
+    initial: Initial = "paper"
+    """Initial weights: "paper" variance scaling; "matching", our own, compares an input with the sums of all classes.
+    It compares (hidden - C) / 4 numbers of an input."""
 
 
 def outer_lstm(signature: Signature, config: OuterLSTMConfig = OuterLSTMConfig()) -> Learner:
@@ -53,13 +70,19 @@ def outer_lstm(signature: Signature, config: OuterLSTMConfig = OuterLSTMConfig()
         The learner. Its theta is a nested dict of float32 arrays, whose shapes do not depend on T.
 
     Raises:
-        ValueError: a field of `config` or of `signature` is out of range, which is named.
+        ValueError: a field of `config` or of `signature` is out of range, which is named, or `initial="matching"`
+            does not fit: without a pair token, for real labels, or with less than C + 4 hidden units.
     """
     check_settings(signature, config)
+    matching = config.initial == "matching"
+    width = matched_width(signature, config.token, config.hidden, 1) if matching else 0
 
     def build(token_width: int, rngs: nnx.Rngs) -> Recurrent:
         cell = _OuterLSTMCell(config.hidden, config.hidden, config.heads, rngs)
-        return Recurrent(token_width, config.hidden, cell, signature.outputs, rngs)
+        net = Recurrent(token_width, config.hidden, cell, signature.outputs, rngs)
+        if matching:
+            _match(net, cell, net.pass_through(signature, width), rngs)
+        return net
 
     return recurrent_learner(signature, config.token, build, config.heads * config.hidden * (config.hidden + 1))
 
@@ -115,3 +138,30 @@ def _outer_update(
     c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * g
     read = jnp.einsum("nij,ni->nj", c, gates[:, 6])
     return jax.nn.sigmoid(gates[:, 7]) * jnp.tanh(read), c
+
+
+# Our choice, by the accuracy at step 0 on projected digits.
+_KEY, _LABEL, _QUERY, _KEEP, _SCALE, _HEAD = 0.5, 2.0, 0.003, 2.0, 5.0, 3.0
+
+
+def _match(net: Recurrent, cell: _OuterLSTMCell, passed: Passed, rngs: nnx.Rngs) -> None:
+    """Make keys of the last input, values of its label and queries of the new input; column j is class j modulo C."""
+    classes, width = passed.label.shape[1], passed.query.shape[1]
+    features = jax.random.normal(rngs.params(), (cell.heads, width, cell.hidden)) / width**0.5
+    columns = np.arange(cell.hidden) % classes
+    old = rearrange(REST * cell.gates_input.kernel[...], "e (n m h) -> m n e h", n=cell.heads, m=8)
+    taken = np.any(np.concatenate(passed, axis=1), axis=1, keepdims=True)
+    kernel = jnp.where(taken, 0.0, old)
+    # The rows of `_outer_update`: a_2 is 1, b_2 is 4, q is 6.
+    kernel = kernel.at[1].set(_KEY * jnp.einsum("ei,nih->neh", passed.last, features))
+    kernel = kernel.at[4].set(_LABEL * passed.label[:, columns])
+    kernel = kernel.at[6].set(_QUERY * jnp.einsum("ei,nih->neh", passed.query, features))
+    cell.gates_input.kernel[...] = rearrange(kernel, "m n e h -> e (n m h)")
+    bias = np.zeros(8)
+    bias[[2, 5]] = _KEEP  # a_3 and b_3, of the forget gate
+    biases = repeat(bias, "m -> (n m h)", n=cell.heads, h=cell.hidden)
+    cell.gates_input.bias = nnx.Param(jnp.asarray(biases, jnp.float32))
+    cell.gates_state.kernel[...] = jnp.zeros_like(cell.gates_state.kernel[...])
+    cell.key_scale[...] = jnp.float32(np.log(np.expm1(_SCALE)))  # softplus of it is the scale
+    ends = repeat(_HEAD * np.eye(classes)[columns], "h k -> (n h) k", n=cell.heads)
+    net.head.kernel[...] = jnp.asarray(ends / cell.heads, jnp.float32)

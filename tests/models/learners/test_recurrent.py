@@ -271,6 +271,10 @@ def test_gradient_descent_makes_it_learn_a_one_bit_task_in_context(name):
         (lambda: lstm(CLASSES, LSTMConfig(token="pairs")), "'pairs'"),  # pyright: ignore
         (lambda: outer_lstm(CLASSES, OuterLSTMConfig(heads=0)), "^heads must be .*got 0"),
         (lambda: outer_lstm(CLASSES, OuterLSTMConfig(token="x")), "'x'"),  # pyright: ignore
+        (lambda: lstm(CLASSES, LSTMConfig(7, "pair", "matching")), "pair.*4 of them, hidden of at least 8; .* and 7$"),
+        (lambda: lstm(CLASSES, LSTMConfig(8, "paper", "matching")), "needs token=.pair.*got 'paper'"),
+        (lambda: outer_lstm(CLASSES, OuterLSTMConfig(7, 1, "pair", "matching")), "hidden of at least 8; .* and 7$"),
+        (lambda: outer_lstm(REAL, OuterLSTMConfig(9, 1, "pair", "matching")), "got 'pair', real labels and 9$"),
         (lambda: vsml(CLASSES, VSMLConfig(ticks=0)), "^ticks must be .*got 0"),
         (lambda: mlp(CLASSES, MLPConfig(hidden=-1)), "^hidden must be .*got -1"),
     ],
