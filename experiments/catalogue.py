@@ -51,6 +51,7 @@ EXPERIMENTS: dict[str, Entry] = {
         "experiments.in_context.generalisation.experiment",
         {"quick": "minutes", "standard": "20 min", "paper": ACCELERATOR},
     ),
+    "recurrent": Entry("experiments.in_context.recurrent", {"quick": "", "standard": ""}),
     "mechanism": Entry(
         "experiments.in_context.mechanism.experiment", {"quick": "4 min", "standard": "18 min", "paper": ACCELERATOR}
     ),
