@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax._src import distributed
 from jax.experimental.compilation_cache import compilation_cache
 from jax.extend.core import Jaxpr, JaxprEqn
 
@@ -59,6 +60,13 @@ def keeps_programs() -> bool:
     """Whether JAX's persistent compilation cache has a folder, in which compiled programs are kept and looked up."""
     settings: Any = jax.config  # pyright does not know its settings
     return settings.jax_enable_compilation_cache and settings.jax_compilation_cache_dir is not None
+
+
+def coordinator_address() -> str:
+    """`HOST:PORT` of the process that `jax.distributed.initialize` has joined; no public function tells it."""
+    address = distributed.global_state.coordinator_address
+    assert address is not None, "jax.distributed.initialize comes first"
+    return address
 
 
 _CACHE_IS_OFF = threading.Lock()

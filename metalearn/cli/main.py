@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = _run(words)
     if status == 130:
         # Threads of XLA may still compile. They would crash while Python takes itself apart.
+        from metalearn.runs.witness import dismiss_witness
+
+        dismiss_witness()
         sys.stdout.flush()
         os._exit(status)
     return status

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
+from metalearn._jax_versions import coordinator_address
 from metalearn.cli.arguments import take
 from metalearn.errors import UsageError
-from metalearn.runs.processes import all_do
+from metalearn.runs.processes import all_do, is_first
+from metalearn.runs.witness import call_witness
 
 __all__ = ["connect", "help_for", "refuse"]
 
@@ -107,6 +109,8 @@ def connect(words: list[str], folders: Sequence[str] = ("--run", "--resume")) ->
             raise UsageError(f"--num-processes is {count} here, but {met} processes have met: give it in all as {met}")
 
     all_do(compare)
+    if not is_first():
+        call_witness(coordinator_address())
     return True
 
 

@@ -23,7 +23,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metalearn import __version__
+from metalearn._jax_versions import coordinator_address
 from metalearn.errors import RunError
+from metalearn.runs.witness import describe_lost_coordinator
 
 __all__ = [
     "Several",
@@ -168,7 +170,7 @@ def name_the_lost(what_is_safe: Callable[[], str]) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        reason = str(error).partition("\n")[0][:200]
+        reason = describe_lost_coordinator(coordinator_address()) or str(error).partition("\n")[0][:200]
         raise RunError(f"process {jax.process_index()} lost another process: {reason}. {what_is_safe()}") from error
 
 
