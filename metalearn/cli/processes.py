@@ -16,7 +16,7 @@ from metalearn.errors import UsageError
 from metalearn.runs.processes import all_do, is_first
 from metalearn.runs.witness import call_witness
 
-__all__ = ["connect", "help_for", "refuse"]
+__all__ = ["connect", "help_for"]
 
 HEARTBEAT, START, END = 10, 60, 86_400
 """Seconds: without a sign of life, after which a process counts as dead; to wait for all at the start; and at the end,
@@ -28,23 +28,6 @@ def help_for(folder: str = "--run") -> str:
     return f"""Several processes can drive one run. Start the same command in each, with the same {folder} FOLDER, which
     all must see. Add --distributed where JAX knows the cluster (SLURM, Open MPI). Elsewhere add --coordinator HOST:PORT
     --num-processes N --process-id I. Process 0 writes and prints. docs/scaling.md has examples."""
-
-
-def refuse(words: Sequence[str], command: str, instead: str) -> None:
-    """Refuse these options for a command that one process drives.
-
-    Args:
-        words: of the command.
-        command: its name.
-        instead: what a user can do.
-
-    Raises:
-        UsageError: one of these options is among the words.
-    """
-    for word in words:
-        name = word.partition("=")[0]
-        if name in ("--distributed", "--coordinator", "--num-processes", "--process-id"):
-            raise UsageError(f"{name}: {command} runs in one process. {instead}")
 
 
 def connect(words: list[str], folders: Sequence[str] = ("--run", "--resume")) -> bool:

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from metalearn.cli.arguments import run_folder, take, take_name
-from metalearn.cli.processes import refuse
+from metalearn.cli.processes import connect, help_for
 from metalearn.cli.train_optimizer import use_all_cores
 from metalearn.errors import UsageError, unknown_name
 from metalearn.ranges import PathName
@@ -20,7 +20,8 @@ from metalearn.recipes.gpt.run import table, train_gpt
 from metalearn.recipes.options import read
 from metalearn.runs.folder import open_run
 from metalearn.runs.json_values import finite_or_null
-from metalearn.runs.progress import Quiet, default_progress
+from metalearn.runs.processes import all_do, is_first
+from metalearn.runs.progress import Quiet, Silent, default_progress
 
 __all__ = ["TrainGPTCommand", "main", "parse"]
 
@@ -35,6 +36,8 @@ class TrainGPTCommand:
     the wished ones.
 
     Presets: {presets}.
+
+    {processes}
     """
 
     config: Annotated[TrainGPTConfig, tyro.conf.arg(name="")]
@@ -50,14 +53,18 @@ class TrainGPTCommand:
 
 def main(argv: Sequence[str]) -> None:
     """The command: parse, record, train, print."""
-    refuse(argv, "metalearn train-gpt", "Leave it out; all cores of this machine are used")
-    use_all_cores()  # before anything that starts JAX
-    name, command, resume = parse(list(argv))
+    words = list(argv)
+    if not connect(words):
+        use_all_cores()  # before anything that starts JAX
+    name, command, resume = all_do(lambda: parse(words))
     progress = Quiet() if command.quiet else default_progress("alignment")
+    progress = progress if is_first() else Silent()
     with run_folder(resume or command.run, f"gpt-{name}") as folder:
         result = train_gpt(
             command.config, folder, resume=resume is not None, overwrite=command.overwrite, progress=progress
         )
+    if not is_first():
+        return
     print(table(result))
     print(f"\npicture: {folder / 'alignment.png'}\nweights: {folder / 'theta.safetensors'}")
     print(f'use:     metalearn_models.optimizers.load("{folder}", prompt=LOSS, jumps=1)')
@@ -80,6 +87,7 @@ def parse(argv: list[str]) -> tuple[str, TrainGPTCommand, Path | None]:
         config = from_json(open_run(resume).config)
     described = ", ".join(f"{name} ({text})" for name, (_, text) in PRESETS.items())
     description = str(TrainGPTCommand.__doc__).replace("{presets}", described)
+    description = description.replace("{processes}", help_for())
     usage = "[PRESET] [options]\n--resume RUN [options]"
     command = read(TrainGPTCommand(config), argv, "metalearn train-gpt", usage, description)
     if resume is not None and (command.run is not None or command.overwrite):

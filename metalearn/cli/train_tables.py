@@ -11,14 +11,15 @@ from typing import Annotated
 import tyro
 
 from metalearn.cli.arguments import run_folder, take
-from metalearn.cli.processes import refuse
+from metalearn.cli.processes import connect, help_for
 from metalearn.errors import UsageError
 from metalearn.ranges import PathName
 from metalearn.recipes.options import read
 from metalearn.recipes.tables.config import TrainTablesConfig
 from metalearn.recipes.tables.run import KIND, from_json, is_tables_run, meta_train_tables, table
 from metalearn.runs.folder import open_run
-from metalearn.runs.progress import Quiet, default_progress
+from metalearn.runs.processes import all_do, is_first
+from metalearn.runs.progress import Quiet, Silent, default_progress
 
 __all__ = ["TrainTablesCommand", "is_meant", "main"]
 
@@ -30,6 +31,8 @@ class TrainTablesCommand:
     It is scored on scikit-learn's bundled sets while it trains. The run's folder can be given to
     InContextClassifier(weights=RUN). --resume RUN continues a run; --steps may change then as long as the learning rate
     has not begun to fall.
+
+    {processes}
     """
 
     config: Annotated[TrainTablesConfig, tyro.conf.arg(name="")] = field(default_factory=TrainTablesConfig)
@@ -65,22 +68,32 @@ def main(argv: Sequence[str]) -> None:
         RunError: the run to resume, or the folder, cannot be used.
     """
     words = list(argv)
-    refuse(words, "metalearn train tables", "Leave it out")
+    connect(words)
+    command, folder = all_do(lambda: _parse(words))
+    progress = Quiet() if command.quiet else default_progress()
+    progress = progress if is_first() else Silent()
+    with run_folder(folder or command.run, KIND) as place:
+        result, scores = meta_train_tables(
+            command.config, place, resume=folder is not None, overwrite=command.overwrite, progress=progress
+        )
+    if not is_first():
+        return
+    print(table(scores))
+    print(f"\npicture: {place / 'tables.png'}\nrun:     {place} ({result['seconds']} s)")
+    if command.json:
+        print(json.dumps(result))
+
+
+def _parse(words: list[str]) -> tuple[TrainTablesCommand, Path | None]:
+    """The parsed command and the run to resume, from the words after `metalearn train`."""
     resume = take(words, "--resume")
     if words[:1] == [KIND]:
         words.pop(0)
     folder = None if resume is None else Path(resume).expanduser()
     config = TrainTablesConfig() if folder is None else from_json(open_run(folder).config)
+    description = str(TrainTablesCommand.__doc__).replace("{processes}", help_for())
     usage = "[options]\n--resume RUN [options]"
-    command = read(TrainTablesCommand(config), words, "metalearn train tables", usage)
+    command = read(TrainTablesCommand(config), words, "metalearn train tables", usage, description)
     if folder is not None and (command.run is not None or command.overwrite):
         raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
-    progress = Quiet() if command.quiet else default_progress()
-    with run_folder(folder or command.run, KIND) as place:
-        result, scores = meta_train_tables(
-            command.config, place, resume=folder is not None, overwrite=command.overwrite, progress=progress
-        )
-    print(table(scores))
-    print(f"\npicture: {place / 'tables.png'}\nrun:     {place} ({result['seconds']} s)")
-    if command.json:
-        print(json.dumps(result))
+    return command, folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,15 @@ from metalearn.runs.processes import (
 from metalearn.runs.progress import Progress
 from metalearn.runs.training import train
 
-__all__ = ["WEIGHTS", "MetaTraining", "compile_outer_loop", "drive", "initial_state"]
+__all__ = [
+    "WEIGHTS",
+    "MetaTraining",
+    "begin_run",
+    "compile_outer_loop",
+    "drive",
+    "initial_state",
+    "restore_for_all",
+]
 
 WEIGHTS = "theta.safetensors"
 """The file of a run's meta-parameters, that of its newest checkpoint."""
@@ -85,6 +93,35 @@ def initial_state(training: MetaTraining, loop: OuterLoop) -> OuterState:
     return loop.init(training.theta(), training.data, training.key)
 
 
+def begin_run(
+    folder: Path,
+    config: Mapping[str, Any],
+    free: Sequence[str],
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Run:
+    """Make or open a run's folder, in one process or in several that all see it; process 0 writes. See `drive`."""
+
+    def begin() -> Run:
+        if resume:
+            return resume_run(folder, config, free=free, upgrade=upgrade)
+        return create_run(folder, config, free=free, overwrite=overwrite)
+
+    check_folder(Path(folder))
+    run = first_does(begin)
+    # Where process 0 alone has written it, the others see it.
+    return run if run is not None else Run(Path(folder), as_json(config), tuple(sorted(free)), upgrade)
+
+
+def restore_for_all(run: Run, state: Any) -> Any:
+    """The state of the newest readable checkpoint, the same one in all processes; see `restore_checkpoint`."""
+    state = all_do(lambda: restore_checkpoint(run, state))
+    check_same_step(int(state.step))
+    return state
+
+
 def drive(
     training: MetaTraining,
     folder: Path,
@@ -122,20 +159,10 @@ def drive(
     agree_on(training.config)
     loop, _ = compile_outer_loop(training, training.steps)
     state = initial_state(training, loop)
-
-    def begin() -> Run:
-        if resume:
-            return resume_run(folder, training.config, free=training.free, upgrade=training.upgrade)
-        return create_run(folder, training.config, free=training.free, overwrite=overwrite)
-
-    check_folder(Path(folder))
-    run = first_does(begin)
-    if run is None:  # process 0 wrote it
-        run = Run(Path(folder), as_json(training.config), tuple(sorted(training.free)), training.upgrade)
+    run = begin_run(folder, training.config, training.free, training.upgrade, resume=resume, overwrite=overwrite)
     if resume:
-        state = all_do(lambda: restore_checkpoint(run, state))
-        check_same_step(int(state.step))
-    if jax.process_count() > 1 and progress is not None:
+        state = restore_for_all(run, state)
+    if progress is not None and jax.process_count() > 1:
         progress.note(f"{jax.process_count()} processes, {jax.device_count()} devices")
     if progress is not None:
         progress.note(f"meta-training in {run.folder}")

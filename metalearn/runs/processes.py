@@ -29,6 +29,7 @@ from metalearn.runs.witness import describe_lost_coordinator
 
 __all__ = [
     "Several",
+    "add_up",
     "agree_on",
     "all_do",
     "check_folder",
@@ -213,11 +214,8 @@ def check_same_step(step: int) -> None:
 
 def local(tree: Any) -> Any:
     """Arrays that every process holds whole, as arrays of this process alone."""
-
-    def one(x: Any) -> Any:
-        return x if not isinstance(x, jax.Array) or x.is_fully_addressable else x.addressable_data(0)
-
-    return jax.tree.map(one, tree)
+    remote = lambda x: isinstance(x, jax.Array) and not x.is_fully_addressable  # noqa: E731
+    return jax.tree.map(lambda x: x.addressable_data(0) if remote(x) else x, tree)
 
 
 def gather(tree: Any) -> Any:
@@ -234,6 +232,25 @@ def gather(tree: Any) -> Any:
         return jnp.asarray(multihost_utils.process_allgather(x, tiled=True))
 
     return jax.tree.map(one, tree)
+
+
+def add_up() -> Callable[[Any], Any]:
+    """The function `(tree) -> tree` that adds arrays of this process to those of all others, which must call it too.
+
+    The sums lie where the arrays lay, and have the same bits everywhere. A single process gets back what it gives.
+    """
+    if jax.process_count() == 1:
+        return lambda tree: tree
+    firsts = {device.process_index: device for device in reversed(jax.devices())}
+    mesh = Mesh(np.asarray([firsts[process] for process in sorted(firsts)]), ("processes",))
+    split = NamedSharding(mesh, PartitionSpec("processes"))
+    sums = jax.jit(lambda xs: jax.tree.map(lambda x: x.sum(0), xs), out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def put(x: Any) -> jax.Array:
+        own = jax.device_put(x[None], firsts[jax.process_index()])
+        return jax.make_array_from_single_device_arrays((mesh.size, *x.shape), split, [own])
+
+    return lambda tree: local(sums(jax.tree.map(put, tree)))
 
 
 def put_on_all(tree: Any, mesh: Mesh | None) -> Any:

@@ -19,8 +19,9 @@ from metalearn.recipes.driving import MetaTraining
 from metalearn.recipes.gpt.config import FREE, TrainGPTConfig, to_json
 from metalearn.recipes.outer_optimizer import check_warmup, outer_optimizer
 from metalearn.recipes.streams import stream
+from metalearn.runs.processes import all_do, first_does
 from metalearn.runs.progress import Progress
-from metalearn.zoo import Training, Zoo, fill_zoo, train_by_gradients
+from metalearn.zoo import Training, Zoo, fill_zoo, open_zoo, train_by_gradients
 from metalearn_models.networks.mlp import mlp
 from metalearn_models.optimizers import library
 from metalearn_models.optimizers.gpt import (
@@ -145,7 +146,8 @@ def prepare(config: TrainGPTConfig, folder: Path, progress: Progress | None = No
         raise ValueError("--checkpoints.unseen must be at least 1, got 0: alignment is measured on unseen runs")
     recorded = checkpoint_training(dataset, config.hidden, config.rate, config.examples)
     about = {"data": config.data, "widths": widths, "rate": config.rate, "examples": config.examples}
-    zoo = fill_zoo(folder, recorded.training, config.checkpoints, about, progress)
+    first_does(lambda: fill_zoo(folder, recorded.training, config.checkpoints, about, progress))
+    zoo = all_do(lambda: open_zoo(folder))
     seen = zoo.seen()
     if not len(seen.runs) or not len(zoo.unseen().runs):
         raise RunError(f"{folder} needs runs to train on and unseen ones, {zoo.diverged} runs diverged")

@@ -13,10 +13,11 @@ import numpy as np
 from metalearn.pictures import draw_meta_loss, new_figure, save_or_note
 from metalearn.recipes.driving import WEIGHTS, drive
 from metalearn.recipes.gpt.build import GPTRecipe, align, prepare
-from metalearn.recipes.gpt.config import TrainGPTConfig
+from metalearn.recipes.gpt.config import TrainGPTConfig, to_json
 from metalearn.recipes.streams import stream
 from metalearn.runs.folder import note_on_stderr, write_result
 from metalearn.runs.metrics import read_metrics
+from metalearn.runs.processes import agree_on, is_first, local
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
 from metalearn_models.optimizers import library
@@ -46,6 +47,7 @@ def train_gpt(
 
     Returns:
         The result, also in the run's result.json: alignment on unseen runs and on those it was trained on, seconds.
+        With several processes, those but the first return `steps`, `theta_sha256` and `run` only.
 
     Raises:
         RunError: the folder cannot be used as asked.
@@ -57,6 +59,7 @@ def train_gpt(
     place = Path(config.zoo) if config.zoo is not None else folder.with_name(f"{folder.name}-checkpoints")
     if progress is not None:
         progress.note(f"checkpoints in {place}")
+    agree_on(to_json(config))
     recipe = prepare(config, place, progress)
     recorded = time.monotonic()
     run, state = drive(
@@ -69,7 +72,9 @@ def train_gpt(
         overwrite=overwrite,
         progress=progress,
     )
-    theta = average_of(state.optimizer)
+    theta = local(average_of(state.optimizer))
+    if not is_first():
+        return {"steps": int(state.step), "theta_sha256": theta_sha256(theta), "run": str(run.folder)}
     errors = _errors(recipe, theta)
     parts = {name: align(recipe, theta, unseen, errors) for name, unseen in (("unseen", True), ("seen", False))}
     result: dict[str, Any] = {

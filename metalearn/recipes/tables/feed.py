@@ -60,8 +60,10 @@ def tables_of(shape: Shape, size: int) -> int:
     return min(PER_STEP, max(1, round(1000 * size / ((shape.train + shape.test) * (shape.columns + 1)))))
 
 
-def draw_batch(step: int, seed: int, prior: TablesConfig, size: int, codes: int) -> Batch:
-    """The tables of a step.
+def draw_batch(
+    step: int, seed: int, prior: TablesConfig, size: int, codes: int, part: tuple[int, int] = (0, 1)
+) -> Batch:
+    """The tables of a step, or a share of them: the shares in order are the tables.
 
     Args:
         step: from 0.
@@ -69,17 +71,20 @@ def draw_batch(step: int, seed: int, prior: TablesConfig, size: int, codes: int)
         prior: where they come from.
         size: thousands of cells.
         codes: numbers in the code of a class, at least as many as the prior has classes.
+        part: number of the share, and how many there are; at most as many as any step has tables.
     """
     cycle, place = divmod(step, len(SHAPES))
     shape = SHAPES[np.random.default_rng((seed, cycle, 2)).permutation(len(SHAPES))[place]]
     count = tables_of(shape, size)
-    numbers = range(step * PER_STEP, step * PER_STEP + count)
+    first, end = (count * i // part[1] for i in (part[0], part[0] + 1))
+    numbers = range(step * PER_STEP + first, step * PER_STEP + end)
     tables = numbered_tables(seed, numbers, shape.train + shape.test, shape.columns, prior)
     rng = np.random.default_rng((seed, step, 1))
     spin = rng.integers(32, size=(count, shape.columns, 2)).astype(np.int32)
     names = np.stack([np.eye(codes, dtype=np.float32)[rng.permutation(codes)] for _ in range(count)])
     xs, ys = tables.xs, tables.ys
-    columns = np.ones((count, shape.columns), np.float32)
+    columns = np.ones((end - first, shape.columns), np.float32)
+    spin, names = spin[first:end], names[first:end]  # drawn whole, so that they do not depend on the share
     context = Context(xs[:, : shape.train], ys[:, : shape.train], tables.categorical, columns, spin, names)
     return Batch(context, xs[:, shape.train :], ys[:, shape.train :])
 
@@ -87,9 +92,18 @@ def draw_batch(step: int, seed: int, prior: TablesConfig, size: int, codes: int)
 class Feed:
     """Batches in order of the steps, from any step on."""
 
-    def __init__(self, pool: ThreadPoolExecutor, seed: int, prior: TablesConfig, size: int, codes: int, ahead: int = 4):
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        seed: int,
+        prior: TablesConfig,
+        size: int,
+        codes: int,
+        part: tuple[int, int] = (0, 1),
+        ahead: int = 4,
+    ):
         self._pool, self._ahead = pool, ahead
-        self._arguments = (seed, prior, size, codes)
+        self._arguments = (seed, prior, size, codes, part)
         self._next = 0
         self._waiting: deque[Future[Batch]] = deque()
 
@@ -104,10 +118,10 @@ class Feed:
 
 
 @contextmanager
-def feed(seed: int, prior: TablesConfig, size: int, codes: int) -> Iterator[Feed]:
-    """A feed whose thread ends with the block."""
+def feed(seed: int, prior: TablesConfig, size: int, codes: int, part: tuple[int, int] = (0, 1)) -> Iterator[Feed]:
+    """A feed of a share of the tables, whose thread ends with the block."""
     pool = ThreadPoolExecutor(1)
     try:
-        yield Feed(pool, seed, prior, size, codes)
+        yield Feed(pool, seed, prior, size, codes, part)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -15,14 +15,16 @@ from jaxtyping import Array
 from metalearn.errors import RunError
 from metalearn.pictures import new_figure, save_or_note
 from metalearn.ranges import check
+from metalearn.recipes.driving import begin_run, restore_for_all
 from metalearn.recipes.streams import stream
 from metalearn.recipes.tables.config import TableOptimizerConfig, TrainTablesConfig
 from metalearn.recipes.tables.evaluation import Score, baseline_scores, learner_scores
-from metalearn.recipes.tables.feed import Feed, feed
+from metalearn.recipes.tables.feed import SHAPES, Feed, feed, tables_of
 from metalearn.recipes.tables.step import State, decay_begin, init_state, make_step
-from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
-from metalearn.runs.folder import Run, create_run, note_on_stderr, open_run, resume_run, write_result
+from metalearn.runs.checkpoints import checkpoint_steps
+from metalearn.runs.folder import Run, note_on_stderr, open_run, write_result
 from metalearn.runs.metrics import read_metrics
+from metalearn.runs.processes import add_up, agree_on, is_first
 from metalearn.runs.progress import Progress
 from metalearn.runs.training import train
 from metalearn.runs.weights import theta_sha256
@@ -82,6 +84,7 @@ def meta_train_tables(
 
     Returns:
         The result (also in the run's result.json), and the scores on real tables of the learner and of baselines.
+        With several processes, those but the first return `steps`, `theta_sha256` and `run`, and no scores.
 
     Raises:
         RunError: the folder cannot be used as asked.
@@ -91,14 +94,20 @@ def meta_train_tables(
     began = time.monotonic()
     validate(config)
     note = note_on_stderr if progress is None else progress.note
-    step, state = make_step(config), init_state(config, stream(config.seed, "theta"))
+    agree_on(to_json(config))
+    if min(tables_of(shape, config.size) for shape in SHAPES) < jax.process_count():
+        raise ValueError(
+            f"{jax.process_count()} processes cannot share the tables of a step: raise --size {config.size}"
+        )
+    step, state = make_step(config, add_up()), init_state(config, stream(config.seed, "theta"))
     if resume:
         older = open_run(folder)
         _check_length(int(older.config["steps"]), config, max(checkpoint_steps(older), default=0))
-        run = resume_run(folder, to_json(config), free=FREE)
-        state = restore_checkpoint(run, state) if checkpoint_steps(run) else state
-    else:
-        run = create_run(folder, to_json(config), free=FREE, overwrite=overwrite)
+    run = begin_run(folder, to_json(config), FREE, resume=resume, overwrite=overwrite)
+    if resume:
+        state = restore_for_all(run, state)
+    if jax.process_count() > 1:
+        note(f"{jax.process_count()} processes, {jax.device_count()} devices")
     note(f"meta-training in {run.folder}")
     newest: dict[str, Score] = {}
 
@@ -111,7 +120,8 @@ def meta_train_tables(
         card = {"recipe": to_json(config), "steps_done": at}
         save(run.folder / WEIGHTS, config.learner, jax.tree.map(np.asarray, saved.theta), card)
 
-    with feed(config.seed, config.prior, config.size, config.learner.codes) as source:
+    part = jax.process_index(), jax.process_count()
+    with feed(config.seed, config.prior, config.size, config.learner.codes, part) as source:
         state = train(
             _fed(step, source, int(state.step)),
             state,
@@ -124,6 +134,8 @@ def meta_train_tables(
             progress=progress,
             saved=save_theta,
         )
+    if not is_first():
+        return {"steps": int(state.step), "theta_sha256": theta_sha256(state.theta), "run": str(run.folder)}, {}
     if not newest:
         evaluate(state.theta)
     scores = {"this learner": dict(newest), **baseline_scores()}

@@ -62,8 +62,13 @@ def init_state(config: TrainTablesConfig, key: PRNGKeyArray) -> State:
     return State(jax.tree.map(jnp.copy, weights), weights, optimizer, jnp.int32(0))
 
 
-def make_step(config: TrainTablesConfig) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
+def make_step(
+    config: TrainTablesConfig, add: Callable[[Any], Any] = lambda tree: tree
+) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """The step, `(state, batch) -> (state, metrics)`; it takes the buffers of its state.
+
+    Where several processes share a batch, each has the whole state and its own tables, and `add` adds up sums and their
+    gradients over processes, see `metalearn.runs.processes.add_up`.
 
     Metrics are those of one step, [1]: mean log loss and accuracy on the test rows, and the norm of the gradient. A
     test row counts if its class is among the training rows.
@@ -71,20 +76,22 @@ def make_step(config: TrainTablesConfig) -> Callable[[State, Batch], tuple[State
     tx, run = table_optimizer(config.optimizer, config.steps), network(config.learner).run
     average = config.optimizer.average
 
-    def loss(weights: Any, batch: Batch) -> tuple[Array, Array]:
+    def loss(weights: Any, batch: Batch) -> tuple[Array, tuple[Array, Array]]:
         log_probs = run(weights, batch.context, batch.xs)
         right = jnp.take_along_axis(log_probs, batch.ys[..., None], -1)[..., 0]
         counts = jnp.isfinite(right)
-        number = jnp.maximum(counts.sum(), 1).astype(jnp.float32)
-        score = ((log_probs.argmax(-1) == batch.ys) & counts).sum().astype(jnp.float32) / number
-        return -jnp.where(counts, right, 0).sum() / number, score
+        hits = ((log_probs.argmax(-1) == batch.ys) & counts).sum()
+        return -jnp.where(counts, right, 0).sum(), (hits.astype(jnp.float32), counts.sum().astype(jnp.float32))
 
     @jax.jit
-    def slope(weights: Any, batch: Batch) -> tuple[tuple[Array, Array], Any]:
+    def slope(weights: Any, batch: Batch) -> tuple[Any, Any]:
         return jax.value_and_grad(loss, has_aux=True)(weights, batch)
 
     @partial(jax.jit, donate_argnums=0)
-    def update(state: State, gradient: Any) -> tuple[State, Array]:
+    def update(state: State, sums: Any) -> tuple[State, dict[str, Array]]:
+        (total, (hits, count)), gradient = sums
+        count = jnp.maximum(count, 1)
+        gradient = jax.tree.map(lambda x: x / count, gradient)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax's Muon needs both
             updates, optimizer = tx.update(gradient, state.optimizer, state.weights)
         weights: Any = optax.apply_updates(state.weights, updates)
@@ -92,12 +99,8 @@ def make_step(config: TrainTablesConfig) -> Callable[[State, Batch], tuple[State
         # The average follows faster at first, so that it forgets the initial weights.
         keep = jnp.minimum(average, (1.0 + done) / (10.0 + done))
         theta = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.theta, weights)
-        return State(theta, weights, optimizer, state.step + 1), optax.tree.norm(gradient)[None]
+        metrics = {"loss": total / count, "score": hits / count, "grad_norm": optax.tree.norm(gradient)}
+        return State(theta, weights, optimizer, state.step + 1), {name: x[None] for name, x in metrics.items()}
 
-    def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
-        # Two programs: the update is compiled once and not for each shape of tables.
-        (value, score), gradient = slope(state.weights, batch)
-        state, norm = update(state, gradient)
-        return state, {"loss": value[None], "score": score[None], "grad_norm": norm}
-
-    return step
+    # Two programs: the update is compiled once and not for each shape of tables.
+    return lambda state, batch: update(state, add(slope(state.weights, batch)))

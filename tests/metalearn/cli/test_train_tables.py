@@ -58,6 +58,14 @@ def test_tables_of_a_step_do_not_depend_on_who_draws_them():
     assert shapes == {(shape.test, shape.columns) for shape in feed.SHAPES}
 
 
+def test_the_shares_of_several_processes_are_the_tables_of_one():
+    arguments = (4, 0, TablesConfig(classes=4), 20, 16)
+    whole, parts = draw_batch(*arguments), [draw_batch(*arguments, (number, 3)) for number in range(3)]
+    assert len(whole.ys) == 5 and [len(part.ys) for part in parts] == [1, 2, 2]
+    for i, ours in enumerate((*whole.context, whole.xs, whole.ys)):
+        np.testing.assert_array_equal(ours, np.concatenate([(*p.context, p.xs, p.ys)[i] for p in parts]))
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

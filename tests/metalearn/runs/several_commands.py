@@ -32,6 +32,44 @@ COMMANDS = {
 }
 """Small commands: backpropagation through a Transformer, and noise-reusing evolution strategies."""
 
+OTHER_COMMANDS = {
+    "tables": (
+        *("train", "tables", "--learner.width", "8", "--learner.layers", "1", "--learner.cell-layers", "1"),
+        *("--learner.key-size", "4", "--learner.hidden", "8", "--size", "10", "--optimizer.warmup", "2"),
+        *("--evaluate-every", "0", "--quiet", "--steps", "14"),
+    ),
+    "gpt": (
+        *(
+            "train-gpt",
+            "mlp",
+            "--data",
+            "iris",
+            "--hidden",
+            "3",
+            "--checkpoints.runs",
+            "20",
+            "--checkpoints.shard",
+            "5",
+        ),
+        *("--checkpoints.unseen", "4", "--checkpoints.steps", "20", "--checkpoints.snapshots", "4", "--examples", "8"),
+        *("--generator.network.width", "8", "--generator.network.layers", "1", "--generator.network.heads", "2"),
+        *(
+            "--steps",
+            "40",
+            "--steps-per-call",
+            "10",
+            "--outer-optimizer.warmup",
+            "5",
+            "--batch",
+            "8",
+            "--eval-runs",
+            "2",
+        ),
+        *("--outer-optimizer.eps-root", "1e-8", "--prompts", "3", "--evaluate-every", "0", "--quiet"),
+    ),
+}
+"""Small commands that are driven in their own way: a Transformer for tables, and a generator of parameters."""
+
 
 def start(words: Sequence[str], count: int, logs: Path) -> list[subprocess.Popen[bytes]]:
     """Begin a command in several processes of one device each.

@@ -21,7 +21,7 @@ from metalearn.gradients import nres, pes
 from metalearn.inner import InnerLoop
 from metalearn.recipes.driving import MetaTraining, drive
 from metalearn.runs.metrics import read_metrics
-from metalearn.runs.processes import agree_on, all_do, check_folder, exchange, share_out
+from metalearn.runs.processes import add_up, agree_on, all_do, check_folder, exchange, share_out
 from metalearn.runs.progress import Silent
 from metalearn.runs.weights import save_weights
 from metalearn_models.losses.search.evolution import SEEDS, EvolutionConfig
@@ -146,6 +146,9 @@ def worker(process: int) -> dict[str, Any]:
     refuses("config", lambda: run(shared / "other", seed=process))
     refuses("versions", lambda: agree_on({"learner": {"width": 8 + process}}))
     refuses("folder", lambda: check_folder(shared / ("here" if process == 0 else "elsewhere") / "run"))
+    found["sum"] = jax.tree.map(
+        lambda x: x.tolist(), add_up()([np.float32([process, 1 + process]), np.int32(2 + process)])
+    )
     found["search"] = as_numbers(hunt(shared / "search"))
     refuses("stop search", lambda: hunt(shared / "search stopped", Interrupting(2) if process == 1 else None))
     refuses("data", lambda: hunt(shared / "other", data_seed=process))
@@ -239,13 +242,14 @@ def test_processes_with_other_data_may_not_search_together(found):
         assert "same configuration and versions: tasks.0 blobs: " in f["errors"]["data"]
 
 
-@pytest.mark.parametrize("name", ["--distributed", "--coordinator", "--num-processes=2", "--process-id"])
-def test_commands_of_one_process_refuse_the_options_of_several(name):
-    said = name.partition("=")[0]
-    with pytest.raises(UsageError, match=f"{said}: metalearn train tables runs in one process"):
-        train.main(["tables", name, "2"])
-    with pytest.raises(UsageError, match=f"{said}: metalearn train-gpt runs in one process"):
-        train_gpt.main([name, "2"])
+@pytest.mark.parametrize("command", [train_gpt.main, lambda words: train.main(["tables", *words])])
+def test_every_command_of_meta_training_needs_a_folder_for_several_processes(command):
+    with pytest.raises(UsageError, match="several processes need --run FOLDER"):
+        command("--coordinator here:12 --num-processes 2 --process-id 0".split())
+
+
+def test_arrays_of_all_processes_are_added_up(found):
+    assert [f["sum"] for f in found] == [[[1.0, 3.0], 5]] * 2
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from metalearn.recipes.driving import drive
 from metalearn.runs.progress import Silent
-from tests.metalearn.runs.several_commands import COMMANDS, codes, free_port, start
+from tests.metalearn.runs.several_commands import COMMANDS, OTHER_COMMANDS, codes, free_port, start
 from tests.metalearn.runs.test_processes import training
 
 pytestmark = pytest.mark.slow
@@ -73,6 +73,14 @@ def compare(run: Path, with_run: Path, what: str) -> None:
 def test_several_processes_give_the_numbers_of_one(kind, count, alone, tmp_path):
     finish((*COMMANDS[kind], "--steps", str(STEPS), "--run", str(tmp_path / "run")), count, tmp_path / "logs")
     compare(tmp_path / "run", alone(kind), f"{kind}, {count} processes against one")
+
+
+@pytest.mark.parametrize("kind", list(OTHER_COMMANDS))
+def test_two_processes_train_tables_and_gpt_as_one_does(kind, tmp_path):
+    words = OTHER_COMMANDS[kind]
+    finish((*words, "--run", str(tmp_path / "one")), 1, tmp_path / "logs")
+    finish((*words, "--run", str(tmp_path / "two")), 2, tmp_path / "logs-2")
+    compare(tmp_path / "two", tmp_path / "one", f"{kind}, 2 processes against one")
 
 
 @pytest.mark.parametrize("kind", list(COMMANDS))
