@@ -4,7 +4,8 @@
 - `metalearn_models.optimizers`: learned optimizers.
 - `metalearn_models.losses`: learned losses.
 - `metalearn_models.networks`: networks as pairs of pure functions.
-- `metalearn_models.tabular`: `InContextClassifier`, a scikit-learn classifier around a meta-trained learner.
+- `metalearn_models.tabular`: `InContextClassifier` and `InContextRegressor`, estimators of scikit-learn around a
+  meta-trained learner.
 
 They are imported when first used.
 """
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from metalearn_models import optimizers as optimizers
     from metalearn_models import tabular as tabular
     from metalearn_models.tabular.classifier import InContextClassifier as InContextClassifier
+    from metalearn_models.tabular.regressor import InContextRegressor as InContextRegressor
 
-__all__ = ["InContextClassifier", "learners", "losses", "networks", "optimizers", "tabular"]
+__all__ = ["InContextClassifier", "InContextRegressor", "learners", "losses", "networks", "optimizers", "tabular"]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,6 +32,10 @@ def __getattr__(name: str) -> Any:
         from metalearn_models.tabular.classifier import InContextClassifier
 
         return InContextClassifier
+    if name == "InContextRegressor":
+        from metalearn_models.tabular.regressor import InContextRegressor
+
+        return InContextRegressor
     if name in __all__:
         return importlib.import_module(f"metalearn_models.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Tables: classify one with categories and missing values, and draw as many as a learner needs."""
+"""Tables: classify one with categories and missing values, predict numbers, and draw as many as a learner needs."""
 
 # [classify]
 import numpy as np
@@ -19,6 +19,21 @@ def classify(rows):
     return float(classifier.score(table[200:], label[200:]))
 
 
+# [regress]
+from sklearn.datasets import make_friedman1  # noqa: E402
+
+from metalearn_models import InContextRegressor  # noqa: E402
+
+
+def regress(rows):
+    """A smooth function of 5 of 10 columns; returns R² on other rows, and how many of them 80 % intervals hold."""
+    table, target = make_friedman1(rows + 100, noise=1.0, random_state=0)
+    regressor = InContextRegressor(n_estimators=4).fit(table[:rows], target[:rows])
+    low, high = regressor.predict_quantiles(table[rows:], (0.1, 0.9)).T
+    held = np.mean((low <= target[rows:]) & (target[rows:] <= high))
+    return float(regressor.score(table[rows:], target[rows:])), float(held)
+
+
 # [draw]
 from metalearn_tasks.families.tables import TablesConfig, numbered_tables  # noqa: E402
 
@@ -35,8 +50,9 @@ def draw(count):
 
 # [end]
 def main(rows=60, count=100):
-    """Classify a table and draw others; returns the accuracy and the share of categories."""
-    accuracy, share = classify(rows), draw(count)
+    """Classify a table, predict numbers and draw others; returns the accuracy and the share of categories."""
+    accuracy, share, (score, held) = classify(rows), draw(count), regress(rows)
+    print(f"R² {score:.2f}; intervals of 80 % hold {held:.0%}")
     print(f"accuracy from {rows} rows {accuracy:.2f}; {share:.0%} of the generated columns are categories")
     return accuracy, share
 

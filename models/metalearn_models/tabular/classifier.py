@@ -7,44 +7,33 @@ that reads sequences sees a table is `sequences.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_array, check_consistent_length, check_random_state
+from sklearn.base import ClassifierMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from metalearn.errors import MetalearnError, RunError, unknown_name
 from metalearn_models.learners import library as learners
 from metalearn_models.tabular._programs import refuse_fork
 from metalearn_models.tabular.cells import CellReader
-from metalearn_models.tabular.columns import as_numbers, encode, fit_columns, holds_columns
+from metalearn_models.tabular.columns import as_numbers
+from metalearn_models.tabular.estimator import TableEstimator, number_of_views
 from metalearn_models.tabular.sequences import SequenceReader
 from metalearn_models.tabular.transformer import library as tables
 from metalearn_models.tabular.transformer.library import TrainedTables
 
-__all__ = ["CELL_VIEWS", "LONG", "SEQUENCE_VIEWS", "WIDE", "WIDE_VIEWS", "InContextClassifier", "load_learner"]
+__all__ = ["SEQUENCE_VIEWS", "InContextClassifier", "load_learner"]
 
-CELL_VIEWS = 8
-"""Views of a Transformer for tables if nothing is said."""
-WIDE_VIEWS = 4
-"""Views of it, if nothing is said, of a table with more than `WIDE` columns and more than `LONG` rows: eight take twice
-the time and decide no better."""
-WIDE = 64
-"""Columns; of more, a view shows some."""
-LONG = 256
-"""Rows; with fewer, eight views are read in less than a second."""
 SEQUENCE_VIEWS = 16
 """Views of a learner that reads sequences if nothing is said."""
 
-_ALLOW_NAN: Any = "allow-nan"  # scikit-learn's annotation knows only truth values
 
-
-class InContextClassifier(ClassifierMixin, BaseEstimator):
+class InContextClassifier(ClassifierMixin, TableEstimator):
     """Classify a table by reading it: a meta-trained Transformer looks at the rows that `fit` is given.
 
     Made for small tables. There may be any number of features and classes. Features are numbers
@@ -98,19 +87,6 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         Kirsch, Harrison, Sohl-Dickstein, Metz 2022, arXiv 2212.04458; Hollmann et al. 2025, Nature 637.
     """
 
-    def __init__(
-        self,
-        weights: str | os.PathLike[str] = "tables",
-        *,
-        categorical_features: str | Sequence[int] | Sequence[str] | Sequence[bool] | np.ndarray | None = "from_dtype",
-        n_estimators: int | None = None,
-        random_state: int | np.random.RandomState | None = 0,
-    ):
-        self.weights = weights
-        self.categorical_features = categorical_features
-        self.n_estimators = n_estimators
-        self.random_state = random_state
-
     def fit(self, X: Any, y: Any) -> InContextClassifier:
         """Show a table to the learner.
 
@@ -127,16 +103,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
             RunError: the weights are damaged.
             RuntimeError: this process is a fork of one in which an `InContextClassifier` had run.
         """
-        if self.n_estimators is not None:
-            if isinstance(self.n_estimators, bool) or not isinstance(self.n_estimators, int | np.integer):
-                raise ValueError(f"n_estimators must be an integer or None, got {self.n_estimators!r}")
-            if self.n_estimators < 1:
-                raise ValueError(f"n_estimators must be at least 1, got {self.n_estimators}")
-        if not isinstance(self.weights, str | os.PathLike):
-            names = ", ".join((*tables.shipped(), *learners.shipped()))
-            raise ValueError(
-                f"weights must be a name ({names}), a safetensors file or the folder of a run, got {self.weights!r}"
-            )
+        self._check_options()
         vars(self).pop("_reader", None)  # a fit that is refused leaves nothing that could answer
         X, y = self._check(X, y)
         check_classification_targets(y)
@@ -151,8 +118,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self._cells = isinstance(trained, TrainedTables)
         if isinstance(trained, TrainedTables):
-            usual = WIDE_VIEWS if X.shape[1] > WIDE and len(X) > LONG else CELL_VIEWS
-            views = usual if self.n_estimators is None else int(self.n_estimators)
+            views = number_of_views(X, self.n_estimators)
             reader = CellReader(trained, X, self._columns.categorical, classes, views, rng)
         else:
             views = SEQUENCE_VIEWS if self.n_estimators is None else int(self.n_estimators)
@@ -161,10 +127,6 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         self.card_, self.n_views_ = trained.card, self._reader.views
         self.calibration_ = self._reader.calibration
         return self
-
-    def __sklearn_is_fitted__(self) -> bool:
-        """Whether a table was read."""
-        return hasattr(self, "_reader")
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "N K"]:
         """Probabilities of the classes, in the order of `classes_`.
@@ -206,30 +168,6 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         """The most probable class of each row; arguments and errors as `predict_proba`."""
         probabilities = self.predict_proba(X)
         return self.classes_[probabilities.argmax(1)]
-
-    def __sklearn_tags__(self) -> Any:
-        """See scikit-learn: missing values are allowed."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
-
-    def _check(self, X: Any, y: Any) -> tuple[Float[np.ndarray, "N F"], np.ndarray]:
-        """Refuse what is no table, and learn the columns."""
-        if holds_columns(X, self.categorical_features):
-            validate_data(self, X, skip_check_array=True)
-            y = column_or_1d(y, warn=True)
-            check_consistent_length(X, y)
-        else:
-            X, y = validate_data(self, X, y, dtype=np.float64, ensure_all_finite=_ALLOW_NAN)
-        self._columns = fit_columns(X, self.categorical_features)
-        return check_array(encode(self._columns, X), ensure_all_finite=_ALLOW_NAN), y
-
-    def _encode(self, X: Any) -> Float[np.ndarray, "N F"]:
-        raw = holds_columns(X, np.flatnonzero(self._columns.categorical))
-        checked: Any = validate_data(
-            self, X, dtype=np.float64, reset=False, skip_check_array=raw, ensure_all_finite=_ALLOW_NAN
-        )
-        return check_array(encode(self._columns, checked), ensure_all_finite=_ALLOW_NAN)
 
 
 def load_learner(weights: str | os.PathLike[str]) -> TrainedTables | learners.TrainedLearner:

@@ -26,7 +26,7 @@ from metalearn_models.tabular.transformer.library import TrainedTables
 from metalearn_models.tabular.transformer.network import Context, Memory
 from metalearn_models.tabular.transformer.views import View, draw_table_views, show_columns
 
-__all__ = ["CHUNK", "Fitted", "answer", "predict_log_proba", "read_table", "read_view", "show_rows"]
+__all__ = ["CHUNK", "Fitted", "answer", "predict_log_proba", "read_table", "read_view", "show_rows", "weigh_rows"]
 
 CHUNK = 64
 """So many rows at most pass the blocks at once: what they compare with 1,024 rows then stays in a processor's cache.
@@ -64,6 +64,7 @@ def read_table(
     columns: int = 64,
     rng: np.random.Generator,
     first: int = 0,
+    turned: bool = True,
 ) -> Fitted:
     """Read the training rows of a table.
 
@@ -77,9 +78,10 @@ def read_table(
         columns: a view has at most so many of them.
         rng: all randomness.
         first: number of the first view; views of different numbers may show different things.
+        turned: whether some views show principal components of a table that fits into a view, too.
     """
     categorical = np.zeros(xs.shape[1], bool) if categorical is None else categorical
-    drawn = draw_table_views(xs, ys, categorical, views, rows, columns, trained.config.codes, rng, first)
+    drawn = draw_table_views(xs, ys, categorical, views, rows, columns, trained.config.codes, rng, first, turned)
     memories = []
     for view in drawn:
         memories.append(read_view(trained, show_rows(view, xs[view.rows], ys[view.rows])))
@@ -136,6 +138,26 @@ def answer(
             log_probs = run(fitted.trained.theta, memory, _pad(part, (size, width))[None])
             out[number, rows[begin : begin + CHUNK]] = np.asarray(log_probs)[0, : len(part), : fitted.classes]
     return out
+
+
+def weigh_rows(fitted: Fitted, view: int, xs: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N m"]:
+    """How much each training row of one view counts in its answers for rows; the weights of a row add up to 1.
+
+    The decoder is an attention over training rows. So the weights of the rows of a class add up to its probability.
+
+    Args:
+        fitted: the table that was read.
+        view: number of the view.
+        xs: rows.
+    """
+    memory = fitted.memories[view]
+    each = np.asarray(memory.rows)[:, :, None] * np.eye(memory.rows.shape[1], dtype=np.float32)
+    rows = len(fitted.views[view].rows)
+    alone = Fitted(
+        fitted.trained, (fitted.views[view],), (memory._replace(labels=each),), fitted.shown[view : view + 1], rows
+    )
+    weights = np.exp(answer(alone, xs)[0].astype(np.float64))
+    return weights / weights.sum(1, keepdims=True)
 
 
 def predict_log_proba(

@@ -67,6 +67,7 @@ def draw_table_views(
     codes: int,
     rng: np.random.Generator,
     first: int = 0,
+    turned: bool = True,
 ) -> list[View]:
     """Draw views of a table; columns that are constant or empty in the training rows are shown by none.
 
@@ -90,13 +91,15 @@ def draw_table_views(
         codes: Q.
         rng: all randomness.
         first: number of the first of them.
+        turned: whether a table that a view shows whole has views of principal components.
     """
     low, high = (f(np.where(np.isfinite(xs), xs, empty), 0) for f, empty in ((np.min, np.inf), (np.max, -np.inf)))
     missing = ~np.isfinite(xs)
     useful = np.flatnonzero((high > low) | (missing.any(0) & ~missing.all(0)))  # where a value is missing may say much
     if not len(useful):  # a column is needed, and this one says nothing
         useful = np.arange(1)
-    wide, turned = len(useful) > columns, len(useful) >= TURNED and not categorical[useful].any()
+    wide = len(useful) > columns
+    turned = turned and len(useful) >= TURNED and not categorical[useful].any()
     alike = turned and _share_a_unit((high - low)[useful])
     views, components = [], None
     for number in range(first, first + count):
