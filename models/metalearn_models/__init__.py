@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from metalearn_models import optimizers as optimizers
     from metalearn_models import tabular as tabular
     from metalearn_models.tabular.classifier import InContextClassifier as InContextClassifier
-    from metalearn_models.tabular.regressor import InContextRegressor as InContextRegressor
+    from metalearn_models.tabular.regression.regressor import InContextRegressor as InContextRegressor
 
 __all__ = ["InContextClassifier", "InContextRegressor", "learners", "losses", "networks", "optimizers", "tabular"]
 
@@ -33,7 +33,7 @@ def __getattr__(name: str) -> Any:
 
         return InContextClassifier
     if name == "InContextRegressor":
-        from metalearn_models.tabular.regressor import InContextRegressor
+        from metalearn_models.tabular.regression.regressor import InContextRegressor
 
         return InContextRegressor
     if name in __all__:

@@ -7,19 +7,15 @@ import jax
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import make_friedman1
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import metalearn_models
-from metalearn_models.tabular import regression
-from metalearn_models.tabular import regressor as regressor_module
-from metalearn_models.tabular.linear import PENALTIES, fit_line, follow
-from metalearn_models.tabular.regression import BINS, SHARPNESS, cut
-from metalearn_models.tabular.regressor import InContextRegressor
+from metalearn_models.tabular.regression import reader
+from metalearn_models.tabular.regression import regressor as regressor_module
+from metalearn_models.tabular.regression.line import PENALTIES, fit_line, follow
+from metalearn_models.tabular.regression.reader import BINS, FOLDS, SHARPNESSES, USUAL, cut, ranked_loss, sharpen
+from metalearn_models.tabular.regression.regressor import InContextRegressor
 from metalearn_models.tabular.transformer.config import TableTransformerConfig
 from metalearn_models.tabular.transformer.core import answer, read_table, weigh_rows
 from metalearn_models.tabular.transformer.learner import network
@@ -95,6 +91,17 @@ def test_weights_of_rows_add_up_to_the_probabilities_of_classes(weights):
         np.testing.assert_allclose(by_class, np.exp(answer(fitted, X[24:])[view]), atol=2e-5)
 
 
+def test_the_ranked_loss_is_the_integral_that_defines_it():
+    rng = np.random.default_rng(0)
+    values, truths = rng.standard_normal(6), np.array([-9.0, 0.1, 9.0])
+    weights = rng.random((3, 6))
+    weights /= weights.sum(1, keepdims=True)
+    z = np.arange(-10, 10, 1e-3) + 5e-4
+    below = weights @ (values[:, None] <= z)
+    expected = np.square(below - (truths[:, None] <= z)).sum(1) * 1e-3
+    np.testing.assert_allclose(ranked_loss(weights, values, truths), expected, atol=3e-3)
+
+
 def test_the_prediction_is_the_line_and_a_weighted_mean_of_what_it_left(weights):
     X, y = _table(40)
     model = InContextRegressor(weights, n_estimators=2).fit(X[:30], y[:30])
@@ -102,14 +109,24 @@ def test_the_prediction_is_the_line_and_a_weighted_mean_of_what_it_left(weights)
     mean, scale = y[:30].mean(), y[:30].std()
     line, guesses = fit_line(X[:30], (y[:30] - mean) / scale)
     left = (y[:30] - mean) / scale - guesses
-    rng, total = np.random.default_rng(np.random.RandomState(0).randint(2**31 - 1)), np.zeros((10, 30))
+    rng = np.random.default_rng(np.random.RandomState(0).randint(2**31 - 1))
+    table = np.column_stack([X, follow(line, X)])  # the same column for training rows and others
+
+    def ask(rows, shift, number, queries):
+        classes, none = cut(left[rows], shift, rng), np.zeros(5, bool)
+        options: Any = {"categorical": none, "views": 1, "rng": rng, "first": number, "turned": False}
+        return weigh_rows(read_table(load(weights), table[rows], classes, **options), 0, table[queries])
+
+    each = [ask(np.arange(30), shift, number, np.arange(30, 40)) for number, shift in enumerate((-0.25, 0.25))]
+    order, losses = rng.permutation(30), np.zeros(len(SHARPNESSES))
+    for number, part in enumerate(np.array_split(order, FOLDS)):
+        rest = np.array([row for row in range(30) if row not in part])
+        found = ask(rest, (number + 0.5) / FOLDS - 0.5, number, part)
+        losses += [ranked_loss(sharpen(found, power), left[rest], left[part]).sum() for power in SHARPNESSES]
+    assert model.sharpness_ == SHARPNESSES[int(np.argmin(losses))]
+    sharp = [one**model.sharpness_ for one in each]
+    total = sum(one / one.sum(1, keepdims=True) for one in sharp) / 2
     base = follow(line, X[30:])
-    for number, shift in enumerate((-0.25, 0.25)):
-        table, none = np.column_stack([X[:30], guesses]), np.zeros(5, bool)
-        classes = cut(left, shift, rng)
-        fitted = read_table(load(weights), table, classes, categorical=none, views=1, rng=rng, first=number)
-        sharp = weigh_rows(fitted, 0, np.column_stack([X[30:], base])) ** SHARPNESS
-        total += sharp / sharp.sum(1, keepdims=True) / 2
     values = (base[:, None] + left[None]) * scale + mean  # of each query, where its distribution has its weights
     found, spread = model.predict(X[30:], return_std=True)
     np.testing.assert_allclose(found, (total * values).sum(1), rtol=1e-5)
@@ -122,11 +139,16 @@ def test_the_prediction_is_the_line_and_a_weighted_mean_of_what_it_left(weights)
     np.testing.assert_allclose(model.predict(X[35:36]), found[5:6], rtol=1e-6)
 
 
+def test_few_rows_choose_nothing(weights):
+    X, y = _table(19)
+    assert InContextRegressor(weights, n_estimators=1).fit(X, y).sharpness_ == USUAL
+
+
 def test_views_of_a_large_table_have_samples_and_weights_of_their_own_rows(weights, monkeypatch):
     monkeypatch.setattr(
-        regression, "read_table", lambda trained, X, y, **options: read_table(trained, X, y, rows=16, **options)
+        reader, "read_table", lambda trained, X, y, **options: read_table(trained, X, y, rows=16, **options)
     )
-    monkeypatch.setattr(regression, "QUERIES", 7)  # more than one part
+    monkeypatch.setattr(reader, "QUERIES", 7)  # more than one part
     X, y = _table(50)
     model = InContextRegressor(weights, n_estimators=2).fit(X[:30], y[:30])
     ((base, each, left), *others) = model._reader.distributions(X[30:], X[30:])
@@ -154,7 +176,7 @@ def test_units_of_the_targets_do_not_matter_and_equal_targets_are_predicted(weig
 def test_categories_and_missing_values_reach_both_parts(weights, monkeypatch):
     seen: list[Any] = []
     monkeypatch.setattr(
-        regression,
+        reader,
         "read_table",
         lambda trained, X, y, **options: seen.append((X, options)) or read_table(trained, X, y, **options),
     )
@@ -163,9 +185,9 @@ def test_categories_and_missing_values_reach_both_parts(weights, monkeypatch):
     y = y + np.array([0.0, 9.0, -9.0, 4.0])[np.arange(40) % 4]
     X[3, 3] = np.nan
     told = InContextRegressor(weights, n_estimators=1, categorical_features=[2]).fit(X, y)
-    ((shown, options),) = seen
+    shown, options = seen[0]
     assert options["categorical"].tolist() == [False, False, True, False, False] and np.isnan(shown[3, 3])
-    assert not options["turned"]
+    assert not options["turned"] and [len(of) for of, _ in seen] == [40, 30, 30, 30, 30]
     plain = InContextRegressor(weights, n_estimators=1).fit(X, y)
     assert told.score(X, y) > 0.9 > plain.score(X, y)  # a line through the numbers of categories cannot
 
@@ -227,10 +249,14 @@ def test_scikit_learns_own_checks_pass(estimator, check):
     check(estimator)
 
 
-def test_the_weights_of_the_package_see_what_no_line_can():
-    X, y = make_friedman1(350, noise=1.0, random_state=3)
-    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))).fit(X[:150], y[:150])
-    model = InContextRegressor(n_estimators=2).fit(X[:150], y[:150])
-    assert model.score(X[150:], y[150:]) > ridge.score(X[150:], y[150:]) + 0.07
-    low, high = model.predict_quantiles(X[150:], (0.1, 0.9)).T
-    assert 0.7 < ((low <= y[150:]) & (y[150:] <= high)).mean() < 0.9
+def test_the_weights_of_the_package_see_what_no_line_can_and_no_target_is_given_away():
+    """A column of lines that left each row out would: a mean of the others is high where a target is low."""
+    rng = np.random.default_rng(0)
+    X, noise = rng.standard_normal((260, 1)), rng.standard_normal(260)
+    y = np.sin(3 * X[:, 0]) + 0.1 * noise
+    model = InContextRegressor(n_estimators=2).fit(X[:60], y[:60])
+    assert model.score(X[60:], y[60:]) > 0.6 and model.sharpness_ > 2.0
+    low, high = model.predict_quantiles(X[60:], (0.1, 0.9)).T
+    assert 0.65 < ((low <= y[60:]) & (y[60:] <= high)).mean() < 0.95
+    dull = InContextRegressor(n_estimators=2).fit(X[:60], noise[:60])
+    assert dull.sharpness_ == 1.0 and dull.score(X[60:], noise[60:]) > -0.15

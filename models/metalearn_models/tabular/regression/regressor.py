@@ -1,6 +1,6 @@
 """A scikit-learn regressor around a Transformer for tables that was meta-trained on classes.
 
-Ridge regression predicts first (`linear.py`). What it leaves, row by row when each row is left out, is cut into classes
+Ridge regression predicts first (`line.py`). What it leaves, row by row when each row is left out, is cut into classes
 at its quantiles, and the learner reads the table with these classes. Its decoder is an attention over the training
 rows, so that its answer for a query is a weight per training row: a distribution over what the line left of them, moved
 by the line's prediction for the query. The prediction of the line is also one more column of the table.
@@ -23,7 +23,7 @@ from metalearn_models.tabular._programs import refuse_fork
 from metalearn_models.tabular.classifier import load_learner
 from metalearn_models.tabular.columns import as_numbers
 from metalearn_models.tabular.estimator import TableEstimator, number_of_views
-from metalearn_models.tabular.regression import ResidualReader
+from metalearn_models.tabular.regression.reader import ResidualReader
 from metalearn_models.tabular.transformer import library as tables
 from metalearn_models.tabular.transformer.library import TrainedTables
 
@@ -53,6 +53,7 @@ class InContextRegressor(RegressorMixin, TableEstimator):
         card_: what is known about the weights.
         n_views_: number of views in use.
         penalty_: of the ridge regression, per row.
+        sharpness_: the power that weights of training rows are raised to, chosen by cross-validation from 20 rows on.
 
     References:
         Hollmann et al. 2025, Nature 637 (regression by a distribution over targets). The line, the classes of its
@@ -89,7 +90,8 @@ class InContextRegressor(RegressorMixin, TableEstimator):
         views = number_of_views(X, self.n_estimators)
         categorical = self._columns.categorical
         reader = ResidualReader(trained, X, as_numbers(self._columns, X), categorical, y, views, rng)
-        self.card_, self.n_views_, self.penalty_ = trained.card, views, reader.line.penalty
+        self.card_, self.n_views_ = trained.card, views
+        self.penalty_, self.sharpness_ = reader.line.penalty, reader.sharpness
         self._reader = reader
         return self
 
