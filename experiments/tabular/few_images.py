@@ -7,6 +7,7 @@ random forest. Ridge, logistic regression and the support vector machine choose 
 the examples. Each split draws its examples at random from all images, not by class, as the paper does. Every learner
 has the same examples and the same 300 other images to label (298 of the digits).
 
+`--weights RUN` judges a learner that you meta-trained, as `metalearn train mnist` does, in the place of the default.
 `--rotated` expresses the images of each split in a random orthonormal basis, so that nothing can be known about the
 place of a pixel, as the tasks of the paper are projected at random.
 
@@ -18,6 +19,7 @@ below 0. Open: otherwise. Splits share images, so the intervals are too narrow f
     python -m experiments few_images                                          # digits, letters, patches
     python -m experiments few_images --sets mnist_10k --data-dir FOLDER       # sets of tensorflow-datasets
     python -m experiments few_images --sets mine.npz --rotated                # arrays X and y of your own
+    python -m experiments few_images --weights RUN                            # a learner of `metalearn train`
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ __all__ = ["LEARNERS", "OURS", "PRESETS", "FewImagesConfig", "compare", "draw", 
 
 OURS, JUDGED, QUERIES = "InContextClassifier", ("1-NN", "ridge", "logistic"), 300
 FOLDS = 3
+VIEWS = 32
+"""Rotations of a learner of `--weights`, as in `metalearn evaluate --average 32`."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class FewImagesConfig:
     """Random draws of examples per set."""
     rotated: bool = False
     """Express the images of each split in a random basis."""
+    weights: str | None = None
+    """Weights of the InContextClassifier that is judged: a shipped name, a file, or the folder of a run, which is
+    averaged over 32 views. None: the default."""
     out: Path = Path("runs/few_images")
     """Folder of the table, the picture and the parts that are kept."""
 
@@ -87,7 +94,7 @@ def _search(model: Any, grid: Mapping[str, Any]) -> Callable[[int], Any]:
 
 
 LEARNERS: dict[str, Callable[[int], Any]] = {
-    OURS: lambda rarest: InContextClassifier(),
+    OURS: lambda rarest: InContextClassifier(),  # or that of `--weights`
     "learner of sequences": lambda rarest: InContextClassifier("digits-synthetic-16x10"),
     "1-NN": lambda rarest: KNeighborsClassifier(1),
     "ridge": lambda rarest: RidgeClassifierCV(np.logspace(-1, 5, 13)),
@@ -114,7 +121,7 @@ def run(config: FewImagesConfig, progress: Progress | None = None) -> dict[str, 
         for split in range(config.splits):
             settings = settings_of(config, ("sets", "data_dir", "splits"))
             part = "".join(c if c.isalnum() else "-" for c in f"{name}-{split}")
-            compute = functools.partial(compare, images, config.examples, split, config.rotated)
+            compute = functools.partial(compare, images, config.examples, split, config.rotated, config.weights)
             found += [{"set": name, **row} for row in remember(config.out, part, settings, compute)]
         rows += found
         means = {learner: _mean(found, learner, max(config.examples)) for learner in LEARNERS}
@@ -123,8 +130,13 @@ def run(config: FewImagesConfig, progress: Progress | None = None) -> dict[str, 
     return write_result(config.out, result | {"seconds": round(time.monotonic() - begun, 1)})
 
 
-def compare(images: Images, lengths: Sequence[int], split: int, rotated: bool) -> list[dict[str, Any]]:
+def compare(
+    images: Images, lengths: Sequence[int], split: int, rotated: bool, weights: str | None = None
+) -> list[dict[str, Any]]:
     """Accuracy of every learner on one split, with each number of examples: the first of one random order."""
+    learners = dict(LEARNERS)
+    if weights is not None:
+        learners[OURS] = lambda rarest: InContextClassifier(weights, n_estimators=VIEWS)
     rng = np.random.default_rng(split)
     order = rng.permutation(len(images.labels))
     examples, queries = order[: max(lengths)], order[max(lengths) :][:QUERIES]
@@ -135,7 +147,7 @@ def compare(images: Images, lengths: Sequence[int], split: int, rotated: bool) -
     for n in lengths:
         seen = examples[:n]
         rarest = int(np.unique(labels[seen], return_counts=True)[1].min())
-        for name, make in LEARNERS.items():
+        for name, make in learners.items():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 guessed = make(rarest).fit(x[seen], labels[seen]).predict(x[queries])

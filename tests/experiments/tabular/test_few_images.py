@@ -33,6 +33,20 @@ def test_1nn_of_a_split_is_that_of_its_examples_and_a_rotation_leaves_it(monkeyp
     assert turned["accuracy"] == pytest.approx(row["accuracy"], abs=0.011)  # ties and rounding
 
 
+def test_other_weights_take_the_place_of_the_default_ones_and_no_others(monkeypatch):
+    made = []
+
+    def classifier(*args, **options):
+        made.append((args, options))
+        return KNeighborsClassifier(1)
+
+    monkeypatch.setattr(few_images, "InContextClassifier", classifier)
+    monkeypatch.setattr(few_images, "LEARNERS", {name: LEARNERS[name] for name in (OURS, "ridge")})
+    ours, ridge = compare(load_images("digits"), (20,), 3, False, "runs/mine")
+    assert made == [(("runs/mine",), {"n_estimators": 32})] and (ours["learner"], ridge["learner"]) == (OURS, "ridge")
+    assert few_images.LEARNERS[OURS](5) and made[1:] == [((), {})]
+
+
 def _rows(ours: list[float], others: float) -> list[dict]:
     values = {OURS: ours} | {name: [others] * len(ours) for name in LEARNERS if name != OURS}
     return [
