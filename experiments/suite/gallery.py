@@ -28,7 +28,7 @@ from metalearn.runs.progress import Progress, duration
 
 __all__ = ["EXPERIMENTS", "Options", "changed_options", "format_result", "run", "select_results", "write_page"]
 
-EXPERIMENTS = ("phase_diagram", "transition", "state_size", "plateau", "generalisation", "mechanism")
+EXPERIMENTS = ("phase_diagram", "transition", "state_size", "plateau", "generalisation", "recurrent", "mechanism")
 """The experiments on the page, in its order."""
 HEADING = """# Gallery
 

@@ -2,9 +2,9 @@
 
 The layout is that of Kirsch, Harrison, Sohl-Dickstein & Metz 2022 (arXiv 2212.04458): one token per example,
 [x_j, y_{j-1}], two ReLU layers, the cell, a linear head.
-Two initialisations: "paper" is variance scaling. With it, LSTMs of any size that we tried stay at chance on projected
-digits. "matching" is our own: the cell starts as a learner that adds up, for each class, the inputs seen with it, and
-compares these sums with the query (see `LSTMConfig` and `OuterLSTMConfig`). Meta-training goes on from there.
+There are two initialisations. "paper" is variance scaling. "matching" is our own: the cell starts as a learner that
+adds up, for each class, the inputs seen with it, and compares these sums with the query (`lstm.py`, `outer_lstm.py`).
+Meta-training goes on from there. `python -m experiments recurrent` compares the two.
 Shapes: B leading axes, T examples, D inputs, C outputs, F numbers in a token, P of them known one example before, E
 numbers that a cell reads, G of their shares in its pre-activations, W numbers that it puts out.
 """
