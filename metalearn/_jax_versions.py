@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax._src import distributed
+from jax._src import core, distributed
 from jax.experimental.compilation_cache import compilation_cache
 from jax.extend.core import Jaxpr, JaxprEqn
 
@@ -67,6 +67,11 @@ def coordinator_address() -> str:
     address = distributed.global_state.coordinator_address
     assert address is not None, "jax.distributed.initialize comes first"
     return address
+
+
+def is_traced() -> bool:
+    """Whether the caller runs inside a transformation, such as `jax.jit` or `jax.vmap`; no public function tells it."""
+    return not core.trace_state_clean()
 
 
 _CACHE_IS_OFF = threading.Lock()

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt32
 
-__all__ = ["InnerLoop", "add_up_steps", "scan_steps", "start", "typed_key", "unroll"]
+__all__ = ["InnerLoop", "add_up_steps", "over_rows", "scan_steps", "start", "typed_key", "unroll"]
 
 
 class InnerLoop(NamedTuple):
@@ -137,6 +137,13 @@ def add_up_steps(
     steps = jnp.asarray(t0, jnp.int32) + jnp.arange(window, dtype=jnp.int32)
     (state, total), aux = jax.lax.scan(body, (state, jnp.zeros((), wide)), steps)
     return state, total, aux
+
+
+def over_rows(f: Callable[..., Any], rows: int) -> Callable[..., Any]:
+    """`jax.vmap(f)` over `rows` rows. A single row is taken out: an axis of one would take as long to trace as any."""
+    if rows > 1:
+        return jax.vmap(f)
+    return lambda *args: jax.tree.map(lambda a: a[None], f(*jax.tree.map(lambda a: a[0], args)))
 
 
 def unroll(

@@ -23,6 +23,7 @@ data and key:
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from metalearn._jax_versions import is_traced
 from metalearn.gradients.estimator import AXIS, Estimator
 from metalearn.inner import typed_key
 
@@ -145,9 +147,8 @@ def outer_loop(
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> OuterState:
         key = typed_key(key)
-        if mesh is None:
-            return new_state(theta, data, key)
-        return new_state_on_mesh(*_put_everywhere((theta, data, key), mesh))
+        arguments = (theta, data, key) if mesh is None else _put_everywhere((theta, data, key), mesh)
+        return make_state(*arguments)
 
     def one_step(state: OuterState, data: Any) -> tuple[OuterState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
@@ -170,8 +171,30 @@ def outer_loop(
     def step(state: OuterState, data: Any) -> tuple[OuterState, dict[str, Array]]:
         return jax.lax.scan(lambda s, _: one_step(s, data), state, length=steps_per_call)
 
-    new_state_on_mesh = new_state if mesh is None else jax.jit(new_state, out_shardings=_shardings(mesh))
-    return OuterLoop(init, jax.jit(step, donate_argnums=0))
+    make_state = jax.jit(new_state, out_shardings=None if mesh is None else _shardings(mesh))
+    jitted = jax.jit(step, donate_argnums=0)
+    return OuterLoop(init, _QuicklyCompiled(step, jitted) if estimator.small_operations and _may_choose() else jitted)
+
+
+class _QuicklyCompiled:
+    """A jitted step that is compiled with less effort, unless it is called inside of another program.
+
+    Measured with PES, small_fc: level 1 takes 7.3 in place of 11.7 CPU seconds, and 49 in place of 58 ms per step.
+    """
+
+    def __init__(self, step: Callable[..., Any], jitted: Any):
+        alone = jax.jit(step, donate_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
+        self._inside, self._alone, self.lower, self.trace = jitted, alone, alone.lower, alone.trace
+
+    def __call__(self, state: OuterState, data: Any) -> tuple[OuterState, dict[str, Array]]:
+        return (self._inside if is_traced() else self._alone)(state, data)
+
+
+def _may_choose() -> bool:
+    """Whether programs are for CPUs, and nobody else has said how they are optimized."""
+    settings: Any = jax.config  # pyright does not know its settings
+    chosen = settings.read("jax_disable_most_optimizations") or "optimization_level" in os.environ.get("XLA_FLAGS", "")
+    return not chosen and jax.default_backend() == "cpu"
 
 
 def _over_devices(grad: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

@@ -29,7 +29,7 @@ from metalearn.gradients.windows import (
     placeholder_states,
     without_derivatives_beyond,
 )
-from metalearn.inner import InnerLoop, add_up_steps, start
+from metalearn.inner import InnerLoop, add_up_steps, over_rows, start
 
 PLUS_MINUS = (1.0, -1.0)
 
@@ -132,7 +132,7 @@ def start_states(
 
     def particle(perturbed: Any, keys: Key[Array, "K"]) -> Any:
         def f(theta: Any, keys: Key[Array, "K"]) -> Any:
-            return jax.vmap(lambda k: start(pop.loop, theta, data, k))(keys)
+            return over_rows(lambda k: start(pop.loop, theta, data, k), pop.tasks)(keys)
 
         return pop.noise.apply(f, theta, perturbed, keys)
 
@@ -278,7 +278,7 @@ def _window(
     def one(s: Any, k: PRNGKeyArray) -> Any:
         return add_up_steps(loop, theta, s, t, cut.steps, end, k, data)
 
-    inner, losses, aux = jax.vmap(one)(inner, keys)
+    inner, losses, aux = over_rows(one, pop.tasks)(inner, keys)
     return inner, {"loss": losses, **{name: total(value) for name, value in aux.items()}}
 
 

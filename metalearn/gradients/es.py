@@ -204,7 +204,7 @@ def _from_keys(pop: Population) -> Estimator:
             metrics_of(diffs),
         )
 
-    return with_typed_keys(Estimator(init, grad, pop.pairs, means_over_kept))
+    return with_typed_keys(Estimator(init, grad, pop.pairs, means_over_kept, small_operations=True))
 
 
 def _with_credit(pop: Population, resample: int) -> Estimator:
@@ -230,7 +230,7 @@ def _with_credit(pop: Population, resample: int) -> Estimator:
             metrics_of(diffs),
         )
 
-    return with_typed_keys(Estimator(init, grad, pop.pairs, means_over_kept))
+    return with_typed_keys(Estimator(init, grad, pop.pairs, means_over_kept, small_operations=True))
 
 
 def add_to_credit(pop: Population, done: Array, redraw: Array, eps: Any, sigma: Float[Array, "n"], credit: Any) -> Any:

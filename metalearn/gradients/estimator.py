@@ -46,12 +46,16 @@ class Estimator(NamedTuple):
         batch: number of trajectories, the size of that leading axis.
         finish: `(gradient, metrics) -> (gradient, metrics)`, applied once to the means over all trajectories of all
             devices, for results that are not means themselves, such as ratios of means.
+        small_operations: whether `grad` is many small operations and few matrix products, as the inner steps of
+            evolution strategies are. The outer loop then has them compiled at a lower level of optimization on CPUs,
+            which takes two thirds of the time; the program is as fast or faster, with the same numbers up to rounding.
     """
 
     init: Callable[..., Any]
     grad: Callable[..., tuple[Any, Any, dict[str, Array]]]
     batch: int
     finish: Callable[..., tuple[Any, dict[str, Array]]] = lambda gradient, metrics: (gradient, metrics)
+    small_operations: bool = False
 
 
 def with_typed_keys(estimator: Estimator) -> Estimator:

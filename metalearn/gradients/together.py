@@ -69,4 +69,5 @@ def together(estimators: Mapping[str, Estimator]) -> Estimator:
         mean = jax.tree.map(lambda *gs: sum(gs[1:], gs[0]) / len(gs), *finished)
         return mean, {"loss": jnp.stack([found[f"loss/{name}"] for name in members]).mean(), **found}
 
-    return Estimator(init, grad, next(iter(batches.values())), finish)
+    small = all(member.small_operations for member in members.values())
+    return Estimator(init, grad, next(iter(batches.values())), finish, small)

@@ -9,7 +9,8 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from metalearn.gradients import backprop, truncated_backprop
+from metalearn import outer
+from metalearn.gradients import backprop, pes, truncated_backprop
 from metalearn.inner import InnerLoop
 from metalearn.outer import outer_loop
 
@@ -128,3 +129,34 @@ def test_a_batch_that_does_not_split_over_the_devices_is_refused():
     two_devices = Mock(spec=Mesh, devices=np.zeros(2))
     with pytest.raises(ValueError, match=r"3 trajectories \(or pairs\) cannot be split evenly over 2 devices"):
         outer_loop(backprop(noisy_quadratic(), 3), optax.sgd(0.1), mesh=two_devices)
+
+
+def test_evolution_strategies_are_compiled_with_less_effort_but_not_inside_other_programs(monkeypatch):
+    """Tests switch optimizations off, which decides for the outer loop; here nobody has decided."""
+    loop = InnerLoop(lambda theta, data, key: data, lambda theta, s, t, key, data: (s, ((theta - s) ** 2).sum(), {}))
+    ran = []
+    for off in (True, False):
+        monkeypatch.setattr(outer, "_may_choose", lambda off=off: not off)
+        init, step = outer_loop(pes(loop, 0.1, 2, 2, 4), optax.sgd(0.1))
+        assert isinstance(step, outer._QuicklyCompiled) == (not off)
+        for call in (step, jax.jit(step)):
+            state = init(jnp.ones(3), jnp.zeros(3), jax.random.key(0))
+            ran.append(np.asarray(call(state, jnp.zeros(3))[0].theta))
+    for theta in ran:
+        np.testing.assert_allclose(theta, ran[0], rtol=1e-6)
+    assert not isinstance(outer_loop(backprop(loop._replace(length=4), 2), optax.sgd(0.1)).step, outer._QuicklyCompiled)
+
+
+@pytest.mark.parametrize(
+    ("flags", "backend", "chooses"),
+    [("", "cpu", True), ("--xla_backend_optimization_level=3", "cpu", False), ("", "gpu", False)],
+)
+def test_who_decides_how_programs_are_optimized(monkeypatch, flags, backend, chooses):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert not outer._may_choose()  # the tests have decided
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        assert outer._may_choose() == chooses
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
