@@ -37,6 +37,9 @@ class InnerLoop(NamedTuple):
         length: T, the steps of a whole trajectory; None: it has no natural end.
         counts: `(t, data) -> bool`, whether step t counts in the loss; once one does not, none after it does. The loss
             of `step` is 0 where it does not, and backpropagation leaves out such steps. None: all steps count.
+        with_length: `(state, length) -> state`, the state at the start of a trajectory that will have `length` steps,
+            for loops in which a step depends on that, as a schedule does. Estimators that give trajectories lengths of
+            their own call it after `init`. None: no step depends on it.
     """
 
     init: Callable[..., Any]
@@ -44,6 +47,7 @@ class InnerLoop(NamedTuple):
     run: Callable[..., tuple[Any, Array, dict[str, Array]]] | None = None
     length: int | None = None
     counts: Callable[[Array, Any], Array] | None = None
+    with_length: Callable[[Any, Array], Any] | None = None
 
 
 def typed_key(key: Any) -> Any:
@@ -59,9 +63,10 @@ def typed_key(key: Any) -> Any:
     raise TypeError(f"key must be one key, such as jax.random.key(0), got {key!r:.80}")
 
 
-def start(loop: InnerLoop, theta: Any, data: Any, key: PRNGKeyArray) -> Any:
-    """The state at the start of the trajectory of `key`."""
-    return loop.init(theta, data, jax.random.fold_in(typed_key(key), 0))
+def start(loop: InnerLoop, theta: Any, data: Any, key: PRNGKeyArray, length: Int[Array, ""] | None = None) -> Any:
+    """The state at the start of the trajectory of `key`, which will have `length` steps; None: as many as the loop."""
+    state = loop.init(theta, data, jax.random.fold_in(typed_key(key), 0))
+    return state if length is None or loop.with_length is None else loop.with_length(state, length)
 
 
 def scan_steps(

@@ -25,7 +25,7 @@ from experiments.suite.results import write_result
 from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress
 from metalearn_models.networks.mlp import mlp
-from metalearn_models.optimizers import LearnedOptimizer, make
+from metalearn_models.optimizers import LearnedOptimizer, make, read
 
 UPDATES_PER_TURN = 5
 """Updates per turn. The first one is slow, because the caches hold the memory of another optimizer."""
@@ -37,6 +37,9 @@ class OptimizerCostConfig:
 
     optimizers: tuple[str, ...] = ("small-fc", "star", "mlp", "nn-adam", "rnn-mlp", "lstm-log", "rnnprop")
     """Learned optimizers by their names in `metalearn list`; optax.adam is always measured too."""
+    shipped: tuple[str, ...] = ()
+    """Learned optimizers with the weights and settings that `optimizers.load` hands out, as compass with its orthogonal
+    matrices."""
     widths: tuple[int, ...] = (128, 512)
     """Widths of the two hidden layers, between 784 inputs and 10 outputs; one network per width."""
     turns: int = 10
@@ -69,6 +72,7 @@ class Cost(NamedTuple):
 def run(config: OptimizerCostConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Measure the costs of all optimizers; returns what result.json holds, by size of the network."""
     optimizers = {name: make(name) for name in config.optimizers}
+    optimizers |= {f"{name}, shipped": read(name).optimizer for name in config.shipped}
     costs: dict[int, dict[str, Cost]] = {}
     for width in config.widths:
         size, costs_of_width = measure_costs(optimizers, width, config.turns)

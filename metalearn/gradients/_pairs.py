@@ -130,14 +130,14 @@ def start_states(
     """The states [n, signs, K, ...] at the start of the trajectories of `clock.key`."""
     _, keys = _keys(pop, clock.key)
 
-    def particle(perturbed: Any, keys: Key[Array, "K"]) -> Any:
-        def f(theta: Any, keys: Key[Array, "K"]) -> Any:
-            return over_rows(lambda k: start(pop.loop, theta, data, k), pop.tasks)(keys)
+    def particle(perturbed: Any, length: Array, keys: Key[Array, "K"]) -> Any:
+        def f(theta: Any, length: Array, keys: Key[Array, "K"]) -> Any:
+            return over_rows(lambda k: start(pop.loop, theta, data, k, length), pop.tasks)(keys)
 
-        return pop.noise.apply(f, theta, perturbed, keys)
+        return pop.noise.apply(f, theta, perturbed, length, keys)
 
     perturbed = _perturbed(pop, theta, eps, sigma, signs)
-    return _unflat(jax.vmap(particle)(perturbed, _for_each(signs, keys)), len(signs))
+    return _unflat(jax.vmap(particle)(perturbed, *_for_each(signs, (clock.length, keys))), len(signs))
 
 
 def advance(

@@ -121,7 +121,8 @@ def truncated_backprop(
         theta: Any, state: TruncatedState, data: Any, key: PRNGKeyArray, outer_step: Array
     ) -> tuple[Any, TruncatedState, dict[str, Array]]:
         done, clock = restart_ended(cut, state.clock, key, outer_step)
-        inner = replace_ended(done, lambda: jax.vmap(lambda k: start(loop, theta, data, k))(clock.key), state.inner)
+        begin = jax.vmap(lambda key, length: start(loop, theta, data, key, length))
+        inner = replace_ended(done, lambda: begin(clock.key, clock.length), state.inner)
         valid = valid_steps(cut, clock)
 
         def objective(theta: Any) -> tuple[Array, tuple[Any, Any]]:

@@ -166,10 +166,10 @@ def _forward(
     def number_of_directions(theta: Any, key: PRNGKeyArray) -> int:
         return jax.tree.leaves(jax.eval_shape(directions, theta, key))[0].shape[0]
 
-    def begin(theta: Any, data: Any, key: PRNGKeyArray) -> Any:
+    def begin(theta: Any, data: Any, key: PRNGKeyArray, length: Array) -> Any:
         def f(theta: Any, nothing: Any) -> Any:
             del nothing
-            return jnp.zeros(()), start(loop, theta, data, key_of_trajectory(key)), ()
+            return jnp.zeros(()), start(loop, theta, data, key_of_trajectory(key), length), ()
 
         _, _, tangents, (state, _) = tangents_of(theta, key_of_directions(key), f, (), [])
         return state, tangents
@@ -192,7 +192,7 @@ def _forward(
         theta: Any, state: ForwardState, data: Any, key: PRNGKeyArray, outer_step: Array
     ) -> tuple[Any, ForwardState, dict[str, Array]]:
         done, clock = restart_ended(cut, state.clock, key, outer_step)
-        new = lambda: jax.vmap(lambda k: begin(theta, data, k))(clock.key)  # noqa: E731
+        new = lambda: jax.vmap(lambda k, n: begin(theta, data, k, n))(clock.key, clock.length)  # noqa: E731
         inner, tangents = replace_ended(done, new, (state.inner, state.tangents))
         valid = valid_steps(cut, clock)
         run = jax.vmap(lambda s, c, t, k, v: advance(theta, s, c, t, k, v, data))

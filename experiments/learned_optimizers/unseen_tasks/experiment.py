@@ -24,8 +24,9 @@ ratios lies wholly above 1, or a chosen run diverges. Open: otherwise.
 from __future__ import annotations
 
 import functools
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,21 +106,25 @@ def run(config: SuiteConfig, progress: Progress | None = None) -> dict[str, Any]
             f"{config.lengths}, {config.seeds} and {config.tuning_seeds}"
         )
     weights = {} if config.weights is None else _identify(config.weights)
-    for task in config.tasks:
-        for rule in names:
-            settings = settings_of(config, ("tasks", "rules", "weights"))
-            if rule == TRAINED:
-                settings |= weights
-            name = "".join(c if c.isalnum() else "-" for c in f"{task}-{rule}")
-            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-                compute = functools.partial(_measure, config, task, rule, rules[rule])
-                found = remember(config.out, name, settings, compute)
-            rows += found
-            best = ", ".join(f"{r['loss_mean']:.3g} at {r['rate']:g} ({r['steps']} steps)" for r in found)
-            note(f"{task}: {rule} {best}")
+    trainer = functools.cache(lambda task, rule: compile_training(task, rules[rule]))
+    for steps, task, rule in _order(config, names):
+        settings = settings_of(config, ("lengths", "tasks", "rules", "weights"))
+        if rule == TRAINED:
+            settings |= weights
+        name = "".join(c if c.isalnum() else "-" for c in f"{task}-{rule}-{steps}")
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            compute = functools.partial(_measure, config, task, rule, rules[rule], steps, trainer)
+            found = remember(config.out, name, settings, compute)
+        rows.append(found)
+        note(f"{task}: {rule} {found['loss_mean']:.3g} at {found['rate']:g} ({steps} steps)")
     result = {"rows": rows, **judge(rows)}
     result["picture"] = str(draw(rows, config.out / "optimizer_suite.png"))
     return write_result(config.out, result | {"seconds": round(time.monotonic() - begun, 1)})
+
+
+def _order(config: SuiteConfig, rules: Sequence[str]) -> Iterable[tuple[int, str, str]]:
+    """Lengths, tasks and rules, short trainings and cheap tasks first: a run that was cut off has whole tables."""
+    return itertools.product(sorted(config.lengths), sorted(config.tasks, key=list(TASKS).index), rules)
 
 
 def _identify(weights: str) -> dict[str, Any]:
@@ -129,32 +134,30 @@ def _identify(weights: str) -> dict[str, Any]:
     return {"weights": theta_sha256(trained.theta), **plain}
 
 
-def _measure(config: SuiteConfig, task: str, rule: str, made: Rule) -> list[dict[str, Any]]:
-    """One row per length."""
+def _measure(
+    config: SuiteConfig, task: str, rule: str, made: Rule, steps: int, trainer: Callable[[str, str], Any]
+) -> dict[str, Any]:
+    """The row of one task, optimizer and length."""
     seeds = jnp.arange(config.seeds + config.tuning_seeds)
-    rates, train = jnp.array(RATES, jnp.float32) * made.middle, compile_training(task, made)
+    rates, train = jnp.array(RATES, jnp.float32) * made.middle, trainer(task, rule)
     default = int(np.abs(np.log(rates / made.default)).argmin())
     jax.block_until_ready(train(rates, seeds, 1))  # compilation is not part of the time
-    rows = []
-    for steps in config.lengths:
-        start = time.monotonic()
-        losses, scores = map(np.asarray, train(rates, seeds, steps))
-        seconds = time.monotonic() - start
-        counted = np.clip(np.where(np.isfinite(losses), losses, DIVERGED), FLOOR, DIVERGED)
-        best = int(np.log(counted[:, config.seeds :]).mean(1).argmin())
-        own = counted[best, : config.seeds]
-        found = {
-            **{"task": task, "rule": rule, "steps": steps, "rate": float(rates[best])},
-            "at_edge": best in (0, len(RATES) - 1),
-            "losses": own.tolist(),
-            "loss_mean": float(np.exp(np.log(own).mean())),
-            "scores": scores[best, : config.seeds].tolist(),
-            "diverged": int((~np.isfinite(losses[best])).sum()),
-            "default": counted[default, : config.seeds].tolist(),
-            "microseconds_per_step": 1e6 * seconds / (steps * losses.size),
-        }
-        rows.append(found)
-    return rows
+    start = time.monotonic()
+    losses, scores = map(np.asarray, train(rates, seeds, steps))
+    seconds = time.monotonic() - start
+    counted = np.clip(np.where(np.isfinite(losses), losses, DIVERGED), FLOOR, DIVERGED)
+    best = int(np.log(counted[:, config.seeds :]).mean(1).argmin())
+    own = counted[best, : config.seeds]
+    return {
+        **{"task": task, "rule": rule, "steps": steps, "rate": float(rates[best])},
+        "at_edge": best in (0, len(RATES) - 1),
+        "losses": own.tolist(),
+        "loss_mean": float(np.exp(np.log(own).mean())),
+        "scores": scores[best, : config.seeds].tolist(),
+        "diverged": int((~np.isfinite(losses[best])).sum()),
+        "default": counted[default, : config.seeds].tolist(),
+        "microseconds_per_step": 1e6 * seconds / (steps * losses.size),
+    }
 
 
 def compile_training(task: str, rule: Rule) -> Any:

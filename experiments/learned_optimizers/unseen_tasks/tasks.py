@@ -178,19 +178,19 @@ def _ill_conditioned() -> tuple[np.ndarray, np.ndarray]:
 
 
 TASKS: dict[str, Callable[[], SuiteTask]] = {
-    "wine, tanh 64-64": lambda: _classify(mlp(13, (64, 64), 3, jnp.tanh), _bundled("wine"), 16),
-    "iris, relu 16": lambda: _classify(mlp(4, (16,), 3), _bundled("iris"), 8),
-    "moons, tanh 32-32": lambda: _classify(mlp(2, (32, 32), 2, jnp.tanh), _moons(), 64),
-    "teacher, gelu 128": lambda: _classify(mlp(20, (128,), 8, jax.nn.gelu), _teacher(0.0, 0), 128),
-    "teacher with noise, relu 64-64": lambda: _classify(mlp(20, (64, 64), 8), _teacher(0.2, 1), 64),
-    "teacher, linear": lambda: _classify(mlp(20, (), 8), _teacher(0.0, 2), 32),
-    "Friedman, relu 64": lambda: _fit(mlp(10, (64,), 1), _friedman(), 32),
     "ill-conditioned, linear": lambda: _fit(mlp(50, (), 1), _ill_conditioned(), 16),
+    "iris, relu 16": lambda: _classify(mlp(4, (16,), 3), _bundled("iris"), 8),
+    "Friedman, relu 64": lambda: _fit(mlp(10, (64,), 1), _friedman(), 32),
+    "teacher, linear": lambda: _classify(mlp(20, (), 8), _teacher(0.0, 2), 32),
+    "moons, tanh 32-32": lambda: _classify(mlp(2, (32, 32), 2, jnp.tanh), _moons(), 64),
+    "wine, tanh 64-64": lambda: _classify(mlp(13, (64, 64), 3, jnp.tanh), _bundled("wine"), 16),
+    "teacher, gelu 128": lambda: _classify(mlp(20, (128,), 8, jax.nn.gelu), _teacher(0.0, 0), 128),
     "patches, autoencoder": lambda: _fit(mlp(64, (32, 8, 32), 64), _code_patches(), 64),
-    "patches, convolutions": lambda: _classify(conv((8, 8), (16, 32), 2), _patches(), 32),
-    "patches, layer norm 32-32-32": lambda: _classify(layer_norm_mlp(64, (32, 32, 32), 2), _patches(), 64),
-    "text, relu 64": lambda: _classify(mlp(4 * CHARACTERS, (64,), CHARACTERS), _text(4), 128),
-    "text, Transformer": lambda: _classify(attention(12, CHARACTERS, CHARACTERS, 32, 2, 4), _text(12), 32),
     "adding, recurrent 32": lambda: _fit(_recurrent(2, 32), _adding(), 32),
+    "patches, layer norm 32-32-32": lambda: _classify(layer_norm_mlp(64, (32, 32, 32), 2), _patches(), 64),
+    "teacher with noise, relu 64-64": lambda: _classify(mlp(20, (64, 64), 8), _teacher(0.2, 1), 64),
+    "text, relu 64": lambda: _classify(mlp(4 * CHARACTERS, (64,), CHARACTERS), _text(4), 128),
+    "patches, convolutions": lambda: _classify(conv((8, 8), (16, 32), 2), _patches(), 32),
+    "text, Transformer": lambda: _classify(attention(12, CHARACTERS, CHARACTERS, 32, 2, 4), _text(12), 32),
 }
-"""`() -> task`, by name."""
+"""`() -> task`, by name, roughly from the cheapest step to the dearest."""

@@ -31,6 +31,7 @@ from metalearn_tasks.objectives import (
     log_transform_losses,
     reparametrise,
     training_loop,
+    training_loop_of_lengths,
     weigh_late_losses,
 )
 
@@ -121,7 +122,8 @@ def _estimator(problem: NamedObjective, optimizer: LearnedOptimizer, config: Tra
         ValueError: numbers that do not fit.
     """
     objective = problem.objective if config.rescale is None else reparametrise(problem.objective, *config.rescale)
-    loop = cap_losses(training_loop(objective, optimizer, problem.length), config.ceiling)
+    make_loop = training_loop if config.shortest is None else training_loop_of_lengths
+    loop = cap_losses(make_loop(objective, optimizer, problem.length), config.ceiling)
     if config.measure != "loss":
         loop = log_transform_losses(loop, FLOOR)
     if config.measure == "late-log-loss":

@@ -84,7 +84,8 @@ class TrainOptimizerConfig:
     length: Steps | None = None
     """Steps of a training run; None: the default of each objective."""
     shortest: Steps | None = None
-    """Draw the length of each training run log-uniformly from this to --length; None: all runs have that length."""
+    """Draw the length of each training run log-uniformly from this to --length; None: all runs have that length. The
+    optimizer's schedule, if it has one, spans the run's own length."""
     measure: Literal["loss", "log-loss", "late-log-loss"] = "loss"
     """What meta-training minimises. loss: the mean training loss of a run. log-loss: the mean of log(loss + 1e-4), in
     which the end of a run, where losses are small, weighs as much as its beginning. late-log-loss: the same with

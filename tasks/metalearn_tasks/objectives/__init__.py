@@ -39,6 +39,7 @@ from metalearn_tasks.objectives.training import TrainingState as TrainingState
 from metalearn_tasks.objectives.training import cap_losses as cap_losses
 from metalearn_tasks.objectives.training import log_transform_losses as log_transform_losses
 from metalearn_tasks.objectives.training import training_loop as training_loop
+from metalearn_tasks.objectives.training import training_loop_of_lengths as training_loop_of_lengths
 from metalearn_tasks.objectives.training import weigh_late_losses as weigh_late_losses
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "scale_randomly",
     "shift",
     "training_loop",
+    "training_loop_of_lengths",
     "tune_learning_rate",
     "two_moons",
     "weigh_late_losses",

@@ -11,10 +11,17 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from metalearn.inner import InnerLoop
-from metalearn_models.optimizers.contract import LearnedOptimizer
+from metalearn_models.optimizers.contract import LearnedOptimizer, NumSteps
 from metalearn_tasks.objectives.objective import Objective, draw_start
 
-__all__ = ["TrainingState", "cap_losses", "log_transform_losses", "training_loop", "weigh_late_losses"]
+__all__ = [
+    "TrainingState",
+    "cap_losses",
+    "log_transform_losses",
+    "training_loop",
+    "training_loop_of_lengths",
+    "weigh_late_losses",
+]
 
 
 OPTIMIZER = 0x6F7074
@@ -52,21 +59,74 @@ def training_loop(objective: Objective, optimizer: LearnedOptimizer, length: int
 
     def init(theta: Any, data: Any, key: PRNGKeyArray) -> TrainingState:
         del data
-        problem, params = draw_start(objective, key)
-        return TrainingState(problem, params, optimizer.transform(theta, length).init(params))
+        return _start(objective, optimizer, theta, key, length)
 
     def step(
         theta: Any, state: TrainingState, t: Array, key: PRNGKeyArray, data: Any
     ) -> tuple[TrainingState, Array, dict[str, Array]]:
         del t  # The optimizer counts its own steps.
-        batch = objective.sample(state.problem, data, key)
-        differentiate = optimizer.differentiate(lambda params: objective.loss(state.problem, params, batch))
-        loss, grads, extra = differentiate(state.params, jax.random.fold_in(key, OPTIMIZER))
-        tx = optimizer.transform(theta, length)
-        updates, memory = tx.update(grads, state.optimizer, state.params, value=loss, **extra)
-        return TrainingState(state.problem, optax.apply_updates(state.params, updates), memory), loss, {}
+        return _step(objective, optimizer, theta, state, key, data, length)
 
     return InnerLoop(init, step, None, length)
+
+
+def training_loop_of_lengths(objective: Objective, optimizer: LearnedOptimizer, longest: int) -> InnerLoop:
+    """The loop of `training_loop`, for runs of several lengths: the optimizer gets that of its own run as `num_steps`.
+
+    Args:
+        objective: what to minimise.
+        optimizer: what trains.
+        longest: steps of the longest run, and of those whose length nobody says.
+
+    Returns:
+        An inner loop whose state is a `TrainingState` and the length of the run.
+
+    Raises:
+        ValueError: `longest` is not positive.
+    """
+    if longest < 1:
+        raise ValueError(f"longest must be at least 1, got {longest}")
+
+    def init(theta: Any, data: Any, key: PRNGKeyArray) -> tuple[TrainingState, Array]:
+        del data
+        return _start(objective, optimizer, theta, key, longest), jnp.int32(longest)
+
+    def step(
+        theta: Any, state: tuple[TrainingState, Array], t: Array, key: PRNGKeyArray, data: Any
+    ) -> tuple[tuple[TrainingState, Array], Array, dict[str, Array]]:
+        del t
+        training, length = state
+        training, loss, aux = _step(objective, optimizer, theta, training, key, data, length)
+        return (training, length), loss, aux
+
+    def with_length(state: tuple[TrainingState, Array], length: Array) -> tuple[TrainingState, Array]:
+        return state[0], length
+
+    return InnerLoop(init, step, None, longest, with_length=with_length)
+
+
+def _start(
+    objective: Objective, optimizer: LearnedOptimizer, theta: Any, key: PRNGKeyArray, length: int
+) -> TrainingState:
+    problem, params = draw_start(objective, key)
+    return TrainingState(problem, params, optimizer.transform(theta, length).init(params))
+
+
+def _step(
+    objective: Objective,
+    optimizer: LearnedOptimizer,
+    theta: Any,
+    state: TrainingState,
+    key: PRNGKeyArray,
+    data: Any,
+    length: NumSteps,
+) -> tuple[TrainingState, Array, dict[str, Array]]:
+    batch = objective.sample(state.problem, data, key)
+    differentiate = optimizer.differentiate(lambda params: objective.loss(state.problem, params, batch))
+    loss, grads, extra = differentiate(state.params, jax.random.fold_in(key, OPTIMIZER))
+    tx = optimizer.transform(theta, length)
+    updates, memory = tx.update(grads, state.optimizer, state.params, value=loss, **extra)
+    return TrainingState(state.problem, optax.apply_updates(state.params, updates), memory), loss, {}
 
 
 def cap_losses(loop: InnerLoop, ceiling: float) -> InnerLoop:

@@ -20,14 +20,15 @@ def test_a_run_compares_keeps_and_continues(tmp_path):
     config = SuiteConfig((2, 6), ("iris, relu 16",), ("Adam", FRESH), seeds=2, tuning_seeds=1, out=tmp_path)
     result = run(config)
     assert (tmp_path / "optimizer_suite.png").stat().st_size > 10_000
-    assert [(r["rule"], r["steps"]) for r in result["rows"]] == [("Adam", 2), ("Adam", 6), (FRESH, 2), (FRESH, 6)]
+    assert [(r["rule"], r["steps"]) for r in result["rows"]] == [("Adam", 2), (FRESH, 2), ("Adam", 6), (FRESH, 6)]
     text = format_result(result)
     assert "6 steps: loss" in text and "loss of normalised Adam, cosine over that of Adam" in text and "open:" in text
-    kept = next((tmp_path / "cells").glob("*Adam-*.json"))
+    kept = next((tmp_path / "cells").glob("*-Adam-2-*.json"))
     stored = json.loads(kept.read_text())
-    stored["result"][0]["loss_mean"] = 123.0
+    stored["result"]["loss_mean"] = 123.0
     kept.write_text(json.dumps(stored))
     assert run(config)["rows"][0]["loss_mean"] == 123.0  # read and not run again
+    assert run(dataclasses.replace(config, lengths=(2,)))["rows"][0]["loss_mean"] == 123.0  # a length has its own part
     assert run(dataclasses.replace(config, tuning_seeds=2))["rows"][0]["loss_mean"] != 123.0
 
 

@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metalearn_models.optimizers.contract import LearnedOptimizer, NumSteps
-from metalearn_models.optimizers.frame import hold_still, read_gradient, transformation
+from metalearn_models.optimizers.frame import read_gradient, transformation
 from metalearn_models.optimizers.learned.parts.factored_update import factored_axes
 from metalearn_models.optimizers.learned.parts.fused import products
 from metalearn_models.optimizers.orthogonal import normalise
@@ -178,7 +178,10 @@ def _start_tensor(p: Float[Array, "*S"]) -> TensorMemory:
 def _update_tensor(
     theta: CompassTheta, g: Float[Array, "*S"], memory: TensorMemory, count: Array
 ) -> tuple[Float[Array, "*S"], TensorMemory]:
-    """Direction and new memory of one tensor: elementwise, so that a compiler makes it one loop over the tensor."""
+    """Direction and new memory of one tensor: elementwise, so that a compiler makes it one loop over the tensor.
+
+    A parameter whose gradients have all been 0 holds still by itself: its features are 0, and nothing has a bias.
+    """
     momenta = [d * m + (1 - d) * g for d, m in zip(MOMENTUM_DECAYS, memory.momenta, strict=True)]
     square, by_row, by_column = _squares(g)
     second = SECOND_MOMENT_DECAY * memory.second_moment + (1 - SECOND_MOMENT_DECAY) * square
@@ -188,7 +191,7 @@ def _update_tensor(
     features = _features(g, [m * u for m, u in zip(momenta, unbias, strict=True)], second * scale, mean, by_factors)
     units = [jnp.clip(u, -1, 1) for u in products(features, theta.hidden)]
     weights = jnp.concatenate([theta.direct, theta.output])[:, None]
-    direction = hold_still(products([*features, *units], weights)[0], g, momenta)
+    direction = products([*features, *units], weights)[0]
     return normalise(direction), TensorMemory((momenta[0], momenta[1], momenta[2]), second, rows, columns)
 
 
@@ -220,7 +223,7 @@ def _inverse_roots(second: Array, rows: Array | None, columns: Array | None, sca
 def _features(g: Array, ms: list[Array], second: Array, mean: Array, by_factors: Array) -> list[Array]:
     """Gradient and momenta over three measures of their size, and two momenta where the gradient agrees with them."""
     together, each = jax.lax.rsqrt(mean + TINY), jax.lax.rsqrt(second + (RELATIVE * mean + TINY))
-    by_each = [m * each for m in ms]
-    features = [g * together, *(m * together for m in ms), g * each, *by_each, *(m * by_factors for m in ms)]
-    features += [jnp.where(g * m > 0, m, 0.0) for m in by_each[:2]]
-    return [jnp.clip(f, -LARGEST_FEATURE, LARGEST_FEATURE) for f in features]
+    plain = [g * together, *(m * together for m in ms), g * each, *(m * each for m in ms)]
+    plain += [m * by_factors for m in ms]
+    features = [jnp.clip(f, -LARGEST_FEATURE, LARGEST_FEATURE) for f in plain]
+    return features + [jnp.where(g * m > 0, f, 0.0) for m, f in zip(ms[:2], features[5:7], strict=True)]
