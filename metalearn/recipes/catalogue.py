@@ -47,7 +47,7 @@ def catalogue() -> dict[str, dict[str, str]]:
         "meta-trained learners (InContextClassifier(weights=NAME))": {
             name: _describe_learner(name) for name in learners.shipped()
         },
-        "meta-trained learners of tables (metalearn_models.tabular.transformer.library.load(NAME))": {
+        "meta-trained learners of tables (InContextClassifier(weights=NAME), InContextRegressor(weights=NAME))": {
             name: _describe_tables(name) for name in tables.shipped()
         },
         "rules of sparse training (metalearn_models.sparsity.NAME)": dict(RULES),
