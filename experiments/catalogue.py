@@ -79,6 +79,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "loss_transfer": Entry("experiments.losses.transfer", {"standard": "5 min", "quick": "1 min"}),
     "mnist_losses": Entry("experiments.losses.mnist", {"standard": "5 min", "quick": "1 min"}),
     "trusted_losses": Entry("experiments.losses.trusted.experiment", {"standard": "", "quick": ""}),
+    "many_classes": Entry("experiments.losses.trusted.many", {"standard": "", "quick": ""}),
     "refinement": Entry("experiments.losses.refinement", {"standard": "minutes", "quick": "20 s"}),
     "downstream_loss": Entry("experiments.losses.downstream", {"standard": "", "quick": "8 s"}),
     "lookahead": Entry("experiments.optimizers.lookahead", {"standard": "8 min", "quick": "40 s"}),

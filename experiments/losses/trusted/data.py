@@ -5,10 +5,7 @@ digits, 0 to 4, belong to the search, the others to the comparison.
 
     wine, breast_cancer, iris, digits-low, digits-low-turned, digits-high   see metalearn_tasks.datasets.corrupted
     pairs-low, pairs-high   two images of digits 0 to 4 (5 to 9) side by side, each pair of digits a class: 25 classes
-    mixture-K               two Gaussians per class, in 16 dimensions
-    rings                   two classes that alternate with the distance from the origin, in 2 of 6 dimensions
-    teacher-K               the largest output of a random network with 16 inputs
-    template-K              64 random bits per class, each of them flipped in one of five examples
+    mixture-K, rings, teacher-K, template-K                                 see metalearn_tasks.datasets.generated
 
 Only training labels are corrupted. Symmetric noise: a share of the labels is replaced by other classes, drawn evenly.
 Class-dependent noise: a share of the examples of each class gets the label of the next class, the last one that of the
@@ -24,7 +21,8 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Int
 
-from metalearn_tasks.datasets.corrupted import clean_splits, names
+from metalearn_tasks.datasets.corrupted import clean_splits
+from metalearn_tasks.datasets.generated import generate
 
 __all__ = ["HELD_OUT", "META_TRAINING", "NOISES", "Data", "Noise", "corrupt", "read"]
 
@@ -32,7 +30,6 @@ Noise = Literal["clean", "symmetric", "class-dependent"]
 NOISES: tuple[Noise, ...] = ("symmetric", "class-dependent", "clean")
 META_TRAINING = ("wine", "digits-low", "digits-low-turned", "mixture-2", "pairs-low", "mixture-100")
 HELD_OUT = ("breast_cancer", "rings", "iris", "digits-high", "teacher-10", "pairs-high", "template-40", "template-100")
-_FLIPPED = 0.2  # share of bits of a template that are changed in an example
 
 
 class Data(NamedTuple):
@@ -58,23 +55,14 @@ def read(name: str, seed: int) -> Data:
         name: one of those at the head of this file, K a number.
         seed: decides the split, and the examples and the task of generated data.
     """
-    if name in names():
-        parts = clean_splits(name, seed)
-        return Data(int(parts.train[1].max()) + 1, *parts)
-    rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
     kind, _, number = name.partition("-")
     if kind == "pairs":
-        return _pairs(f"digits-{number}", seed, rng)
-    classes = int(number or 2)
-    count = 400 if classes < 20 else 2000 if classes <= 100 else 6 * classes
-    sizes = (count, max(200, count // 4), max(600, count // 2))
-    x, y = {"mixture": _mixture, "rings": _rings, "teacher": _teacher, "template": _template}[kind](
-        rng, classes, sum(sizes)
-    )
-    x = (x - x[:count].mean(0)) / np.maximum(x[:count].std(0), 1e-6)
-    first, second = sizes[0], sizes[0] + sizes[1]
-    x, y = x.astype(np.float32), y.astype(np.int32)
-    return Data(classes, *((x[a:b], y[a:b]) for a, b in ((0, first), (first, second), (second, None))))
+        return _pairs(f"digits-{number}", seed, np.random.default_rng([zlib.crc32(name.encode()), seed]))
+    if kind in ("mixture", "rings", "teacher", "template"):
+        classes, parts = generate(name, seed)
+        return Data(classes, *parts)
+    parts = clean_splits(name, seed)
+    return Data(int(parts.train[1].max()) + 1, *parts)
 
 
 def corrupt(labels: Int[np.ndarray, "N"], classes: int, noise: Noise, share: float, seed: int) -> Int[np.ndarray, "N"]:
@@ -110,25 +98,3 @@ def _pairs(name: str, seed: int, rng: np.random.Generator) -> Data:
         return rearrange(x[chosen], "n two d -> n (two d)"), (5 * y[chosen[:, 0]] + y[chosen[:, 1]]).astype(np.int32)
 
     return Data(25, pair(parts.train, 1500), pair(parts.valid, 375), pair(parts.test, 750))
-
-
-def _mixture(rng: np.random.Generator, classes: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    centres = rng.normal(size=(classes, 2, 16)) * (0.6 if classes < 20 else 1.0)
-    y, which = rng.integers(classes, size=count), rng.integers(2, size=count)
-    return centres[y, which] + 0.6 * rng.normal(size=(count, 16)), y
-
-
-def _rings(rng: np.random.Generator, classes: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    x = rng.normal(size=(count, 6))
-    return x, np.floor(0.9 * np.hypot(x[:, 0], x[:, 1])).astype(np.int64) % classes
-
-
-def _teacher(rng: np.random.Generator, classes: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    x = rng.normal(size=(count, 16))
-    hidden = np.tanh(x @ rng.normal(size=(16, 12)) / 3)
-    return x, (hidden @ rng.normal(size=(12, classes))).argmax(1)
-
-
-def _template(rng: np.random.Generator, classes: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    templates, y = rng.integers(2, size=(classes, 64)), rng.integers(classes, size=count)
-    return np.where(rng.random((count, 64)) < _FLIPPED, 1 - templates[y], templates[y]).astype(np.float64), y

@@ -23,7 +23,8 @@ class SearchLossConfig:
 
     data: Annotated[tuple[_DataName, ...], NonEmpty()] = ("digits-low", "wine")
     """Data sets to train on, all of one kind. Classification: digits, digits-low (classes 0 to 4), digits-high, wine,
-    breast_cancer, iris. Regression: diabetes, friedman1, friedman2, friedman3."""
+    breast_cancer, iris, and generated ones with 100 and 1,000 classes, mixture-100, template-100, template-1000.
+    Regression: diabetes, friedman1, friedman2, friedman3."""
     noise: Share = 0.0
     """Share of training labels that are wrong, or of training targets that are shifted; validation stays clean."""
     unit: Unit = "clean"
@@ -50,7 +51,6 @@ class SearchLossConfig:
     refinement: RefineConfig = field(default_factory=RefineConfig)
     """How coefficients are refined."""
     control: bool = False
-    """Also run a random search that trains as many distinct losses; beside strategy random it is the same search again
-    and tells nothing."""
+    """Also run a random search that trains as many distinct losses; refused with strategy random, which is that."""
     seed: Seed = 0
     """The seed of everything random."""

@@ -48,12 +48,12 @@ def search_loss(config: SearchLossConfig, out: Path, progress: Progress) -> tupl
         more than `formula` and `trained`.
 
     Raises:
-        ValueError: data sets of two kinds, or numbers out of range.
+        ValueError: data sets of two kinds, numbers out of range, or a control of the search that it repeats.
         RunError: the folder holds another search; or another process had to end this one.
     """
     start = time.monotonic()
     with name_the_lost(lambda: f"What the search has done is in {out}; the same command continues"):
-        all_do(lambda: check(config))
+        all_do(lambda: _check(config))
         tasks = all_do(lambda: _load_tasks(config))
         if jax.process_count() > 1:
             progress.note(f"{jax.process_count()} processes, {jax.device_count()} devices")
@@ -65,6 +65,15 @@ def search_loss(config: SearchLossConfig, out: Path, progress: Progress) -> tupl
         return finished
     best = prefer_small(found.best)
     return as_loss(best.expr, tasks, config.strategy), {"formula": to_text(best.expr), "trained": len(found.trained)}
+
+
+def _check(config: SearchLossConfig) -> None:
+    check(config)
+    if config.control and config.strategy == "random":
+        raise ValueError(
+            "--control runs a random search beside another one, and --strategy random is that search already: leave "
+            "--control out, or choose --strategy model, enumeration or evolution"
+        )
 
 
 def _load_tasks(config: SearchLossConfig) -> list[LossTask]:

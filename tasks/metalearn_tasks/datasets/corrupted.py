@@ -23,6 +23,7 @@ from metalearn.errors import unknown_name
 from metalearn_models.losses.scaling import robust_scale
 from metalearn_models.losses.search.population import LossTask
 from metalearn_models.networks.mlp import mlp
+from metalearn_tasks.datasets.generated import generate
 
 __all__ = ["CleanSplits", "Unit", "clean_splits", "loss_task", "names"]
 
@@ -43,6 +44,7 @@ _CLASSES = MappingProxyType(
         "wine": (0, 1, 2),
         "breast_cancer": (0, 1),
         "iris": (0, 1, 2),
+        **{f"{kind}-{k}": tuple(range(k)) for kind, k in (("mixture", 100), ("template", 100), ("template", 1000))},
     }
 )
 _Labels = Float[np.ndarray, " N"] | Int[np.ndarray, " N"]
@@ -73,7 +75,8 @@ def loss_task(
     """Make a task for losses: a data set with corrupted training labels, and a ReLU network to train on it.
 
     Args:
-        name: one of `names()`. digits-low has the digits 0 to 4 and digits-high 5 to 9, both as classes 0 to 4.
+        name: one of `names()`. mixture-100, template-100 and template-1000 are generated, with that many classes.
+            digits-low has the digits 0 to 4 and digits-high 5 to 9, both as classes 0 to 4.
             digits-low-turned also has the digits 0 to 4 only, half of them turned by a right angle, as classes 5 to
             9: ten classes without an image of a digit above 4.
         noise: share of the training labels that is corrupted, in [0, 1). Regression: targets are shifted by 3 to 8
@@ -137,6 +140,8 @@ def clean_splits(name: str, seed: int = 0) -> CleanSplits:
         raise unknown_name("task", name, names())
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
+    if name.startswith(("mixture", "template")):
+        return CleanSplits(*generate(name, seed)[1])
     x, y = _read_examples(name, seed)
     order = _generator(name, seed, "split").permutation(len(y))
     train, valid, _ = _GENERATED if name.startswith("friedman") else (len(y) // 2, len(y) // 4, 0)

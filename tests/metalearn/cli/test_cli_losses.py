@@ -60,6 +60,7 @@ def test_a_finished_search_is_not_made_again_and_another_one_is_refused(searched
         (["search-loss", "--data", "wein"], "Did you mean 'wine'"),
         (["search-loss", "--data", "wine", "diabetes"], "kind"),
         (["search-loss", "--data", "wine", "--noise", "1.5"], "noise"),
+        (["search-loss", "--control"], "--strategy random is that search already: leave --control out, or choose"),
         (["loss", "show", "fokal"], "Did you mean 'focal'"),
         (["loss", "show"], "name a loss to show"),
         (["loss", "show", "nowhere.json"], "there is no file nowhere.json"),
