@@ -108,7 +108,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "few_images": Entry("experiments.tabular.few_images", {"standard": "", "quick": ""}),
     "table_prior": Entry("experiments.tabular.prior", {"standard": "", "quick": ""}),
     "keel": Entry("experiments.tabular.keel.experiment", {"standard": "minutes", "quick": "a minute"}),
-    "regression": Entry("experiments.tabular.regression", {"standard": "", "quick": "a minute"}),
+    "regression": Entry("experiments.tabular.regression", {"standard": "20 min beside other jobs", "quick": ""}),
     "shipped": Entry("experiments.tabular.shipped.experiment", {}),
     "rigl": Entry("experiments.sparsity.rigl", {"quick": "9 min", "standard": ""}),
     "learned_topology": Entry("experiments.sparsity.learned_topology", {"quick": "5 min", "standard": ""}),
