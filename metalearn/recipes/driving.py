@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 from metalearn.gradients import Estimator
 from metalearn.outer import OuterLoop, OuterState, global_mesh, local_mesh, outer_loop
 from metalearn.runs.checkpoints import restore_checkpoint
-from metalearn.runs.folder import Run, create_run, resume_run
+from metalearn.runs.folder import Run, create_run, note_on_stderr, resume_run
 from metalearn.runs.json_values import as_json
 from metalearn.runs.processes import (
     agree_on,
@@ -26,7 +27,7 @@ from metalearn.runs.processes import (
     local,
     put_on_all,
 )
-from metalearn.runs.progress import Progress
+from metalearn.runs.progress import Progress, duration
 from metalearn.runs.training import train
 
 __all__ = [
@@ -37,8 +38,11 @@ __all__ = [
     "drive",
     "initial_state",
     "restore_for_all",
+    "time_step",
 ]
 
+LONG = 10_000
+"""Steps from which a run is timed before it begins: the presets of a paper's size have so many, which can take days."""
 WEIGHTS = "theta.safetensors"
 """The file of a run's meta-parameters, that of its newest checkpoint."""
 
@@ -91,6 +95,31 @@ def _mesh(training: MetaTraining) -> Mesh | None:
 def initial_state(training: MetaTraining, loop: OuterLoop) -> OuterState:
     """The state before the first outer step. Errors are those of `training.theta`."""
     return loop.init(training.theta(), training.data, training.key)
+
+
+def time_step(training: MetaTraining, timed: int = 3) -> float:
+    """Seconds of an outer step on the devices at hand, the fastest of a few; compiles it first."""
+    mesh = _mesh(training)
+    loop = outer_loop(training.estimator, training.optimizer, 1, mesh)
+    state, data = initial_state(training, loop), put_on_all(training.data, mesh)
+    taken = []
+    for _ in range(1 + timed):  # the first one compiles
+        begun = time.perf_counter()
+        state, metrics = loop.step(state, data)
+        jax.block_until_ready(metrics)
+        taken.append(time.perf_counter() - begun)
+    return min(taken[1:])
+
+
+def _announce_time(training: MetaTraining, progress: Progress | None) -> None:
+    note = note_on_stderr if progress is None else progress.note
+    note(f"{training.steps:,} steps: timing one first, which compiles it")
+    seconds = time_step(training)
+    devices, whole = f"{jax.device_count()} x {jax.devices()[0].device_kind}", duration(seconds * training.steps)
+    note(
+        f"a step takes {seconds:.2g} s on {devices}: about {whole} in all, "
+        "without evaluations. Nothing is written yet: Ctrl-C ends it here, and --steps N makes it shorter"
+    )
 
 
 def begin_run(
@@ -159,6 +188,8 @@ def drive(
     agree_on(training.config)
     loop, _ = compile_outer_loop(training, training.steps)
     state = initial_state(training, loop)
+    if training.steps >= LONG and not resume:
+        _announce_time(training, progress)
     run = begin_run(folder, training.config, training.free, training.upgrade, resume=resume, overwrite=overwrite)
     if resume:
         state = restore_for_all(run, state)

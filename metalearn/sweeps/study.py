@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import random
 import time
 import warnings
 from collections.abc import Collection, Iterable, Sequence
@@ -37,6 +38,11 @@ _WAITS = 20  # tenths of a second
 
 RETRIES = 3
 """Retries of a cell whose worker vanished. It may be the cell that kills its worker each time."""
+
+
+WAITING = 64
+"""Cells that wait in the storage at a time. Each worker reads all of them several times per cell; others are enqueued
+as these are taken."""
 
 
 class Halving(NamedTuple):
@@ -135,7 +141,9 @@ def _set_plan_once(study: Any, values: dict[str, Any]) -> Any:
 
 
 def enqueue_missing(sweep: Sweep, again: bool = False) -> int:
-    """Enqueue every cell that is neither done, nor waiting, nor running, and may still be tried.
+    """Enqueue cells that are neither done, nor waiting, nor running, and may still be tried.
+
+    These are all that were tried before, and so many others that `WAITING` cells wait.
 
     Args:
         sweep: the sweep.
@@ -145,16 +153,20 @@ def enqueue_missing(sweep: Sweep, again: bool = False) -> int:
         The number of cells enqueued.
     """
     _fail_trials_of_dead_workers(sweep)
-    count = 0
-    for name, trials in trials_by_cell(sweep).items():
-        if any(trial.state.name != "FAIL" for trial in trials):
-            continue
-        failed = failure_reason(trials) is not None
-        if again or not failed:
-            attrs = {"cell": name, "again": True} if failed else {"cell": name}
-            sweep.study.enqueue_trial(sweep.cells[name], user_attrs=attrs)
-            count += 1
-    return count
+    found = trials_by_cell(sweep)
+    new = [name for name, trials in found.items() if not trials]
+    free = WAITING - sum(any(trial.state.name == "WAITING" for trial in trials) for trials in found.values())
+    if 0 < free < min(WAITING, len(new)):  # another worker may do the same at this moment: not with the same cells
+        new = random.sample(new[:WAITING], free)
+    chosen: dict[str, dict[str, Any]] = {name: {"cell": name} for name in new[: max(0, free)]}
+    for name, trials in found.items():
+        if trials and all(trial.state.name == "FAIL" for trial in trials):
+            failed = failure_reason(trials) is not None
+            if again or not failed:
+                chosen[name] = {"cell": name, "again": True} if failed else {"cell": name}
+    for name, attrs in chosen.items():
+        sweep.study.enqueue_trial(sweep.cells[name], user_attrs=attrs)
+    return len(chosen)
 
 
 def trials_by_cell(sweep: Sweep) -> dict[str, list[Any]]:
@@ -215,6 +227,11 @@ def _check_same_plan(name: str, old: Any, new: dict[str, Any], trials: list[Any]
         )
     if old["cells"] != new["cells"]:
         planned = {trial.user_attrs["cell"]: None for trial in trials if "cell" in trial.user_attrs}
+        if len(planned) < old["cells"]["count"] < len(cells) and planned.keys() <= cells.keys():
+            raise RunError(
+                f"the sweep {name!r} has {old['cells']['count']} cells, of which {len(planned)} have begun or wait: "
+                "more cells can be added once all have. Finish it with the old plan, or choose another name"
+            )
         if len(planned) == old["cells"]["count"] < len(cells) and planned.keys() <= cells.keys():
             check_same_config({**old, "cells": new["cells"]}, new, (), f"there is a sweep {name!r} with another plan")
             return True

@@ -463,3 +463,23 @@ def test_the_command_line_does_not_load_what_only_sweeps_need():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed == "[]\n"
+
+
+def test_a_sweep_of_many_cells_lets_few_of_them_wait_and_runs_each_once(tmp_path, monkeypatch):
+    """A worker reads all that wait. The storage of a second worker sees what the first one has done."""
+    monkeypatch.setattr(sys.modules["metalearn.sweeps.study"], "WAITING", 4)
+    other, waited, tried = open_sweep(cells.plan(14), cells.url(tmp_path)), [], []
+
+    def run(cell, report):
+        waited.append(sum(trial.state.name == "WAITING" for trial in other.study.get_trials()))
+        tried.append(cell["a"])
+        assert enqueue_missing(other) <= 1
+        return {"value": cell["a"]}
+
+    assert [r.state for r in read_records(other)] == ["waiting"] * 14
+    with pytest.raises(RunError, match="has 14 cells, of which 4 have begun or wait: more cells can be added once all"):
+        open_sweep(cells.plan(15), cells.url(tmp_path))
+    assert [r.state for r in swept(tmp_path, run, cells.plan(14))] == ["done"] * 14
+    assert sorted(tried) == list(range(14)) and tried[:3] == [0, 1, 2]
+    assert max(waited) <= 4 and waited[0] == 3
+    assert [r.state for r in swept(tmp_path, run, cells.plan(15))] == ["done"] * 15
