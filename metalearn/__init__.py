@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from metalearn.outer import global_mesh as global_mesh
     from metalearn.outer import local_mesh as local_mesh
     from metalearn.outer import outer_loop as outer_loop
+    from metalearn.outer import use_all_cores as use_all_cores
 
 __version__ = "0.1.0"
 
@@ -103,6 +104,7 @@ __all__ = [
     "truncated_backprop",
     "truncated_es",
     "unroll",
+    "use_all_cores",
     "with_curriculum",
     "with_schedule",
     "z_scores",

@@ -22,6 +22,7 @@ data and key:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -39,7 +40,7 @@ from metalearn._jax_versions import is_traced
 from metalearn.gradients.estimator import AXIS, Estimator
 from metalearn.inner import typed_key
 
-__all__ = ["OuterLoop", "OuterState", "global_mesh", "local_mesh", "outer_loop"]
+__all__ = ["OuterLoop", "OuterState", "global_mesh", "local_mesh", "outer_loop", "use_all_cores"]
 
 
 class OuterState(NamedTuple):
@@ -73,6 +74,19 @@ class OuterLoop(NamedTuple):
 
     init: Callable[..., Any]
     step: Callable[..., tuple[Any, dict[str, Array]]]
+
+
+def use_all_cores() -> None:
+    """Make one device per CPU core, over which `local_mesh` spreads trajectories; numbers change by rounding only.
+
+    One small network is too little work to share between cores, and evolution strategies leave all but one idle. Call
+    it before JAX starts. Nothing changes if JAX runs already, if the number of devices is set by the environment, or if
+    there is an accelerator.
+    """
+    is_set = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not is_set and hasattr(os, "sched_getaffinity"):
+        with contextlib.suppress(RuntimeError):  # the devices are chosen already
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 def local_mesh(batch: int) -> Mesh | None:

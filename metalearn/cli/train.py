@@ -15,6 +15,7 @@ from metalearn.cli import train_tables
 from metalearn.cli.arguments import describe, run_folder, take, take_name, take_preset
 from metalearn.cli.processes import connect, help_for
 from metalearn.errors import UsageError
+from metalearn.outer import use_all_cores
 from metalearn.ranges import PathName
 from metalearn.recipes.in_context.config import (
     TrainConfig,
@@ -68,8 +69,12 @@ def main(argv: Sequence[str]) -> None:
     if train_tables.is_meant(words):
         train_tables.main(words)
         return
-    connect(words)
-    name, command, resume = all_do(lambda: parse(words))
+    if connect(words):
+        name, command, resume = all_do(lambda: parse(words))
+    else:
+        name, command, resume = parse(words)
+        if command.config.gradient.method != "backprop":
+            use_all_cores()  # before anything that starts JAX
     regression = predicts_numbers(command.config)
     progress = Quiet() if command.quiet else default_progress("squared error" if regression else "accuracy")
     progress = progress if is_first() else Silent()

@@ -12,8 +12,8 @@ import tyro
 
 from metalearn.cli.arguments import run_folder, take, take_name
 from metalearn.cli.processes import connect, help_for
-from metalearn.cli.train_optimizer import use_all_cores
 from metalearn.errors import UsageError, unknown_name
+from metalearn.outer import use_all_cores
 from metalearn.ranges import PathName
 from metalearn.recipes.gpt.config import PRESETS, TrainGPTConfig, from_json
 from metalearn.recipes.gpt.run import table, train_gpt

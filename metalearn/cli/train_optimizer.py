@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import tyro
 
 from metalearn.cli.arguments import run_folder, take, take_name
 from metalearn.cli.processes import connect, help_for
 from metalearn.errors import UsageError
+from metalearn.outer import use_all_cores
 from metalearn.ranges import PathName
 from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, from_json, optimizer_names, recommended
 from metalearn.recipes.learned_optimizer.run import meta_train, table
@@ -25,7 +23,7 @@ from metalearn.runs.json_values import finite_or_null
 from metalearn.runs.processes import all_do, is_first
 from metalearn.runs.progress import Quiet, Silent, default_progress
 
-__all__ = ["TrainOptimizerCommand", "main", "parse", "use_all_cores"]
+__all__ = ["TrainOptimizerCommand", "main", "parse"]
 
 
 @dataclass(frozen=True)
@@ -73,18 +71,6 @@ def main(argv: Sequence[str]) -> None:
     print(f"run:     {folder} ({result['seconds']} s)")
     if command.json:
         print(json.dumps(finite_or_null(result)))
-
-
-def use_all_cores() -> None:
-    """Make one device per CPU core, so that training runs are spread over the cores; numbers change by rounding only.
-
-    One small network is too little work to share between cores. Nothing changes if JAX runs already, if the number of
-    devices is set by the environment, or if there is an accelerator.
-    """
-    is_set = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not is_set and hasattr(os, "sched_getaffinity"):
-        with contextlib.suppress(RuntimeError):  # the devices are chosen already
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 def parse(argv: list[str]) -> tuple[TrainOptimizerCommand, Path | None]:

@@ -1,6 +1,7 @@
 """The outer loop: one compilation, any number of steps a call, any number of devices."""
 
-from unittest.mock import Mock
+import os
+from unittest.mock import Mock, call
 
 import jax
 import jax.numpy as jnp
@@ -139,9 +140,9 @@ def test_evolution_strategies_are_compiled_with_less_effort_but_not_inside_other
         monkeypatch.setattr(outer, "_may_choose", lambda off=off: not off)
         init, step = outer_loop(pes(loop, 0.1, 2, 2, 4), optax.sgd(0.1))
         assert isinstance(step, outer._QuicklyCompiled) == (not off)
-        for call in (step, jax.jit(step)):
+        for function in (step, jax.jit(step)):
             state = init(jnp.ones(3), jnp.zeros(3), jax.random.key(0))
-            ran.append(np.asarray(call(state, jnp.zeros(3))[0].theta))
+            ran.append(np.asarray(function(state, jnp.zeros(3))[0].theta))
     for theta in ran:
         np.testing.assert_allclose(theta, ran[0], rtol=1e-6)
     assert not isinstance(outer_loop(backprop(loop._replace(length=4), 2), optax.sgd(0.1)).step, outer._QuicklyCompiled)
@@ -160,3 +161,18 @@ def test_who_decides_how_programs_are_optimized(monkeypatch, flags, backend, cho
         assert outer._may_choose() == chooses
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("JAX_NUM_CPU_DEVICES", "1"), ("XLA_FLAGS", "--xla_force_host_platform_device_count=1"), (None, "")],
+)
+def test_all_cores_are_devices_unless_the_environment_says_otherwise(monkeypatch, name, value):
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    if name is not None:
+        monkeypatch.setenv(name, value)
+    asked = Mock()
+    monkeypatch.setattr(jax.config, "update", asked)
+    outer.use_all_cores()
+    assert asked.call_args_list == ([call("jax_num_cpu_devices", len(os.sched_getaffinity(0)))] if name is None else [])

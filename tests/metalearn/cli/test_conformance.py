@@ -70,7 +70,7 @@ def _nothing_is_done(monkeypatch):
         (loss, "list_losses"),
     ]:  # fmt: skip
         monkeypatch.setattr(module, name, begin)
-    for module in (train_optimizer, train_gpt):
+    for module in (train, train_optimizer, train_gpt):
         monkeypatch.setattr(module, "use_all_cores", lambda: None)
 
 
