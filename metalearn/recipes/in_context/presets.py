@@ -54,9 +54,9 @@ def _mnist(source: str) -> TrainConfig:
         data=DataConfig(source, size=14, pca=14 * 14),
         family=ProjectedConfig(length=100),
         learner=TransformerConfig(width=128, layers=3, heads=4, key_size=32, token="pair", initial="matching"),
-        outer_optimizer=OptimizerConfig(1e-3, warmup=200, schedule="cosine", clip=1.0),
+        outer_optimizer=OptimizerConfig(3e-3, warmup=200, schedule="linear", clip=1.0, b2=0.99, matrices="muon"),
         batch=32,
-        steps=12000,
+        steps=6000,
         checkpoint_every=500,
     )
 
