@@ -41,8 +41,8 @@ __all__ = [
     "time_step",
 ]
 
-LONG = 10_000
-"""Steps from which a run is timed before it begins: the presets of a paper's size have so many, which can take days."""
+LONG = 5_000
+"""Steps from which a run is timed before it begins: the presets of images and of the paper have so many."""
 WEIGHTS = "theta.safetensors"
 """The file of a run's meta-parameters, that of its newest checkpoint."""
 

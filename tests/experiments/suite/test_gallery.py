@@ -68,7 +68,7 @@ def test_page_shows_each_preset_with_its_words_and_survives_the_runs(tmp_path):
     assert page.index("experiments transition quick`; ") < page.index("experiments transition standard`; 61 runs, 1 of")
     assert "- Time: 1m30s; 30m30s of single workers in all" in page
     assert page.count(f"Claim: {EXPERIMENT.claim}.") == page.count("## From memorising") == 1
-    assert "Not run yet: phase_diagram, state_size, plateau, generalisation, mechanism." in page
+    assert "Not run yet: phase_diagram, state_size, plateau, generalisation, recurrent, mechanism." in page
     for preset in ("quick", "standard"):
         assert f"(transition-{preset}.png)" in page
         assert (tmp_path / f"docs/transition-{preset}.png").read_bytes()[:4] == b"\x89PNG"

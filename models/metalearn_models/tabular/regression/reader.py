@@ -28,8 +28,9 @@ SHARPNESSES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 ones, so that some power above 1 is best unless there is little to know."""
 USUAL = 2.0
 """The power with fewer than `LEAST_ROWS` rows."""
-LEAST_ROWS, FOLDS, ASKED = 20, 4, 256
-"""Otherwise the power is chosen by cross-validation: each fold is read once, as many folds as have `ASKED` rows."""
+LEAST_ROWS = 20
+"""So many rows choose the power by cross-validation: each fold is read once, as many folds as have `ASKED` rows."""
+FOLDS, ASKED = 4, 256
 QUERIES = 256
 """So many rows are predicted at once."""
 
