@@ -144,7 +144,7 @@ def _predict_left_out(
             rest = np.setdiff1d(order, part)
         if not len(part):
             continue
-        first = number if len(wanted) == 1 else 0
+        first = number % len(kinds) if len(wanted) == 1 else 0  # readings as the views that they calibrate
         reading = read_table(
             trained, X[rest], classes[rest], categorical=categorical, views=len(wanted), rng=rng, first=first
         )

@@ -225,3 +225,15 @@ def test_a_handful_of_rows_that_no_kind_held_does_not_calibrate(weights, monkeyp
     rng = np.random.default_rng(0)
     InContextClassifier(weights, n_estimators=4).fit(rng.standard_normal((120, 66)), np.arange(120) % 2)
     assert sizes == [120]  # some 20 rows are free of every kind, so folds are read
+
+
+@pytest.mark.parametrize(("width", "unit"), [(66, 1.0), (9, 1.0), (9, 1000.0)])  # wide; in one unit; in several
+def test_one_view_is_calibrated_by_readings_of_its_own_kind(weights, monkeypatch, width, unit):
+    read: list[Fitted] = []
+    monkeypatch.setattr(cells, "read_table", lambda *a, **options: read.append(read_table(*a, **options)) or read[-1])
+    X, y = _table(LEAST_ROWS, 2, width)
+    X[:, 0] *= unit
+    X[:, 1] *= unit**2
+    InContextClassifier(weights, n_estimators=1).fit(X, y)
+    kinds = [(view.kind, view.axes is None) for fitted in read for view in fitted.views]
+    assert kinds == [(0, True)] * 5
