@@ -62,11 +62,9 @@ def keeps_programs() -> bool:
     return settings.jax_enable_compilation_cache and settings.jax_compilation_cache_dir is not None
 
 
-def coordinator_address() -> str:
-    """`HOST:PORT` of the process that `jax.distributed.initialize` has joined; no public function tells it."""
-    address = distributed.global_state.coordinator_address
-    assert address is not None, "jax.distributed.initialize comes first"
-    return address
+def coordinator_address() -> str | None:
+    """`HOST:PORT` of the process that `jax.distributed.initialize` has joined, if it was; no public function tells."""
+    return distributed.global_state.coordinator_address
 
 
 def is_traced() -> bool:

@@ -7,7 +7,7 @@ held-out digits, and on data sets that they never met, before and after meta-tra
 meta-training are scored on the same sequences.
 
     python -m experiments recurrent quick       # minutes on two cores
-    python -m experiments recurrent standard    # half an hour
+    python -m experiments recurrent standard    # an hour and a half beside other jobs
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         ax.plot([], [], color="0.55", label="usual weights, meta-trained")
         ax.axhline(CHANCE, color="0.8", linewidth=0.8, zorder=0)
         ax.set(ylim=(0, 0.85), xlabel="examples seen", title=label)
-        ax.legend(loc="upper left", frameon=False, fontsize=8)
+        ax.legend(loc="center right", bbox_to_anchor=(1, 0.4), frameon=False, fontsize=8)
     axes[0].set_ylabel("accuracy, new tasks of held-out digits")
     save(figure, path)
 

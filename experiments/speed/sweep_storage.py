@@ -5,7 +5,7 @@ done, and one worker runs the last ones. So the figures are those of the end of 
 
 Without `--storage` the storage is an SQLite file in a temporary folder. `--storage URL` measures a server, and `--proxy
 grpc://HOST:PORT` the same sweeps also through optuna's gRPC proxy of that server. Queries are counted in this process,
-so those of a proxy are not.
+so those of a proxy are not. The sweeps, whose names begin with `cost-`, are deleted when they are measured.
 """
 
 from __future__ import annotations
@@ -56,11 +56,17 @@ def run(config: SweepStorageConfig, progress: Progress | None = None) -> dict[st
         `joined` (seconds to open the sweep), and `table_rows`, statements that insert rows, per cell.
 
     Raises:
-        ValueError: numbers of cells that are no multiples of 100, or fewer than are measured.
+        ValueError: numbers of cells that are no multiples of 100, or fewer than are measured; a proxy without its
+            storage, or in the place of a storage.
+        RunError: another worker took cells.
     """
     bad = [count for count in config.cells if count % CHOICES or count < config.measured]
     if bad:
         raise ValueError(f"--cells must be multiples of {CHOICES} and at least --measured, got {bad}")
+    if config.proxy is not None and config.storage is None:
+        raise ValueError(f"--proxy must be a proxy of --storage: give its URL too, got --proxy {config.proxy} alone")
+    if config.storage is not None and config.storage.startswith("grpc"):
+        raise ValueError(f"--storage must be the URL of a database, got {config.storage}; give a proxy with --proxy")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         direct = storage_url(config.storage, Path(folder))
@@ -85,16 +91,18 @@ def _measure(direct: str, url: str, count: int, measured: int) -> dict[str, Any]
     start, cpu = time.perf_counter(), time.process_time()
     done = work(sweep, lambda cell, report: {"value": 1.0})
     ms, cpu_ms = 1000 * (time.perf_counter() - start) / measured, 1000 * (time.process_time() - cpu) / measured
+    counts = None if queries is None else tuple(queries)  # before the sweep is deleted
     if done != measured:
         raise RunError(f"{done} cells were run, not {measured}: is another worker in the sweep {plan.name}?")
+    sweep.storage.delete_study(sweep.storage.get_study_id_from_name(plan.name))
     return {
         "storage": url.partition(":")[0].partition("+")[0],
         "cells": count,
         "ms": ms,
         "cpu_ms": cpu_ms,
-        "queries": None if queries is None else queries[0] / measured,
+        "queries": None if counts is None else counts[0] / measured,
         "joined": joined,
-        "table_rows": None if queries is None else queries[1] / measured,
+        "table_rows": None if counts is None else counts[1] / measured,
     }
 
 

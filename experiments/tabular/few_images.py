@@ -48,7 +48,8 @@ from experiments.suite.tables import format_columns, format_estimate
 from experiments.tabular._image_sets import BUNDLED, Images, load_images
 from metalearn.pictures import new_figure, save
 from metalearn.runs.progress import Progress
-from metalearn_models.tabular.classifier import InContextClassifier
+from metalearn.runs.weights import theta_sha256
+from metalearn_models.tabular.classifier import InContextClassifier, load_learner
 
 __all__ = ["LEARNERS", "OURS", "PRESETS", "FewImagesConfig", "compare", "draw", "format_result", "judge", "run"]
 
@@ -111,6 +112,9 @@ def run(config: FewImagesConfig, progress: Progress | None = None) -> dict[str, 
     if min(config.splits, *config.examples) < 2:
         raise ValueError(f"--splits and --examples must be at least 2; got {config.splits} and {config.examples}")
     rows: list[dict[str, Any]] = []
+    settings = settings_of(config, ("sets", "data_dir", "splits"))
+    if config.weights is not None:  # which the same name need not hold tomorrow
+        settings["weights_sha256"] = theta_sha256(load_learner(config.weights).theta)
     for name in config.sets:
         images = load_images(name, config.data_dir)
         if len(images.labels) < max(config.examples) + 2:
@@ -119,7 +123,6 @@ def run(config: FewImagesConfig, progress: Progress | None = None) -> dict[str, 
             )
         found = []
         for split in range(config.splits):
-            settings = settings_of(config, ("sets", "data_dir", "splits"))
             part = "".join(c if c.isalnum() else "-" for c in f"{name}-{split}")
             compute = functools.partial(compare, images, config.examples, split, config.rotated, config.weights)
             found += [{"set": name, **row} for row in remember(config.out, part, settings, compute)]

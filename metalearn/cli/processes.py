@@ -92,8 +92,9 @@ def connect(words: list[str], folders: Sequence[str] = ("--run", "--resume")) ->
             raise UsageError(f"--num-processes is {count} here, but {met} processes have met: give it in all as {met}")
 
     all_do(compare)
-    if not is_first():
-        call_witness(coordinator_address())
+    address = coordinator_address()
+    if address is not None and not is_first():
+        call_witness(address)
     return True
 
 

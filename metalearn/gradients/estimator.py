@@ -48,7 +48,7 @@ class Estimator(NamedTuple):
             devices, for results that are not means themselves, such as ratios of means.
         small_operations: whether `grad` is many small operations and few matrix products, as the inner steps of
             evolution strategies are. The outer loop then has them compiled at a lower level of optimization on CPUs,
-            which takes two thirds of the time; the program is as fast or faster, with the same numbers up to rounding.
+            which takes less time, with the same numbers up to rounding (`docs/scaling.md`).
     """
 
     init: Callable[..., Any]

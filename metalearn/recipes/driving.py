@@ -22,9 +22,11 @@ from metalearn.runs.processes import (
     all_do,
     check_folder,
     check_same_step,
+    exchange,
     first_does,
     is_first,
     local,
+    name_the_lost,
     put_on_all,
 )
 from metalearn.runs.progress import Progress, duration
@@ -111,6 +113,12 @@ def time_step(training: MetaTraining, timed: int = 3) -> float:
     return min(taken[1:])
 
 
+def _is_free(folder: Path, overwrite: bool) -> bool:
+    """Whether a run can begin in a folder, for all that can be seen; the same answer in all processes."""
+    used = not overwrite and Path(folder).is_dir() and any(Path(folder).iterdir())
+    return not any(exchange("used" if used else ""))
+
+
 def _announce_time(training: MetaTraining, progress: Progress | None) -> None:
     note = note_on_stderr if progress is None else progress.note
     note(f"{training.steps:,} steps: timing one first, which compiles it")
@@ -187,9 +195,10 @@ def drive(
     # What can be refused is refused before a folder is made or an older run is removed.
     agree_on(training.config)
     loop, _ = compile_outer_loop(training, training.steps)
+    if training.steps >= LONG and not resume and _is_free(folder, overwrite):
+        with name_the_lost(lambda: "Nothing was written yet"):
+            _announce_time(training, progress)
     state = initial_state(training, loop)
-    if training.steps >= LONG and not resume:
-        _announce_time(training, progress)
     run = begin_run(folder, training.config, training.free, training.upgrade, resume=resume, overwrite=overwrite)
     if resume:
         state = restore_for_all(run, state)

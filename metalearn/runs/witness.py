@@ -22,12 +22,14 @@ ATTEMPTS, PAUSE, TIMEOUT = 3, 0.2, 5.0
 process refuses at once. Process 0 outlives the loss of any other process by the heartbeat, which is longer."""
 
 
-def describe_lost_coordinator(address: str) -> str | None:
+def describe_lost_coordinator(address: str | None) -> str | None:
     """A sentence that names process 0, if nobody answers at its address; else None. Takes up to 16 seconds.
 
     Args:
-        address: `HOST:PORT` of JAX's coordination service.
+        address: `HOST:PORT` of JAX's coordination service; None, where there is none, is never gone.
     """
+    if address is None:
+        return None
     host, _, port = address.rpartition(":")
     reason = ""
     for attempt in range(ATTEMPTS):

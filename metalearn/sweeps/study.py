@@ -156,8 +156,8 @@ def enqueue_missing(sweep: Sweep, again: bool = False) -> int:
     found = trials_by_cell(sweep)
     new = [name for name, trials in found.items() if not trials]
     free = WAITING - sum(any(trial.state.name == "WAITING" for trial in trials) for trials in found.values())
-    if 0 < free < min(WAITING, len(new)):  # another worker may do the same at this moment: not with the same cells
-        new = random.sample(new[:WAITING], free)
+    if 0 < free < min(WAITING, len(new)):  # another worker may do the same at this moment: seldom with these cells
+        new = random.SystemRandom().sample(new[:WAITING], free)
     chosen: dict[str, dict[str, Any]] = {name: {"cell": name} for name in new[: max(0, free)]}
     for name, trials in found.items():
         if trials and all(trial.state.name == "FAIL" for trial in trials):

@@ -12,7 +12,8 @@ same splits, with 95 % intervals over splits.
 - noise: the same with its error minus that of the best of the other losses (least mean error), and 0 in place of half a
   point.
 
-    python -m experiments many_classes           # 3 splits; kept part by part
+    python -m experiments many_classes             # 3 splits; kept part by part
+    python -m experiments many_classes --seeds 6   # as in docs/results.md; three more were run once three had been seen
     python -m experiments many_classes quick     # 100 classes
 """
 
@@ -71,8 +72,8 @@ PRESETS = {
 
 def run(config: ManyClassesConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Train with every loss and judge; returns what result.json holds, errors as shares."""
-    if config.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, got {config.seeds}")
+    if config.seeds < 1 or config.steps < 1:
+        raise ValueError(f"--seeds and --steps must be at least 1, got {config.seeds} and {config.steps}")
     start, results = time.monotonic(), {}
     losses = {name: load(name) for name in ("cross-entropy", *BASELINES, *SHIPPED)}
     named, seeds = {name: str(loss) for name, loss in losses.items()}, range(FIRST, FIRST + config.seeds)

@@ -95,9 +95,11 @@ def meta_train_tables(
     validate(config)
     note = note_on_stderr if progress is None else progress.note
     agree_on(to_json(config))
-    if min(tables_of(shape, config.size) for shape in SHAPES) < jax.process_count():
+    fewest = min(tables_of(shape, config.size) for shape in SHAPES)
+    if fewest < jax.process_count():
         raise ValueError(
-            f"{jax.process_count()} processes cannot share the tables of a step: raise --size {config.size}"
+            f"{jax.process_count()} processes cannot share a step of {fewest} tables, the fewest with --size "
+            f"{config.size}: use at most {fewest} processes or a larger --size"
         )
     step, state = make_step(config, add_up()), init_state(config, stream(config.seed, "theta"))
     if resume:

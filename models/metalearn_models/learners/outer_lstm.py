@@ -6,8 +6,8 @@ that the size of the state, and not the number of parameters, decides how well a
 
 Matching initial weights, our own, make each head an associative memory: it adds up the outer products of random
 features of the last input with its one-hot label, forgets next to nothing, and reads with the same features of the
-query. So it compares the query with the sum of the inputs of each class. On projected digits (16 numbers, 96 units)
-that rule is at .55 after 40 to 50 examples.
+query. So it compares the query with the sum of the inputs of each class (`python -m experiments recurrent` measures
+that rule as "before").
 Shapes: B leading axes, E inputs of the cell, N heads, H units per head.
 """
 
@@ -71,7 +71,8 @@ def outer_lstm(signature: Signature, config: OuterLSTMConfig = OuterLSTMConfig()
 
     Raises:
         ValueError: a field of `config` or of `signature` is out of range, which is named, or `initial="matching"`
-            does not fit: without a pair token, for real labels, or with less than C + 4 hidden units.
+            does not fit: without a pair token, for real labels, or with fewer than C + 4
+            hidden units.
     """
     check_settings(signature, config)
     matching = config.initial == "matching"

@@ -29,9 +29,17 @@ def generate(name: str, seed: int) -> tuple[int, tuple[_Part, _Part, _Part]]:
 
     Returns:
         The number of classes; training, validation and test examples, inputs float32 and labels int32.
+
+    Raises:
+        ValueError: there is no such kind, or K is no number from 2 on.
     """
-    rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
     kind, _, number = name.partition("-")
+    numbered = kind in ("mixture", "teacher", "template") and number.isdecimal() and int(number) >= 2
+    if not numbered and name != "rings":
+        raise ValueError(
+            f"generated data must be mixture-K, teacher-K or template-K with K of at least 2, or rings; got {name!r}"
+        )
+    rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
     classes = int(number or 2)
     count = 400 if classes < 20 else 2000 if classes <= 100 else 6 * classes
     sizes = (count, max(200, count // 4), max(600, count // 2))

@@ -31,3 +31,7 @@ def test_cells_that_are_stored_as_done_look_like_those_of_a_worker(tmp_path):
 def test_numbers_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"--cells must be multiples of 100 and at least --measured, got \[150\]"):
         run(SweepStorageConfig((100, 150)))
+    with pytest.raises(ValueError, match="--proxy must be a proxy of --storage: give its URL too"):
+        run(SweepStorageConfig(proxy="grpc://localhost:1"))
+    with pytest.raises(ValueError, match="--storage must be the URL of a database, got grpc://localhost:1"):
+        run(SweepStorageConfig(storage="grpc://localhost:1"))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from metalearn.errors import RunError
 from metalearn.recipes import driving
 from metalearn.recipes.driving import drive
 from metalearn.runs.progress import Silent
@@ -46,6 +47,14 @@ def test_ctrl_c_at_the_estimate_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", Noting(tmp_path / "run", interrupt=True))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_used_folder_is_refused_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(driving, "LONG", STEPS)
+    monkeypatch.setattr(driving, "time_step", lambda training: pytest.fail("a step was timed"))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"is not a run folder but holds notes\.txt"):
+        run(tmp_path, Noting(tmp_path))
 
 
 def test_a_step_is_timed_by_itself():

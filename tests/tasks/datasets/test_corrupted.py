@@ -6,6 +6,7 @@ import pytest
 from metalearn.errors import UnknownNameError
 from metalearn_models.losses.search.population import check_task
 from metalearn_tasks.datasets.corrupted import clean_splits, loss_task, names
+from metalearn_tasks.datasets.generated import generate
 
 
 @pytest.mark.parametrize("name", names())
@@ -73,3 +74,9 @@ def test_bad_arguments_are_named():
         loss_task("iris", 1.0)
     with pytest.raises(ValueError, match="seed must not be negative, got -1"):
         clean_splits("iris", -1)
+
+
+@pytest.mark.parametrize("name", ["digits-3", "template-x", "teacher-1", "template-0", "rings-5", "mixture"])
+def test_generated_data_of_no_kind_or_number_are_refused(name):
+    with pytest.raises(ValueError, match=f"K of at least 2, or rings; got '{name}'"):
+        generate(name, 0)
