@@ -170,7 +170,7 @@ def test_help_tells_what_a_field_is(capsys):
         "A FIELD is any option of `metalearn train PRESET` without its leading dashes",
         "--grid learner.width=32,64 family.num-tasks=64,512 --seeds 3",
         "FIELD=LOW..HIGH:log uniformly in the logarithm",
-        "Presets: digits, mnist,",
+        "Presets: digits, lstm, outer-lstm, mnist,",
         "Learners: transformer, lstm,",
         "--learner.hidden INT",
         "--storage {None}|STR",
