@@ -172,7 +172,7 @@ def _count_queries(storage: Any) -> list[int] | None:
 def format_result(result: dict[str, Any]) -> str:
     """A table, a row per storage and size."""
     lines = [
-        "| storage | cells | ms per cell | CPU ms | queries | rows inserted | joined after |",
+        "| storage | cells | ms per cell | CPU ms | queries | rows inserted | opened after |",
         "|---|---:|" + "---:|" * 5,
     ]
     for row in result["rows"]:

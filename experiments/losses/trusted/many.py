@@ -72,8 +72,9 @@ PRESETS = {
 
 def run(config: ManyClassesConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Train with every loss and judge; returns what result.json holds, errors as shares."""
-    if config.seeds < 1 or config.steps < 1:
-        raise ValueError(f"--seeds and --steps must be at least 1, got {config.seeds} and {config.steps}")
+    for name in ("seeds", "steps"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(config, name)}")
     start, results = time.monotonic(), {}
     losses = {name: load(name) for name in ("cross-entropy", *BASELINES, *SHIPPED)}
     named, seeds = {name: str(loss) for name, loss in losses.items()}, range(FIRST, FIRST + config.seeds)
