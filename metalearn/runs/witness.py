@@ -23,7 +23,7 @@ process refuses at once. Process 0 outlives the loss of any other process by the
 
 
 def describe_lost_coordinator(address: str | None) -> str | None:
-    """A sentence that names process 0, if nobody answers at its address; else None. Takes up to 5 seconds where nobody answers.
+    """A sentence that names process 0 if nobody answers at its address, which takes up to 5 seconds; else None.
 
     Args:
         address: `HOST:PORT` of JAX's coordination service; None, where there is none, is never gone.
