@@ -110,7 +110,10 @@ class Place:
     def allows(self, value: Any) -> bool:
         """See `Rule`."""
         text = str(value)
-        return 0 < len(text) < 4096 and "\0" not in text and all(len(p.encode()) < 256 for p in text.split("/"))
+        if not 0 < len(text) < 4096 or "\0" in text:
+            return False
+        # Where names of files are ASCII (LC_ALL=C), Python has other bytes of the command line as lone surrogates.
+        return all(len(part.encode(errors="surrogateescape")) < 256 for part in text.split("/"))
 
     def describe(self) -> str:
         """See `Rule`."""

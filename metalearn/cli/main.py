@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
 import os
 import signal
 import sys
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return _run(list(argv))
     _stop_at_second_signal()
+    _print_all_characters()
     words = sys.argv[1:]
     if NO_CACHE in words:
         words = [word for word in words if word != NO_CACHE]
@@ -115,6 +118,13 @@ def _has_devices() -> bool:
         return bool(jax.devices())
     except (RuntimeError, AssertionError):
         return False
+
+
+def _print_all_characters() -> None:
+    """Print "±" where Python takes the terminal's text for ASCII, too (LC_ALL=C PYTHONUTF8=0), instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _stop_at_second_signal() -> None:

@@ -62,13 +62,15 @@ def check_words(command: Any, words: Sequence[str], prog: str) -> list[str]:
     """
     options, positionals = options_of(command), positionals_of(command)
     checked: list[str] = []
-    rest = list(words)
+    rest, before = list(words), ""
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
             if not positionals:
-                raise UsageError(f"unexpected word {word!r}: {_where_words_go(prog)}")
+                after = f" after {before}, which takes no value" if before else ""
+                raise UsageError(f"unexpected word {word!r}{after}: {_where_words_go(prog)}")
             checked.append(_check_text(positionals.pop(0), word))
+            before = ""
             continue
         name, equals, value = word.partition("=")
         name = name.replace("_", "-")
@@ -79,7 +81,9 @@ def check_words(command: Any, words: Sequence[str], prog: str) -> list[str]:
             if equals:
                 raise UsageError(f"{name} takes no value, got {value!r}: write {name} or {_negated(name)}")
             checked.append(name)
+            before = name
             continue
+        before = ""
         many = typing.get_origin(members(field.hint)[0]) is tuple
         values = [value] if equals else []
         while not equals and rest and not rest[0].startswith("--") and (many or not values):

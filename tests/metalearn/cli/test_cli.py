@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from metalearn.cli.main import main
 from metalearn.cli.train import parse
 from metalearn.errors import RunError
+from metalearn.pictures import draw_training, new_figure
 from metalearn.recipes.driving import compile_outer_loop, initial_state
 from metalearn.recipes.in_context import config as configs
 from metalearn.recipes.in_context.build import load_data, prepare, read_theta
@@ -258,6 +259,32 @@ def test_a_cosine_schedule_says_why_its_run_cannot_be_lengthened(trained, capsys
     (folder / "config.json").write_text(text.replace('"schedule": "constant"', '"schedule": "cosine"'))
     status, _, err = run(capsys, "train", "--resume", folder, "--steps", 200)
     assert status == 2 and "--steps must stay 4: --outer-optimizer.schedule cosine" in err and "--start" in err
+
+
+@pytest.mark.parametrize("preset", ["digits", "linear"])
+def test_a_run_shorter_than_the_warm_up_of_its_preset_gets_a_shorter_one(preset, capsys):
+    usual = PRESETS[preset][1].outer_optimizer.warmup
+    for steps, warmup in ((50, 5), (usual, usual // 10), (1, 0), (usual + 1, usual)):
+        assert parse([preset, "--steps", str(steps)])[1].config.outer_optimizer.warmup == warmup
+        said = f"the warm-up is {warmup} outer steps, since the preset's {usual} do not fit into {steps}\n"
+        assert capsys.readouterr().err == (said if steps <= usual else "")
+
+
+def test_the_picture_of_a_run_says_which_line_is_the_loss_and_which_the_accuracy_of_guessing():
+    records = [{"step": 1, "loss": 2.0, "score": 0.1}, {"step": 2, "loss": 1.0, "score": 0.3, "eval/unseen_score": 0.2}]
+    for chance, measure in ((0.1, "accuracy"), (None, "squared error")):
+        _, [left] = new_figure()
+        draw_training(left, records, chance)
+        [right] = [ax for ax in left.figure.axes if ax is not left]
+        lines = {str(line.get_label()): line for line in right.get_lines()}
+        assert [str(line.get_label()) for line in left.get_lines()] == ["loss, left axis"]
+        guessing = {"accuracy of guessing"} if chance else set()
+        assert set(lines) == {f"{measure}, unseen tasks, last 10", f"{measure} in meta-training"} | guessing
+        assert all(set(line.get_ydata()) == {chance} for name, line in lines.items() if name in guessing)
+        legend = left.get_legend()
+        assert legend is not None and {text.get_text() for text in legend.get_texts()} == {"loss, left axis", *lines}
+        colours = [str(line.get_color()) for line in (*left.get_lines(), *lines.values())]
+        assert len(set(colours)) == len(colours) and right.get_ylabel() == measure
 
 
 def test_ten_images_of_noise_come_again_in_a_sequence():

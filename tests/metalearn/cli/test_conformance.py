@@ -12,6 +12,7 @@ import pytest
 
 from metalearn.cli import catalogue, evaluate, loss, plot, search_loss, sweep, train, train_gpt, train_optimizer
 from metalearn.cli.main import COMMANDS, main
+from metalearn.errors import UsageError
 from metalearn.ranges import Existing, Within, allows, check, describe, fields_of, members
 from metalearn.recipes.gpt.config import PRESETS as GENERATORS
 from metalearn.recipes.in_context.build import load_data
@@ -205,3 +206,15 @@ def test_a_switch_takes_no_value_and_has_an_opposite(capsys):
     assert read(train.TrainCommand(PRESETS["digits"][1], quiet=True), ["--no-quiet"], "metalearn").quiet is False
     assert main(["train", "--quiet=yes"]) == 2
     assert "--quiet takes no value, got 'yes': write --quiet or --no-quiet" in capsys.readouterr().err
+    assert main(["train", "--seed", "1", "--family.repeats", "5"]) == 2
+    said = "unexpected word '5' after --family.repeats, which takes no value: the preset comes first"
+    assert said in capsys.readouterr().err
+
+
+def test_bytes_that_are_no_text_here_name_a_folder():
+    """As Python reads a folder "ü" on the command line where names are ASCII (LC_ALL=C PYTHONUTF8=0)."""
+    name = "ü".encode().decode("ascii", "surrogateescape")
+    assert check_words(COMMANDS_BY_WORDS["evaluate RUN"], [name], "metalearn") == [name]
+    assert check_words(train.TrainCommand(PRESETS["digits"][1]), ["--run", name], "metalearn") == ["--run", name]
+    with pytest.raises(UsageError, match="no part of it longer than 255 bytes"):
+        check_words(train.TrainCommand(PRESETS["digits"][1]), ["--run", 128 * name], "metalearn")

@@ -68,6 +68,21 @@ def test_one_ctrl_c_saves_and_says_so_once(tmp_path):
     )
 
 
+def test_a_table_is_printed_where_text_is_ascii():
+    script = """
+import sys, types
+from metalearn.cli import main as m
+sys.modules["show"] = types.SimpleNamespace(main=lambda words: print("0.5 \\xb1 0.1", *words))
+m.COMMANDS["show"] = ("show", "")
+sys.argv[1:] = ["show", *sys.argv[1:]]
+sys.exit(m.main())
+"""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with begin("-c", script, "\xfc", **ascii_only) as process:
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (0, "0.5 \xb1 0.1 \xfc\n", "")
+
+
 @pytest.mark.parametrize("platform", ["cuda", "cpu,nonsense"])
 def test_devices_that_are_not_there_are_named(platform):
     words = ["-m", "metalearn.cli.main", "train", "linear", "--quiet"]

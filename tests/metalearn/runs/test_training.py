@@ -463,6 +463,20 @@ def test_without_a_terminal_there_are_about_twenty_lines_with_loss_accuracy_and_
     assert shown[-1].startswith("step 1500/1500")
 
 
+@pytest.mark.parametrize("done", [0, 7])
+def test_the_first_speed_is_that_of_steps_and_not_of_what_was_dispatched_while_one_compiled(monkeypatch, done):
+    now = 100.0
+    monkeypatch.setattr("metalearn.runs.progress.time.monotonic", lambda: now)
+    out = io.StringIO()
+    lines = Lines(stream=out)
+    lines.start(done, done + 40)
+    for seconds in (30.0, 0.004, *[2.0] * 6):  # calls of 5 steps: one compiles, one was dispatched meanwhile
+        now, done = now + seconds, done + 5
+        lines.update(done, {"loss": 1.0})
+    speeds = re.findall(r"(\S+) steps/s", out.getvalue())
+    assert len(speeds) == 6 and set(speeds) == {"2.5"}
+
+
 def test_the_bar_shows_loss_score_and_place():
     out = io.StringIO()
     bar = Bar("squared error", out)
