@@ -37,15 +37,15 @@ class OptimizerCostConfig:
 
     optimizers: tuple[str, ...] = ("small-fc", "star", "mlp", "nn-adam", "rnn-mlp", "lstm-log", "rnnprop")
     """Learned optimizers by their names in `metalearn list`; optax.adam is always measured too."""
-    shipped: tuple[str, ...] = ()
-    """Learned optimizers with the weights and settings that `optimizers.load` hands out, as compass with its orthogonal
-    matrices."""
     widths: tuple[int, ...] = (128, 512)
     """Widths of the two hidden layers, between 784 inputs and 10 outputs; one network per width."""
     turns: int = 10
     """Turns per optimizer, of five updates each; the fastest update counts."""
     out: Path = Path("runs/optimizer-cost")
     """Folder for the picture and the table."""
+    shipped: tuple[str, ...] = ()
+    """Learned optimizers with the weights and settings that `optimizers.load` hands out, as compass with its orthogonal
+    matrices."""
 
 
 PRESETS = {"standard": OptimizerCostConfig()}

@@ -52,7 +52,7 @@ def test_all_cells_are_run_once_although_a_worker_is_killed_and_the_server_resta
         partial(cells.run, tmp_path, (blocking,)),
         workers=4,
         heartbeat=1,
-        grace=3,
+        grace=6,
         watch=cells.Recorded(disturb),
         compiled=None,
     )
