@@ -70,8 +70,7 @@ def lstm(signature: Signature, config: LSTMConfig = LSTMConfig()) -> Learner:
 
     Raises:
         ValueError: a field of `config` or of `signature` is out of range, which is named, or `initial="matching"`
-            does not fit: without a pair token, for real labels, or with fewer than 2 C
-            or C + 4 hidden units.
+            does not fit: without a pair token, for real labels, or with fewer than 2 C or C + 4 hidden units.
     """
     check_settings(signature, config)
     matching = config.initial == "matching"

@@ -53,7 +53,7 @@ class OuterLSTMConfig:
     """What is read at an example: "paper" [x_j, y_{j-1}]; "pair" adds x_{j-1}, so that it meets its label."""
     initial: Initial = "paper"
     """Initial weights: "paper" variance scaling; "matching", our own, compares an input with the sums of all classes.
-    It compares (hidden - C) / 4 numbers of an input."""
+    It compares at most (hidden - C) / 4 numbers of an input."""
 
 
 def outer_lstm(signature: Signature, config: OuterLSTMConfig = OuterLSTMConfig()) -> Learner:
@@ -71,8 +71,7 @@ def outer_lstm(signature: Signature, config: OuterLSTMConfig = OuterLSTMConfig()
 
     Raises:
         ValueError: a field of `config` or of `signature` is out of range, which is named, or `initial="matching"`
-            does not fit: without a pair token, for real labels, or with fewer than C + 4
-            hidden units.
+            does not fit: without a pair token, for real labels, or with fewer than C + 4 hidden units.
     """
     check_settings(signature, config)
     matching = config.initial == "matching"

@@ -240,7 +240,7 @@ def leading_axes(x: Float[np.ndarray, "N F"], most: int) -> Float[np.ndarray, "k
     # A singular value decomposition would find all vectors; this finds the leading ones of the smaller product.
     turned = x if x.shape[0] < x.shape[1] else x.T
     gram = turned @ turned.T
-    # Threads wait for each other at every column, and where other programs run they spin: up to 15 times the CPU time.
+    # Threads wait for each other at every column, and where other programs run they spin.
     with threadpool_limits(1, "blas"):
         squares, vectors = eigh(gram, subset_by_index=[max(0, len(gram) - most), len(gram) - 1])
     squares, vectors = squares[::-1], vectors[:, ::-1]

@@ -156,7 +156,7 @@ def test_leading_axes_of_large_tables_are_singular_vectors_as_many_as_there_are(
 
 
 def test_leading_axes_of_large_tables_are_found_by_one_thread(monkeypatch):
-    """Two threads took 2 to 15 CPU seconds for 2,000 rows beside other programs, one takes 0.4."""
+    """More than one wait for each other, and spin beside other programs."""
     seen: list[int] = []
 
     def found(*args, **options):
