@@ -165,7 +165,7 @@ def run(config: CurvesConfig, progress: Progress | None = None) -> dict[str, Any
         start = objective._replace(init=lambda problem, key, params=params: params)
         tuned = tune_learning_rate(start, adam, RATES, data, keys, config.steps)
         curves[f"{name}, then Adam"], rates[name] = np.asarray(tuned.curves), tuned.rate
-    small = library.read("small-fc")
+    small = library.read("small-fc-digits-500")
     curves["small-fc"] = np.asarray(loss_curves(objective, small.optimizer, small.theta, data, keys, config.steps))
     tuned = tune_learning_rate(objective, adam, RATES, data, keys, config.steps)
     curves["reference: Adam"], rates["Adam"] = np.asarray(tuned.curves), tuned.rate

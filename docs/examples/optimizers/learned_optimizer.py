@@ -46,7 +46,7 @@ def train(tx, steps=300, batch=64, seed=0):
 # [compare]
 def main(steps=300):
     """The learned optimizers beside orthogonal Adam, and Adam with three learning rates."""
-    contenders = {"small-fc, learned": optimizers.load("small-fc", num_steps=steps)}
+    contenders = {"small-fc, learned": optimizers.load("small-fc-digits-500", num_steps=steps)}
     contenders["compass, learned"] = optimizers.load("compass", num_steps=steps, learning_rate=1e-2)
     contenders["orthogonal adam"] = optimizers.orthogonal_adam(optax.cosine_decay_schedule(1e-2, steps))
     contenders |= {f"adam {rate}": optax.adam(rate) for rate in (1e-3, 3e-3, 1e-2)}

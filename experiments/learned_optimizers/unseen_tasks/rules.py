@@ -78,8 +78,8 @@ RULES: dict[str, Rule] = {
     "schedule-free AdamW": Rule(
         lambda rate, steps: optax.contrib.schedule_free_adamw(rate, warmup_steps=50), MIDDLE, 1e-3
     ),
-    "STAR": Rule(_scaled("star"), 1.0, 1.0),
-    "small-fc": Rule(_scaled("small-fc"), 1.0, 1.0),
+    "STAR": Rule(_scaled("star-digits-500"), 1.0, 1.0),
+    "small-fc": Rule(_scaled("small-fc-digits-500"), 1.0, 1.0),
     FRESH: Rule(_fresh_compass(False), MIDDLE, 1e-3),
     ORTHOGONAL: Rule(_fresh_compass(True), MIDDLE, 1e-3),
 }

@@ -1,7 +1,7 @@
 """Learned optimizers: meta-parameters, and optax transformations made from them.
 
-`load("star")` is a meta-trained optimizer, ready to use; `make("star")` is one to meta-train. `names()` lists what
-`make` knows, `shipped()` what the package has weights of.
+`load("compass")` is a meta-trained optimizer, ready to use; `make("compass")` is one to meta-train. `names()` lists
+what `make` knows, `shipped()` what the package has weights of.
 """
 
 from metalearn_models.optimizers.contract import LearnedOptimizer as LearnedOptimizer

@@ -2,7 +2,7 @@
 
 import metalearn_models.optimizers as optimizers
 
-tx = optimizers.load("small-fc")  # an optax transformation; `update` needs params
+tx = optimizers.load("compass", num_steps=1000, learning_rate=3e-3)  # an optax transformation; `update` needs params
 state = tx.init(params)
 updates, state = tx.update(grads, state, params, value=loss)
 """
@@ -86,9 +86,10 @@ def load(source: str | os.PathLike[str], num_steps: int | None = None, **setting
     `load(source).horizon`. "compass" goes where Adam stood: `load("compass", num_steps, learning_rate=...)`. Its
     learning rate is tuned as Adam's and falls along a cosine, or is a schedule of optax. On twelve tasks that it was
     not meta-trained on it was measured up to 5000 steps, on six of them to 20,000, with one seed. The others are for
-    study. They were meta-trained on small networks on 8x8 digits, "small-fc" and "star" for 500 steps, "lstm-log" for
-    100. Past these, and on other data, a tuned Adam is better, and long runs may undo what was reached. A warning says
-    so once, at the first step past the horizon; if `num_steps` is given, at once.
+    study, and their names say what they are good for: "small-fc-digits-500" and "star-digits-500" were meta-trained on
+    small networks on 8x8 digits for 500 steps, "lstm-log-digits-100" for 100. Past these, and on other data, a tuned
+    Adam is better, and long runs may undo what was reached. A warning says so once, at the first step past the horizon;
+    if `num_steps` is given, at once.
 
     Args:
         source: as in `read`.
@@ -134,8 +135,9 @@ def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
             raise RunError(f"{source} has no theta.safetensors: its run has not finished, resume it first")
     elif path.suffix != ".safetensors" and not path.is_file():
         if str(source) in names():
+            kin = [name for name in shipped() if name.startswith(f"{source}-")] or shipped()
             raise UnknownNameError(
-                f"no meta-trained {source} is shipped, only {', '.join(shipped())}: `optimizers.make({str(source)!r})` "
+                f"no meta-trained {source} is shipped, but {', '.join(kin)}: `optimizers.make({str(source)!r})` "
                 f"makes the learned optimizer, and `metalearn train-optimizer {source}` meta-trains it"
             )
         raise unknown_name("meta-trained optimizer", str(source), shipped(), or_path=True)

@@ -42,7 +42,7 @@ def test_weights_of_a_run_are_one_more_optimizer_and_names_are_known(tmp_path):
     orthogonal = run(dataclasses.replace(config, weights=str(tmp_path / "o.safetensors")))["rows"][1]
     assert orthogonal["losses"] != trained["losses"]  # the same theta in the same folder
     with pytest.raises(ValueError, match="--weights must be those of compass, got those of small-fc"):
-        run(dataclasses.replace(config, weights="small-fc"))
+        run(dataclasses.replace(config, weights="small-fc-digits-500"))
     with pytest.raises(UnknownNameError, match="iris"):
         run(dataclasses.replace(config, tasks=("iris",)))
 

@@ -99,12 +99,25 @@ def test_the_horizon_stands_in_card_object_and_description(short):
     assert optimizers.load(short).horizon == optimizers.read(short).horizon == 3
     assert optimizers.read(short).describe() == "meta-trained on bowls, for 3 steps and not beyond"
     horizons = {name: optimizers.read(name).card["horizon"] for name in optimizers.shipped()}
-    assert horizons == {"compass": 150, "lstm-log": 100, "small-fc": 500, "star": 500}
+    assert horizons == {"compass": 150, "lstm-log-digits-100": 100, "small-fc-digits-500": 500, "star-digits-500": 500}
     assert optimizers.load("compass").horizon == 5000
     assert "for 150 steps, and measured on unseen tasks up to 5000 steps" in optimizers.read("compass").describe()
     horizons["compass"] = 5000
     documented = optimizers.load.__doc__ or ""
     assert all(f'"{name}"' in documented and str(horizon) in documented for name, horizon in horizons.items())
+
+
+def test_only_what_was_measured_on_unseen_tasks_has_a_plain_name():
+    for name in optimizers.shipped():
+        found = optimizers.read(name)
+        assert name == found.name if "measured_to" in found.card else name.endswith(f"-digits-{found.horizon}"), name
+
+
+def test_names_of_earlier_versions_say_what_they_are_called_now():
+    with pytest.raises(UnknownNameError, match=r"no meta-trained star is shipped, but star-digits-500: .*make"):
+        optimizers.load("star")
+    with pytest.raises(UnknownNameError, match="no meta-trained celo is shipped, but compass, lstm-log-digits-100, "):
+        optimizers.load("celo")
 
 
 @pytest.mark.parametrize("trainings", [None, 2])
@@ -169,4 +182,4 @@ def test_files_of_other_things_are_refused(tmp_path):
     with pytest.raises(RunError, match="not finished"):
         optimizers.load(tmp_path)
     with pytest.raises(UnknownNameError, match="meta-trained optimizer"):
-        optimizers.load("small-fcc")
+        optimizers.load("small-fc-digit-500")

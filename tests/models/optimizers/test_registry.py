@@ -37,6 +37,6 @@ def test_unknown_names_come_with_the_nearest():
 
 def test_names_are_all_that_make_knows_and_the_package_gives_functions():
     assert optimizers.names() == tuple(OPTIMIZERS)
-    assert set(optimizers.shipped()) <= set(optimizers.names())
+    assert {optimizers.read(name).name for name in optimizers.shipped()} <= set(optimizers.names())
     for name in optimizers.__all__:  # and never a module of the same name
         assert callable(getattr(optimizers, name)), name

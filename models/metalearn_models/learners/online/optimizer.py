@@ -49,7 +49,7 @@ class OnlineOptimizerConfig:
 class PretrainedOptimizerConfig:
     """A fresh multilayer perceptron per sequence, trained online by a meta-trained optimizer."""
 
-    weights: Annotated[str, Place()] = "small-fc"
+    weights: Annotated[str, Place()] = "small-fc-digits-500"
     """A meta-trained optimizer in the package, a file, or the folder of a run of `metalearn train-optimizer`."""
     hidden: tuple[Size, ...] = ()
     """Widths of the network's hidden layers."""
