@@ -80,16 +80,16 @@ def load_dataset(config: DataConfig, source: str = "--data.source", others: str 
     Args:
         config: which data set.
         source: the option that named it.
-        others: the beginning of the options `size`, `pca` and `data-dir`.
+        others: the beginning of the options `size`, `pca`, `data-dir` and `copies`.
     """
     try:
-        return load(config.source, size=config.size, pca=config.pca, data_dir=config.data_dir)
+        return load(config.source, size=config.size, pca=config.pca, data_dir=config.data_dir, copies=config.copies)
     except UnknownNameError as error:
         raise UnknownNameError(f"{source}: {error}") from error
     except DataNotPreparedError as error:
         raise DataNotPreparedError(f"{source}: {error}") from error
     except ValueError as error:
-        text = re.sub(r"\b(size|pca)=", rf"{others}\1 ", str(error))
+        text = re.sub(r"\b(size|pca|copies)=", rf"{others}\1 ", str(error))
         advice = f": lower it, or keep all inputs with {others}pca none" if "components" in text else ""
         raise ValueError(f"{source} {config.source}: {text}{advice}") from error
 

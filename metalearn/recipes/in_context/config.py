@@ -64,6 +64,8 @@ class DataConfig:
     """Reduce inputs to this many principal components, fitted on the training examples; None: keep all."""
     data_dir: Annotated[str, Place(), Existing("folder")] | None = None
     """Where tensorflow-datasets keeps its prepared sets; None: its own default."""
+    copies: Steps = 1
+    """How many times each training image is there: once as it is, then shifted, turned and scaled a little."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     values["learner"] = {"name": learner_name(config.learner), **values["learner"]}
     if not config.curriculum.steps:
         del values["curriculum"]  # so that runs from before there were curricula can be resumed
+    if config.data.copies == 1:
+        values["data"] = {name: value for name, value in values["data"].items() if name != "copies"}  # the same
     if not values["family"].get("repeats", True):
         del values["family"]["repeats"]  # the same
     return values

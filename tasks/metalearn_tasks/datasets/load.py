@@ -5,11 +5,13 @@ flattened, and normalised by one mean and one standard deviation over all exampl
 
 1. images to [0, 1], then to `size` x `size` by antialiased bilinear interpolation;
 2. the split of the examples, if the source has no test split of its own;
-3. tables only: every column is standardised, because columns have units of their own. Pixels share one unit, so images
+3. with `copies`, the training images again, a little moved (`moved`); from here on they are treated as test images are,
+   so that no statistic and no test image depends on them;
+4. tables only: every column is standardised, because columns have units of their own. Pixels share one unit, so images
    (and `uint8` tables, which are flattened images) skip this step: standardising a pixel that is nearly always black
    would blow up the few examples in which it is not;
-4. the scalar normalisation;
-5. with `pca`, the leading principal components, then the scalar normalisation once more.
+5. the scalar normalisation;
+6. with `pca`, the leading principal components, then the scalar normalisation once more.
 
 Every statistic is computed from the training split alone. scikit-learn and tensorflow-datasets are imported only when
 they are needed.
@@ -29,6 +31,7 @@ from jaxtyping import Array, Float, Int
 
 from metalearn_tasks.datasets import _bundled, _files, _tfds
 from metalearn_tasks.datasets._frames import as_list, columns_of, encode, encode_splits, fit_encoding, is_frame
+from metalearn_tasks.datasets.moved import moved_copies
 from metalearn_tasks.datasets.places import is_folder_name
 from metalearn_tasks.datasets.prepare import (
     column_statistics,
@@ -93,6 +96,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     test_fraction: float = 0.221,
     seed: int = 0,
+    copies: int = 1,
 ) -> Dataset:
     """Load a data set and prepare it as described at the top of this module. Nothing is ever downloaded.
 
@@ -112,7 +116,8 @@ def load(
             `~/tensorflow_datasets`.
         test_fraction: fraction of the examples drawn at random as the test split, if the source has none. The default
             leaves 1,400 of the 1,797 digits for training. A split named test, or else validation, is used as it is.
-        seed: seed of the random split, and of the images of `"random"`.
+        seed: seed of the random split, of the images of `"random"`, and of the movements of copies.
+        copies: how many times each training image is there: once as it is, then shifted, turned and scaled a little.
 
     Returns:
         The data set, as NumPy arrays on the host. Labels are numbered in sorted order; labels that only the test split
@@ -125,6 +130,7 @@ def load(
     """
     _check_count("size", size)
     _check_count("pca", pca)
+    _check_count("copies", copies)
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
     if not isinstance(test_fraction, numbers.Real) or not 0 < test_fraction < 1:
@@ -150,7 +156,11 @@ def load(
     if y.min() == y.max():
         raise ValueError(f"all {len(y)} training examples have the same label; at least two classes are needed")
 
-    shape = x.shape[1:]
+    shape, moved = x.shape[1:], 0
+    if copies > 1:
+        x_moved = moved_copies(x, copies - 1, int(seed))
+        moved, x_test = len(x_moved), np.concatenate([x_moved.astype(x_test.dtype), x_test])
+        y = np.tile(y, copies)
     x, x_test = rearrange(x, "n ... -> n (...)"), rearrange(x_test, "n ... -> n (...)")
     if table:
         x, x_test = normalise(x, x_test, *column_statistics(x))
@@ -158,6 +168,7 @@ def load(
     if pca is not None:
         x, x_test = project_on_principal_axes(x, x_test, pca)
         x, x_test = normalise(x, x_test, *scalar_statistics(x))
+    x, x_test = np.concatenate([x, x_test[:moved]]), x_test[moved:]
     return Dataset(name, _make_split(x, y), _make_split(x_test, y_test), classes, shape, origin)
 
 
