@@ -124,6 +124,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "sparse_layers": Entry("experiments.speed.sparse_layers", {"standard": "3 min", "quick": ""}),
     "curvature_cost": Entry("experiments.speed.curvature", {"standard": "minutes"}),
     "sweep_storage": Entry("experiments.speed.sweep_storage", {"standard": "2 min", "quick": "seconds"}),
+    "both_cores": Entry("experiments.speed.peers.both_cores", {"standard": "3 min"}),
     "weak_scaling": Entry("experiments.speed.weak_scaling", {"standard": "under 2 min"}),
     "accelerator": Entry("experiments.accelerator.experiment", {"standard": "25 min on an accelerator"}),
     "gallery": Entry("experiments.suite.gallery", {}),

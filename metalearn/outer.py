@@ -84,9 +84,9 @@ def use_all_cores() -> None:
     there is an accelerator.
     """
     is_set = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not is_set and hasattr(os, "sched_getaffinity"):
+    if not is_set:
         with contextlib.suppress(RuntimeError):  # the devices are chosen already
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", _count_cores())
 
 
 def local_mesh(batch: int) -> Mesh | None:
@@ -187,21 +187,25 @@ def outer_loop(
 
     make_state = jax.jit(new_state, out_shardings=None if mesh is None else _shardings(mesh))
     jitted = jax.jit(step, donate_argnums=0)
-    return OuterLoop(init, _QuicklyCompiled(step, jitted) if estimator.small_operations and _may_choose() else jitted)
+    if estimator.small_operations and _may_choose():
+        return OuterLoop(init, _QuicklyCompiled(step, jitted, _options(mesh)))
+    return OuterLoop(init, jitted)
 
 
 class _QuicklyCompiled:
-    """A jitted step that is compiled with less effort, unless it is called inside of another program.
+    """A jitted step that is compiled with options of its own, unless it is called inside of another program."""
 
-    Figures are in `docs/scaling.md`.
-    """
-
-    def __init__(self, step: Callable[..., Any], jitted: Any):
-        alone = jax.jit(step, donate_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
+    def __init__(self, step: Callable[..., Any], jitted: Any, options: dict[str, Any]):
+        alone = jax.jit(step, donate_argnums=0, compiler_options=options)
         self._inside, self._alone, self.lower, self.trace = jitted, alone, alone.lower, alone.trace
 
     def __call__(self, state: OuterState, data: Any) -> tuple[OuterState, dict[str, Array]]:
         return (self._inside if is_traced() else self._alone)(state, data)
+
+
+def _count_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _may_choose() -> bool:
@@ -209,6 +213,16 @@ def _may_choose() -> bool:
     settings: Any = jax.config  # pyright does not know its settings
     chosen = settings.read("jax_disable_most_optimizations") or "optimization_level" in os.environ.get("XLA_FLAGS", "")
     return not chosen and jax.default_backend() == "cpu"
+
+
+def _options(mesh: Mesh | None) -> dict[str, Any]:
+    """How XLA compiles many small operations on CPUs. Figures are in `docs/scaling.md`."""
+    options: dict[str, Any] = {"xla_backend_optimization_level": 1}
+    here = 1 if mesh is None else sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+    # Where each core has a device of its own, handing a small product to the threads of all cores only costs time.
+    if 1 < here >= _count_cores() and "multi_thread_eigen" not in os.environ.get("XLA_FLAGS", ""):
+        options["xla_cpu_multi_thread_eigen"] = False
+    return options
 
 
 def _over_devices(grad: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

@@ -176,3 +176,28 @@ def test_all_cores_are_devices_unless_the_environment_says_otherwise(monkeypatch
     monkeypatch.setattr(jax.config, "update", asked)
     outer.use_all_cores()
     assert asked.call_args_list == ([call("jax_num_cpu_devices", len(os.sched_getaffinity(0)))] if name is None else [])
+
+
+@pytest.mark.parametrize(
+    ("devices", "cores", "flags", "kept"),
+    [
+        (1, 2, "", True),
+        (2, 2, "", False),
+        (2, 4, "", True),
+        (4, 2, "", False),
+        (2, 2, "--xla_cpu_multi_thread_eigen=1", True),
+    ],
+)
+def test_small_products_stay_on_one_thread_where_each_core_has_a_device(monkeypatch, devices, cores, flags, kept):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr(outer, "_count_cores", lambda: cores)
+    mesh = None if devices == 1 else Mock(spec=Mesh, devices=np.array([Mock(process_index=0)] * devices))
+    options = outer._options(mesh)
+    assert options.pop("xla_backend_optimization_level") == 1
+    assert options == ({} if kept else {"xla_cpu_multi_thread_eigen": False})
+
+
+def test_devices_of_other_processes_are_not_counted(monkeypatch):
+    monkeypatch.setattr(outer, "_count_cores", lambda: 2)
+    mesh = Mock(spec=Mesh, devices=np.array([Mock(process_index=p) for p in (0, 1, 2)]))
+    assert outer._options(mesh) == {"xla_backend_optimization_level": 1}

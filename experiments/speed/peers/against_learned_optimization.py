@@ -28,10 +28,11 @@ from metalearn_tasks.datasets import Split, load
 from metalearn_tasks.objectives.classification import mlp_classification
 from metalearn_tasks.objectives.training import training_loop
 
-__all__ = ["against_learned_optimization"]
+__all__ = ["OURS", "against_learned_optimization", "our_case", "peer_cases"]
 
 WIDTHS, BATCH = (64, 32, 10), 64
 LENGTH, WINDOW, PAIRS, SIGMA = 1000, 50, 16, 0.01
+OURS = {"MLP": mlp_optimizer, "small_fc": small_fc}
 UNUSED = ("tensorflow", "tensorflow_datasets", "tensorflow_probability", "oryx")
 
 
@@ -122,6 +123,25 @@ def against_learned_optimization() -> list[tuple[str, list[Case]]]:
     Raises:
         ModuleNotFoundError: the peer, or a package that it needs, is not there.
     """
+    return [
+        (f"PES, {name}, against the peer", [our_case(name), peer]) for name, peer in peer_cases(tuple(OURS)).items()
+    ]
+
+
+def our_case(name: str) -> Case:
+    """PES of ours with a learned optimizer, one of `OURS`."""
+    optimizer, data = OURS[name](), load("digits").train
+    loop = training_loop(mlp_classification(*WIDTHS, batch=BATCH), optimizer, LENGTH)
+    estimator = pes(loop, SIGMA, PAIRS, WINDOW, stagger=True)
+    return outer_case("metalearn", estimator, optimizer.init(jax.random.key(0)), data, PAIRS * 2.0 * WINDOW, 1)
+
+
+def peer_cases(names: tuple[str, ...]) -> dict[str, Case]:
+    """PES of the peer with its learned optimizers of these names of `OURS`.
+
+    Raises:
+        ModuleNotFoundError: the peer, or a package that it needs, is not there.
+    """
     stand_in = _EmptyModules()
     sys.meta_path.insert(0, stand_in)
     try:
@@ -134,18 +154,5 @@ def against_learned_optimization() -> list[tuple[str, list[Case]]]:
         for name in [name for name, module in sys.modules.items() if isinstance(module, MagicMock)]:
             del sys.modules[name]  # other packages, such as einops, look here whether TensorFlow is in use
 
-    data = load("digits").train
-    objective = mlp_classification(*WIDTHS, batch=BATCH)
-    peers = {
-        "MLP optimizer": (mlp_optimizer(), mlp_lopt.MLPLOpt(compute_summary=False)),
-        "small_fc": (small_fc(), adafac_mlp_lopt.AdafacMLPLOpt()),
-    }
-    found = []
-    for name, (ours, theirs) in peers.items():
-        estimator = pes(training_loop(objective, ours, LENGTH), SIGMA, PAIRS, WINDOW, stagger=True)
-        cases = [
-            outer_case("metalearn", estimator, ours.init(jax.random.key(0)), data, PAIRS * 2.0 * WINDOW, 1),
-            peer_case("google/learned_optimization", theirs, data),
-        ]
-        found.append((f"PES, {name}, against the peer", cases))
-    return found
+    theirs = {"MLP": mlp_lopt.MLPLOpt(compute_summary=False), "small_fc": adafac_mlp_lopt.AdafacMLPLOpt()}
+    return {name: peer_case("google/learned_optimization", theirs[name], load("digits").train) for name in names}
