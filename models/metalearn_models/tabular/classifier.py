@@ -43,6 +43,7 @@ class InContextClassifier(ClassifierMixin, TableEstimator):
     A Transformer for tables, whose tokens are cells, takes categories and missing values as such. A view holds up to
     1,024 rows, a stratified sample of larger tables, and up to 64 columns. Of wider tables, views have in turn the
     columns that say most about the classes by themselves, leading principal components, columns at random, components.
+    Where all columns share a unit, as pixels do, components may have statistics of each row's values beside them.
     From 100 rows on, rows that a view does not hold (if all hold all, a quarter at a time is left out of one more
     reading) calibrate the prediction: a temperature and a bias per class, and of wide tables a weight per kind of view.
     A view keeps about 1.6 kB per cell of its context: 26 MB for 1,000 rows of 16 columns. Time grows with these cells:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from metalearn_models.tabular.transformer.profiles import PROFILED, profile, says_more
 from metalearn_models.tabular.transformer.screening import most_relevant
-from metalearn_models.tabular.views import leading_axes, stratified_order
+from metalearn_models.tabular.views import CLIP, leading_axes, stratified_order
 
 __all__ = ["AT_RANDOM", "COMPONENTS", "TELLING", "View", "class_codes", "draw_table_views", "show_columns"]
 
@@ -32,6 +33,8 @@ TURNED, ALIKE = 8, 4.0
 unit, such as the pixels of an image, if the widest of their ranges is at most `ALIKE` times the median range. Both are
 our choices, as are the numbers of components in `draw_table_views`."""
 
+_Axes = tuple[Float[np.ndarray, "c f"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]
+
 
 class View(NamedTuple):
     """One reading of a table.
@@ -45,16 +48,18 @@ class View(NamedTuple):
         categorical: which of what it shows holds categories.
         spin: two integers for each of them, which decide the codes of categories.
         codes: the code of each class.
+        profiled: whether the profile of each row (`profiles.py`) stands behind its components.
     """
 
     kind: int
     rows: Int[np.ndarray, " m"]
     columns: Int[np.ndarray, " c"]
-    axes: tuple[Float[np.ndarray, "c f"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]] | None
+    axes: _Axes | None
     units: tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]
     categorical: Bool[np.ndarray, " f"]
     spin: Int[np.ndarray, "f 2"]
     codes: Float[np.ndarray, "K Q"]
+    profiled: bool = False
 
 
 def draw_table_views(
@@ -74,7 +79,7 @@ def draw_table_views(
     Views of principal components see what columns say together:
 
     - Columns in one unit: every second view has components of the columns as they are, in turn one per three rows and
-      one per six, since with few rows the later ones are noise.
+      one per six, since with few rows the later ones are noise. Profiles stand behind them where they say more.
     - More columns than a view shows: every second view has components of the standardised columns.
     - Other columns of numbers: one view of four has those.
 
@@ -101,16 +106,19 @@ def draw_table_views(
     wide = len(useful) > columns
     turned = turned and len(useful) >= TURNED and not categorical[useful].any()
     alike = turned and _share_a_unit((high - low)[useful])
-    views, components = [], None
+    views, components, profiled = [], None, False
     for number in range(first, first + count):
         shown = _choose_rows(ys, rows, rng) if len(ys) > rows else np.arange(len(ys))
-        kind, chosen, axes, names = TELLING, useful, None, categorical[useful]
+        kind, chosen, axes, names, more = TELLING, useful, None, categorical[useful], 0
         if (number % 2 and (wide or alike)) or (number % 4 == 1 and turned):
             if components is None:
-                components = _principal_axes(xs[np.ix_(shown, useful)], columns, alike)
-            most = min(columns, max(16, len(shown) // (3 if number % 4 == 1 else 6))) if alike else columns
+                x = xs[np.ix_(shown, useful)]
+                components = _principal_axes(x, columns, alike)
+                profiled = alike and columns > PROFILED and _profiles_say_more(components, x, ys[shown])
+            more = PROFILED * profiled
+            most = min(columns - more, max(16, len(shown) // (3 if number % 4 == 1 else 6))) if alike else columns
             axes = (components[0][:, :most], *components[1:])
-            kind, names = COMPONENTS if wide else TELLING, np.zeros(axes[0].shape[1], bool)
+            kind, names = COMPONENTS if wide else TELLING, np.zeros(axes[0].shape[1] + more, bool)
         elif wide:
             if number % 4 == 0:
                 best = most_relevant(xs[np.ix_(shown, useful)], ys[shown], categorical[useful], columns)
@@ -121,7 +129,7 @@ def draw_table_views(
         spin = rng.integers(32, size=(len(names), 2)).astype(np.int32)
         units = _units(xs[:, chosen], names) if axes is None else (np.zeros(1), np.ones(1))
         class_code = class_codes(int(ys.max()) + 1, codes, rng)
-        views.append(View(kind, shown, chosen, axes, units, names, spin, class_code))
+        views.append(View(kind, shown, chosen, axes, units, names, spin, class_code, more > 0))
     return views
 
 
@@ -130,10 +138,29 @@ def show_columns(view: View, xs: Float[np.ndarray, "N F"]) -> Float[np.ndarray, 
     if view.axes is None:
         centre, factor = view.units
         return np.clip((xs[:, view.columns] - centre) * factor, -LARGEST, LARGEST).astype(np.float32)
-    x = np.clip(xs[:, view.columns], -LARGEST, LARGEST)
-    axes, mean, scale = view.axes
-    z = np.clip((np.where(np.isfinite(x), x, mean) - mean) * scale, -10, 10)
-    return (z @ axes).astype(np.float32)
+    x = xs[:, view.columns]
+    z = _components(view.axes, x)
+    return (np.concatenate([z, _profiles(view.axes, x)], 1) if view.profiled else z).astype(np.float32)
+
+
+def _components(axes: _Axes, xs: Float[np.ndarray, "N c"]) -> Float[np.ndarray, "N f"]:
+    directions, mean, scale = axes
+    return np.clip((_fill(xs, mean) - mean) * scale, -CLIP, CLIP) @ directions
+
+
+def _profiles(axes: _Axes, xs: Float[np.ndarray, "N c"]) -> Float[np.ndarray, "N P"]:
+    """Profiles of rows in the unit that all columns share, from the mean of all columns."""
+    _, mean, scale = axes
+    return profile(np.clip((_fill(xs, mean) - mean.mean()) * scale.max(), -CLIP, CLIP))
+
+
+def _profiles_say_more(axes: _Axes, xs: Float[np.ndarray, "m c"], ys: Int[np.ndarray, " m"]) -> bool:
+    return says_more(_profiles(axes, xs), _components(axes, xs), ys)
+
+
+def _fill(xs: Float[np.ndarray, "N c"], mean: Float[np.ndarray, " c"]) -> Float[np.ndarray, "N c"]:
+    x = np.clip(xs, -LARGEST, LARGEST)
+    return np.where(np.isfinite(x), x, mean)
 
 
 def _units(
@@ -178,9 +205,7 @@ def _share_a_unit(ranges: Float[np.ndarray, " c"]) -> bool:
     return bool(np.isfinite(ranges).all() and ranges.max() <= ALIKE * np.median(ranges))
 
 
-def _principal_axes(
-    xs: Float[np.ndarray, "m c"], most: int, alike: bool
-) -> tuple[Float[np.ndarray, "c f"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+def _principal_axes(xs: Float[np.ndarray, "m c"], most: int, alike: bool) -> _Axes:
     x = np.clip(np.where(np.isfinite(xs), xs, np.nan), -LARGEST, LARGEST)
     x[:, np.isnan(x).all(0)] = 0.0  # of such a column these rows know nothing, though others may
     mean = np.nanmean(x, 0)
@@ -188,5 +213,5 @@ def _principal_axes(
     if alike:
         deviation = np.where(deviation > 0, np.sqrt(np.square(deviation).mean()), 0)
     scale = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
-    z = np.clip((np.where(np.isnan(x), mean, x) - mean) * scale, -10, 10)
+    z = np.clip((np.where(np.isnan(x), mean, x) - mean) * scale, -CLIP, CLIP)
     return leading_axes(z, most).T, mean, scale
