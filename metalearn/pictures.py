@@ -162,7 +162,7 @@ def draw_loss_curves(ax: Any, curves: Mapping[str, np.ndarray]) -> None:
 
 
 def draw_meta_loss(ax: Any, records: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the meta-training of a learned optimizer: the meta-loss of every logged step, and losses of evaluations.
+    """Draw meta-training whose scores are losses: the meta-loss of every logged step, and all losses of evaluations.
 
     Args:
         ax: matplotlib axes.
@@ -174,25 +174,30 @@ def draw_meta_loss(ax: Any, records: Sequence[Mapping[str, Any]]) -> None:
     ax.set_ylabel("meta-training loss")
     right = ax.twinx()
     right.grid(False)
-    for number, name in enumerate(("final_loss", "mean_loss")):
-        points = [(r["step"], r[f"eval/{name}"]) for r in records if f"eval/{name}" in r]
-        if points:
-            label = f"evaluation, {name.replace('_', ' ')}"
-            right.plot(*zip(*points, strict=True), "o-", markersize=3, color=f"C{number}", label=label)
-    right.set_ylabel("training loss")
-    right.set_yscale("log")
+    for number, name in enumerate(
+        sorted({n for r in records for n in r if n.startswith("eval/") and n.endswith("loss")})
+    ):
+        points = [(r["step"], r[name]) for r in records if name in r]
+        label = f"evaluation, {name.removeprefix('eval/').replace('_', ' ')}"
+        right.plot(*zip(*points, strict=True), "o-", markersize=3, color=f"C{number}", label=label)
+        right.set_yscale("log")
+    right.set_ylabel("loss in evaluations")
     lines = [*ax.get_lines(), *right.get_lines()]
     labels = [str(line.get_label()) for line in lines]
     ax.legend(lines, labels, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
-def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float | None = None) -> None:
+def draw_training(
+    ax: Any, records: Sequence[Mapping[str, Any]], chance: float | None, measure: str, last: int = 10
+) -> None:
     """Draw the meta-training of a learner: the loss of every logged step, and the scores of the evaluations.
 
     Args:
         ax: matplotlib axes.
         records: the lines of a run's metrics, each with "step" and with "loss" or "eval/..." entries.
-        chance: the accuracy of guessing, marked by a horizontal line; None: regression.
+        chance: the accuracy of guessing, marked by a horizontal line; None: not known, or regression.
+        measure: what the scores are, "accuracy" or "squared error".
+        last: how many positions, the last of a sequence, the scores of evaluations are means over.
     """
     steps = [r["step"] for r in records if "loss" in r]
     losses = [r["loss"] for r in records if "loss" in r]
@@ -201,7 +206,6 @@ def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float |
     ax.set_xlabel("outer step")
     ax.set_ylabel("meta-training loss", color=_LOSS)
     ax.tick_params(axis="y", colors=_LOSS)
-    measure = "squared error" if chance is None else "accuracy"
     names = sorted({name for r in records for name in r if name.startswith("eval/") and name.endswith("_score")})
     right = ax.twinx()
     right.grid(False)
@@ -210,13 +214,14 @@ def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float |
         label = name.removeprefix("eval/").removesuffix("_score").replace("_", " ")
         label = f"{measure}, {label} tasks" if label in ("seen", "unseen") else f"{measure}, {label}"
         color = _SCORES[number % len(_SCORES)]
-        right.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=f"{label}, last 10", zorder=3)
+        right.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=f"{label}, last {last}", zorder=3)
     each = [(r["step"], r["score"]) for r in records if "score" in r]
     if each:
         label = f"{measure} in meta-training"
         right.plot(*zip(*each, strict=True), color="#7DB7DB", linewidth=0.7, label=label)
     if chance is not None:
         right.axhline(chance, color="0.25", linewidth=0.9, linestyle=":", label="accuracy of guessing", zorder=3)
+    if measure == "accuracy":
         right.set_ylim(0, 1)
     right.set_ylabel(measure)
     lines = [*ax.get_lines(), *right.get_lines()]

@@ -12,7 +12,7 @@ from metalearn.errors import DataNotPreparedError
 from metalearn.pictures import draw_learning_curves, draw_training, new_figure, save_or_note, with_readable_names
 from metalearn.recipes.driving import drive
 from metalearn.recipes.in_context.build import Recipe, prepare
-from metalearn.recipes.in_context.config import DATA_HASH, TrainConfig, from_json
+from metalearn.recipes.in_context.config import DATA_HASH, TrainConfig, from_json, predicts_numbers
 from metalearn.recipes.in_context.scoring import (
     LAST,
     check_references,
@@ -27,7 +27,7 @@ from metalearn.runs.processes import is_first
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
 
-__all__ = ["draw_run", "meta_train"]
+__all__ = ["draw_run", "meta_train", "what_scores_are"]
 
 
 def meta_train(
@@ -112,9 +112,14 @@ def _prepare_again(config: TrainConfig, folder: Path, note: Callable[[str], None
     return recipe
 
 
+def what_scores_are(config: TrainConfig) -> tuple[str, int]:
+    """What the scores of evaluations are, and how many positions, the last of a sequence, they are means over."""
+    return "squared error" if predicts_numbers(config) else "accuracy", min(LAST, config.family.length)
+
+
 def draw_run(recipe: Recipe, run: Run, scores: dict[str, Any], note: Callable[[str], None]) -> None:
     """Draw a run, learning curves on the left and meta-training on the right, or note why it cannot be written."""
     figure, (left, right) = new_figure(columns=2)
     draw_learning_curves(left, with_readable_names(curves(scores)), recipe.chance)
-    draw_training(right, read_metrics(run), recipe.chance)
+    draw_training(right, read_metrics(run), recipe.chance, *what_scores_are(recipe.config))
     save_or_note(figure, run.folder / "learning_curves.png", note)

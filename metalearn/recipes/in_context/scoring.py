@@ -152,7 +152,8 @@ def table(scores: dict[str, Any], regression: bool) -> str:
     counts = {name: len(value) for name, value in scores.items()}
     different = set(counts.values())
     each = ", ".join(f"{name}: {count}" for name, count in counts.items())
-    tasks = f"{different.pop()} tasks" if len(different) == 1 else f"tasks ({each})"
+    only = different.pop() if len(different) == 1 else None
+    tasks = f"tasks ({each})" if only is None else f"{only} task{'s' * (only != 1)}"
     last = min(LAST, length)
     rows.append(
         f"\nmean ± half of its 95 % interval (Student's t) over {tasks}\n"

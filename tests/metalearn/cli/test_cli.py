@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from sklearn.datasets import load_digits
 
+from metalearn.cli import plot
 from metalearn.cli.main import main
 from metalearn.cli.train import parse
 from metalearn.errors import RunError
@@ -169,6 +171,29 @@ def test_plot_draws_from_the_files_alone(trained, capsys, tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 
+def test_plot_knows_what_an_unfinished_run_is_scored_by(trained, capsys, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    asked = Mock()
+    monkeypatch.setattr(plot, "draw_training", asked)
+    assert run(capsys, "plot", tmp_path / "run")[0] == 0
+    assert asked.call_args.args[2:] == (None, "accuracy", min(10, open_run(trained).config["family"]["length"]))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_plot_draws_runs_without_learning_curves_too(finished, capsys, tmp_path):
+    """Such as those of optimizers and of learners of tables, whose configurations have a kind."""
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"kind": "optimizer"}, "free": [], "environments": []}))
+    lines = [{"step": 1, "loss": 0.9}, {"step": 2, "loss": 0.7}, {"step": 2, "eval/real_log_loss": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if finished:
+        (tmp_path / "result.json").write_text("{}")
+    status, _, err = run(capsys, "plot", tmp_path)
+    assert status == 0, err
+    assert (tmp_path / "training.png").stat().st_size > 10_000
+    assert run(capsys, "plot", tmp_path / "none")[0] == 2
+
+
 def test_list_names_everything(capsys):
     status, out, _ = run(capsys, "list", "--json")
     names = json.loads(out.splitlines()[-1])
@@ -274,12 +299,12 @@ def test_the_picture_of_a_run_says_which_line_is_the_loss_and_which_the_accuracy
     records = [{"step": 1, "loss": 2.0, "score": 0.1}, {"step": 2, "loss": 1.0, "score": 0.3, "eval/unseen_score": 0.2}]
     for chance, measure in ((0.1, "accuracy"), (None, "squared error")):
         _, [left] = new_figure()
-        draw_training(left, records, chance)
+        draw_training(left, records, chance, measure, 4)
         [right] = [ax for ax in left.figure.axes if ax is not left]
         lines = {str(line.get_label()): line for line in right.get_lines()}
         assert [str(line.get_label()) for line in left.get_lines()] == ["loss, left axis"]
         guessing = {"accuracy of guessing"} if chance else set()
-        assert set(lines) == {f"{measure}, unseen tasks, last 10", f"{measure} in meta-training"} | guessing
+        assert set(lines) == {f"{measure}, unseen tasks, last 4", f"{measure} in meta-training"} | guessing
         assert all(set(line.get_ydata()) == {chance} for name, line in lines.items() if name in guessing)
         legend = left.get_legend()
         assert legend is not None and {text.get_text() for text in legend.get_texts()} == {"loss, left axis", *lines}
