@@ -65,6 +65,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "optimizer_suite": Entry(
         "experiments.learned_optimizers.unseen_tasks.experiment", {"standard": "", "quick": "", "long": ""}
     ),
+    "compass_ablation": Entry("experiments.learned_optimizers.unseen_tasks.ablation", {"standard": "", "quick": ""}),
     "past_the_horizon": Entry("experiments.learned_optimizers.past_the_horizon", {"standard": "", "quick": ""}),
     "optimizer_pareto": Entry("experiments.learned_optimizers.pareto", {"standard": "", "quick": ""}),
     "optimizer_cost": Entry("experiments.learned_optimizers.cost", {"standard": "1 min"}),

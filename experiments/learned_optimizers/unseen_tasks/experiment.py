@@ -57,7 +57,7 @@ from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
 from metalearn_models import optimizers
 
-__all__ = ["PRESETS", "SuiteConfig", "format_result", "judge", "run"]
+__all__ = ["PRESETS", "SuiteConfig", "compile_training", "format_result", "judge", "measure", "run"]
 
 FLOOR, DIVERGED = 1e-4, 100.0
 """Final losses count as at least the first; those of diverged runs count as the second."""
@@ -113,7 +113,7 @@ def run(config: SuiteConfig, progress: Progress | None = None) -> dict[str, Any]
             settings |= weights
         name = "".join(c if c.isalnum() else "-" for c in f"{task}-{rule}-{steps}")
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            compute = functools.partial(_measure, config, task, rule, rules[rule], steps, trainer)
+            compute = functools.partial(measure, config, task, rule, rules[rule], steps, trainer)
             found = remember(config.out, name, settings, compute)
         rows.append(found)
         note(f"{task}: {rule} {found['loss_mean']:.3g} at {found['rate']:g} ({steps} steps)")
@@ -134,10 +134,19 @@ def _identify(weights: str) -> dict[str, Any]:
     return {"weights": theta_sha256(trained.theta), **plain}
 
 
-def _measure(
-    config: SuiteConfig, task: str, rule: str, made: Rule, steps: int, trainer: Callable[[str, str], Any]
+def measure(
+    config: Any, task: str, rule: str, made: Rule, steps: int, trainer: Callable[[str, str], Any]
 ) -> dict[str, Any]:
-    """The row of one task, optimizer and length."""
+    """The row of one task, optimizer and length: its learning rate chosen by some seeds, its losses with others.
+
+    Args:
+        config: has `seeds` and `tuning_seeds`.
+        task: its name.
+        rule: name of the optimizer.
+        made: where the sweep of the optimizer lies.
+        steps: of each training.
+        trainer: `(task, rule)` -> what `compile_training` gives.
+    """
     seeds = jnp.arange(config.seeds + config.tuning_seeds)
     rates, train = jnp.array(RATES, jnp.float32) * made.middle, trainer(task, rule)
     default = int(np.abs(np.log(rates / made.default)).argmin())

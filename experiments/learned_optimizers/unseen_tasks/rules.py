@@ -13,7 +13,7 @@ from jaxtyping import Array
 from metalearn_models import optimizers
 from metalearn_models.optimizers.learned.compass import scale_by_compass
 
-__all__ = ["FRESH", "ORTHOGONAL", "RATES", "RULES", "TRAINED", "Rule", "make_rules"]
+__all__ = ["FRESH", "ORTHOGONAL", "RATES", "RULES", "TRAINED", "Rule", "cosine", "make_rules"]
 
 RATES = tuple(10 ** (k / 2) for k in range(-3, 4))
 """Factors on the middle rate: half decades, from 0.03 to 30 times."""
@@ -36,7 +36,9 @@ class Rule(NamedTuple):
     default: float
 
 
-def _cosine(rate: Array, steps: Array) -> Callable[[Any], Array]:
+def cosine(rate: Any, steps: Any) -> Callable[[Any], Array]:
+    """A schedule that falls from `rate` to 0 over `steps`; both may be traced."""
+
     def schedule(step: Any) -> Array:
         return rate * (0.5 + 0.5 * jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
 
@@ -57,7 +59,7 @@ def _scaled(name: str) -> Callable[[Any, Any], Any]:
 def _compass(theta: Any, orthogonalise: bool) -> Callable[[Any, Any], Any]:
     def make(rate: Any, steps: Any) -> Any:
         direction = scale_by_compass(jax.tree.map(jnp.asarray, theta), orthogonalise)
-        return optax.chain(direction, optax.scale_by_learning_rate(_cosine(rate, steps)))
+        return optax.chain(direction, optax.scale_by_learning_rate(cosine(rate, steps)))
 
     return make
 
@@ -70,11 +72,11 @@ def _fresh_compass(orthogonalise: bool) -> Callable[[Any, Any], Any]:
 FRESH, ORTHOGONAL, TRAINED = "normalised Adam, cosine", "orthogonal Adam, cosine", "compass, cosine"
 
 RULES: dict[str, Rule] = {
-    "momentum, cosine": Rule(lambda rate, steps: optax.sgd(_cosine(rate, steps), 0.9), 10 * MIDDLE, 1e-2),
+    "momentum, cosine": Rule(lambda rate, steps: optax.sgd(cosine(rate, steps), 0.9), 10 * MIDDLE, 1e-2),
     "Adam": Rule(lambda rate, steps: optax.adam(rate), MIDDLE, 1e-3),
-    "AdamW, cosine": Rule(lambda rate, steps: optax.adamw(_cosine(rate, steps)), MIDDLE, 1e-3),
-    "NadamW, cosine": Rule(lambda rate, steps: optax.nadamw(_cosine(rate, steps)), MIDDLE, 1e-3),
-    "Muon, cosine": Rule(lambda rate, steps: optax.contrib.muon(_cosine(rate, steps)), MIDDLE, 1e-3),
+    "AdamW, cosine": Rule(lambda rate, steps: optax.adamw(cosine(rate, steps)), MIDDLE, 1e-3),
+    "NadamW, cosine": Rule(lambda rate, steps: optax.nadamw(cosine(rate, steps)), MIDDLE, 1e-3),
+    "Muon, cosine": Rule(lambda rate, steps: optax.contrib.muon(cosine(rate, steps)), MIDDLE, 1e-3),
     "schedule-free AdamW": Rule(
         lambda rate, steps: optax.contrib.schedule_free_adamw(rate, warmup_steps=50), MIDDLE, 1e-3
     ),

@@ -14,6 +14,7 @@ schedule left to the user. What differs is our choice:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ from metalearn_models.optimizers.learned.parts.fused import products
 from metalearn_models.optimizers.orthogonal import normalise
 from metalearn_models.optimizers.orthogonal import orthogonalise as orthogonalise_matrix
 
-__all__ = ["FEATURES", "CompassState", "CompassTheta", "TensorMemory", "compass", "scale_by_compass"]
+__all__ = ["FEATURES", "CompassState", "CompassTheta", "TensorMemory", "compass", "raw_compass", "scale_by_compass"]
 
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
 SECOND_MOMENT_DECAY = 0.95
@@ -147,7 +148,31 @@ def scale_by_compass(theta: CompassTheta, orthogonalise: bool = False) -> optax.
     Returns:
         The transformation; its state is a `CompassState`, and `update` does not need the parameters.
     """
+    return _transform_directions(theta, _orthogonal_if_matrix if orthogonalise else normalise)
 
+
+def raw_compass(theta: CompassTheta) -> optax.GradientTransformationExtraArgs:
+    """What the network of the rule gives, before it gets a length: for ablations.
+
+    A fresh rule is `optax.scale_by_adam(0.9, 0.95)`. A trained one can make steps of any length.
+
+    Args:
+        theta: meta-parameters.
+
+    Returns:
+        The transformation; its state is that of `scale_by_compass`.
+    """
+    return _transform_directions(theta, lambda direction: direction)
+
+
+def _orthogonal_if_matrix(direction: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    direction = normalise(direction)
+    return orthogonalise_matrix(direction) if direction.ndim == 2 else direction
+
+
+def _transform_directions(
+    theta: CompassTheta, shape: Callable[[Array], Array]
+) -> optax.GradientTransformationExtraArgs:
     def start(params: optax.Params) -> CompassState:
         return CompassState(jax.tree.map(_start_tensor, params), jnp.int32(0))
 
@@ -159,10 +184,8 @@ def scale_by_compass(theta: CompassTheta, orthogonalise: bool = False) -> optax.
         count = (state.step + 1).astype(jnp.float32)
         results = []
         for g, memory in zip(leaves, tree.flatten_up_to(state.tensors), strict=True):
-            step, memory = _update_tensor(theta, read_gradient(g), memory, count)
-            if orthogonalise and g.ndim == 2:
-                step = orthogonalise_matrix(step)
-            results.append((step.astype(g.dtype), memory))
+            direction, memory = _update_tensor(theta, read_gradient(g), memory, count)
+            results.append((shape(direction).astype(g.dtype), memory))
         updates, tensors = (tree.unflatten([r[i] for r in results]) for i in range(2))
         return updates, CompassState(tensors, state.step + 1)
 
@@ -178,7 +201,7 @@ def _start_tensor(p: Float[Array, "*S"]) -> TensorMemory:
 def _update_tensor(
     theta: CompassTheta, g: Float[Array, "*S"], memory: TensorMemory, count: Array
 ) -> tuple[Float[Array, "*S"], TensorMemory]:
-    """Direction and new memory of one tensor: elementwise, so that a compiler makes it one loop over the tensor.
+    """Direction, of any length, and new memory of one tensor: elementwise, so that it compiles to one loop over it.
 
     A parameter whose gradients have all been 0 holds still by itself: its features are 0, and nothing has a bias.
     """
@@ -192,7 +215,7 @@ def _update_tensor(
     units = [jnp.clip(u, -1, 1) for u in products(features, theta.hidden)]
     weights = jnp.concatenate([theta.direct, theta.output])[:, None]
     direction = products([*features, *units], weights)[0]
-    return normalise(direction), TensorMemory((momenta[0], momenta[1], momenta[2]), second, rows, columns)
+    return direction, TensorMemory((momenta[0], momenta[1], momenta[2]), second, rows, columns)
 
 
 def _squares(g: Float[Array, "*S"]) -> tuple[Array, Array | None, Array | None]:
