@@ -35,7 +35,7 @@ COMMANDS = {
 OTHER_COMMANDS = {
     "tables": (
         *("train", "tables", "--learner.width", "8", "--learner.layers", "1", "--learner.cell-layers", "1"),
-        *("--learner.key-size", "4", "--learner.hidden", "8", "--size", "10", "--optimizer.warmup", "2"),
+        *("--learner.key-size", "4", "--learner.hidden", "8", "--size", "14", "--optimizer.warmup", "2"),
         *("--evaluate-every", "0", "--quiet", "--steps", "14"),
     ),
     "gpt": (

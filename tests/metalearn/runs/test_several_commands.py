@@ -22,6 +22,8 @@ from tests.metalearn.runs.test_processes import training
 
 pytestmark = pytest.mark.slow
 STEPS, KILLED_STEPS, KILLS, SECONDS = 200, 120, 10, 30
+FREQUENT = {"tables": ("--checkpoint-every", "2"), "gpt": ("--checkpoint-every", "1", "--steps-per-call", "1")}
+"""So that a run that is killed after its first checkpoint has not ended."""
 
 
 def theta(run: Path) -> np.ndarray:
@@ -76,11 +78,32 @@ def test_several_processes_give_the_numbers_of_one(kind, count, alone, tmp_path)
 
 
 @pytest.mark.parametrize("kind", list(OTHER_COMMANDS))
-def test_two_processes_train_tables_and_gpt_as_one_does(kind, tmp_path):
-    words = OTHER_COMMANDS[kind]
-    finish((*words, "--run", str(tmp_path / "one")), 1, tmp_path / "logs")
-    finish((*words, "--run", str(tmp_path / "two")), 2, tmp_path / "logs-2")
-    compare(tmp_path / "two", tmp_path / "one", f"{kind}, 2 processes against one")
+def test_two_and_four_processes_train_tables_and_gpt_as_one_does(kind, tmp_path):
+    for count in (1, 2, 4):
+        finish((*OTHER_COMMANDS[kind], "--run", str(tmp_path / f"run-{count}")), count, tmp_path / f"logs-{count}")
+    for count in (2, 4):
+        compare(tmp_path / f"run-{count}", tmp_path / "run-1", f"{kind}, {count} processes against one")
+
+
+@pytest.mark.parametrize("kind", list(OTHER_COMMANDS))
+def test_tables_and_gpt_name_a_killed_process_and_any_number_of_processes_continues(kind, tmp_path):
+    words = (*OTHER_COMMANDS[kind], *FREQUENT[kind])
+    finish((*words, "--run", str(tmp_path / "alone")), 1, tmp_path / "logs")
+    begun, logs = tmp_path / "begun", tmp_path / "logs-begun"
+    logs.mkdir()
+    running = start((*words, "--run", str(begun)), 2, logs)
+    end = time.monotonic() + 200
+    while time.monotonic() < end and not list((begun / "checkpoints").glob("[0-9]*")):
+        time.sleep(0.02)
+    running[1].kill()
+    found = codes(running, SECONDS)
+    assert found[0] not in (0, None) and not (begun / "result.json").exists(), found
+    assert "ask 1 heartbeat timeout" in (logs / "0.log").read_text(), (logs / "0.log").read_text()[-3000:]
+    command = OTHER_COMMANDS[kind][:1]
+    for count in (1, 2, 4):
+        run = shutil.copytree(begun, tmp_path / f"run-{count}")
+        finish((*command, "--resume", str(run), "--quiet"), count, tmp_path / f"logs-{count}")
+        compare(run, tmp_path / "alone", f"{kind}, two processes of which one was killed, continued by {count}")
 
 
 @pytest.mark.parametrize("kind", list(COMMANDS))
