@@ -168,8 +168,9 @@ def draw_meta_loss(ax: Any, records: Sequence[Mapping[str, Any]]) -> None:
         ax: matplotlib axes.
         records: the lines of a run's metrics, each with "step" and with "loss" or "eval/..." entries.
     """
-    steps, losses = zip(*[(r["step"], r["loss"]) for r in records if "loss" in r], strict=True)
-    ax.plot(steps, losses, color="0.65", linewidth=1, label="meta-training loss")
+    losses = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    if losses:
+        ax.plot(*zip(*losses, strict=True), color="0.65", linewidth=1, label="meta-training loss")
     ax.set_xlabel("outer step")
     ax.set_ylabel("meta-training loss")
     right = ax.twinx()

@@ -197,6 +197,16 @@ def test_small_products_stay_on_one_thread_where_each_core_has_a_device(monkeypa
     assert options == ({} if kept else {"xla_cpu_multi_thread_eigen": False})
 
 
+def test_the_step_is_compiled_with_the_options_of_its_mesh(monkeypatch):
+    asked = Mock(return_value={})
+    monkeypatch.setattr(outer, "_options", asked)
+    monkeypatch.setattr(outer, "_may_choose", lambda: True)
+    loop = InnerLoop(lambda theta, data, key: data, lambda theta, s, t, key, data: (s, ((theta - s) ** 2).sum(), {}))
+    mesh = jax.make_mesh((1,), (outer.AXIS,))
+    outer_loop(pes(loop, 0.1, 2, 2, 4), optax.sgd(0.1), mesh=mesh)
+    assert asked.call_args.args == (mesh,)
+
+
 def test_devices_of_other_processes_are_not_counted(monkeypatch):
     monkeypatch.setattr(outer, "_count_cores", lambda: 2)
     mesh = Mock(spec=Mesh, devices=np.array([Mock(process_index=p) for p in (0, 1, 2)]))

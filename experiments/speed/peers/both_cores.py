@@ -14,20 +14,17 @@ arrangement is a process of its own; they are started in turn, several times, an
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.suite.one_core import prepare_process as stay_on_one_core
 from metalearn.runs.progress import Progress
 
-__all__ = ["ARRANGEMENTS", "PRESETS", "BothCoresConfig", "format_result", "run", "time_steps"]
+__all__ = ["ARRANGEMENTS", "PRESETS", "BothCoresConfig", "format_result", "run"]
 
 ROOT = Path(__file__).parents[3]
 ARRANGEMENTS = ("one core", "all cores", "one device per core")
@@ -76,35 +73,13 @@ def _in_process(config: BothCoresConfig, arrangement: str) -> dict[str, dict[str
     words = [arrangement, str(config.turns), str(int(config.peer)), *config.optimizers]
     path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])  # the packages are found as they were found here
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
-    environment.pop("XLA_FLAGS", None)
-    command = [sys.executable, "-m", "experiments.speed.peers.both_cores", *words]
+    for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):  # each arrangement has its own
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "experiments.speed.peers._both_cores_worker", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise OSError(f"the process for {arrangement} failed: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def time_steps(arrangement: str, turns: int, peer: bool, optimizers: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """Seconds of the fastest step of this process, by optimizer and system. Must run before JAX starts."""
-    if arrangement == "one core":
-        stay_on_one_core()
-    import experiments.speed.peers.against_learned_optimization as both
-    from metalearn.outer import use_all_cores
-
-    if arrangement == "one device per core":
-        use_all_cores()
-    cases = [(name, both.our_case(name)) for name in optimizers]
-    if peer:
-        with contextlib.suppress(ModuleNotFoundError):
-            cases += both.peer_cases(optimizers).items()
-    found: dict[str, dict[str, float]] = {name: {} for name in optimizers}
-    for _ in range(turns):
-        for name, case in cases:
-            began = time.perf_counter()
-            case.advance()
-            seconds = time.perf_counter() - began
-            found[name][case.name] = min(seconds, found[name].get(case.name, seconds))
-    return found
 
 
 def format_result(result: dict[str, Any]) -> str:
@@ -125,8 +100,3 @@ def format_result(result: dict[str, Any]) -> str:
     if not any(len(systems) > 1 for systems in result["seconds"].values()):
         lines.append("google/learned_optimization was not timed")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    arrangement, turns, peer, *optimizers = sys.argv[1:]
-    print(json.dumps(time_steps(arrangement, int(turns), peer == "1", tuple(optimizers))))

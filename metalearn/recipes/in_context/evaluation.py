@@ -187,7 +187,7 @@ def _holds_own_data(options: EvaluationConfig, config: TrainConfig, own: str | N
 def _transfer(entry: FamilyEntry, config: TrainConfig, options: EvaluationConfig, signature: Signature) -> _Tasks:
     """Tasks over another data set."""
     assert options.data is not None and entry.transfer is not None
-    source = dataclasses.replace(config.data, source=options.data, size=options.size, pca=options.pca)
+    source = dataclasses.replace(config.data, source=options.data, size=options.size, pca=options.pca, copies=1)
     dataset = load_dataset(source, "--data", "--")
     made = entry.transfer(config.family, dataset, signature)
     return _Tasks(

@@ -10,12 +10,14 @@ updates, state = tx.update(grads, state, params, value=loss)
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import Tracer
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from metalearn.errors import RunError, UnknownNameError, unknown_name
@@ -103,15 +105,24 @@ def load(source: str | os.PathLike[str], num_steps: int | None = None, **setting
 
     Raises:
         UnknownNameError, FileNotFoundError, RunError: as in `read`.
-        ValueError: the optimizer needs `num_steps`, or theta does not fit the settings.
+        ValueError: the optimizer needs `num_steps`, or it is no whole number from 1; the learning rate is negative or
+            no number; or theta does not fit the settings.
         TypeError: the optimizer has no such setting.
     """
+    _check_numbers(num_steps, settings.get("learning_rate"))
     trained = read(source)
     optimizer = trained.optimizer
     if settings:
         optimizer = make(trained.name, **(_lists_to_tuples(trained.card["optimizer"]["settings"]) | settings))
     transform = optimizer.transform(trained.theta, num_steps)
     return watch_horizon(transform, os.fspath(source), trained.horizon, num_steps)
+
+
+def _check_numbers(num_steps: Any, rate: Any) -> None:
+    if num_steps is not None and not isinstance(num_steps, Tracer) and not (num_steps >= 1 and num_steps % 1 == 0):
+        raise ValueError(f"num_steps must be a whole number from 1, got {num_steps!r}")
+    if isinstance(rate, str) or (isinstance(rate, int | float) and not 0 <= rate < math.inf):
+        raise ValueError(f"learning_rate must be a finite number from 0 or a schedule of optax, got {rate!r}")
 
 
 def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
@@ -127,6 +138,8 @@ def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
         RunError: the file is damaged or holds something else, or the run has not finished.
     """
     path = Path(source)
+    if not str(source):
+        raise unknown_name("meta-trained optimizer", "", shipped(), or_path=True)
     if str(source) in shipped():
         path = SHIPPED / f"{source}.safetensors"
     elif path.is_dir():
@@ -135,9 +148,10 @@ def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
             raise RunError(f"{source} has no theta.safetensors: its run has not finished, resume it first")
     elif path.suffix != ".safetensors" and not path.is_file():
         if str(source) in names():
-            kin = [name for name in shipped() if name.startswith(f"{source}-")] or shipped()
+            kin = [name for name in shipped() if read(name).name == str(source)]
+            instead = f"but {', '.join(kin)} is" if kin else f"only {', '.join(shipped())}"
             raise UnknownNameError(
-                f"no meta-trained {source} is shipped, but {', '.join(kin)}: `optimizers.make({str(source)!r})` "
+                f"nothing meta-trained is shipped as {source}, {instead}: `optimizers.make({str(source)!r})` "
                 f"makes the learned optimizer, and `metalearn train-optimizer {source}` meta-trains it"
             )
         raise unknown_name("meta-trained optimizer", str(source), shipped(), or_path=True)

@@ -130,6 +130,8 @@ def load(
     """
     _check_count("size", size)
     _check_count("pca", pca)
+    if copies is None:
+        raise ValueError("copies must be an integer of at least 1, got None")
     _check_count("copies", copies)
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")

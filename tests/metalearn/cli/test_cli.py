@@ -16,7 +16,7 @@ from metalearn.cli import plot
 from metalearn.cli.main import main
 from metalearn.cli.train import parse
 from metalearn.errors import RunError
-from metalearn.pictures import draw_training, new_figure
+from metalearn.pictures import draw_meta_loss, draw_training, new_figure
 from metalearn.recipes.driving import compile_outer_loop, initial_state
 from metalearn.recipes.in_context import config as configs
 from metalearn.recipes.in_context.build import load_data, prepare, read_theta
@@ -90,6 +90,16 @@ def test_evaluate_on_other_data_with_fewer_features_and_classes(trained, capsys)
     written = json.loads((trained / f"{stem}.json").read_text())
     options = {"size": None, "pca": None, "identity": False, "average": 1, "tasks": 3, "sequences": 2, "seed": 0}
     assert options.items() <= written.items() and options.items() <= result.items()
+
+
+def test_copies_belong_to_the_images_of_meta_training_alone(trained, capsys, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    values = json.loads((folder / "config.json").read_text())
+    values["config"]["data"]["copies"] = 3
+    (folder / "config.json").write_text(json.dumps(values))
+    words = ("--tasks", 2, "--sequences", 1, "--references", "1nn")
+    status, _, err = run(capsys, "evaluate", folder, "--data", "iris", *words)
+    assert status == 0, err
 
 
 def test_evaluate_on_other_data_does_not_need_those_of_the_run(trained, capsys, tmp_path):
@@ -183,7 +193,7 @@ def test_plot_knows_what_an_unfinished_run_is_scored_by(trained, capsys, tmp_pat
 @pytest.mark.parametrize("finished", [True, False])
 def test_plot_draws_runs_without_learning_curves_too(finished, capsys, tmp_path):
     """Such as those of optimizers and of learners of tables, whose configurations have a kind."""
-    written = {"config": {"kind": "optimizer"}, "free": [], "environments": [{}], "format": 1, "seed": 0}
+    written = {"config": {"kind": "tables"}, "free": [], "environments": [{}], "format": 1, "seed": 0}
     (tmp_path / "config.json").write_text(json.dumps(written))
     lines = [{"step": 1, "loss": 0.9}, {"step": 2, "loss": 0.7}, {"step": 2, "eval/real_log_loss": 0.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -192,6 +202,20 @@ def test_plot_draws_runs_without_learning_curves_too(finished, capsys, tmp_path)
     status, _, err = run(capsys, "plot", tmp_path)
     assert status == 0, err
     assert (tmp_path / "training.png").stat().st_size > 10_000
+
+
+def test_the_picture_of_a_meta_loss_has_every_loss_of_evaluations_and_stands_missing_ones():
+    lines = [{"step": 1, "loss": 0.9}, {"step": 2, "loss": 0.7}, {"step": 2, "eval/real_log_loss": 0.5, "eval/x": 1.0}]
+    for records, names in (
+        (lines, ["meta-training loss", "evaluation, real log loss"]),
+        (lines[2:], ["evaluation, real log loss"]),
+    ):
+        _, [left] = new_figure()
+        draw_meta_loss(left, records)
+        legend = left.get_legend()
+        assert legend is not None and [text.get_text() for text in legend.get_texts()] == names
+        [right] = [ax for ax in left.figure.axes if ax is not left]
+        assert [list(map(float, line.get_xydata()[0])) for line in right.get_lines()] == [[2.0, 0.5]]
 
 
 def test_list_names_everything(capsys):

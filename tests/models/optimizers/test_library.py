@@ -114,10 +114,31 @@ def test_only_what_was_measured_on_unseen_tasks_has_a_plain_name():
 
 
 def test_names_of_earlier_versions_say_what_they_are_called_now():
-    with pytest.raises(UnknownNameError, match=r"no meta-trained star is shipped, but star-digits-500: .*make"):
+    with pytest.raises(UnknownNameError, match=r"is shipped as star, but star-digits-500 is: .*make"):
         optimizers.load("star")
-    with pytest.raises(UnknownNameError, match="no meta-trained celo is shipped, but compass, lstm-log-digits-100, "):
-        optimizers.load("celo")
+    for name in ("celo", "lstm"):
+        with pytest.raises(UnknownNameError, match=f"is shipped as {name}, only compass, lstm-log-digits-100, "):
+            optimizers.load(name)
+
+
+@pytest.mark.unchecked_types
+@pytest.mark.parametrize("wrong", [0, -3, 10.5, float("nan"), float("inf")])
+def test_numbers_of_steps_that_are_none_are_refused(wrong):
+    with pytest.raises(ValueError, match="num_steps must be a whole number from 1, got"):
+        optimizers.load("compass", wrong)
+    optimizers.load("compass", np.int32(10))
+    jax.jit(lambda n: optimizers.load("compass", n).init(jnp.ones(2)))(10)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf"), "fast"])
+def test_learning_rates_that_are_none_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match="learning_rate must be a finite number from 0 or a schedule of optax, got"):
+        optimizers.load("compass", 10, learning_rate=wrong)
+
+
+def test_an_empty_name_is_a_name_and_no_place():
+    with pytest.raises(UnknownNameError, match="meta-trained optimizer ''"):
+        optimizers.load("")
 
 
 @pytest.mark.parametrize("trainings", [None, 2])

@@ -96,10 +96,14 @@ def test_rows_without_height_and_width_have_no_copies(source):
         load(source, copies=2)
 
 
+@pytest.mark.unchecked_types
 def test_the_option_is_handed_on_and_errors_name_it():
     assert len(load_dataset(DataConfig("digits", copies=2)).train.labels) == 2 * 1400
     with pytest.raises(ValueError, match=re.escape("--data.copies 2 needs images")):
         load_dataset(DataConfig("iris", copies=2))
+    for wrong in (None, 0):
+        with pytest.raises(ValueError, match="copies must be an integer of at least 1"):
+            load("digits", copies=wrong)
 
 
 def test_a_run_from_before_there_were_copies_has_the_same_configuration():

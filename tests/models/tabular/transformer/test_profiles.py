@@ -36,6 +36,15 @@ def test_only_as_many_components_as_a_profile_has_numbers_are_compared():
     assert not says_more(noise[:, :PROFILED], weak, ys)
 
 
+def test_chance_does_not_decide_where_classes_have_few_rows():
+    rng, shown = np.random.default_rng(0), {}
+    for rows in (12, 39, 40):
+        xs, ys = rng.uniform(size=(rows, 40)), np.arange(rows) % 10
+        xs[:, :] = xs * (1 + ys[:, None])  # classes are apart in how large their values are
+        shown[rows] = any(view.profiled for view in _draw(xs, ys))
+    assert shown == {12: False, 39: False, 40: True}
+
+
 @pytest.mark.parametrize("columns", [64, 20])
 def test_rows_that_differ_in_their_values_have_profiles_behind_their_components(columns):
     xs, ys = _images()
