@@ -188,9 +188,7 @@ def draw_meta_loss(ax: Any, records: Sequence[Mapping[str, Any]]) -> None:
     ax.legend(lines, labels, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
-def draw_training(
-    ax: Any, records: Sequence[Mapping[str, Any]], chance: float | None, measure: str, last: int = 10
-) -> None:
+def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float | None, measure: str, last: int) -> None:
     """Draw the meta-training of a learner: the loss of every logged step, and the scores of the evaluations.
 
     Args:

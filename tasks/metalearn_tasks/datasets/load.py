@@ -128,10 +128,9 @@ def load(
         DataNotPreparedError: the data set is not on this machine; the message has the command that prepares it.
         ValueError: arguments or arrays out of range; the message says what was got and what would be right.
     """
-    _check_count("size", size)
-    _check_count("pca", pca)
-    if copies is None:
-        raise ValueError("copies must be an integer of at least 1, got None")
+    for count_name, count in (("size", size), ("pca", pca)):
+        if count is not None:
+            _check_count(count_name, count, ", or None")
     _check_count("copies", copies)
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
@@ -174,9 +173,9 @@ def load(
     return Dataset(name, _make_split(x, y), _make_split(x_test, y_test), classes, shape, origin)
 
 
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
-        raise ValueError(f"{name} must be an integer of at least 1, or None, got {value!r}")
+def _check_count(name: str, value: Any, otherwise: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1{otherwise}, got {value!r}")
 
 
 def _read_source(source: Any, size: int | None, data_dir: Any, seed: int) -> tuple[str, dict[str, tuple[Any, Any]]]:

@@ -204,7 +204,7 @@ def test_plot_draws_runs_without_learning_curves_too(finished, capsys, tmp_path)
     assert (tmp_path / "training.png").stat().st_size > 10_000
 
 
-def test_the_picture_of_a_meta_loss_has_every_loss_of_evaluations_and_stands_missing_ones():
+def test_the_picture_of_a_meta_loss_has_every_loss_of_evaluations_and_may_lack_those_of_training():
     lines = [{"step": 1, "loss": 0.9}, {"step": 2, "loss": 0.7}, {"step": 2, "eval/real_log_loss": 0.5, "eval/x": 1.0}]
     for records, names in (
         (lines, ["meta-training loss", "evaluation, real log loss"]),

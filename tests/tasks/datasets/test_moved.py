@@ -102,7 +102,7 @@ def test_the_option_is_handed_on_and_errors_name_it():
     with pytest.raises(ValueError, match=re.escape("--data.copies 2 needs images")):
         load_dataset(DataConfig("iris", copies=2))
     for wrong in (None, 0):
-        with pytest.raises(ValueError, match="copies must be an integer of at least 1"):
+        with pytest.raises(ValueError, match=f"copies must be an integer of at least 1, got {wrong}"):
             load("digits", copies=wrong)
 
 
