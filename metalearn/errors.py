@@ -65,7 +65,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], or_path: bool = Fal
         or_path: a path would have been right too.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    spelt = {known.casefold(): known for known in names}
+    near = [spelt[match] for match in difflib.get_close_matches(name.casefold(), spelt, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     path = ", and there is no such file or folder" if or_path else ""
     return UnknownNameError(f"unknown {kind} {name!r}{path}.{hint} Known: {', '.join(names)}.")

@@ -82,6 +82,8 @@ def load(source: str | os.PathLike[str]) -> TrainedLearner:
     path = Path(source)
     if str(source) in shipped():
         return _read(_SHIPPED / f"{source}.safetensors")
+    if not str(source):  # the path of nothing is the present folder
+        raise unknown_name("weights", "", shipped(), or_path=True)
     if path.is_dir():
         weights = path / "theta.safetensors"
         if not weights.exists():

@@ -55,7 +55,7 @@ def load(source: str | os.PathLike[str], **parameters: float | str) -> SymbolicL
         return HANDMADE[name](**parameters)
     if name in shipped():
         file = SHIPPED / f"{name}.json"
-    elif name.endswith(".json") or Path(name).exists():
+    elif name and (name.endswith(".json") or Path(name).exists()):
         file = Path(name) / "loss.json" if Path(name).is_dir() else Path(name)
     else:
         raise unknown_name("loss", name, names(), or_path=True)

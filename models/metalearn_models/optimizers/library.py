@@ -152,7 +152,7 @@ def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
             instead = f"but {', '.join(kin)} is" if kin else f"only {', '.join(shipped())}"
             raise UnknownNameError(
                 f"nothing meta-trained is shipped as {source}, {instead}: `optimizers.make({str(source)!r})` "
-                f"makes the learned optimizer, and `metalearn train-optimizer {source}` meta-trains it"
+                f"makes it as it is before any meta-training, and `metalearn train-optimizer {source}` meta-trains it"
             )
         raise unknown_name("meta-trained optimizer", str(source), shipped(), or_path=True)
     arrays, card = load_weights(path)

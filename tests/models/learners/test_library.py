@@ -75,6 +75,8 @@ def test_damaged_or_unknown_weights_are_refused(tmp_path):
             learners.load(path)
     with pytest.raises(UnknownNameError, match=f"Did you mean '{NAME}'"):
         learners.load("digits-synthetic")
+    with pytest.raises(UnknownNameError, match="unknown weights ''"):  # and not the present folder
+        learners.load("")
     with pytest.raises(FileNotFoundError):
         learners.load(str(tmp_path / "none.safetensors"))
     with pytest.raises(RunError, match=r"holds no theta\.safetensors.*train --resume"):

@@ -266,6 +266,10 @@ def test_unknown_losses_and_parameters():
         UnknownNameError, match=r"unknown loss 'focl', and there is no such file or folder. Did you mean 'focal'"
     ):
         metalearn_models.losses.load("focl")
+    with pytest.raises(UnknownNameError, match="Did you mean 'gce'"):
+        metalearn_models.losses.load("GCE")
+    with pytest.raises(UnknownNameError, match="unknown loss ''"):  # and not the present folder
+        metalearn_models.losses.load("")
     with pytest.raises(TypeError, match="the loss robust-regression has the parameters scale, got gamma"):
         metalearn_models.losses.load("robust-regression", gamma=1.0)
     with pytest.raises(TypeError, match="gama"):

@@ -8,9 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from metalearn_models import optimizers
-from tests.models.optimizers.conformance_cases import NAMES, STEPS, WRAPPERS, forms, make, params, theta, update
+from tests.models.optimizers.conformance_cases import (
+    NAMES,
+    PER_LAYER,
+    STEPS,
+    WRAPPERS,
+    forms,
+    make,
+    params,
+    theta,
+    update,
+)
 
 
 def _traced(tx, tree, steps=2):
@@ -111,6 +122,40 @@ def test_wrappers_of_optax_go_around_it(name):
         optax.masked(make(name), jax.tree.map(lambda x: x.ndim == 2, tree)),
     ):
         _expect_updates_like(tree, _traced(wrapped, tree)[1])
+
+
+class Model(nnx.Module):
+    """One parameter of each rank, and one without entries."""
+
+    def __init__(self):
+        self.matrix, self.vector = nnx.Param(jnp.ones((3, 2))), nnx.Param(jnp.ones(2))
+        self.scalar, self.empty = nnx.Param(jnp.float32(1)), nnx.Param(jnp.zeros((0, 2)))
+
+
+LOST_BY_NNX = tuple(name for name in PER_LAYER if name != "natural-gradient")
+"""`nnx.Optimizer` makes a mapping of any tuple below the parameters, and they keep one per layer there."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in LOST_BY_NNX])
+def test_nnx_optimizers_keep_its_state_from_one_program_to_the_next(name):
+    """`nnx.jit` takes objects apart and puts them together again."""
+    tx = make(name)
+    complete = optax.GradientTransformationExtraArgs(tx.init, lambda g, state, p: update(tx, g, state, p))
+
+    def two_steps():
+        model = Model()
+        optimizer = nnx.Optimizer(model, complete, wrt=nnx.Param)
+        steps, states = [], []
+        for _ in range(2):
+            model, optimizer = nnx.merge(*nnx.split((model, optimizer)))
+            steps.append(optimizer.update(model, nnx.state(model, nnx.Param)))
+            states.append(nnx.split(optimizer)[1])
+        return steps, states
+
+    with jax.numpy_dtype_promotion("standard"):
+        steps, states = jax.eval_shape(two_steps)
+    assert forms(steps[0]) == forms(steps[1]) == forms(nnx.as_pure(nnx.state(Model(), nnx.Param)))
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1]) and forms(states[0]) == forms(states[1])
 
 
 @pytest.mark.parametrize("name", optimizers.names())

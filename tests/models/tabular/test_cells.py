@@ -131,6 +131,8 @@ def test_unknown_weights_name_both_libraries(weights):
     X, y = _table(20)
     with pytest.raises(UnknownNameError, match="digits-synthetic-16x10"):
         InContextClassifier("digits-synthetic-16x1").fit(X, y)
+    with pytest.raises(UnknownNameError, match="unknown weights ''"):  # and not the present folder
+        load("")
     with pytest.raises(FileNotFoundError):
         InContextClassifier(weights + "x.safetensors").fit(X, y)
 

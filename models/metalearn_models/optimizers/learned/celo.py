@@ -29,7 +29,7 @@ from metalearn_models.optimizers.contract import (
     require_params,
 )
 from metalearn_models.optimizers.frame import hold_still, transformation
-from metalearn_models.optimizers.learned.parts.celo_rule import FEATURES, apply_rule, start_memory
+from metalearn_models.optimizers.learned.parts.celo_rule import FEATURES, TensorMemory, apply_rule, start_memory
 from metalearn_models.optimizers.learned.parts.per_tensor import LSTMState, linear, lstm_step, repeat_state, zero_state
 
 __all__ = ["CeloSchedule", "CeloState", "CeloTheta", "LossMeans", "celo"]
@@ -90,13 +90,13 @@ class CeloState(NamedTuple):
     """What the optimizer remembers: about four times the parameters, and 2 H + 21 numbers.
 
     Attributes:
-        tensors: like params, with one `TensorMemory` per tensor.
+        tensors: a `TensorMemory` whose entries are like params, with those of every tensor.
         lstm: state of the schedule's LSTM, one row.
         losses: running means of the loss.
         step: number of updates so far.
     """
 
-    tensors: Any
+    tensors: TensorMemory
     lstm: LSTMState
     losses: LossMeans
     step: Int[Array, ""]
@@ -148,7 +148,8 @@ def celo(
         loss_decays = jnp.exp(-1 / jnp.logspace(1, jnp.log10(length), LOSS_MEANS, dtype=jnp.float32))
 
         def start(params: optax.Params) -> CeloState:
-            tensors = jax.tree.map(start_memory, params)
+            leaves, tree = jax.tree.flatten(params)
+            tensors = _gather(tree, [start_memory(p) for p in leaves])
             losses = LossMeans(jnp.zeros(LOSS_MEANS, jnp.float32), jnp.full(LOSS_MEANS, 999999999999.0, jnp.float32))
             return CeloState(tensors, repeat_state(theta.schedule.start, 1), losses, jnp.int32(0))
 
@@ -165,18 +166,23 @@ def celo(
                 _progress(losses, loss_decays, state.step),
             ]
             multiplier, lstm = _schedule(theta.schedule, jnp.concatenate(inputs)[None], state.lstm)
-            steps, tensors = [], []
-            for p, g, memory in zip(leaves, *map(tree.flatten_up_to, (updates, state.tensors)), strict=True):
-                (direction, magnitude), memory = apply_rule(theta.rule, float32(g), float32(p), memory)
+            steps, memories = [], []
+            for p, g, *held in zip(leaves, *map(tree.flatten_up_to, (updates, *state.tensors)), strict=True):
+                (direction, magnitude), memory = apply_rule(theta.rule, float32(g), float32(p), TensorMemory(*held))
                 size = jnp.sqrt(jnp.square(float32(p)).mean() + 1e-9)
                 step = -multiplier * step_size * size * direction * jnp.exp(exponent * magnitude)
                 steps.append(hold_still(step, g, memory.momenta).astype(p.dtype))
-                tensors.append(memory)
-            return tree.unflatten(steps), CeloState(tree.unflatten(tensors), lstm, losses, state.step + 1)
+                memories.append(memory)
+            return tree.unflatten(steps), CeloState(_gather(tree, memories), lstm, losses, state.step + 1)
 
         return transformation(theta, start, update)
 
     return LearnedOptimizer(init, transform)
+
+
+def _gather(tree: Any, memories: list[TensorMemory]) -> TensorMemory:
+    """The memories of all tensors as one, of trees: `nnx.Optimizer` keeps no other structure below the parameters."""
+    return TensorMemory(*(tree.unflatten([m[i] for m in memories]) for i in range(len(TensorMemory._fields))))
 
 
 def _follow(losses: LossMeans, decays: Float[Array, "10"], step: Int[Array, ""], loss: Float[Array, ""]) -> LossMeans:

@@ -29,7 +29,7 @@ from metalearn_models.optimizers.learned.parts.fused import products
 from metalearn_models.optimizers.orthogonal import normalise
 from metalearn_models.optimizers.orthogonal import orthogonalise as orthogonalise_matrix
 
-__all__ = ["FEATURES", "CompassState", "CompassTheta", "TensorMemory", "compass", "raw_compass", "scale_by_compass"]
+__all__ = ["FEATURES", "CompassState", "CompassTheta", "compass", "raw_compass", "scale_by_compass"]
 
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
 SECOND_MOMENT_DECAY = 0.95
@@ -60,31 +60,23 @@ class CompassTheta(NamedTuple):
     output: Float[Array, "H"]
 
 
-class TensorMemory(NamedTuple):
-    """What is remembered of one tensor of shape S; nothing is bias-corrected.
+class CompassState(NamedTuple):
+    """What the optimizer remembers: about four times the parameters, and a counter. Nothing is bias-corrected.
+
+    Each attribute but `step` is like params: `nnx.Optimizer` keeps no other structure below the parameters.
 
     Attributes:
         momenta: one per decay.
         second_moment: mean square gradient of each entry.
-        rows: the mean of that over the second largest axis; of a vector or scalar, None.
+        rows: per tensor, the mean of that over the second largest axis; for a vector or scalar, None.
         columns: the same over the largest axis.
-    """
-
-    momenta: tuple[Float[Array, "*S"], Float[Array, "*S"], Float[Array, "*S"]]
-    second_moment: Float[Array, "*S"]
-    rows: Float[Array, "*R"] | None
-    columns: Float[Array, "*C"] | None
-
-
-class CompassState(NamedTuple):
-    """What the optimizer remembers: about four times the parameters, and a counter.
-
-    Attributes:
-        tensors: like params, with one `TensorMemory` per tensor.
         step: number of updates so far.
     """
 
-    tensors: Any
+    momenta: tuple[Any, Any, Any]
+    second_moment: Any
+    rows: Any
+    columns: Any
     step: Int[Array, ""]
 
 
@@ -174,7 +166,9 @@ def _transform_directions(
     theta: CompassTheta, shape: Callable[[Array], Array]
 ) -> optax.GradientTransformationExtraArgs:
     def start(params: optax.Params) -> CompassState:
-        return CompassState(jax.tree.map(_start_tensor, params), jnp.int32(0))
+        leaves, tree = jax.tree.flatten(params)
+        memories = [_start_tensor(p) for p in leaves]
+        return _gather(tree, memories, jnp.int32(0))
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
@@ -182,40 +176,57 @@ def _transform_directions(
         del params, extra
         leaves, tree = jax.tree.flatten(updates)
         count = (state.step + 1).astype(jnp.float32)
-        results = []
-        for g, memory in zip(leaves, tree.flatten_up_to(state.tensors), strict=True):
-            direction, memory = _update_tensor(theta, read_gradient(g), memory, count)
-            results.append((shape(direction).astype(g.dtype), memory))
-        updates, tensors = (tree.unflatten([r[i] for r in results]) for i in range(2))
-        return updates, CompassState(tensors, state.step + 1)
+        held = (*state.momenta, state.second_moment, state.rows, state.columns)
+        directions, memories = [], []
+        for g, *memory in zip(leaves, *map(tree.flatten_up_to, held), strict=True):
+            direction, new = _update_tensor(theta, read_gradient(g), _TensorMemory(*memory), count)
+            directions.append(shape(direction).astype(g.dtype))
+            memories.append(new)
+        return tree.unflatten(directions), _gather(tree, memories, state.step + 1)
 
     return transformation(theta, start, update)
 
 
-def _start_tensor(p: Float[Array, "*S"]) -> TensorMemory:
-    zeros = [jnp.zeros_like(p, jnp.float32) for _ in range(4)]
-    _, rows, columns = _squares(zeros[0])
-    return TensorMemory((zeros[0], zeros[1], zeros[2]), zeros[3], rows, columns)
+class _TensorMemory(NamedTuple):
+    """What is remembered of one tensor of shape S."""
+
+    fast: Float[Array, "*S"]
+    middle: Float[Array, "*S"]
+    slow: Float[Array, "*S"]
+    second_moment: Float[Array, "*S"]
+    rows: Float[Array, "*R"] | None
+    columns: Float[Array, "*C"] | None
+
+
+def _gather(tree: Any, memories: list[_TensorMemory], step: Array) -> CompassState:
+    fast, middle, slow, second, rows, columns = (tree.unflatten([m[i] for m in memories]) for i in range(6))
+    return CompassState((fast, middle, slow), second, rows, columns, step)
+
+
+def _start_tensor(p: Float[Array, "*S"]) -> _TensorMemory:
+    fast, middle, slow, second = (jnp.zeros_like(p, jnp.float32) for _ in range(4))
+    return _TensorMemory(fast, middle, slow, *_squares(second))
 
 
 def _update_tensor(
-    theta: CompassTheta, g: Float[Array, "*S"], memory: TensorMemory, count: Array
-) -> tuple[Float[Array, "*S"], TensorMemory]:
+    theta: CompassTheta, g: Float[Array, "*S"], memory: _TensorMemory, count: Array
+) -> tuple[Float[Array, "*S"], _TensorMemory]:
     """Direction, of any length, and new memory of one tensor: elementwise, so that it compiles to one loop over it.
 
     A parameter whose gradients have all been 0 holds still by itself: its features are 0, and nothing has a bias.
     """
-    momenta = [d * m + (1 - d) * g for d, m in zip(MOMENTUM_DECAYS, memory.momenta, strict=True)]
+    fast, middle, slow = (d * m + (1 - d) * g for d, m in zip(MOMENTUM_DECAYS, memory[:3], strict=True))
     square, by_row, by_column = _squares(g)
     second = SECOND_MOMENT_DECAY * memory.second_moment + (1 - SECOND_MOMENT_DECAY) * square
     rows, columns = _average(memory.rows, by_row), _average(memory.columns, by_column)
     *unbias, scale = (-1 / jnp.expm1(count * math.log(d)) for d in (*MOMENTUM_DECAYS, SECOND_MOMENT_DECAY))
     by_factors, mean = _inverse_roots(second, rows, columns, scale)
-    features = _features(g, [m * u for m, u in zip(momenta, unbias, strict=True)], second * scale, mean, by_factors)
+    momenta = [m * u for m, u in zip((fast, middle, slow), unbias, strict=True)]
+    features = _features(g, momenta, second * scale, mean, by_factors)
     units = [jnp.clip(u, -1, 1) for u in products(features, theta.hidden)]
     weights = jnp.concatenate([theta.direct, theta.output])[:, None]
     direction = products([*features, *units], weights)[0]
-    return direction, TensorMemory((momenta[0], momenta[1], momenta[2]), second, rows, columns)
+    return direction, _TensorMemory(fast, middle, slow, second, rows, columns)
 
 
 def _squares(g: Float[Array, "*S"]) -> tuple[Array, Array | None, Array | None]:

@@ -53,6 +53,8 @@ def load(source: str | os.PathLike[str]) -> TrainedTables:
     path = Path(source)
     if str(source) in shipped():
         path = _SHIPPED / f"{source}.safetensors"
+    elif not str(source):  # the path of nothing is the present folder
+        raise unknown_name("weights", "", shipped(), or_path=True)
     elif path.is_dir():
         path = path / "theta.safetensors"
         if not path.exists():
