@@ -101,7 +101,7 @@ def _explain(error: Exception) -> str | None:
     """A sentence for errors of JAX and NumPy that a user can do something about; None: the error is a fault of ours."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         first = str(error).partition("\n")[0][:200]
-        return f"out of memory ({first}): lower --batch or the sizes of what is trained"
+        return f"out of memory ({first}): lower --batch, --data.copies or the sizes of what is trained"
     platforms = os.environ.get("JAX_PLATFORMS", "")
     reason = str(error).partition(" (set JAX")[0]
     if "Unable to initialize backend" not in reason:
