@@ -8,6 +8,8 @@ from metalearn_models.optimizers.contract import LearnedOptimizer as LearnedOpti
 from metalearn_models.optimizers.contract import first_order as first_order
 from metalearn_models.optimizers.learned.celo import celo as celo
 from metalearn_models.optimizers.learned.celo_published import celo_theta as celo_theta
+from metalearn_models.optimizers.learned.compass import compass as compass
+from metalearn_models.optimizers.learned.compass import scale_by_compass as scale_by_compass
 from metalearn_models.optimizers.learned.component_rnn import component_cell as component_cell
 from metalearn_models.optimizers.learned.component_rnn import component_rnn as component_rnn
 from metalearn_models.optimizers.learned.dmd import dmd_lstm as dmd_lstm
@@ -52,6 +54,7 @@ __all__ = [
     "TrainedOptimizer",
     "celo",
     "celo_theta",
+    "compass",
     "component_cell",
     "component_rnn",
     "dmd_lstm",
@@ -79,6 +82,7 @@ __all__ = [
     "rnn_mlp",
     "rnnprop",
     "save",
+    "scale_by_compass",
     "setting_descriptions",
     "shipped",
     "slow_weights",
