@@ -21,8 +21,9 @@ FORMULAS = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "identity": lam
 
 def test_every_feedforward_cell_is_its_formula():
     net = feedforward_cell(5, 3, nodes=3, width=4)
-    params = net.init(KEY)._replace(biases=jax.random.normal(KEY, (3, 4)), bias=jnp.arange(3.0))
-    x, codes = jax.random.normal(jax.random.key(1), (2, 5)), net.space.enumerate()
+    rng, codes = np.random.default_rng(0), net.space.enumerate()
+    biases, x = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 4), (2, 5)))
+    params = jax.jit(net.init)(KEY)._replace(biases=biases, bias=jnp.arange(3.0))
     found = jax.jit(jax.vmap(net.apply, (0, None, None)))(codes, params, x)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     for code, logits in zip(codes, np.asarray(found), strict=True):
@@ -39,8 +40,8 @@ def test_every_feedforward_cell_is_its_formula():
 @pytest.fixture(scope="module")
 def problem():
     net = feedforward_cell(5, 3, nodes=2, width=4)
-    x = jax.random.normal(KEY, (30, 5))
-    examples = Examples(x, jnp.argmax(x[:, :3], -1).astype(jnp.int32))
+    x = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+    examples = Examples(jnp.asarray(x), jnp.asarray(x[:, :3].argmax(-1), jnp.int32))
     return net, SearchData(examples, examples)
 
 
@@ -50,7 +51,9 @@ def test_alone_or_among_others_a_cell_learns_the_same(problem):
     codes = jnp.asarray(net.space.enumerate())
     thetas = Candidate(codes, jnp.full(len(codes), 0.3))
     together = random_search(search, thetas, data, KEY, (20,))
-    alone = random_search(search, jax.tree.map(lambda x: x[3:5], thetas), data, KEY, (20,), chunk=1)
+    alone = random_search(
+        search, jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[3:5]), thetas), data, KEY, (20,), chunk=1
+    )
     np.testing.assert_allclose(np.asarray(alone.scores), np.asarray(together.scores)[:, 3:5], atol=0.04)
     for few, many in zip(jax.tree.leaves(alone.states), jax.tree.leaves(together.states), strict=True):
         np.testing.assert_allclose(few, many[3:5], rtol=1e-3, atol=1e-4)
@@ -60,7 +63,7 @@ def test_alone_or_among_others_a_cell_learns_the_same(problem):
 def test_a_step_moves_only_the_weights_that_the_architecture_reads(problem):
     net, data = problem
     search = classification_search(net, batch=8)
-    before = net.init(KEY)
+    before = jax.jit(net.init)(KEY)
     step = jax.jit(search.loop.step)
     code = net.space.read(dict.fromkeys(["node 1 input", "node 2 input"], "stem")
                           | dict.fromkeys(["node 1 operation", "node 2 operation"], "tanh"))  # fmt: skip
@@ -76,7 +79,7 @@ def sigmoid(x):
 
 def test_recurrent_cells_are_their_formulas():
     net = recurrent_cell(6, nodes=3, width=4)
-    params, x = net.init(KEY), jax.random.randint(KEY, (2, 5), 0, 6)
+    params, x = jax.jit(net.init)(KEY), jnp.asarray(np.random.default_rng(0).integers(0, 6, (2, 5)), jnp.int32)
     codes = net.space.draw(jax.random.key(2), 12)
     found = jax.jit(jax.vmap(net.apply, (0, None, None)))(codes, params, x)
     p, formulas = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params), {**FORMULAS, "sigmoid": sigmoid}

@@ -23,7 +23,7 @@ from metalearn_tasks.objectives.objective import draw_start
 from metalearn_tasks.objectives.training import training_loop
 
 SHAPE = (6, 5, 2)
-UNTRAINED = feature_maps(conv(SHAPE, (3, 4), 2).init(jax.random.key(0)))
+UNTRAINED = feature_maps(jax.jit(conv(SHAPE, (3, 4), 2).init)(jax.random.key(0)))
 untrained = jax.jit(UNTRAINED)
 untrained_targets = jax.jit(partial(style_targets, UNTRAINED), static_argnums=2)
 
@@ -75,7 +75,7 @@ def test_the_loss_is_that_of_gatys_with_sums_written_out():
 
 def test_gradients_are_those_of_finite_differences():
     with jax.enable_x64(True):
-        layers = conv(SHAPE, (3, 4), 2).init(jax.random.key(0))
+        layers = jax.jit(conv(SHAPE, (3, 4), 2).init)(jax.random.key(0))
         features = feature_maps(jax.tree.map(lambda x: x.astype(jnp.float64), layers))
         content, style, image = (images(1, seed=s).astype(jnp.float64) for s in range(3))
         objective = neural_style(features, SHAPE, roughness_weight=0.1)

@@ -63,7 +63,7 @@ def _constant(value):
 
 def test_the_loss_falls_monotonically_under_a_guard_that_descends():
     optimizer = mlp_optimizer(step_size=0.2)
-    learned = optimizer.transform(optimizer.init(jax.random.key(2)))
+    learned = optimizer.transform(jax.jit(optimizer.init)(jax.random.key(2)))
     _, alone, _ = _train(learned, 60)
     assert (np.diff(alone) > 0).any()
     _, losses, state = _train(lgl2o(learned, optax.sgd(0.05)), 60)
@@ -80,7 +80,7 @@ def test_the_final_loss_is_at_most_that_of_the_better_part(name, noise, fresh, r
         "adam": optax.adam(0.1),
         "slow": optax.sgd(0.001),
         "diverging": optax.sgd(3.0),
-        "untrained": untrained.transform(untrained.init(jax.random.key(1))),
+        "untrained": untrained.transform(jax.jit(untrained.init)(jax.random.key(1))),
     }[name]
     guard = GUARD
     ends = [_train(part, 200, noise)[1][-50:].mean() for part in (learned, guard)]
@@ -218,7 +218,7 @@ def test_memory_that_is_not_finite_starts_afresh():
 
 def test_a_guarded_learned_optimizer_has_the_same_theta_and_passes_on_what_update_gets():
     optimizer = guard_optimizer(mlp_optimizer(), lambda learned: lgl2o(learned, optax.polyak_sgd()))
-    theta, expected = (o.init(jax.random.key(0)) for o in (optimizer, mlp_optimizer()))
+    theta, expected = (jax.jit(o.init)(jax.random.key(0)) for o in (optimizer, mlp_optimizer()))
     jax.tree.map(np.testing.assert_array_equal, theta, expected)
     params = _params()
     transform = optimizer.transform(theta, 10)

@@ -13,25 +13,22 @@ def _updates(shape, monkeypatch, block):
     monkeypatch.setattr(fused, "BLOCK", block)
     rng = np.random.default_rng(0)
     optimizer = star((2,))  # blocks are cut in the same way for any network
-    theta = jax.tree.map(
-        lambda x: x + 0.3 * jnp.asarray(rng.normal(size=x.shape), x.dtype), optimizer.init(jax.random.key(0))
-    )
-    theta = theta._replace(
-        momentum=0.1 * theta.momentum, second_moment=0.1 * theta.second_moment, factored=0.1 * theta.factored
-    )
-    transform = optimizer.transform(theta)
+    shapes = jax.eval_shape(optimizer.init, jax.random.key(0))
+    theta = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes)
+    small = {name: 0.1 * getattr(theta, name) for name in ("momentum", "second_moment", "factored")}
+    transform = optimizer.transform(theta._replace(**small))
     params = jnp.asarray(rng.normal(size=shape), jnp.float32)
-    state, found = transform.init(params), []
-    update = jax.jit(transform.update)
-    for _ in range(2):
-        step, state = update(jnp.asarray(rng.normal(size=shape), jnp.float32), state, params)
-        found.append(step)
-    return found, state
+    gradients = jnp.asarray(rng.normal(size=(2, *shape)), jnp.float32)
+
+    @jax.jit
+    def steps(params, gradients):
+        return jax.lax.scan(lambda s, g: transform.update(g, s, params)[::-1], transform.init(params), gradients)
+
+    return steps(params, gradients)
 
 
-@pytest.mark.parametrize(
-    "shape", [(40, 8), (8, 40), (37, 8), (3, 3, 12, 10)]
-)  # whole blocks, a rest, not the first axis
+# Whole blocks not along the first axis, a rest along it, more axes.
+@pytest.mark.parametrize("shape", [(8, 40), (37, 8), (3, 3, 12, 10)])
 def test_a_tensor_in_blocks_is_updated_like_a_whole_one(shape, monkeypatch):
     whole, blocks = (_updates(shape, monkeypatch, block) for block in (10**6, 48))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), whole, blocks)
