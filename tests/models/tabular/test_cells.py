@@ -23,11 +23,17 @@ from metalearn_models.tabular.transformer.learner import network
 from metalearn_models.tabular.transformer.library import load, save
 
 
+@pytest.fixture(scope="module", autouse=True)
+def optimized():
+    """Without the optimizations of the folder's other files: these programs are many, and each runs a few times."""
+    yield
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     config = TableTransformerConfig(width=8, layers=1, cell_layers=1, key_size=4, hidden=8, frequencies=2)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save(path, config, network(config).init(jax.random.key(0)), {"note": "never trained"})
+    save(path, config, jax.jit(network(config).init)(jax.random.key(0)), {"note": "never trained"})
     return str(path)
 
 
