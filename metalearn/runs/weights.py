@@ -50,7 +50,7 @@ def save_weights(path: str | Path, theta: Any, metadata: dict[str, Any]) -> None
         "sha256": theta_sha256(theta),  # safetensors itself has no checksum
     }
     try:
-        write_atomically(Path(path), safetensors.numpy.save(_arrays_by_name(theta), metadata=header))
+        write_atomically(Path(path).expanduser(), safetensors.numpy.save(_arrays_by_name(theta), metadata=header))
     except OSError as error:
         raise RunError(f"cannot write {path}: {error}; the file that was there before is unchanged") from error
 
@@ -66,7 +66,7 @@ def load_weights(path: str | Path) -> tuple[Any, dict[str, Any]]:
             truncate to 32 bits.
     """
     try:
-        with safetensors.safe_open(path, "numpy") as file:
+        with safetensors.safe_open(Path(path).expanduser(), "numpy") as file:
             header = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
@@ -85,6 +85,8 @@ def load_weights(path: str | Path) -> tuple[Any, dict[str, Any]]:
         theta = _build(nodes, arrays, "")
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged: its header does not match its arrays ({error})") from error
+    if not isinstance(metadata, dict):
+        raise RunError(f"{path} is damaged: its metadata must be a mapping, got {metadata!r}")
     if theta_sha256(theta) != header["sha256"]:
         raise RunError(f"{path} is damaged: its weights have changed since they were saved (SHA-256 differs)")
     return theta, metadata

@@ -79,7 +79,7 @@ def load(source: str | os.PathLike[str]) -> TrainedLearner:
         RunError: the file or folder is damaged, or does not say which learner its weights belong to.
         FileNotFoundError: a path ending in `.safetensors` that does not exist.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if str(source) in shipped():
         return _read(_SHIPPED / f"{source}.safetensors")
     if not str(source):  # the path of nothing is the present folder
@@ -135,16 +135,21 @@ def _read(path: Path) -> TrainedLearner:
             raise RunError(f"cannot read {beside}: {error}") from error
     try:
         signature = Signature(**card["signature"])
+        if [type(x) for x in signature] != [int, int, int, bool]:
+            raise TypeError(f"a signature has three whole numbers and a truth value, got {tuple(signature)}")
         values = dict(card["learner"])
-        entry = learner_entry(values.pop("name"))
+        entry = learner_entry(str(values.pop("name")))
         config = entry.config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         hint = "; it holds a learned optimizer, for metalearn_models.optimizers.load" if "optimizer" in card else ""
         raise RunError(
             f"{path} does not say which learner its weights belong to ({type(error).__name__}: {error}): its metadata, "
             f'or a .json file beside it, must hold "signature" and "learner"{hint}'
         ) from error
-    theta = _rebuild(_by_name(theta), signature, config, str(path))
+    try:
+        theta = _rebuild(_by_name(theta), signature, config, str(path))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path} names a learner that cannot be built: {error}") from error
     return TrainedLearner(learner_for(signature, config), theta, signature, config, card)
 
 

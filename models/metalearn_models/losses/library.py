@@ -50,6 +50,8 @@ def load(source: str | os.PathLike[str], **parameters: float | str) -> SymbolicL
         ValueError: a parameter out of range, or a file that does not hold a loss.
     """
     name = str(source)
+    if name.startswith("~"):
+        name = str(Path(name).expanduser())
     if name in HANDMADE:
         _check_parameters(name, parameters, inspect.signature(HANDMADE[name]).parameters)
         return HANDMADE[name](**parameters)

@@ -176,7 +176,7 @@ class SymbolicLoss:
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file, replacing it in one step."""
         write_atomically(
-            Path(path), self.to_json().encode(errors="backslashreplace")
+            Path(path).expanduser(), self.to_json().encode(errors="backslashreplace")
         )  # lone surrogates, as JSON has them
 
     @staticmethod
@@ -187,7 +187,7 @@ class SymbolicLoss:
             ValueError: see `from_json`; the message names the file.
         """
         try:
-            return SymbolicLoss.from_json(Path(path).read_bytes())
+            return SymbolicLoss.from_json(Path(path).expanduser().read_bytes())
         except ValueError as error:
             raise type(error)(f"{path}: {error}") from None
 

@@ -24,7 +24,7 @@ from metalearn.errors import RunError, UnknownNameError, unknown_name
 from metalearn.runs.weights import load_weights, save_weights
 from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_models.optimizers.horizon import LoadedOptimizer, watch_horizon
-from metalearn_models.optimizers.registry import make, names
+from metalearn_models.optimizers.registry import make, names, setting_defaults
 
 __all__ = [
     "LoadedOptimizer",
@@ -137,7 +137,7 @@ def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
         FileNotFoundError: the source ends in `.safetensors` and does not exist.
         RunError: the file is damaged or holds something else, or the run has not finished.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if not str(source):
         raise unknown_name("meta-trained optimizer", "", shipped(), or_path=True)
     if str(source) in shipped():
@@ -158,10 +158,15 @@ def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
     arrays, card = load_weights(path)
     try:
         name, settings = card["optimizer"]["name"], _lists_to_tuples(card["optimizer"]["settings"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} has no learned optimizer: its metadata lacks a name or settings") from error
-    optimizer = make(name, **settings)
-    return TrainedOptimizer(name, optimizer, theta_from_arrays(optimizer, arrays, f"{path} ({name})"), card)
+    _check_card(path, name, settings, card)
+    try:
+        optimizer = make(name, **settings)
+        theta = theta_from_arrays(optimizer, arrays, f"{path} ({name})")
+    except ValueError as error:
+        raise RunError(f"{path} holds no {name} that can be made: {error}") from error
+    return TrainedOptimizer(name, optimizer, theta, card)
 
 
 def save(
@@ -213,6 +218,35 @@ def theta_from_arrays(optimizer: LearnedOptimizer, arrays: Mapping[str, Any], so
             f"{first}: expected {shapes[0].get(first, 'no such array')}, got {shapes[1].get(first, 'no such array')}"
         )
     return jax.tree.structure(like).unflatten([arrays[n] for n in wanted])
+
+
+def _check_card(path: Path, name: str, settings: Mapping[str, Any], card: Mapping[str, Any]) -> None:
+    """Refuse names that are none, settings of another optimizer or another type, and horizons that are none."""
+    if not isinstance(name, str):
+        raise RunError(f"{path}: the name of a learned optimizer must be a text, got {name!r}")
+    defaults = setting_defaults(name)
+    if unknown := settings.keys() - defaults.keys():
+        raise RunError(f"{path}: {name} has no setting {', '.join(sorted(unknown))}, only {', '.join(defaults)}")
+    for setting, value in settings.items():
+        if not _is_like(defaults[setting], value):
+            raise RunError(f"{path}: the setting {setting} of {name} is like {defaults[setting]!r}, got {value!r}")
+    config = card.get("config", {})
+    if not isinstance(config, dict):
+        raise RunError(f"{path}: config must be a mapping, got {config!r}")
+    for key, steps in (*((key, card.get(key)) for key in ("horizon", "measured_to")), ("length", config.get("length"))):
+        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+            raise RunError(f"{path}: {key} must be a whole number of steps from 1, got {steps!r}")
+
+
+def _is_like(default: Any, value: Any) -> bool:
+    """Whether a setting has the type of its default; one whose default is None has any."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_is_like(default[0] if default else None, x) for x in value)
+    if isinstance(default, bool | int | str):
+        return type(value) is type(default)
+    if isinstance(default, float):
+        return type(value) in (int, float) and math.isfinite(value)
+    return True
 
 
 def _lists_to_tuples(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from metalearn_models.optimizers.learned.schedule import learnable_adam_schedule
 from metalearn_models.optimizers.learned.small_fc import small_fc
 from metalearn_models.optimizers.learned.star import star
 
-__all__ = ["GENERATORS", "OPTIMIZERS", "OptimizerEntry", "make", "names", "setting_descriptions"]
+__all__ = ["GENERATORS", "OPTIMIZERS", "OptimizerEntry", "make", "names", "setting_defaults", "setting_descriptions"]
 
 
 class OptimizerEntry(NamedTuple):
@@ -127,6 +127,16 @@ def make(name: str, **settings: Any) -> LearnedOptimizer:
         return optimizer.transform(jax.tree.map(jnp.asarray, theta), num_steps)  # weights of a file are NumPy arrays
 
     return optimizer._replace(transform=transform)
+
+
+def setting_defaults(name: str) -> dict[str, Any]:
+    """The arguments of an optimizer's factory and their defaults; None for those without.
+
+    Raises:
+        UnknownNameError: no optimizer has this name.
+    """
+    parameters = inspect.signature(_entry(name).make).parameters.values()
+    return {p.name: None if p.default is p.empty else p.default for p in parameters}
 
 
 def setting_descriptions(name: str) -> dict[str, str]:

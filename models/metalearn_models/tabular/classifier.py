@@ -183,7 +183,8 @@ def load_learner(weights: str | os.PathLike[str]) -> TrainedTables | learners.Tr
     if str(weights) in tables.shipped():
         return tables.load(weights)
     if str(weights) not in learners.shipped():
-        if not Path(weights).exists() and Path(weights).suffix != ".safetensors":
+        path = Path(weights).expanduser()
+        if not str(weights) or (not path.exists() and path.suffix != ".safetensors"):
             raise unknown_name("weights", str(weights), (*tables.shipped(), *learners.shipped()), or_path=True)
         try:
             return tables.load(weights)

@@ -50,7 +50,7 @@ def load(source: str | os.PathLike[str]) -> TrainedTables:
         UnknownNameError: no such name is shipped, and no such path exists.
         RunError: the file or folder is damaged, or holds something else.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if str(source) in shipped():
         path = _SHIPPED / f"{source}.safetensors"
     elif not str(source):  # the path of nothing is the present folder
@@ -68,7 +68,11 @@ def load(source: str | os.PathLike[str]) -> TrainedTables:
         raise RunError(
             f"{path} holds no Transformer for tables: its metadata must have the sizes under table_transformer"
         ) from error
-    return TrainedTables(_rebuild(arrays, config, str(path)), config, card)
+    try:
+        theta = _rebuild(arrays, config, str(path))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path} names sizes of which no Transformer can be built: {error}") from error
+    return TrainedTables(theta, config, card)
 
 
 def save(
