@@ -49,12 +49,16 @@ def test_the_parallel_run_equals_the_loop_over_the_cache_whatever_the_leading_ax
     learner = transformer(signature, config)
     theta = some_theta(learner)
     xs, ys = sequences(signature, 2, 3)
-    parallel = run(learner, theta, xs, ys)
+    parallel = np.asarray(run(learner, theta, xs, ys))
     one = jax.jit(lambda x, y: predictions_in_order(learner, theta, x, y, jax.random.key(0)))
+    xs, ys = np.asarray(xs), np.asarray(ys)
     for i in np.ndindex(2, 3):
         np.testing.assert_allclose(parallel[i], one(xs[i], ys[i]), atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(run(learner, theta, xs[0], ys[0]), parallel[0], atol=1e-5)
-    np.testing.assert_allclose(run(learner, theta, xs[0, 0], ys[0, 0]), parallel[0, 0], atol=1e-5)
+    if signature is REAL:  # the tests of windows run numbers without leading axes
+        return
+    for i in ((0,), (0, 0)):
+        one_less = run(learner, theta, jnp.asarray(xs[i]), jnp.asarray(ys[i]))
+        np.testing.assert_allclose(one_less, parallel[i], atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [PAPER, PAIR], ids=["paper", "pair"])
@@ -62,12 +66,18 @@ def test_later_examples_and_the_current_label_change_no_earlier_logits(config: T
     learner = transformer(CLASSES, config)
     theta = some_theta(learner)
     xs, ys = sequences(CLASSES, 2)
-    logits = jax.jit(lambda xs, ys: run(learner, theta, xs, ys))
+    program = jax.jit(lambda xs, ys: run(learner, theta, xs, ys))
+    xs, ys = np.asarray(xs), np.asarray(ys)
+
+    def logits(xs, ys):
+        return np.asarray(program(jnp.asarray(xs), jnp.asarray(ys)))
+
     before = logits(xs, ys)
     for t in range(CLASSES.length):
-        label = logits(xs, ys.at[:, t].set((ys[:, t] + 1) % CLASSES.outputs))
+        at = np.arange(CLASSES.length) == t
+        label = logits(xs, np.where(at, (ys + 1) % CLASSES.outputs, ys))
         np.testing.assert_array_equal(label[:, : t + 1], before[:, : t + 1])
-        example = logits(xs.at[:, t].add(1.0), ys)
+        example = logits(np.where(at[:, None], xs + 1, xs), ys)
         np.testing.assert_array_equal(example[:, :t], before[:, :t])
         assert (example[:, t:] != before[:, t:]).any(-1).all()
         assert (label[:, t + 1 :] != before[:, t + 1 :]).any(-1).all()
@@ -78,6 +88,7 @@ def test_the_gradient_of_a_prediction_by_later_examples_is_exactly_zero() -> Non
     theta = some_theta(learner)
     xs, ys = sequences(REAL)
     by_xs, by_ys = jax.jit(jax.jacobian(lambda xs, ys: run(learner, theta, xs, ys)[:, 0], argnums=(0, 1)))(xs, ys)
+    by_xs, by_ys = np.asarray(by_xs), np.asarray(by_ys)
     reads_x = (by_xs != 0).any(-1)
     np.testing.assert_array_equal(reads_x, np.tril(np.ones((REAL.length, REAL.length), bool)))
     np.testing.assert_array_equal(by_ys != 0, np.tril(np.ones((REAL.length, REAL.length), bool), -1))
@@ -140,8 +151,7 @@ def test_the_paper_size_has_the_reference_number_of_parameters_and_state() -> No
 
 
 @pytest.mark.parametrize("attention", ["written", "fused"])
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize(("window", "layers"), [(1, 2), (2, 1), (2, 3), (3, 2)])
 def test_a_prediction_depends_on_exactly_the_tokens_its_windows_reach(
     window: int, layers: int, attention: Literal["written", "fused"]
 ) -> None:
@@ -150,6 +160,7 @@ def test_a_prediction_depends_on_exactly_the_tokens_its_windows_reach(
     theta = some_theta(learner)
     xs, ys = sequences(REAL)
     by_xs, by_ys = jax.jit(jax.jacobian(lambda xs, ys: run(learner, theta, xs, ys)[:, 0], argnums=(0, 1)))(xs, ys)
+    by_xs, by_ys = np.asarray(by_xs), np.asarray(by_ys)
     age = np.arange(REAL.length)[:, None] - np.arange(REAL.length)
     reached = (age >= 0) & (age <= layers * (window - 1))
     np.testing.assert_array_equal((by_xs != 0).any(-1), reached)
@@ -170,14 +181,14 @@ def test_a_window_that_leaves_nothing_out_is_no_window_bit_for_bit(attention: Li
         np.testing.assert_array_equal(run(learner, theta, xs, ys), parallel)
         np.testing.assert_array_equal(loop(learner, theta, xs, ys, jax.random.key(0)), in_order)
     learner = transformer(CLASSES, dataclasses.replace(PAIR, attention=attention, window=CLASSES.length - 1))
-    assert (run(learner, theta, xs, ys)[-1] != parallel[-1]).any()
+    assert (np.asarray(run(learner, theta, xs, ys))[-1] != np.asarray(parallel)[-1]).any()
 
 
 @pytest.mark.parametrize("window", [1, 3, 7, 100])
 def test_a_window_shrinks_the_state_and_leaves_the_initial_theta_alone(window: int) -> None:
     whole, learner = (transformer(CLASSES, dataclasses.replace(PAIR, window=w)) for w in (None, window))
-    theta = learner.init(jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, theta, whole.init(jax.random.key(0)))
+    theta = jax.jit(learner.init)(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, theta, jax.jit(whole.init)(jax.random.key(0)))
     state = jax.eval_shape(learner.start, theta, jax.random.key(0))
     assert state.keys.size + state.values.size == learner.state_size == 2 * 2 * 2 * 5 * min(window, 7)
 
@@ -193,20 +204,20 @@ def test_bfloat16_products_stay_close_to_float32_and_keep_parameters_and_logits_
     theta = some_theta(low)
     assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(theta))
     xs, ys = sequences(CLASSES, 4)
-    full, rough = run(transformer(CLASSES, PAPER), theta, xs, ys), run(low, theta, xs, ys)
-    assert rough.dtype == jnp.float32
-    error = float(jnp.abs(rough - full).max() / full.std())
+    full, rough = (np.asarray(run(one, theta, xs, ys)) for one in (transformer(CLASSES, PAPER), low))
+    assert rough.dtype == np.float32
+    error = float(np.abs(rough - full).max() / full.std())
     assert 1e-4 < error < 5e-2, error
 
 
 def test_scores_of_any_size_give_finite_logits_and_gradients() -> None:
     learner = transformer(CLASSES, PAPER)
-    theta = jax.tree.map(lambda a: 30.0 * a, some_theta(learner))
+    theta = jax.tree.map(lambda a: jnp.asarray(30 * np.asarray(a)), some_theta(learner))
     xs, ys = sequences(CLASSES, 2)
     value_and_grad = jax.jit(jax.value_and_grad(lambda theta: prediction_loss(run(learner, theta, xs, ys), ys).mean()))
     loss, gradient = value_and_grad(theta)
-    assert jnp.isfinite(loss)
-    assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(gradient))
+    assert np.isfinite(loss)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(gradient))
 
 
 def test_forward_and_reverse_mode_agree_with_a_finite_difference() -> None:
@@ -218,11 +229,15 @@ def test_forward_and_reverse_mode_agree_with_a_finite_difference() -> None:
     def loss(theta: Any) -> jax.Array:
         return prediction_loss(run(learner, theta, xs, ys), ys).mean()
 
-    _, forward = jax.jit(lambda theta: jax.jvp(loss, (theta,), (direction,)))(theta)
-    reverse = jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, jax.jit(jax.grad(loss))(theta), direction))
+    @jax.jit
+    def along(size):
+        there = jax.tree.map(lambda a, b: a + size * b, theta, direction)
+        return *jax.jvp(loss, (there,), (direction,)), jax.grad(loss)(there)
+
     step = 1e-2
-    shifted = jax.jit(lambda size: loss(jax.tree.map(lambda a, b: a + size * b, theta, direction)))
-    difference = (shifted(jnp.float32(step)) - shifted(jnp.float32(-step))) / (2 * step)
+    (_, forward, gradient), (ahead, *_), (behind, *_) = (along(jnp.float32(s)) for s in (0, step, -step))
+    reverse = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+    difference = (ahead - behind) / (2 * step)
     np.testing.assert_allclose(forward, reverse, rtol=1e-4)
     np.testing.assert_allclose(forward, difference, rtol=2e-2)
 
@@ -231,9 +246,9 @@ def test_a_population_of_thetas_under_vmap_equals_one_at_a_time() -> None:
     learner = transformer(CLASSES, PAIR)
     thetas = [some_theta(learner, seed) for seed in range(3)]
     xs, ys = sequences(CLASSES, 8)
-    population = jax.tree.map(lambda *a: jnp.stack(a), *thetas)
+    population = jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *thetas)
     together = jax.jit(jax.vmap(lambda theta: run(learner, theta, xs, ys)))(population)
-    for theta, logits in zip(thetas, together, strict=True):
+    for theta, logits in zip(thetas, np.asarray(together), strict=True):
         np.testing.assert_allclose(logits, run(learner, theta, xs, ys), atol=1e-5)
 
 
@@ -241,18 +256,21 @@ def test_a_population_of_thetas_under_vmap_equals_one_at_a_time() -> None:
 def test_dense_is_a_product_with_the_gradients_of_one_in_every_shape(rows: int, width: int, outputs: int) -> None:
     rng = np.random.default_rng(0)
     x, w, g = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(rows, width), (width, outputs), (rows, outputs)])
-    by_x, by_w = jax.jit(lambda x, w, g: jax.vjp(dense, x, w)[1](g))(
-        x.reshape(5, -1, width), w, g.reshape(5, -1, outputs)
-    )
-    y = dense(x.reshape(5, -1, width), w)
+
+    @jax.jit
+    def value_and_gradients(x, w, g):
+        y, back = jax.vjp(dense, x, w)
+        return y, *back(g)
+
+    y, by_x, by_w = value_and_gradients(x.reshape(5, -1, width), w, g.reshape(5, -1, outputs))
     np.testing.assert_allclose(y.reshape(rows, outputs), np.asarray(x) @ np.asarray(w), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(by_x.reshape(rows, width), np.asarray(g) @ np.asarray(w).T, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(by_w, np.asarray(x).T @ np.asarray(g), rtol=1e-4, atol=1e-5)
 
 
 def test_layer_norm_keeps_leading_axes_and_has_mean_nought_and_variance_one() -> None:
-    x = 3.0 + 2.0 * jax.random.normal(jax.random.key(0), (2, 3, 4, 50))
-    y = LayerNorm(50)(x)
+    x = np.random.default_rng(0).normal(3, 2, (2, 3, 4, 50)).astype(np.float32)
+    y = np.asarray(jax.jit(LayerNorm(50))(jnp.asarray(x)))
     assert y.shape == x.shape
-    np.testing.assert_allclose(y.mean(-1), jnp.zeros((2, 3, 4)), atol=1e-5)
-    np.testing.assert_allclose(y.var(-1), jnp.ones((2, 3, 4)), rtol=1e-4)
+    np.testing.assert_allclose(y.mean(-1), np.zeros((2, 3, 4)), atol=1e-5)
+    np.testing.assert_allclose(y.var(-1), np.ones((2, 3, 4)), rtol=1e-4)
