@@ -88,11 +88,11 @@ def compare(
         rows = [held for name in names for held in tasks[name]]
         data = jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *(_arrays(held) for held in rows))
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(FRESH), i))(jnp.arange(seeds))
-        done: dict[Loss, Float[np.ndarray, "L N 2"]] = {}  # several searches may have found the same loss
+        different = list(dict.fromkeys(losses.values()))  # several searches may have found the same loss
+        train = _compile_training(different, rows[0].task, config, at_once)
+        all_keys = jnp.tile(keys, len(names))
+        done = {loss: np.asarray(train(which, data, all_keys), np.float64) for which, loss in enumerate(different)}
         for label, loss in losses.items():
-            if loss not in done:
-                all_keys = jnp.tile(keys, len(names))
-                done[loss] = np.asarray(_train_all(loss, rows[0].task, config, data, all_keys, at_once), np.float64)
             by_task = rearrange(done[loss], "rate (task seed) part -> task part rate seed", seed=seeds)
             for name, by_rate in zip(names, by_task, strict=True):
                 results[name][label] = choose_rate(by_rate, config.learning_rates)
@@ -110,10 +110,13 @@ def _arrays(held: HeldOut) -> tuple[Any, Any, Any]:
     return held.task.train, held.task.valid, held.test
 
 
-def _train_all(
-    loss: Loss, task: LossTask, config: TrainingConfig, data: Any, keys: Key[Array, "S"], at_once: int | None
-) -> Float[Array, "L N 2"]:
-    """Validation and test error of a network per learning rate and data set; infinity if it diverged."""
+def _compile_training(
+    losses: Sequence[Loss], task: LossTask, config: TrainingConfig, at_once: int | None
+) -> Callable[[int, Any, Key[Array, "S"]], Float[Array, "L N 2"]]:
+    """`(which loss, data, keys) -> errors`: validation and test error of a network per learning rate and data set.
+
+    They are infinite if it diverged. The network is compiled once for all losses.
+    """
     rule = optax.scale_by_adam()
 
     def measure_error(params: Any, examples: Any) -> Array:
@@ -125,7 +128,12 @@ def _train_all(
         score = jnp.square(predicted[:, 0] - y).mean()
         return jnp.where(jnp.isfinite(score), score, jnp.inf)
 
-    def train_one(rate: Array, key: PRNGKeyArray, data: Any) -> Array:
+    def slope_of(loss: Loss) -> Callable[[Array, Array], Array]:
+        return jax.grad(lambda logits, labels: loss(logits, labels).mean())
+
+    slopes = [slope_of(loss) for loss in losses]
+
+    def train_one(which: Array, rate: Array, key: PRNGKeyArray, data: Any) -> Array:
         (xs, ys), valid, test = data
         key_init, key_batches = jax.random.split(key)
         params = task.init(key_init)
@@ -133,7 +141,8 @@ def _train_all(
         def step(carry: Any, t: Array) -> tuple[Any, None]:
             params, state = carry
             rows = jax.random.randint(jax.random.fold_in(key_batches, t), (config.batch,), 0, len(ys))
-            gradient = jax.grad(lambda p: loss(task.apply(p, xs[rows]), ys[rows]).mean())(params)
+            logits, pull = jax.vjp(lambda p: task.apply(p, xs[rows]), params)
+            (gradient,) = pull(jax.lax.switch(which, slopes, logits, ys[rows]))
             with jax.numpy_dtype_promotion("standard"):  # optax relies on it
                 direction, state = rule.update(gradient, state, params)
             return (jax.tree.map(lambda p, d: p - rate * d, params, direction), state), None
@@ -144,19 +153,22 @@ def _train_all(
         return jnp.stack([measure_error(params, valid), measure_error(params, test)])
 
     rates = jnp.asarray(config.learning_rates, jnp.float32)
-    if at_once is None:
-        return jax.jit(jax.vmap(jax.vmap(train_one, (None, 0, 0)), (0, None, None)))(rates, keys, data)
+    over_rates = jax.vmap(jax.vmap(train_one, (None, None, 0, 0)), (None, 0, None, None))
 
     @jax.jit
-    def train_some_at_once(rates: Array, keys: Key[Array, "S"], data: Any) -> Array:
+    def train_at_once(which: Array, data: Any, keys: Key[Array, "S"]) -> Array:
+        return over_rates(which, rates, keys, data)
+
+    @jax.jit
+    def train_some_at_once(which: Array, data: Any, keys: Key[Array, "S"]) -> Array:
         def train_number(i: Array) -> Array:
             rate, row = i // len(keys), i % len(keys)
-            return train_one(rates[rate], keys[row], jax.tree.map(lambda a: a[row], data))
+            return train_one(which, rates[rate], keys[row], jax.tree.map(lambda a: a[row], data))
 
         scores = jax.lax.map(train_number, jnp.arange(len(rates) * len(keys)), batch_size=at_once)
         return rearrange(scores, "(rate seed) part -> rate seed part", seed=len(keys))
 
-    return train_some_at_once(rates, keys, data)
+    return train_at_once if at_once is None else train_some_at_once
 
 
 @contextlib.contextmanager

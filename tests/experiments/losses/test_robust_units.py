@@ -34,6 +34,7 @@ def test_a_toy_run_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(robust_units, "SCALES", (1.0,))
     monkeypatch.setattr(robust_units, "NAMES", ("mae", "welsch", "huber", "robust-regression"))
     monkeypatch.setattr(robust_units, "RATES", (0.01,))
+    monkeypatch.setattr(robust_units, "META_TRAINING", ("friedman1",))
     config = robust_units.RobustUnitsConfig(
         seeds=1, trained=4, population=4, splits=1, choice_splits=1, fresh_seeds=1, steps=3, out=tmp_path
     )
