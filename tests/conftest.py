@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import jax
 import jaxtyping
@@ -10,7 +11,7 @@ import pytest
 
 from tests import type_checks
 from tests.eight_devices import EightDevices
-from tests.programs import forget_programs
+from tests.programs import FusedLoops, forget_programs
 
 # Each call of a function of the packages is held to its annotations, shapes included. The hook must stand before the
 # first import of a package.
@@ -22,6 +23,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
+TESTS = Path(__file__).parent
 KEPT_SECONDS = 0.1
 """A program that took less time to compile is not kept for other processes."""
 
@@ -44,9 +46,21 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
 
 
+@pytest.fixture(scope="session")
+def fused_loops():
+    """Which generator of fused loops compiles."""
+    loops = FusedLoops()
+    yield loops
+    loops.choose(older=False)
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _few_programs():
-    """Programs are forgotten after a file of tests, once there are very many."""
+def _few_programs(request, fused_loops):
+    """Programs are forgotten after a file of tests, once there are very many.
+
+    Those of experiments and examples are many and small, and are compiled in the quicker way.
+    """
+    fused_loops.choose(older=not {"experiments", "docs"}.isdisjoint(request.path.relative_to(TESTS).parts[:1]))
     yield
     forget_programs()
 

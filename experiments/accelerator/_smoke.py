@@ -70,7 +70,7 @@ def _family() -> Family:
 def _try_learner(name: str) -> Any:
     """The loss of a sequence and its gradient with respect to theta."""
     learner: Learner = learners.make(name, SIGNATURE)
-    family, theta = _family(), learner.init(jax.random.key(0))
+    family, theta = _family(), jax.jit(learner.init)(jax.random.key(0))
     xs, ys = family.episode((), jnp.ones((SIGNATURE.inputs, SIGNATURE.outputs)), jax.random.key(1))
 
     def loss(theta: Any) -> Any:
@@ -109,7 +109,7 @@ def _try_optimizer(name: str) -> Any:
     """Three steps of a small network, statistics of its layers included where the optimizer needs them."""
     objective, optimizer = mlp_classification(4, 8, 3, batch=8), optimizers.make(name)
     loop = training_loop(objective, optimizer, STEPS)
-    theta, keys = optimizer.init(jax.random.key(1)), jax.random.split(jax.random.key(2), 1)
+    theta, keys = jax.jit(optimizer.init)(jax.random.key(1)), jax.random.split(jax.random.key(2), 1)
     return jax.jit(lambda data: unroll(loop, theta, data, keys, STEPS))(_table())
 
 

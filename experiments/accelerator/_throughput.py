@@ -103,7 +103,7 @@ def _time(case: Step) -> tuple[float, float, float]:
     xs = jax.random.normal(key_xs, (case.batch, SIGNATURE.length, SIGNATURE.inputs))
     data = xs, jax.random.randint(key_ys, xs.shape[:2], 0, SIGNATURE.outputs)
     init, step = outer_loop(backprop(inner_loop(learner, family), case.batch), optax.adam(1e-3), case.steps)
-    state = init(learner.init(jax.random.key(1)), data, jax.random.key(2))
+    state = init(jax.jit(learner.init)(jax.random.key(1)), data, jax.random.key(2))
     flops = step_flops(step, state, data) / case.steps
     began = time.perf_counter()
     state, metrics = step(state, data)

@@ -171,7 +171,7 @@ def adam_row(judge: Judge, flops: float) -> dict[str, Any]:
     made = judge.made
     steps = max(1, round(flops / (6.0 * made.batch * made.params.shape[-1])))
 
-    def trained(rate: Any, flats: Any) -> Any:
+    def trained(steps: Any, rate: Any, flats: Any) -> Any:
         optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=rate)
 
         def step(t: Any, carry: Any) -> Any:
@@ -184,9 +184,9 @@ def adam_row(judge: Judge, flops: float) -> dict[str, Any]:
         return jax.vmap(lambda flat: jax.lax.fori_loop(0, steps, step, (flat, optimizer.init(flat)))[0])(flats)
 
     run = jax.jit(trained)
-    tuned = [float(np.mean(judge.losses(np.asarray(run(rate, made.params[:16, 0]))))) for rate in RATES]
+    tuned = [float(np.mean(judge.losses(np.asarray(run(steps, rate, made.params[:16, 0]))))) for rate in RATES]
     rate = RATES[int(np.nanargmin(tuned))]
-    return judge_row(judge, None, np.asarray(run(rate, made.starts))) | {"steps": steps, "rate": rate}
+    return judge_row(judge, None, np.asarray(run(steps, rate, made.starts))) | {"steps": steps, "rate": rate}
 
 
 def ceiling_row(judge: Judge) -> dict[str, Any]:

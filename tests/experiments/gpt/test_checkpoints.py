@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from experiments.gpt import checkpoints
+from experiments.gpt import _arms, checkpoints
 
 TINY = checkpoints.CheckpointsConfig(
     hidden=(3,), arms=("regression", "codes"), runs=80, train_steps=8, snapshots=4, rate=0.1, width=8, layers=1,
@@ -13,9 +13,10 @@ TINY = checkpoints.CheckpointsConfig(
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gpt")
-    return checkpoints.run(dataclasses.replace(TINY, out=folder))
+def result(tmp_path_factory, fit_only):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_arms, "fit", fit_only("flow"))  # of codes
+        return checkpoints.run(dataclasses.replace(TINY, out=tmp_path_factory.mktemp("gpt")))
 
 
 def test_every_row_is_there(result):

@@ -7,7 +7,8 @@ import pytest
 from experiments.gpt import policies
 
 
-def test_it_runs_and_leaves_table_and_picture(tmp_path):
+def test_it_runs_and_leaves_table_and_picture(tmp_path, monkeypatch, fit_only):
+    monkeypatch.setattr(policies, "fit", fit_only("diffusion"))
     config = policies.PolicyConfig(
         seeds=1, runs=36, updates=11, episodes=3, horizon=40, judged_by=3, steps=20, width=8, prompts=3, out=tmp_path
     )

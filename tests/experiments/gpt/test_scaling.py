@@ -2,10 +2,11 @@
 
 import pytest
 
-from experiments.gpt import scaling
+from experiments.gpt import _arms, scaling
 
 
-def test_it_runs_and_leaves_table_and_picture(tmp_path):
+def test_it_runs_and_leaves_table_and_picture(tmp_path, monkeypatch, fit_only):
+    monkeypatch.setattr(_arms, "fit", fit_only())
     config = scaling.ScalingConfig(
         hidden=3, runs=(8,), sizes=((8, 1),), operations=1e6, batch=4, train_steps=20, sampler=2, judged=3, prompts=3,
         beyond=(1.0, 0.5), out=tmp_path,

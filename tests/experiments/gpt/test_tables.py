@@ -7,7 +7,8 @@ from experiments.gpt import tables
 from experiments.gpt._rows import gradient_steps
 
 
-def test_it_runs_and_leaves_table_and_picture(tmp_path):
+def test_it_runs_and_leaves_table_and_picture(tmp_path, monkeypatch, fit_only):
+    monkeypatch.setattr(tables, "fit", fit_only())
     config = tables.TablesConfig(
         tables=("wine",), methods=("regression",), seeds=1, runs=20, train_steps=12, steps=4, width=8, prompts=3,
         out=tmp_path,

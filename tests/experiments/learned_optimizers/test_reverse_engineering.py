@@ -25,6 +25,10 @@ TOY = ReverseEngineeringConfig(
 )
 
 
+def theta_of_three():
+    return jax.jit(component_rnn(3).init)(jax.random.key(0))
+
+
 def test_a_run_writes_its_picture_and_its_table(tmp_path):
     found = experiment.run(dataclasses.replace(TOY, out=tmp_path))
     assert json.loads((tmp_path / "result.json").read_text()) == found
@@ -58,12 +62,12 @@ def test_the_anatomy_of_momentum_is_one_mode_without_clipping_schedule_or_adapta
 
 def test_visited_gradients_and_states_belong_together():
     """Each state follows from the one before by the cell and the gradient met there."""
-    theta = component_rnn(3).init(jax.random.key(0))
+    theta = theta_of_three()
     states, gradients = collect_visits(quadratic(4), theta, length=7, seed=0, runs=2)
     shaped: Any = (states.reshape(2, 7, 4, 3), gradients.reshape(2, 7, 4))
     states, gradients = shaped
     cell = component_cell(theta)
-    advance: Any = jax.vmap(cell.advance)
+    advance: Any = jax.jit(jax.vmap(cell.advance))
     for t in range(7):
         before = states[:, t - 1] if t else np.zeros((2, 4, 3), np.float32)
         after = advance(before.reshape(-1, 3), gradients[:, t].ravel())
@@ -71,12 +75,15 @@ def test_visited_gradients_and_states_belong_together():
 
 
 def test_the_meta_loss_is_the_logarithm_of_the_loss_and_bounded():
-    optimizer, keys = component_rnn(3), jax.random.split(jax.random.key(1), 2)
-    theta = optimizer.init(jax.random.key(0))
-    loop = training_loop(quadratic(4), optimizer, 5)
-    plain, _ = unroll(loop, theta, (), keys, 5)
-    logs, _ = unroll(log_loop(quadratic(4), optimizer, 5), theta, (), keys, 5)
+    optimizer, keys, theta = component_rnn(3), jax.random.split(jax.random.key(1), 2), theta_of_three()
+
+    @jax.jit
+    def measure(theta):
+        loops = training_loop(quadratic(4), optimizer, 5), log_loop(quadratic(4), optimizer, 5)
+        return [unroll(loop, theta, (), keys, 5)[0] for loop in loops]
+
+    plain, logs = measure(theta)
     np.testing.assert_allclose(logs, np.log(np.asarray(plain) + 1e-6), rtol=1e-5)
     wild = theta._replace(readout=1e30 * jnp.ones(3))
-    logs, _ = unroll(log_loop(quadratic(4), optimizer, 5), wild, (), keys, 5)
+    _, logs = measure(wild)
     assert np.isfinite(logs).all() and np.max(logs) <= np.log(1e6) + 1e-3

@@ -102,8 +102,9 @@ def test_the_verdict_on_compression_follows_its_rule():
     assert compression.judge(rows_with(helped, {}, sent))["verdict"] == "not reproduced"
 
 
-def test_batch_sizes_run_and_one_run_is_plain_sgd(tmp_path):
-    config = batch_size.BatchSizeConfig((500, 1500), ("SGD",), (8,), 10, 0.0, 2, 1, tmp_path)
+def test_batch_sizes_run_and_one_run_is_plain_sgd(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_size, "GRID", (1.0,))  # tuning and the comparison are one program
+    config = batch_size.BatchSizeConfig((500, 1500), ("SGD",), (8,), 10, 0.0, 2, 2, tmp_path)
     result = batch_size.run(config)
     text = batch_size.format_result(result)
     assert "1500, equal steps  SGD" in text and "SGD, linear" in text
@@ -116,6 +117,27 @@ def test_batch_sizes_run_and_one_run_is_plain_sgd(tmp_path):
     np.testing.assert_allclose(rows[500, "epochs", "SGD"]["train_loss"][0][-1], expected, rtol=1e-4)
     again = batch_size.run(config)
     assert {**again, "seconds": 0} == {**result, "seconds": 0}
+
+
+def test_the_rate_of_the_least_training_loss_is_taken_and_the_lowest_of_those_below_the_floor(tmp_path, monkeypatch):
+    asked = []
+
+    def reach(losses):
+        def train_many(config, batch, steps, name, seeds, rates):
+            asked.append((list(seeds), len(rates)))
+            values = np.array([losses.get(rate, 1.0) for rate in rates])
+            shape = (len(rates), len(seeds), batch_size.TIMES)
+            return {"train_loss": np.broadcast_to(values[:, None, None], shape), "test_accuracy": np.ones(shape)}
+
+        monkeypatch.setattr(batch_size, "train_many", train_many)
+        config = batch_size.BatchSizeConfig(seeds=2, tuning_seeds=3, out=tmp_path / str(len(asked)))
+        return batch_size._measure(config, 500, 20, "SGD", None, lambda text: None)
+
+    found = reach({0.0949: 0.2, 0.3: np.nan, 0.00949: 0.1})
+    assert (found["rate"], found["edge"], len(found["tuning"])) == (0.00949, False, 9)
+    assert asked == [([1000, 1001, 1002], 9), ([0, 1], 1)] and np.shape(found["train_loss"]) == (2, 10)
+    assert reach({0.0949: 1e-7, 0.03: 1e-5})["rate"] == 0.03
+    assert reach({3.0: 0.5})["edge"]
 
 
 def test_the_verdict_on_batch_sizes_follows_its_rule():

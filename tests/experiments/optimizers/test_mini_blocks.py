@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from experiments.optimizers import mini_blocks, update_angles
-from experiments.optimizers.neurons import networks
+from experiments.optimizers.neurons import experiment, networks
 from experiments.optimizers.neurons.tasks import Task, draw_batches, draw_data, init, loss
 from metalearn.errors import UnknownNameError
 from metalearn_models.optimizers.curvature import (
@@ -69,6 +69,7 @@ def test_mini_blocks_end_to_end(tmp_path, monkeypatch):
         monkeypatch.delitem(mini_blocks.METHODS, name)
     for name, method in mini_blocks.METHODS.items():
         monkeypatch.setitem(mini_blocks.METHODS, name, method._replace(grid=method.grid[8:10]))
+    monkeypatch.setattr(experiment, "_time", lambda cells, points, turns: dict.fromkeys(points, turns))
     config = mini_blocks.MiniBlocksConfig(("autoencoder",), 1, 2, 1, tmp_path)
     result = mini_blocks.run(config)
     assert json.loads((tmp_path / "result.json").read_text()) == result
@@ -99,8 +100,8 @@ def test_angles_are_those_of_a_loop_and_judged_by_the_rule(tmp_path):
     tx, other, data = kfac(0.1, 0.01), foof(1.0, 0.1), draw_data(Task((5,), 40, 0.0, 10, 3), 0)
     cosines, losses = update_angles.make_angles(task, tx, other)(data, key)
     init_key, order_key, step_key = jax.random.split(key, 3)
-    params, rows = init(task, 64, init_key), draw_batches(task, 40, 3, order_key)
-    state, beside = tx.init(params), other.init(params)
+    params, rows = jax.jit(lambda a, b: (init(task, 64, a), draw_batches(task, 40, 3, b)))(init_key, order_key)
+    state, beside = jax.jit(lambda params: (tx.init(params), other.init(params)))(params)
 
     @jax.jit
     def step(params, state, beside, row, key):

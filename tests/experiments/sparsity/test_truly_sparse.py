@@ -8,16 +8,32 @@ import pytest
 
 from experiments.sparsity import truly_sparse
 from experiments.sparsity._scale import predicted_bytes
-from experiments.sparsity._set_mlp import FORMS, connections_of, narrow_width, train
+from experiments.sparsity._set_mlp import FORMS, connections_of, narrow_width
 from experiments.sparsity.truly_sparse import TrulySparseConfig
 from metalearn_tasks import datasets
 from metalearn_tasks.datasets import Split
 
+LARGE = {
+    "neurons": 8, "connections": 9, "step_seconds": 0.1, "epoch_seconds": 1.0, "evolve_seconds": 1.0, "peak_before": 1,
+    "peak_training": 2, "peak_process": 3, "bytes": 4.0, "per connection": 5.0, "first_loss": 2.0, "last_loss": 1.0,
+}  # fmt: skip
 
-def test_ell_and_masked_have_the_same_curve():
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A configuration and its result: four forms, which SET changes twice, on 256 digits."""
     data = datasets.load("digits")
     small = dataclasses.replace(data, train=Split(data.train.inputs[:256], data.train.labels[:256]))
-    ell, masked = (train(FORMS[name], small, (16, 16), 2.0, 3, 64)(0, 0.1) for name in ("ELL, SET", "masked, SET"))
+    config = TrulySparseConfig("few", (16, 16), 2.0, 3, (0.1,), 1, 64, (4,), out=tmp_path_factory.mktemp("sparse"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(truly_sparse, "FORMS", {k: FORMS[k] for k in ("ELL, SET", "masked, SET", "dense", "small dense")})
+        patch.setattr(truly_sparse, "_in_a_process", lambda words: LARGE)
+        patch.setattr(datasets, "load", {"few": small}.__getitem__)
+        yield config, truly_sparse.run(config)
+
+
+def test_ell_and_masked_have_the_same_curve(toy):
+    ell, masked = (toy[1]["forms"][name]["runs"][0][0] for name in ("ELL, SET", "masked, SET"))
     np.testing.assert_allclose(ell["curve"], masked["curve"], rtol=1e-4)
     assert ell["accuracy"] == pytest.approx(masked["accuracy"], abs=0.01) and ell["bytes"] < masked["bytes"]
     assert ell["curve"][2] < ell["curve"][0]
@@ -58,17 +74,9 @@ def test_claims_follow_from_the_numbers():
     assert truly_sparse.summarise(forms, [])["claims"]["scale"]["state"] == "open"
 
 
-def test_a_toy_run_continues_from_its_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        truly_sparse, "FORMS", {k: FORMS[k] for k in ("ELL, SET", "masked, SET", "dense", "small dense")}
-    )
-    row = {"neurons": 8, "connections": 9, "step_seconds": 0.1, "epoch_seconds": 1.0, "evolve_seconds": 1.0}
-    row |= {"peak_before": 1, "peak_training": 2, "peak_process": 3, "bytes": 4.0, "per connection": 5.0}
-    row |= {"first_loss": 2.0, "last_loss": 1.0}
-    monkeypatch.setattr(truly_sparse, "_in_a_process", lambda words: row)
-    config = TrulySparseConfig("digits", (8,), 2.0, 1, (0.1,), 1, 512, (4,), out=tmp_path)
-    result = truly_sparse.run(config)
-    assert "verdict: " in truly_sparse.format_result(result) and (tmp_path / "truly_sparse.png").exists()
+def test_a_toy_run_continues_from_its_folder(toy, monkeypatch):
+    config, result = toy
+    assert "verdict: " in truly_sparse.format_result(result) and (config.out / "truly_sparse.png").exists()
     monkeypatch.setattr(truly_sparse, "train", lambda *args: pytest.fail("a form was trained again"))
     assert truly_sparse.run(config)["forms"] == result["forms"]
-    assert json.loads((tmp_path / "result.json").read_text())["forms"] == result["forms"]
+    assert json.loads((config.out / "result.json").read_text())["forms"] == result["forms"]

@@ -3,24 +3,63 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.suite.command_line import parse, run_command
-from experiments.tabular.shipped import experiment, training
-from experiments.tabular.shipped.config import ShippedConfig, current_names, read_config
+from experiments.tabular.shipped import config, experiment, training
+from experiments.tabular.shipped.config import ShippedConfig, build, current_names, read_config
 from experiments.tabular.shipped.export import export, list_commands
 from metalearn.errors import RunError
+from metalearn.learner import Family, Signature
 from metalearn.runs.json_values import as_json
 from metalearn.runs.progress import Silent
 from metalearn.runs.weights import load_weights, theta_sha256
 from metalearn_models.learners import library
 from metalearn_models.learners.transformer import TransformerConfig
+from metalearn_tasks.families.synthetic import synthetic
 
 CONFIG = ShippedConfig(
     inputs=4, length=6, narrow=(2,), learner=TransformerConfig(8, 1, 1, 8, token="pair"), batch=2, warmup=1, decay=2,
     steps=4, steps_per_call=2, evaluate_every=4, checkpoint_every=2,
 )  # fmt: skip
+
+
+def tell_sides(asked):
+    """Two classes in the place of the synthetic tasks, whose many teachers take long to compile."""
+
+    def episode(data, direction, key):
+        xs = jax.random.normal(key, (asked.length, asked.inputs))
+        return xs, (xs @ direction > 0).astype(jnp.int32)
+
+    def draw(data, key):
+        return jax.random.normal(key, (asked.inputs,))
+
+    def unseen(data, index):
+        return draw(data, jax.random.fold_in(jax.random.key(0), index))
+
+    return Family(Signature(asked.inputs, asked.classes, asked.length), draw, None, unseen, episode)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def simple_tasks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "synthetic", tell_sides)
+        yield
+
+
+def test_a_task_is_of_digits_or_synthetic_with_all_inputs_or_few(monkeypatch):
+    monkeypatch.setattr(config, "synthetic", synthetic)
+    parts = build(CONFIG)
+    key = jax.random.key(0)
+    task = jax.eval_shape(parts.family.sample, parts.data, key)
+    _, *tables = task.tasks
+    assert [table.task.inputs.mixing.shape for table in tables] == [(4, 4), (2, 2)]
+    for data in (parts.data, parts.test_data):
+        xs, ys = jax.eval_shape(parts.family.episode, data, task, key)
+        assert (xs.shape, ys.shape) == ((6, 4), (6,)) and parts.family.signature == Signature(4, 10, 6)
 
 
 @pytest.fixture(scope="module")
