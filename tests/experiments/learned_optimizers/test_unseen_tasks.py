@@ -29,7 +29,8 @@ def test_a_run_compares_keeps_and_continues(tmp_path):
     kept.write_text(json.dumps(stored))
     assert run(config)["rows"][0]["loss_mean"] == 123.0  # read and not run again
     assert run(dataclasses.replace(config, lengths=(2,)))["rows"][0]["loss_mean"] == 123.0  # a length has its own part
-    assert run(dataclasses.replace(config, tuning_seeds=2))["rows"][0]["loss_mean"] != 123.0
+    other = dataclasses.replace(config, tuning_seeds=2, lengths=(2,), rules=("Adam",))
+    assert run(other)["rows"][0]["loss_mean"] != 123.0
 
 
 def test_weights_of_a_run_are_one_more_optimizer_and_names_are_known(tmp_path):
