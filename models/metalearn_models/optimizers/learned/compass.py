@@ -61,22 +61,19 @@ class CompassTheta(NamedTuple):
 
 
 class CompassState(NamedTuple):
-    """What the optimizer remembers: about four times the parameters, and a counter. Nothing is bias-corrected.
+    """What the optimizer remembers: four times the parameters, and a counter. Nothing is bias-corrected.
 
     Each attribute but `step` is like params: `nnx.Optimizer` keeps no other structure below the parameters.
 
     Attributes:
         momenta: one per decay.
-        second_moment: mean square gradient of each entry.
-        rows: per tensor, the mean of that over the second largest axis; for a vector or scalar, None.
-        columns: the same over the largest axis.
+        second_moment: mean square gradient of each entry. Adafactor's factors are its means over the two largest axes:
+            all squares are forgotten alike, so that these means need no memory of their own.
         step: number of updates so far.
     """
 
     momenta: tuple[Any, Any, Any]
     second_moment: Any
-    rows: Any
-    columns: Any
     step: Int[Array, ""]
 
 
@@ -166,9 +163,8 @@ def _transform_directions(
     theta: CompassTheta, shape: Callable[[Array], Array]
 ) -> optax.GradientTransformationExtraArgs:
     def start(params: optax.Params) -> CompassState:
-        leaves, tree = jax.tree.flatten(params)
-        memories = [_start_tensor(p) for p in leaves]
-        return _gather(tree, memories, jnp.int32(0))
+        fast, middle, slow, second = (optax.tree.zeros_like(params, dtype=jnp.float32) for _ in range(4))
+        return CompassState((fast, middle, slow), second, jnp.int32(0))
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
@@ -176,78 +172,50 @@ def _transform_directions(
         del params, extra
         leaves, tree = jax.tree.flatten(updates)
         count = (state.step + 1).astype(jnp.float32)
-        held = (*state.momenta, state.second_moment, state.rows, state.columns)
-        directions, memories = [], []
-        for g, *memory in zip(leaves, *map(tree.flatten_up_to, held), strict=True):
-            direction, new = _update_tensor(theta, read_gradient(g), _TensorMemory(*memory), count)
-            directions.append(shape(direction).astype(g.dtype))
-            memories.append(new)
-        return tree.unflatten(directions), _gather(tree, memories, state.step + 1)
+        results = []
+        for g, *memory in zip(leaves, *map(tree.flatten_up_to, (*state.momenta, state.second_moment)), strict=True):
+            direction, *memory = _update_tensor(theta, g, memory, count)
+            results.append((shape(direction).astype(g.dtype), *memory))
+        updates, fast, middle, slow, second = (tree.unflatten([r[i] for r in results]) for i in range(5))
+        return updates, CompassState((fast, middle, slow), second, state.step + 1)
 
     return transformation(theta, start, update)
 
 
-class _TensorMemory(NamedTuple):
-    """What is remembered of one tensor of shape S."""
-
-    fast: Float[Array, "*S"]
-    middle: Float[Array, "*S"]
-    slow: Float[Array, "*S"]
-    second_moment: Float[Array, "*S"]
-    rows: Float[Array, "*R"] | None
-    columns: Float[Array, "*C"] | None
-
-
-def _gather(tree: Any, memories: list[_TensorMemory], step: Array) -> CompassState:
-    fast, middle, slow, second, rows, columns = (tree.unflatten([m[i] for m in memories]) for i in range(6))
-    return CompassState((fast, middle, slow), second, rows, columns, step)
-
-
-def _start_tensor(p: Float[Array, "*S"]) -> _TensorMemory:
-    fast, middle, slow, second = (jnp.zeros_like(p, jnp.float32) for _ in range(4))
-    return _TensorMemory(fast, middle, slow, *_squares(second))
-
-
 def _update_tensor(
-    theta: CompassTheta, g: Float[Array, "*S"], memory: _TensorMemory, count: Array
-) -> tuple[Float[Array, "*S"], _TensorMemory]:
-    """Direction, of any length, and new memory of one tensor: elementwise, so that it compiles to one loop over it.
+    theta: CompassTheta, g: Float[Array, "*S"], memory: list[Array], count: Array
+) -> tuple[Float[Array, "*S"], Float[Array, "*S"], Float[Array, "*S"], Float[Array, "*S"], Float[Array, "*S"]]:
+    """Direction, of any length, and new momenta and second moment of one tensor.
 
-    A parameter whose gradients have all been 0 holds still by itself: its features are 0, and nothing has a bias.
+    All is elementwise, so that the direction is one loop over the tensor. A parameter whose gradients have all been 0
+    holds still by itself: its features are 0, and nothing has a bias.
     """
-    fast, middle, slow = (d * m + (1 - d) * g for d, m in zip(MOMENTUM_DECAYS, memory[:3], strict=True))
-    square, by_row, by_column = _squares(g)
-    second = SECOND_MOMENT_DECAY * memory.second_moment + (1 - SECOND_MOMENT_DECAY) * square
-    rows, columns = _average(memory.rows, by_row), _average(memory.columns, by_column)
+    *momenta, second = memory
+    g = jnp.asarray(g, jnp.promote_types(g.dtype, jnp.float32))
+    # Each mean reads the gradient by itself: read once for all of them, it would be written to memory and loaded again.
+    fast, middle, slow = (d * m + read_gradient((1 - d) * g) for d, m in zip(MOMENTUM_DECAYS, momenta, strict=True))
+    square = jnp.square(read_gradient(g))
+    second = SECOND_MOMENT_DECAY * second + (1 - SECOND_MOMENT_DECAY) * square
     *unbias, scale = (-1 / jnp.expm1(count * math.log(d)) for d in (*MOMENTUM_DECAYS, SECOND_MOMENT_DECAY))
-    by_factors, mean = _inverse_roots(second, rows, columns, scale)
+    by_factors, mean = _inverse_roots(second, scale)
     momenta = [m * u for m, u in zip((fast, middle, slow), unbias, strict=True)]
-    features = _features(g, momenta, second * scale, mean, by_factors)
+    features = _features(jnp.asarray(g, jnp.float32), momenta, second * scale, mean, by_factors)
     units = [jnp.clip(u, -1, 1) for u in products(features, theta.hidden)]
     weights = jnp.concatenate([theta.direct, theta.output])[:, None]
     direction = products([*features, *units], weights)[0]
-    return direction, _TensorMemory(fast, middle, slow, second, rows, columns)
+    return direction, fast, middle, slow, second
 
 
-def _squares(g: Float[Array, "*S"]) -> tuple[Array, Array | None, Array | None]:
-    """The square gradient, and its means over the two largest axes."""
-    square, axes = jnp.square(g), factored_axes(g.shape)
-    return (square, None, None) if axes is None else (square, square.mean(axes[0]), square.mean(axes[1]))
-
-
-def _average(old: Array | None, new: Array | None) -> Array | None:
-    return None if old is None or new is None else SECOND_MOMENT_DECAY * old + (1 - SECOND_MOMENT_DECAY) * new
-
-
-def _inverse_roots(second: Array, rows: Array | None, columns: Array | None, scale: Array) -> tuple[Array, Array]:
+def _inverse_roots(second: Array, scale: Array) -> tuple[Array, Array]:
     """The inverse root of Adafactor's estimate of each second moment, and the mean second moment.
 
     A vector has one estimate, the mean, for all of its entries.
     """
     axes = factored_axes(second.shape)
-    if axes is None or rows is None or columns is None:
+    if axes is None:
         mean = second.mean() * scale
         return jax.lax.rsqrt(mean + TINY), mean
+    rows, columns = second.mean(axes[0]), second.mean(axes[1])
     mean = rows.mean() * scale
     by_row = jax.lax.rsqrt(rows * scale / (mean + TINY) + RELATIVE)
     by_column = jax.lax.rsqrt(columns * scale + (RELATIVE * mean + TINY))

@@ -53,6 +53,35 @@ def test_a_fresh_rule_is_the_direction_of_adam_at_length_one(directions):
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
 
 
+def _direction_in_numpy(theta, gradients, axes):
+    """The direction of one tensor in float64, with averages of squares over rows and columns kept by themselves."""
+    direct, hidden, output = (np.asarray(w, np.float64) for w in theta)
+    decays, last = (0.9, 0.99, 0.999), np.asarray(gradients[-1], np.float64)
+    momenta, second, factors = [np.zeros_like(last)] * 3, np.zeros_like(last), [np.zeros_like(last)] * 2
+    for g in (np.asarray(g, np.float64) for g in gradients):
+        momenta = [d * m + (1 - d) * g for d, m in zip(decays, momenta, strict=True)]
+        second = 0.95 * second + 0.05 * g**2
+        factors = [0.95 * f + 0.05 * (g**2).mean(a, keepdims=True) for f, a in zip(factors, axes, strict=True)]
+    ms = [m / (1 - d ** len(gradients)) for d, m in zip(decays, momenta, strict=True)]
+    second, rows, columns = (x / (1 - 0.95 ** len(gradients)) for x in (second, *factors))
+    by_factors = (rows / rows.mean() * columns) ** -0.5
+    each = [x / second**0.5 for x in (last, *ms)]
+    features = [x / second.mean() ** 0.5 for x in (last, *ms)] + each + [m * by_factors for m in ms]
+    features += [np.where(last * m > 0, f, 0) for m, f in zip(ms[:2], each[1:3], strict=True)]
+    features = np.clip(features, -4, 4)
+    units = np.clip(np.einsum("i...,ih->h...", features, hidden), -1, 1)
+    direction = np.einsum("i...,i->...", features, direct) + np.einsum("h...,h->...", units, output)
+    return direction / (direction**2).mean() ** 0.5
+
+
+def test_directions_are_those_of_the_rule_written_out(theta, directions):
+    gradients = [_gradients(t) for t in range(5)]
+    found = directions(theta, gradients)
+    for name, axes in (("matrix", (0, 1)), ("filters", (0, 2)), ("vector", (0, 0))):  # a vector has one mean
+        expected = _direction_in_numpy(theta, [g[name] for g in gradients], axes)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
 def test_a_fresh_rule_with_orthogonal_matrices_is_orthogonal_adam():
     fresh = scale_by_compass(compass().init(jax.random.key(0)), orthogonalise=True)
     found = []
