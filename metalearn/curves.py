@@ -19,6 +19,7 @@ from einops import rearrange
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from metalearn.compilation import jit_quickly
 from metalearn.intervals import half_width, mean_interval
 from metalearn.learner import Family, Learner, check_signatures, prediction_score, predictions, select_classes
 
@@ -91,10 +92,9 @@ def _episode_drawer(family: Family, sequences: int) -> Callable[..., Any]:
     """A compiled function that draws a chunk of episodes.
 
     It is a program of its own, kept for the next scorer of the same family: to compile the drawing of episodes takes
-    longer than to compile most learners, and several learners are scored on the same ones.
+    longer than to compile most learners, and several learners are scored on the same ones. To draw them takes little.
     """
 
-    @jax.jit
     def draw(task: Partial, data: Any, key: Array, key_learner: Array, indices: Array) -> Any:
         def one(index: Array) -> Any:
             keys = jax.random.split(jax.random.fold_in(key, index), sequences)
@@ -107,7 +107,7 @@ def _episode_drawer(family: Family, sequences: int) -> Callable[..., Any]:
             classes = rearrange(classes, "n c -> n 1 1 c")
         return xs, ys, classes, jax.vmap(lambda i: jax.random.fold_in(key_learner, i))(indices)
 
-    return draw
+    return jit_quickly(draw)
 
 
 def summarise(scores: Float[np.ndarray, "tasks T"]) -> Curve:

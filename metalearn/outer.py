@@ -36,7 +36,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from metalearn._jax_versions import is_traced
+from metalearn.compilation import LESS_EFFORT, jit_quickly
 from metalearn.gradients.estimator import AXIS, Estimator
 from metalearn.inner import typed_key
 
@@ -185,22 +185,10 @@ def outer_loop(
     def step(state: OuterState, data: Any) -> tuple[OuterState, dict[str, Array]]:
         return jax.lax.scan(lambda s, _: one_step(s, data), state, length=steps_per_call)
 
-    make_state = jax.jit(new_state, out_shardings=None if mesh is None else _shardings(mesh))
-    jitted = jax.jit(step, donate_argnums=0)
-    if estimator.small_operations and _may_choose():
-        return OuterLoop(init, _QuicklyCompiled(step, jitted, _options(mesh)))
-    return OuterLoop(init, jitted)
-
-
-class _QuicklyCompiled:
-    """A jitted step that is compiled with options of its own, unless it is called inside of another program."""
-
-    def __init__(self, step: Callable[..., Any], jitted: Any, options: dict[str, Any]):
-        alone = jax.jit(step, donate_argnums=0, compiler_options=options)
-        self._inside, self._alone, self.lower, self.trace = jitted, alone, alone.lower, alone.trace
-
-    def __call__(self, state: OuterState, data: Any) -> tuple[OuterState, dict[str, Array]]:
-        return (self._inside if is_traced() else self._alone)(state, data)
+    make_state = jit_quickly(new_state, out_shardings=None if mesh is None else _shardings(mesh))  # it runs once
+    if estimator.small_operations:
+        return OuterLoop(init, jit_quickly(step, _options(mesh), donate_argnums=0))
+    return OuterLoop(init, jax.jit(step, donate_argnums=0))
 
 
 def _count_cores() -> int:
@@ -208,16 +196,9 @@ def _count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _may_choose() -> bool:
-    """Whether programs are for CPUs, and nobody else has said how they are optimized."""
-    settings: Any = jax.config  # pyright does not know its settings
-    chosen = settings.read("jax_disable_most_optimizations") or "optimization_level" in os.environ.get("XLA_FLAGS", "")
-    return not chosen and jax.default_backend() == "cpu"
-
-
 def _options(mesh: Mesh | None) -> dict[str, Any]:
     """How XLA compiles many small operations on CPUs. Figures are in `docs/scaling.md`."""
-    options: dict[str, Any] = {"xla_backend_optimization_level": 1}
+    options = dict(LESS_EFFORT)
     here = 1 if mesh is None else sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     # Where each core has a device of its own, handing a small product to the threads of all cores only costs time.
     if 1 < here >= _count_cores() and "multi_thread_eigen" not in os.environ.get("XLA_FLAGS", ""):

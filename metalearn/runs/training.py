@@ -248,7 +248,7 @@ def _log(
 def _check_theta(run: Run, after: int, theta: Any) -> None:
     # An update can overflow although its loss is finite; the next loss would show it too late.
     floats = [x for x in jax.tree.leaves(theta) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    if not all(bool(jnp.isfinite(x).all()) for x in floats):
+    if not all(np.isfinite(np.asarray(x)).all() for x in floats):  # JAX would compile a program per shape
         raise FloatingPointError(
             f"theta is not finite after the update of outer step {after}. {describe_last_checkpoint(run)}"
         )

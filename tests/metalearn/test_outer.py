@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from metalearn import outer
+from metalearn import compilation, outer
 from metalearn.gradients import backprop, pes, truncated_backprop
 from metalearn.inner import InnerLoop
 from metalearn.outer import outer_loop
@@ -137,30 +137,16 @@ def test_evolution_strategies_are_compiled_with_less_effort_but_not_inside_other
     loop = InnerLoop(lambda theta, data, key: data, lambda theta, s, t, key, data: (s, ((theta - s) ** 2).sum(), {}))
     ran = []
     for off in (True, False):
-        monkeypatch.setattr(outer, "_may_choose", lambda off=off: not off)
+        monkeypatch.setattr(compilation, "may_choose", lambda off=off: not off)
         init, step = outer_loop(pes(loop, 0.1, 2, 2, 4), optax.sgd(0.1))
-        assert isinstance(step, outer._QuicklyCompiled) == (not off)
+        assert isinstance(step, compilation.QuicklyCompiled) == (not off)
         for function in (step, jax.jit(step)):
             state = init(jnp.ones(3), jnp.zeros(3), jax.random.key(0))
             ran.append(np.asarray(function(state, jnp.zeros(3))[0].theta))
     for theta in ran:
         np.testing.assert_allclose(theta, ran[0], rtol=1e-6)
-    assert not isinstance(outer_loop(backprop(loop._replace(length=4), 2), optax.sgd(0.1)).step, outer._QuicklyCompiled)
-
-
-@pytest.mark.parametrize(
-    ("flags", "backend", "chooses"),
-    [("", "cpu", True), ("--xla_backend_optimization_level=3", "cpu", False), ("", "gpu", False)],
-)
-def test_who_decides_how_programs_are_optimized(monkeypatch, flags, backend, chooses):
-    monkeypatch.setenv("XLA_FLAGS", flags)
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert not outer._may_choose()  # the tests have decided
-    jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        assert outer._may_choose() == chooses
-    finally:
-        jax.config.update("jax_disable_most_optimizations", True)
+    other = outer_loop(backprop(loop._replace(length=4), 2), optax.sgd(0.1)).step
+    assert not isinstance(other, compilation.QuicklyCompiled)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +186,6 @@ def test_small_products_stay_on_one_thread_where_each_core_has_a_device(monkeypa
 def test_the_step_is_compiled_with_the_options_of_its_mesh(monkeypatch):
     asked = Mock(return_value={})
     monkeypatch.setattr(outer, "_options", asked)
-    monkeypatch.setattr(outer, "_may_choose", lambda: True)
     loop = InnerLoop(lambda theta, data, key: data, lambda theta, s, t, key, data: (s, ((theta - s) ** 2).sum(), {}))
     mesh = jax.make_mesh((1,), (outer.AXIS,))
     outer_loop(pes(loop, 0.1, 2, 2, 4), optax.sgd(0.1), mesh=mesh)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metalearn.compilation import jit_quickly
 from metalearn.errors import DataNotPreparedError, RunError, UnknownNameError
 from metalearn.gradients import Estimator, linear_growth, with_curriculum, with_schedule
 from metalearn.inner import InnerLoop
@@ -168,7 +169,7 @@ def _initial_theta(learner: Learner, config: TrainConfig) -> Any:
         RunError: the run to begin from has no readable checkpoint.
         ValueError: its meta-parameters have other shapes.
     """
-    theta = jax.jit(learner.init)(stream(config.seed, "theta"))
+    theta = jit_quickly(learner.init)(stream(config.seed, "theta"))
     if config.start is None:
         return theta
     found = read_theta(Path(config.start))

@@ -29,10 +29,14 @@ a weaker penalty, the steps are shorter and the optimum is the same."""
 
 
 class _Fit(NamedTuple):
-    """One iterate: coefficients of the examples, the examples' fitted logits, one intercept per class."""
+    """One iterate: coefficients of the examples, the examples' fitted logits, one intercept per class.
 
-    dual: Float[Array, "T C"]
-    fitted: Float[Array, "T C"]
+    Its rows are classes. Most arithmetic is along the examples, of which there are more: on a CPU, an iteration takes
+    half the time that it takes with rows of ten classes.
+    """
+
+    dual: Float[Array, "C T"]
+    fitted: Float[Array, "C T"]
     intercept: Float[Array, "C"]
 
 
@@ -122,7 +126,7 @@ def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) ->
         xs = state.xs.at[state.stored].set(x, mode="drop")
         one_hot = state.one_hot.at[state.stored].set(jax.nn.one_hot(y, outputs, dtype=jnp.float32), mode="drop")
         fitted = dot(xs, dot(xs.T, state.dual)) + state.intercept[None]
-        dual, intercept = fit(inverse, ridge, one_hot, _Fit(state.dual, fitted, state.intercept))
+        dual, intercept = fit(inverse, ridge, one_hot, _Fit(state.dual.T, fitted.T, state.intercept))
         return LogisticState(xs, one_hot, inverse, ridge, dual, intercept, state.stored + 1)
 
     def grow_inverse(state: LogisticState, ridge: Float[Array, ""], x: Float[Array, "D"]) -> Float[Array, "T T"]:
@@ -137,15 +141,16 @@ def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) ->
         return state.inverse + jnp.outer(row, row) / corner
 
     def fit(inverse: Array, ridge: Array, one_hot: Array, begin: _Fit) -> tuple[Array, Array]:
-        known, seen = one_hot.any(1)[:, None], one_hot.any(0)[None]
-        sums = inverse.sum(1)
+        one_hot = one_hot.T
+        known, seen = one_hot.any(0)[None], one_hot.any(1)[:, None]
+        sums = inverse.sum(1)  # the inverse is symmetric
 
         def minimise_bound(at: _Fit) -> _Fit:
-            probabilities = jax.nn.softmax(jnp.where(seen, at.fitted, UNSEEN))
-            # At the optimum, dual = C (one_hot - probabilities); the free intercept keeps the columns' sums 0
+            probabilities = jax.nn.softmax(jnp.where(seen, at.fitted, UNSEEN), axis=0)
+            # At the optimum, dual = C (one_hot - probabilities); the free intercept keeps the sum of each class 0
             gap = jnp.where(known, 2 * (one_hot - probabilities) - penalty * at.dual, 0.0)
-            intercept = dot(sums, gap) / sums.sum()
-            dual = dot(inverse, gap) - sums[:, None] * intercept[None]
+            intercept = dot(gap, sums) / sums.sum()
+            dual = dot(gap, inverse) - intercept[:, None] * sums[None]
             return _Fit(at.dual + dual, at.fitted + gap - ridge * dual, at.intercept + intercept)
 
         def body(_: Array, carry: tuple[_Fit, _Fit, Array]) -> tuple[_Fit, _Fit, Array]:
@@ -160,7 +165,7 @@ def logistic(signature: Signature, config: LogisticConfig = LogisticConfig()) ->
         begin = begin._replace(fitted=jnp.where(known, begin.fitted, 0.0))
         ahead, *_ = jax.lax.fori_loop(0, config.iterations - 1, body, (begin, begin, jnp.float32(1)))
         end = minimise_bound(ahead)
-        return end.dual, end.intercept
+        return end.dual.T, end.intercept
 
     size = length * (inputs + 2 * outputs + length) + outputs + 1
     return Learner(no_theta, start, predict, observe, None, size, signature)
