@@ -122,6 +122,14 @@ def test_links_to_files_are_there(page):
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_modules_that_are_named_are_there(page):
+    """By the end of their path: a table gives the folder once."""
+    known = [f"/{path.relative_to(ROOT)}" for path in ROOT.rglob("*.py")]
+    named = re.findall(r"`([\w./-]+\.py)`", page.read_text())
+    assert [name for name in named if not any(path.endswith(f"/{name}") for path in known)] == []
+
+
 def test_the_readme_is_short_and_its_two_commands_are_there():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150

@@ -93,6 +93,9 @@ def load(source: str | os.PathLike[str], num_steps: int | None = None, **setting
     Adam is better, and long runs may undo what was reached. A warning says so once, at the first step past the horizon;
     if `num_steps` is given, at once.
 
+    A parameter whose gradient is exactly 0 from the start holds still. One whose gradient becomes exactly 0 later, such
+    as a unit that dies, moves on, with `compass` for thousands of steps: use `optax.masked` for what is to stay.
+
     Args:
         source: as in `read`.
         num_steps: number of training steps to come. Some optimizers need it, such as `celo` and `schedule`. With it, no

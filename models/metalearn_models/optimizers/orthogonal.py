@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 __all__ = ["normalise", "orthogonal_adam", "orthogonalise"]
@@ -24,15 +25,21 @@ def orthogonalise(x: Float[Array, "M N"]) -> Float[Array, "M N"]:
     """A matrix with the singular vectors of `x` and nearly equal singular values, of root mean square 1.
 
     Five steps of a polynomial of degree 5 on the smaller side, with Muon's coefficients, which bring singular values
-    between .01 and 1 to between .7 and 1.2. Without any entry but 0, the matrix stays 0.
+    between .01 and 1 to between .7 and 1.2. Without any entry but 0, the matrix stays 0. A matrix that is split over
+    the explicit axes of a mesh is gathered, and the result lies where it lay.
     """
     a, b, c = 3.4445, -4.775, 2.0315
+    place = jax.typeof(x).sharding.spec
+    is_split = any(axis is not None for axis in place)
+    if is_split:
+        x = jax.sharding.reshard(x, P(None, None))
     wide = x if x.shape[0] <= x.shape[1] else x.T
     wide /= jnp.sqrt(jnp.square(wide).sum()) + SMALLEST
     for _ in range(5):
         square = wide @ wide.T
         wide = a * wide + (b * square + c * square @ square) @ wide
-    return normalise(wide if x.shape[0] <= x.shape[1] else wide.T)
+    result = normalise(wide if x.shape[0] <= x.shape[1] else wide.T)
+    return jax.sharding.reshard(result, place) if is_split else result
 
 
 def normalise(x: Float[Array, "*S"]) -> Float[Array, "*S"]:

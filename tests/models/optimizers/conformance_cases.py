@@ -27,7 +27,9 @@ PER_LAYER = ("foof", "mac", "kfac", "kfac-standard", "natural-gradient", "mini-b
 
 Their updates are products of matrices: where these lie on automatic axes is the compiler's choice."""
 MATRIX_PRODUCTS = ("muon", "orthogonal-adam", "compass-orthogonal", *PER_LAYER)
-"""Their rule multiplies whole matrices: spread ones are gathered, and explicit axes would need a placement of each."""
+"""Their rule multiplies whole matrices: spread ones are gathered."""
+NOT_EXPLICIT = ("muon", *PER_LAYER)
+"""They are refused on explicit axes, where a product needs a placement: optax's Muon, and those per layer."""
 DROPS = ("sparse",)
 """They set parameters to zero, in the first three steps."""
 STEPS = 10

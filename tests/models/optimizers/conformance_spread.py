@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from metalearn_models.optimizers.learned.parts import celo_rule, fused
-from tests.models.optimizers.conformance_cases import MATRIX_PRODUCTS, NAMES, make, params, update
+from tests.models.optimizers.conformance_cases import NAMES, NOT_EXPLICIT, make, params, update
 
 SPECS = {"matrix": P("x", "y"), "vector": P("y")}
 """Of the leaves that are spread; the others lie on all devices."""
@@ -22,7 +22,7 @@ def main() -> None:
     with mock.patch.object(fused, "BLOCK", 8), mock.patch.object(celo_rule, "BLOCK", 8):  # small tensors have blocks
         for name in NAMES:
             found[name] = on_automatic_axes(make(name))
-            found[name] |= {} if name in MATRIX_PRODUCTS else on_explicit_axes(make(name))
+            found[name] |= {} if name in NOT_EXPLICIT else on_explicit_axes(make(name))
     print(json.dumps(found))
 
 

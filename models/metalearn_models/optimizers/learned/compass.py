@@ -126,7 +126,8 @@ def scale_by_compass(theta: CompassTheta, orthogonalise: bool = False) -> optax.
     """Replace gradients by directions of root mean square 1 per tensor.
 
     Chain it with `optax.scale_by_learning_rate`, after decay of the weights if any. A parameter whose gradients have
-    all been 0 holds still. A gradient that is not finite makes the later updates of its tensor not finite, as in Adam;
+    all been 0 holds still; one whose gradients become 0 goes on for thousands of steps, as momenta outlast second
+    moments. A gradient that is not finite makes the later updates of its tensor not finite, as in Adam;
     see `optax.apply_if_finite`.
 
     Args:
