@@ -88,10 +88,12 @@ def _estimators() -> dict[str, Callable[[Any], gradients.Estimator]]:
         "full ES, rank 1": lambda loop: gradients.full_es(loop, 0.01, 4, noise=gradients.low_rank(1)),
         "NRES": lambda loop: gradients.nres(loop, 0.01, 4, 5),
         "PES": lambda loop: gradients.pes(loop, 0.01, 4, 5),
+        "GPES": lambda loop: gradients.gpes(loop, 0.01, 4, 5, 10),
         "PES-A": lambda loop: gradients.pes_a(loop, 0.01, 4, 5),
         "NRES-A": lambda loop: gradients.nres_a(loop, 0.01, 4, 5),
         "truncated ES": lambda loop: gradients.truncated_es(loop, 0.01, 4, 5),
         "DODGE": lambda loop: gradients.dodge(loop, 4, 5),
+        "RTRL": lambda loop: gradients.rtrl(loop, 4, 5),
     }
 
 

@@ -8,7 +8,8 @@ eps. Then
 
 has the expectation of NRES, since the mean of eps (eps . p) is p. The part of the loss that p explains adds no
 variance. On a quadratic loss the trace of the covariance falls from (P + 1) |g|^2 to (P + 1) |g - p|^2, with p summed
-over the windows. An update costs one more backward pass of the window and one more trajectory per task.
+over the windows. An update costs one more backward pass of the window and one more trajectory per task. There is no
+`shaping` here: what p explains is in units of the loss, and could not be taken from a rank or a z-score.
 """
 
 from __future__ import annotations

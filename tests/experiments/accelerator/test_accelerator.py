@@ -10,6 +10,7 @@ import pytest
 from experiments.accelerator import _smoke, _throughput, _updates, experiment
 from experiments.accelerator.experiment import AcceleratorConfig, format_result, run
 from experiments.accelerator.few_packages import _AnyShape
+from metalearn import gradients
 from metalearn.runs.progress import Silent
 
 
@@ -108,3 +109,11 @@ runpy.run_module("experiments", run_name="__main__")
 
 def test_the_stand_in_for_jaxtyping_is_the_class_of_the_array():
     assert _AnyShape[int, "n m"] is int
+
+
+def test_every_estimator_is_in_the_smoke_test():
+    """By what the functions of `metalearn.gradients` say that they return; three of them change other estimators."""
+    known = {name: vars(gradients)[name] for name in gradients.__all__}
+    makers = {name for name, f in known.items() if getattr(f, "__annotations__", {}).get("return") == "Estimator"}
+    called = {name for case in _smoke._estimators().values() for name in case.__code__.co_names}
+    assert makers - {"together", "with_curriculum", "with_schedule"} == called & makers
