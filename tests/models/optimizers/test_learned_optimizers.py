@@ -99,6 +99,12 @@ def _reference_small_fc(theta, params, gradients, step_size, exponent):
 REFERENCES = {"mlp": _reference_mlp, "small_fc": _reference_small_fc}
 
 
+def _zeros(optimizer):
+    """A theta where its values do not matter: to draw one is several programs."""
+    shapes = jax.eval_shape(optimizer.init, jax.random.key(0))
+    return jax.tree.map(lambda a: jnp.asarray(np.zeros(a.shape, a.dtype)), shapes)
+
+
 def _run(optimizer, theta, params, gradients):
     """Updates of each step and the last state, the params held fixed, as one scan."""
     transform = optimizer.transform(theta, len(gradients))
@@ -112,10 +118,9 @@ def _run(optimizer, theta, params, gradients):
     return updates, state
 
 
-def _perturbed(theta, key, scale):
-    leaves, tree = jax.tree.flatten(theta)
-    keys = jax.random.split(key, len(leaves))
-    return tree.unflatten([a + scale * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)])
+def _perturbed(theta, seed, scale):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a) + scale * rng.normal(size=a.shape), jnp.float32), theta)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -123,7 +128,7 @@ def test_updates_and_memory_equal_the_written_out_computation(name):
     """Random network, moved decays, ranks 0 to 3, five steps; a step size of 1 makes the tolerance a strict one."""
     rng = np.random.default_rng(0)
     optimizer = OPTIMIZERS[name](step_size=1.0, exponent=0.1)
-    theta = _perturbed(optimizer.init(jax.random.key(0)), jax.random.key(1), 0.03)
+    theta = _perturbed(jax.jit(optimizer.init)(jax.random.key(0)), 1, 0.03)
     run = jax.jit(lambda params, gradients: _run(optimizer, theta, params, gradients))
     for gradient_scale in (1.0, 1e-4):
         params, gradients = _tree(rng, 0.5), [_tree(rng, gradient_scale) for _ in range(5)]
@@ -142,7 +147,7 @@ def test_updates_and_memory_equal_the_written_out_computation(name):
 def test_applied_updates_equal_the_written_out_computation_within_1e_6(name):
     rng = np.random.default_rng(1)
     optimizer = OPTIMIZERS[name]()
-    theta = _perturbed(optimizer.init(jax.random.key(2)), jax.random.key(3), 0.03)
+    theta = _perturbed(jax.jit(optimizer.init)(jax.random.key(2)), 3, 0.03)
     params, gradients = _tree(rng, 0.5, FEW), [_tree(rng, 0.1, FEW) for _ in range(5)]
     updates, _ = jax.jit(lambda theta: _run(optimizer, theta, params, gradients))(theta)
     for leaf in FEW:
@@ -154,7 +159,7 @@ def test_applied_updates_equal_the_written_out_computation_within_1e_6(name):
 def test_tensors_that_do_not_fill_their_blocks_are_updated_to_the_last_entry(size):
     rng = np.random.default_rng(6)
     optimizer = mlp_optimizer(step_size=1.0)
-    theta = optimizer.init(jax.random.key(9))
+    theta = jax.jit(optimizer.init)(jax.random.key(9))
     params, grads = (jnp.asarray(rng.normal(size=size), jnp.float32) for _ in range(2))
     transform = optimizer.transform(theta)
     updates, _ = jax.jit(transform.update)(grads, transform.init(params), params)
@@ -169,7 +174,7 @@ def _reading(feature, inputs, width):
     last = np.zeros((width, 2), np.float32)
     last[:2, 0] = 1, -1
     weights = (first, np.eye(width, dtype=np.float32), last)
-    return tuple({"weight": jnp.asarray(w), "bias": jnp.zeros(w.shape[1])} for w in weights)
+    return tuple({"weight": w, "bias": np.zeros(w.shape[1], np.float32)} for w in weights)
 
 
 @pytest.mark.parametrize("name, inputs, width", [("mlp", 19, 32), ("small_fc", 39, 4)])
@@ -180,8 +185,9 @@ def test_each_feature_alone_equals_the_written_out_one(name, inputs, width):
     thetas = []
     for feature in range(inputs):
         layers = _reading(feature, inputs, width)
-        thetas.append(layers if name == "mlp" else SmallFCTheta(layers, jnp.zeros(3), jnp.zeros(1), jnp.zeros(3)))
-    stacked = jax.tree.map(lambda *a: jnp.stack(a), *thetas)
+        nothing = [np.zeros(n, np.float32) for n in (3, 1, 3)]
+        thetas.append(layers if name == "mlp" else SmallFCTheta(layers, *nothing))
+    stacked = jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *thetas)
     updates, _ = jax.jit(jax.vmap(lambda theta: _run(optimizer, theta, params, gradients)))(stacked)
     for feature, theta in enumerate(thetas):
         for leaf in SHAPES:
@@ -195,12 +201,12 @@ def test_each_feature_alone_equals_the_written_out_one(name, inputs, width):
 
 @pytest.mark.parametrize("name, size", [("mlp", 1762), ("small_fc", 197)])
 def test_the_number_of_meta_parameters_is_the_papers(name, size):
-    theta = OPTIMIZERS[name]().init(jax.random.key(0))
+    theta = jax.eval_shape(OPTIMIZERS[name]().init, jax.random.key(0))
     assert sum(a.size for a in jax.tree.leaves(theta)) == size
 
 
 def test_initial_weights_are_truncated_normal_of_scale_one_over_root_fan_in():
-    first, second, _ = mlp_optimizer(hidden=(300, 300)).init(jax.random.key(0))
+    first, second, _ = jax.jit(mlp_optimizer(hidden=(300, 300)).init)(jax.random.key(0))
     for layer, fan_in in ((first, 19), (second, 300)):
         weight = np.asarray(layer["weight"]) * fan_in**0.5
         assert np.abs(weight).max() <= 2 + 1e-5
@@ -212,7 +218,8 @@ def test_initial_weights_are_truncated_normal_of_scale_one_over_root_fan_in():
 @pytest.mark.parametrize("name, multiple", [("mlp", 6.0), ("small_fc", 4.1)])
 def test_memory_per_parameter(name, multiple):
     params = {"weight": jnp.zeros((256, 256)), "bias": jnp.zeros(256)}
-    state = OPTIMIZERS[name]().transform(OPTIMIZERS[name]().init(jax.random.key(0)), 1).init(params)
+    optimizer = OPTIMIZERS[name]()
+    state = jax.eval_shape(lambda key: optimizer.transform(optimizer.init(key), 1).init(params), jax.random.key(0))
     floats = sum(a.size for a in jax.tree.leaves(state) if a.dtype == jnp.float32)
     assert floats <= multiple * sum(a.size for a in jax.tree.leaves(params))
 
@@ -222,7 +229,7 @@ def test_a_chain_scales_and_clips_around_it(name):
     """Clipping before and scaling after, under jit, equal the three parts one after the other."""
     rng = np.random.default_rng(4)
     optimizer = OPTIMIZERS[name]()
-    theta = optimizer.init(jax.random.key(5))
+    theta = jax.jit(optimizer.init)(jax.random.key(5))
     params, grads = _tree(rng, 0.5, FEW), _tree(rng, 1.0, FEW)
     chain = optax.chain(optax.clip(0.1), optimizer.transform(theta, 10), optax.scale(-3.0))
     with jax.numpy_dtype_promotion("standard"):
@@ -236,12 +243,12 @@ def test_a_chain_scales_and_clips_around_it(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_gradient_with_respect_to_theta_is_that_of_finite_differences(name):
     rng = np.random.default_rng(5)
-    optimizer = OPTIMIZERS[name](step_size=1.0)
-    theta = _perturbed(optimizer.init(jax.random.key(6)), jax.random.key(7), 0.03)
+    # Two hidden units a layer: what the derivative of small_fc takes to compile grows with them.
+    optimizer = small_fc((2, 2), step_size=1.0) if name == "small_fc" else mlp_optimizer(step_size=1.0)
+    theta = _perturbed(jax.jit(optimizer.init)(jax.random.key(6)), 7, 0.03)
     shapes = {**FEW, "empty": (0, 5), "nothing": (0,)}  # a mean over nothing would be NaN, also in derivatives
     params, gradients = _tree(rng, 0.5, shapes), [_tree(rng, 0.1, shapes) for _ in range(2)]
-    direction = jax.tree.map(jnp.zeros_like, theta)
-    direction = _perturbed(direction, jax.random.key(8), 1.0)
+    direction = _perturbed(_zeros(optimizer), 8, 1.0)
 
     def moved(epsilon):
         there = jax.tree.map(lambda a, b: a + epsilon * b, theta, direction)
@@ -256,7 +263,7 @@ def test_the_gradient_with_respect_to_theta_is_that_of_finite_differences(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_parameters_that_are_not_floating_point_are_refused(name):
     optimizer = OPTIMIZERS[name]()
-    transform = optimizer.transform(optimizer.init(jax.random.key(0)), 10)
+    transform = optimizer.transform(_zeros(optimizer), 10)
     with pytest.raises(TypeError, match=r"int32 at params\['layers'\]\[1\]"):
         transform.init({"layers": [jnp.zeros(3), jnp.zeros(3, jnp.int32)]})
 
@@ -264,7 +271,7 @@ def test_parameters_that_are_not_floating_point_are_refused(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_update_without_params_is_refused(name):
     optimizer = OPTIMIZERS[name]()
-    transform = optimizer.transform(optimizer.init(jax.random.key(0)), 10)
+    transform = optimizer.transform(_zeros(optimizer), 10)
     with pytest.raises(ValueError, match=r"update\(grads, state, params\), got None"):
         transform.update(jnp.zeros(3), transform.init(jnp.zeros(3)))
 
@@ -273,7 +280,7 @@ def test_an_update_without_params_is_refused(name):
 def test_bfloat16_parameters_get_the_float32_updates_rounded(name):
     rng = np.random.default_rng(7)
     optimizer = OPTIMIZERS[name]()
-    transform = optimizer.transform(optimizer.init(jax.random.key(10)))
+    transform = optimizer.transform(jax.jit(optimizer.init)(jax.random.key(10)))
     half = [jax.tree.map(lambda a: a.astype(jnp.bfloat16), _tree(rng, 0.5, FEW)) for _ in range(2)]
     full = jax.tree.map(lambda a: a.astype(jnp.float32), half)
     results = []
