@@ -93,7 +93,7 @@ def test_an_input_changes_its_own_and_later_predictions_only_and_a_label_later_o
 @pytest.mark.parametrize("name", ["lstm", "outer_lstm", "vsml", "mlp"])
 def test_theta_is_a_dict_of_float32_arrays_and_differs_between_keys(name):
     learner = LEARNERS[name](CLASSES)
-    one, two = learner.init(jax.random.key(0)), learner.init(jax.random.key(1))
+    one, two = jax.jit(learner.init)(jax.random.key(0)), jax.jit(learner.init)(jax.random.key(1))
     assert type(one) is dict and all(a.dtype == jnp.float32 for a in jax.tree.leaves(one))
     assert jax.tree.structure(one) == jax.tree.structure(two)
     assert not np.array_equal(jax.flatten_util.ravel_pytree(one)[0], jax.flatten_util.ravel_pytree(two)[0])
@@ -258,7 +258,7 @@ def test_gradient_descent_makes_it_learn_a_one_bit_task_in_context(name):
         updates, state = optimizer.update(grad, state)
         return (optax.apply_updates(theta, updates), state), value
 
-    theta = learner.init(jax.random.key(0))
+    theta = jax.jit(learner.init)(jax.random.key(0))
     with jax.numpy_dtype_promotion("standard"):  # optax's bias correction takes a float to an integer power
         _, losses = jax.jit(lambda *args: jax.lax.scan(step, *args))((theta, optimizer.init(theta)), (xs, ys))
     assert losses[0] > 0.6 and losses[-20:].mean() < 0.1  # ln 2 = 0.69 is chance
