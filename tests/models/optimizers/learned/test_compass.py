@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from metalearn_models import optimizers
+from metalearn_models.optimizers.frame import LARGEST
 from metalearn_models.optimizers.learned.compass import FEATURES, CompassTheta, compass, scale_by_compass
 from metalearn_models.optimizers.orthogonal import orthogonal_adam
 
@@ -156,3 +157,14 @@ def test_fewer_than_200_weights_and_a_rule_needs_units():
     assert sum(x.size for x in jax.tree.leaves(theta)) == 125
     with pytest.raises(ValueError, match="units must be at least 1, got 0"):
         optimizers.make("compass", units=0).init(jax.random.key(0))
+
+
+def test_means_take_a_gradient_within_bounds_and_keep_what_is_not_finite(theta):
+    tx, g = scale_by_compass(theta), jnp.asarray([1e30, -1e30, 1.0, np.inf], jnp.float32)
+    _, state = jax.jit(tx.update)({"vector": g}, tx.init({"vector": g}))
+    means, shares = (*state.momenta, state.second_moment), (0.1, 0.01, 0.001, 0.05)
+    for mean, share, power in zip(means, shares, (1, 1, 1, 2), strict=True):
+        found = np.asarray(mean["vector"])
+        assert share * LARGEST**power <= found[0] * (1 + 1e-5) and np.abs(found[:2]).max() <= LARGEST**power
+        np.testing.assert_allclose(found[2], share, rtol=1e-5)
+        assert found[3] == np.inf
