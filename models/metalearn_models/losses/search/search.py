@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections import Counter
@@ -116,7 +117,7 @@ def search(
         if progress is not None:
             progress.start(len(state.generations), config.generations)
             stack.callback(progress.close)
-        pool = enumerate_losses(kind, config.largest) if config.strategy in LISTED else ()
+        pool = _list_once(kind, config.largest) if config.strategy in LISTED else ()
         while len(state.generations) < config.generations and not _has_spent_budget(config, state):
             state = _advance(state, kind, classes, trainers, config, pool)
             save(path, state, identity)
@@ -125,6 +126,12 @@ def search(
             if stop is not None:
                 stop_together(stop.signal, what_is_safe(state, path))
         return _finish(state, trainers, judges, config)
+
+
+@functools.cache
+def _list_once(kind: Kind, largest: int) -> tuple[Candidate, ...]:
+    """The list is the same for all searches of a process."""
+    return enumerate_losses(kind, largest)
 
 
 def as_loss(expr: Expr, tasks: Sequence[LossTask], strategy: Strategy = "evolution") -> SymbolicLoss:
