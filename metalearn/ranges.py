@@ -42,6 +42,7 @@ __all__ = [
     "hints_of",
     "members",
     "refusal",
+    "rules_of",
 ]
 
 
@@ -157,8 +158,6 @@ Positive = Annotated[float, Within(0, 1e6, above=True)]
 """A number above 0, such as a learning rate."""
 NonNegative = Annotated[float, Within(0, 1e6)]
 """A number of at least 0, such as a penalty."""
-
-
 PathName = Annotated[Path, Place()]
 """The path of a file or folder."""
 
@@ -212,7 +211,8 @@ def check(config: Any) -> None:
 
 def refusal(option: str, hint: Any, value: Any) -> str:
     """The sentence about a value that is not allowed: the option, what it takes, and what was got."""
-    shown = f"a text of {len(value)} letters" if isinstance(value, str) and len(value) > 80 else repr(value)
+    show = next((rule.show for rule in rules_of(hint) if hasattr(rule, "show")), repr)  # a rule may hide a part
+    shown = f"a text of {len(value)} letters" if isinstance(value, str) and len(value) > 80 else show(value)
     return f"{option} must be {describe(hint)}, got {shown}{_nearest(hint, value)}"
 
 
@@ -268,6 +268,13 @@ def members(hint: Any) -> tuple[Any, ...]:
     if _is_union(typing.get_origin(hint)):
         return tuple(part for member in typing.get_args(hint) for part in members(member))
     return (hint,)
+
+
+def rules_of(hint: Any) -> Iterator[Any]:
+    """The metadata of a type and of the types that it is made of."""
+    yield from getattr(hint, "__metadata__", ())
+    for part in typing.get_args(hint):
+        yield from rules_of(part)
 
 
 def _is_union(origin: Any) -> bool:

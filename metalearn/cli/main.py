@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:]
     if NO_CACHE in words:
         words = [word for word in words if word != NO_CACHE]
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # JAX reads it, here and in the workers of a sweep
     else:
         _keep_programs()
     status = _run(words)

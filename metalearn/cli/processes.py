@@ -13,6 +13,7 @@ import jax
 from metalearn._jax_versions import coordinator_address
 from metalearn.cli.arguments import take
 from metalearn.errors import UsageError
+from metalearn.runs.folder import note_from_first
 from metalearn.runs.processes import all_do, is_first
 from metalearn.runs.witness import call_witness
 
@@ -32,6 +33,8 @@ def help_for(folder: str = "--run") -> str:
 
 def connect(words: list[str], folders: Sequence[str] = ("--run", "--resume")) -> bool:
     """Take these options from a command's words, and join the other processes. Must run before JAX starts.
+
+    Process 0 prints how many processes and devices have met.
 
     Args:
         words: of the command; loses these options.
@@ -93,6 +96,7 @@ def connect(words: list[str], folders: Sequence[str] = ("--run", "--resume")) ->
 
     all_do(compare)
     address = coordinator_address()
+    note_from_first(f"{met} processes, {jax.device_count()} devices")
     if address is not None and not is_first():
         call_witness(address)
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ from metalearn.recipes.in_context.config import (
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.recipes.in_context.scoring import table
 from metalearn.recipes.options import read
-from metalearn.runs.folder import note_on_stderr, open_run
+from metalearn.runs.folder import note_from_first, note_on_stderr, open_run
 from metalearn.runs.processes import all_do, is_first
 from metalearn.runs.progress import Quiet, Silent, default_progress
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
         train_tables.main(words)
         return
     if connect(words):
-        name, command, resume = all_do(lambda: parse(words))
+        name, command, resume = all_do(lambda: parse(words, note_from_first))
     else:
         name, command, resume = parse(words)
         if command.config.gradient.method != "backprop":
@@ -90,8 +90,10 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(result))
 
 
-def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
+def parse(argv: list[str], note: Callable[[str], None] = note_on_stderr) -> tuple[str, TrainCommand, Path | None]:
     """The preset's name, the parsed command and the run to resume, from the words after `metalearn train`.
+
+    `note` is called with a sentence where the preset's warm-up does not fit.
 
     Raises:
         UnknownNameError: there is no such preset or learner.
@@ -111,7 +113,7 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
         TrainCommand(config), argv, "metalearn train", usage, describe(TrainCommand).replace("{processes}", help_for())
     )
     if resume is None:
-        command = dataclasses.replace(command, config=_with_short_warmup(config, command.config))
+        command = dataclasses.replace(command, config=_with_short_warmup(config, command.config, note))
     if resume is not None and command.config.steps != config.steps and "steps" not in free_fields(config):
         raise UsageError(
             f"--steps must stay {config.steps}: --outer-optimizer.schedule {config.outer_optimizer.schedule} is "
@@ -124,7 +126,7 @@ def parse(argv: list[str]) -> tuple[str, TrainCommand, Path | None]:
     return name, command, None if resume is None else Path(resume)
 
 
-def _with_short_warmup(preset: TrainConfig, config: TrainConfig) -> TrainConfig:
+def _with_short_warmup(preset: TrainConfig, config: TrainConfig, note: Callable[[str], None]) -> TrainConfig:
     """The configuration with a tenth of the run as warm-up, where that of the preset would not fit into fewer steps.
 
     A warm-up that differs from the preset's was asked for, and stays.
@@ -133,5 +135,5 @@ def _with_short_warmup(preset: TrainConfig, config: TrainConfig) -> TrainConfig:
     if warmup != preset.outer_optimizer.warmup or not 0 < config.steps <= warmup:
         return config
     shorter = config.steps // 10
-    note_on_stderr(f"the warm-up is {shorter} outer steps, since the preset's {warmup} do not fit into {config.steps}")
+    note(f"the warm-up is {shorter} outer steps, since the preset's {warmup} do not fit into {config.steps}")
     return dataclasses.replace(config, outer_optimizer=dataclasses.replace(config.outer_optimizer, warmup=shorter))

@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 from metalearn.gradients import Estimator
 from metalearn.outer import OuterLoop, OuterState, global_mesh, local_mesh, outer_loop
 from metalearn.runs.checkpoints import restore_checkpoint
-from metalearn.runs.folder import Run, create_run, note_on_stderr, resume_run
+from metalearn.runs.folder import Run, create_run, note_from_first, resume_run
 from metalearn.runs.json_values import as_json
 from metalearn.runs.processes import (
     agree_on,
@@ -120,7 +120,7 @@ def _is_free(folder: Path, overwrite: bool) -> bool:
 
 
 def _announce_time(training: MetaTraining, progress: Progress | None) -> None:
-    note = note_on_stderr if progress is None else progress.note
+    note = note_from_first if progress is None else progress.note
     note(f"{training.steps:,} steps: timing one first, which compiles it")
     seconds = time_step(training)
     devices, whole = f"{jax.device_count()} x {jax.devices()[0].device_kind}", duration(seconds * training.steps)
@@ -154,7 +154,7 @@ def begin_run(
 
 def restore_for_all(run: Run, state: Any) -> Any:
     """The state of the newest readable checkpoint, the same one in all processes; see `restore_checkpoint`."""
-    state = all_do(lambda: restore_checkpoint(run, state))
+    state = all_do(lambda: restore_checkpoint(run, state, note_from_first))
     check_same_step(int(state.step))
     return state
 
@@ -202,8 +202,6 @@ def drive(
     run = begin_run(folder, training.config, training.free, training.upgrade, resume=resume, overwrite=overwrite)
     if resume:
         state = restore_for_all(run, state)
-    if progress is not None and jax.process_count() > 1:
-        progress.note(f"{jax.process_count()} processes, {jax.device_count()} devices")
     if progress is not None:
         progress.note(f"meta-training in {run.folder}")
     loop, per_call = compile_outer_loop(training, training.steps - int(state.step))

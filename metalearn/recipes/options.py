@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 import tyro
 
 from metalearn.errors import UsageError
-from metalearn.ranges import Existing, Field, Place, allows, describe, fields_of, hints_of, members, refusal
+from metalearn.ranges import Existing, Field, Place, allows, describe, fields_of, hints_of, members, refusal, rules_of
 
 __all__ = ["check_words", "options_of", "positionals_of", "read"]
 
@@ -145,13 +145,13 @@ def _check_text(field: Field, text: str) -> str:
     """The text as tyro reads it; an error if it is not a value of the field."""
     if type(None) in members(field.hint) and text.lower() == "none":
         return "None"
-    is_place = Path in members(field.hint) or any(isinstance(rule, Place) for rule in _rules(field.hint))
+    is_place = Path in members(field.hint) or any(isinstance(rule, Place) for rule in rules_of(field.hint))
     text = str(Path(text).expanduser()) if is_place and text.startswith("~") else text
     values = _values(field.hint, text)
     if not any(allows(field.hint, value) for value in values):
         name = field.name.upper() if _is_marked(field.hint, _POSITIONAL) else field.option
         raise UsageError(refusal(name, field.hint, values[0] if values and isinstance(values[0], int) else text))
-    kind = next((rule.kind for rule in _rules(field.hint) if isinstance(rule, Existing)), None)
+    kind = next((rule.kind for rule in rules_of(field.hint) if isinstance(rule, Existing)), None)
     if kind is not None and not Path(text).exists():
         raise UsageError(f"{field.option} must name a {kind} on this machine, and there is no {text!r}")
     return text
@@ -173,13 +173,6 @@ def _values(hint: Any, text: str) -> list[Any]:
         elif member is not type(None):
             found.append(text)
     return found
-
-
-def _rules(hint: Any) -> Iterator[Any]:
-    """The metadata of a type and of the types that it is made of."""
-    yield from getattr(hint, "__metadata__", ())
-    for part in typing.get_args(hint):
-        yield from _rules(part)
 
 
 def _negated(option: str) -> str:

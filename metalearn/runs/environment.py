@@ -12,12 +12,13 @@ from typing import Any
 import jax
 
 from metalearn import __version__
+from metalearn.runs.addresses import hide_in_command
 
 __all__ = ["environment", "git_commit"]
 
 
 def environment() -> dict[str, Any]:
-    """Versions of metalearn, jax and Python, devices, commits, command line and time, as JSON values.
+    """Versions of metalearn, jax and Python, devices, commits, command line and time, as JSON values; no password.
 
     `commit` is that of metalearn's own code, `commit_here` that of the present folder.
     """
@@ -28,7 +29,7 @@ def environment() -> dict[str, Any]:
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "commit": git_commit(Path(__file__).parent),
         "commit_here": git_commit(Path.cwd()),
-        "command": sys.argv,
+        "command": hide_in_command(sys.argv),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

@@ -29,11 +29,13 @@ from metalearn.runs.environment import environment
 from metalearn.runs.files import write_atomically
 from metalearn.runs.json_values import as_json, check_same_config, finite_or_null
 from metalearn.runs.lock import LOCK, only_writer
+from metalearn.runs.processes import is_first
 
 __all__ = [
     "FORMAT",
     "Run",
     "create_run",
+    "note_from_first",
     "note_on_stderr",
     "open_run",
     "resume_run",
@@ -47,6 +49,12 @@ FORMAT = 1
 def note_on_stderr(text: str) -> None:
     """Print a sentence for the person who watches the run."""
     print(text, file=sys.stderr, flush=True)
+
+
+def note_from_first(text: str) -> None:
+    """Print a sentence for the person who watches the run, in process 0 alone."""
+    if is_first():
+        note_on_stderr(text)
 
 
 @dataclasses.dataclass(frozen=True)

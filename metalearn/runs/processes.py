@@ -13,6 +13,7 @@ import json
 import platform
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,15 @@ def exchange(text: str) -> list[str]:
 
 
 def agree_on(config: Mapping[str, Any]) -> None:
-    """Check that all processes have the same configuration and the same versions.
+    """Check that all processes have the same configuration and the same versions of what computes.
 
     Raises:
         RunError: on every process; names each value that differs and the process that has it.
     """
     if jax.process_count() == 1:
         return
-    versions = {"metalearn": __version__, "jax": jax.__version__, "python": platform.python_version()}
+    packages = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax", "flax")}
+    versions = {"metalearn": __version__, "python": platform.python_version(), **packages}
     words = {name: json.dumps(value) for name, value in {**_flat(config), **versions}.items()}  # NaN is equal to NaN
     everyone = [json.loads(text) for text in exchange(json.dumps(words))]
     differing = [
@@ -184,12 +186,7 @@ def check_folder(folder: Path) -> None:
     if jax.process_count() == 1:
         return
     sign = folder.parent / f".{exchange(uuid.uuid4().hex)[0]}"
-
-    def put() -> None:
-        sign.parent.mkdir(parents=True, exist_ok=True)
-        sign.touch()
-
-    first_does(put)
+    first_does(lambda: (sign.parent.mkdir(parents=True, exist_ok=True), sign.touch()))
     everyone = exchange("seen" if sign.exists() else "")
     first_does(sign.unlink)
     blind = [str(process) for process, seen in enumerate(everyone) if not seen]

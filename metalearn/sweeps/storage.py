@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.errors import RunError
+from metalearn.runs.addresses import hide_in_text, hide_password
 from metalearn.sweeps.patience import make_patient, without_answer
 
 __all__ = ["open_storage", "record_heartbeat", "storage_errors", "storage_url"]
@@ -77,12 +78,13 @@ def open_storage(url: str, heartbeat: int, grace: int) -> Any:
             if not half_made or tried == _TRIES:
                 raise
             time.sleep(random.uniform(0.05, 0.3))
-        except (RuntimeError, ValueError) as error:  # another version of optuna; a port that is not a number
-            raise RunError(f"the storage {_without_password(url)} cannot be used: {error}") from error
+        except (RuntimeError, ValueError, LookupError) as error:  # another version of optuna; no port; braces
+            reason = hide_in_text(str(error), url)
+            raise RunError(f"the storage {hide_password(url)} cannot be used: {reason}") from _harmless(error, url)
     if sqlite:
         _lock_from_first_read(storage.engine)
         return storage
-    patient = make_patient(optuna.storages.get_storage(storage), _without_password(url), heartbeat, grace)
+    patient = make_patient(optuna.storages.get_storage(storage), hide_password(url), heartbeat, grace)
     weakref.finalize(patient, storage.engine.dispose)  # psycopg warns of connections that are left open
     return patient
 
@@ -93,12 +95,12 @@ def _open_proxy(url: str, heartbeat: int, grace: int) -> Any:
 
     host, colon, port = url.removeprefix(_GRPC).rstrip("/").rpartition(":")
     if not (host and colon and port.isdecimal()):
-        raise RunError(f"the storage {url} must be {_GRPC}HOST:PORT, as in {_GRPC}localhost:13000")
+        raise RunError(f"the storage {hide_password(url)} must be {_GRPC}HOST:PORT, as in {_GRPC}localhost:13000")
     with storage_errors(url), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
         proxy.wait_server_ready(_READY)
-    return make_patient(proxy, url, heartbeat, grace)
+    return make_patient(proxy, hide_password(url), heartbeat, grace)
 
 
 def record_heartbeat(storage: Any, study: str, number: int) -> None:
@@ -118,18 +120,18 @@ def storage_errors(url: str) -> Iterator[None]:
     except ImportError as error:
         cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
         raise RunError(
-            f"the storage {_without_password(url)} needs a package that is missing: {cause}. Install the database's "
-            "driver, or omit --storage to use an SQLite file"
-        ) from error
+            f"the storage {hide_password(url)} needs a package that is missing: {hide_in_text(str(cause), url)}. "
+            "Install the database's driver, or omit --storage to use an SQLite file"
+        ) from _harmless(error, url)
     except Exception as error:
         known = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ConnectionError)
         if not isinstance(error, known) and not without_answer(error):
             raise
         reason = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
         raise RunError(
-            f"the storage {_without_password(url)} cannot be used: {reason}. Use sqlite:///FILE in a writable "
-            "folder, or the URL of a server that is running; what runs have saved in their folders is safe"
-        ) from error
+            f"the storage {hide_password(url)} cannot be used: {hide_in_text(reason, url)}. Use sqlite:///FILE in a "
+            "writable folder, or the URL of a server that is running; what runs have saved in their folders is safe"
+        ) from _harmless(error, url)
 
 
 def _lock_from_first_read(engine: Any) -> None:
@@ -148,10 +150,10 @@ def _lock_from_first_read(engine: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _without_password(url: str) -> str:
-    import sqlalchemy.exc
-
-    try:
-        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return repr(url.rpartition("@")[2])
+def _harmless(error: Exception, url: str) -> Exception | None:
+    """An error as the cause of another one, which a trace shows; None if it names a secret."""
+    said, cause = [], error
+    while cause is not None:
+        said.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    return error if all(hide_in_text(text, url) == text for text in said) else None

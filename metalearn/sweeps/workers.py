@@ -98,11 +98,15 @@ def worker_count(workers: int | None) -> int:
 
 
 def keep_compiled(folder: Path | None) -> None:
-    """Keep compiled programs in a folder, for the other workers. None, or they are kept elsewhere: do nothing."""
+    """Keep compiled programs in a folder, for the other workers.
+
+    Nothing is done if the folder is None, if they are kept elsewhere, or if JAX is told to keep none.
+    """
     if folder is not None:
         import jax
 
-        if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        set_elsewhere = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+        if jax.config.jax_enable_compilation_cache and not set_elsewhere:  # pyright: ignore[reportAttributeAccessIssue]
             keep_programs(folder)
 
 

@@ -91,6 +91,15 @@ def test_a_sweep_takes_the_users_folder_before_its_own(own_cache, tmp_path):
     assert folder_of_jax() == str(folder)
 
 
+def test_a_sweep_keeps_no_programs_where_jax_is_told_to_keep_none(own_cache, tmp_path):
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        keep_compiled(tmp_path / "of the sweep")
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert folder_of_jax() is None and not (tmp_path / "of the sweep").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_a_warning_on_the_command_line(own_cache, monkeypatch, capsys):
     own_cache.write_text("a file where the folder should be")
     with pytest.raises(
@@ -110,3 +119,4 @@ def test_a_folder_that_cannot_be_made_is_a_warning_on_the_command_line(own_cache
     monkeypatch.setattr(sys, "argv", ["metalearn", "--no-cache", "--version"])
     assert main() == 0 and capsys.readouterr().err == ""
     assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    assert os.environ.pop("JAX_ENABLE_COMPILATION_CACHE") == "false"  # for the workers of a sweep

@@ -21,7 +21,7 @@ from metalearn.recipes.in_context.scoring import (
     learner_scorers,
     score_references,
 )
-from metalearn.runs.folder import Run, note_on_stderr, open_run, write_result
+from metalearn.runs.folder import Run, note_from_first, open_run, write_result
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.processes import is_first
 from metalearn.runs.progress import Progress
@@ -61,7 +61,7 @@ def meta_train(
         FloatingPointError: a number became NaN or infinite; names the step.
     """
     began = time.monotonic()
-    note = note_on_stderr if progress is None else progress.note
+    note = note_from_first if progress is None else progress.note
     recipe = _prepare_again(config, folder, note) if resume else prepare(config)
     check_references(config.references)
     scorers, newest = learner_scorers(recipe), dict[str, Any]()

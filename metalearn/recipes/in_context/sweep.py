@@ -19,6 +19,7 @@ from metalearn.recipes.in_context.config import TrainConfig, from_json, predicts
 from metalearn.recipes.in_context.fits import check_largest
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.recipes.options import read
+from metalearn.runs.addresses import hide_password
 from metalearn.runs.files import write_atomically
 from metalearn.runs.folder import note_on_stderr
 from metalearn.runs.json_values import as_json, finite_or_null
@@ -63,6 +64,9 @@ class _DatabaseURL:
     def describe(self) -> str:
         return "the URL of a database, such as sqlite:///FILE, or of a proxy, grpc://HOST:PORT"
 
+    def show(self, value: Any) -> str:
+        return repr(hide_password(str(value)))
+
 
 @dataclass(frozen=True)
 class SweepConfig:
@@ -82,7 +86,8 @@ class SweepConfig:
     """Asynchronous successive halving: of three runs, stop the two that are behind at their first evaluation after 1/9
     and after 1/3 of --steps. Set --evaluate-every to at most 1/9 of --steps."""
     storage: Annotated[str, _DatabaseURL()] | None = None
-    """Where the sweep is kept, as a database URL; None: an SQLite file in its folder."""
+    """Where the sweep is kept, as a database URL such as postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or
+    grpc://HOST:PORT for optuna's proxy of a database; None: an SQLite file in its folder."""
     workers: Annotated[int, Within(0, 4096)] | None = None
     """Worker processes; None: one per core, or a single one with an accelerator; 0: run in this process."""
 

@@ -55,8 +55,6 @@ def search_loss(config: SearchLossConfig, out: Path, progress: Progress) -> tupl
     with name_the_lost(lambda: f"What the search has done is in {out}; the same command continues"):
         all_do(lambda: _check(config))
         tasks = all_do(lambda: _load_tasks(config))
-        if jax.process_count() > 1:
-            progress.note(f"{jax.process_count()} processes, {jax.device_count()} devices")
         searched = search_config(config, tasks)
         found = search(tasks, searched, out, progress)
         control = search(tasks, random_control(searched, found), out / "random", progress) if config.control else None

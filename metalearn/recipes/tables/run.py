@@ -22,7 +22,7 @@ from metalearn.recipes.tables.evaluation import Score, baseline_scores, learner_
 from metalearn.recipes.tables.feed import SHAPES, Feed, feed, tables_of
 from metalearn.recipes.tables.step import State, decay_begin, init_state, make_step
 from metalearn.runs.checkpoints import checkpoint_steps
-from metalearn.runs.folder import Run, note_on_stderr, open_run, write_result
+from metalearn.runs.folder import Run, note_from_first, open_run, write_result
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.processes import add_up, agree_on, is_first
 from metalearn.runs.progress import Progress
@@ -93,7 +93,7 @@ def meta_train_tables(
     """
     began = time.monotonic()
     validate(config)
-    note = note_on_stderr if progress is None else progress.note
+    note = note_from_first if progress is None else progress.note
     agree_on(to_json(config))
     fewest = min(tables_of(shape, config.size) for shape in SHAPES)
     if fewest < jax.process_count():
@@ -108,8 +108,6 @@ def meta_train_tables(
     run = begin_run(folder, to_json(config), FREE, resume=resume, overwrite=overwrite)
     if resume:
         state = restore_for_all(run, state)
-    if jax.process_count() > 1:
-        note(f"{jax.process_count()} processes, {jax.device_count()} devices")
     note(f"meta-training in {run.folder}")
     newest: dict[str, Score] = {}
 

@@ -1,9 +1,13 @@
 """Runs and searches that two processes drive: numbers, stop, what ends or refuses them; one process continues them."""
 
+import contextlib
+import importlib.metadata
+import io
 import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +23,8 @@ from metalearn.cli.processes import connect
 from metalearn.errors import RunError, UsageError
 from metalearn.gradients import nres, pes
 from metalearn.inner import InnerLoop
-from metalearn.recipes.driving import MetaTraining, drive
+from metalearn.recipes.driving import MetaTraining, drive, restore_for_all
+from metalearn.runs.folder import Run
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.processes import add_up, agree_on, all_do, check_folder, exchange, share_out
 from metalearn.runs.progress import Silent
@@ -30,6 +35,7 @@ from metalearn_models.losses.search.search import SearchConfig, SearchResult, se
 from tests.two_processes import run_two_processes
 
 STEPS, PAIRS = 12, 8
+OTHERS = ("jaxlib", "numpy", "optax", "flax")
 NAMES = ["nres", "pes", "search", "search stopped", "stopped"]
 
 
@@ -125,9 +131,11 @@ def worker(process: int) -> dict[str, Any]:
         except (RunError, OSError, SystemExit, ArithmeticError) as error:
             found["errors"][name] = f"{type(error).__name__}: {error}"
 
-    for estimator in ("pes", "nres"):
+    for estimator in ("nres", "pes"):
         _, state = run(shared / estimator, estimator=estimator)
         found[estimator] = np.asarray(state.theta).tolist()
+    found["said"] = said_by_the_command(shared / "command")
+    found["damaged"] = said_by_a_damaged_run(shared / "pes", state, process)
     refuses("stop", lambda: run(shared / "stopped", Interrupting(2) if process == 1 else None))
     refuses("failed", lambda: run(shared / "failed", Failing(4) if process == 1 else None))
 
@@ -145,6 +153,9 @@ def worker(process: int) -> dict[str, Any]:
     refuses("there", lambda: run(shared / "pes"))
     refuses("config", lambda: run(shared / "other", seed=process))
     refuses("versions", lambda: agree_on({"learner": {"width": 8 + process}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", lambda name: f"1.{process}" if name in OTHERS else "1")
+        refuses("packages", lambda: agree_on({}))
     refuses("folder", lambda: check_folder(shared / ("here" if process == 0 else "elsewhere") / "run"))
     found["sum"] = jax.tree.map(
         lambda x: x.tolist(), add_up()([np.float32([process, 1 + process]), np.int32(2 + process)])
@@ -157,6 +168,29 @@ def worker(process: int) -> dict[str, Any]:
     refuses("other work", lambda: share_out([1, 2 + process], lambda share: share))
     found["there"] = sorted(path.name for path in shared.iterdir())
     return found
+
+
+def said_by_the_command(folder: Path) -> list[str]:
+    """The lines that `metalearn train` prints in this process before it begins; the processes have met before."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        patch.setattr(jax.distributed, "initialize", lambda *where, **options: None)
+        patch.setattr(processes, "call_witness", lambda address: None)
+        patch.setattr(train, "meta_train", lambda config, folder, **options: sys.exit())
+        words = "digits --steps 20 --coordinator here:12 --num-processes 2 --process-id"
+        train.main([*words.split(), str(jax.process_index()), "--run", str(folder)])
+    return said.getvalue().splitlines()
+
+
+def said_by_a_damaged_run(folder: Path, state: Any, process: int) -> list[Any]:
+    """What this process prints when the newest checkpoint is damaged, and the step that it goes back to."""
+    if process == 0:
+        (folder / "checkpoints" / f"{STEPS:08d}" / "manifest.json").write_text("{")
+    exchange("damaged")
+    own, said = training(), io.StringIO()
+    with contextlib.redirect_stderr(said):
+        restored = restore_for_all(Run(folder, own.config, own.free), state)
+    return [int(restored.step), said.getvalue().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +215,15 @@ def test_two_processes_give_the_run_of_one(found, tmp_path, estimator):
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_only_process_0_prints_and_first_how_many_have_met(found):
+    first, second = (f["said"] for f in found)
+    assert first[0] == "2 processes, 4 devices" and "the warm-up is 2 outer steps" in first[1], first
+    assert second == []
+    assert [f["damaged"][0] for f in found] == [STEPS - 4] * 2
+    [note] = found[0]["damaged"][1]
+    assert note.startswith(f"checkpoint of step {STEPS} is damaged") and found[1]["damaged"][1] == []
 
 
 def test_a_signal_to_one_stops_both_at_one_step_which_one_process_continues(found, tmp_path):
@@ -217,6 +260,8 @@ def test_processes_that_differ_are_refused_by_name_before_a_folder_is_made(found
     for f in found:
         assert f["errors"]["config"].endswith("same configuration and versions: seed: 0 in process 0, 1 in process 1")
         assert f["errors"]["versions"].endswith("learner.width: 8 in process 0, 9 in process 1")
+        for name in OTHERS:
+            assert f"{name}: 1.0 in process 0, 1.1 in process 1" in f["errors"]["packages"]
         assert "process 1 does not see what process 0 writes there" in f["errors"]["folder"]
         assert f["there"] == ["diverged", "evaluated", "failed", "here", *NAMES]
 

@@ -334,8 +334,8 @@ def test_storages_that_cannot_be_used_are_named_without_their_password(tmp_path,
     )
     bad = {
         "mysql://me:secret@localhost/x": missing,
-        "me:secret@host": "the storage 'host' cannot be used: Could not parse SQLAlchemy URL",
-        "postgresql://me:secret@host:port/x": "the storage 'host:port/x' cannot be used: ",
+        "me:secret@host": "the storage me:***@host cannot be used: Could not parse SQLAlchemy URL",
+        "postgresql://me:secret@host:port/x": "the storage postgresql://me:***@host:port/x cannot be used: ",
         "no://me:secret@host/x": "the storage no://me:***@host/x cannot be used: Can't load plugin",
         nowhere: f"the storage {nowhere} cannot be used: unable to open database file{right}",
         file: f"the storage {file} cannot be used: file is not a database{right}",
