@@ -23,8 +23,7 @@ from metalearn.cli.processes import connect
 from metalearn.errors import RunError, UsageError
 from metalearn.gradients import nres, pes
 from metalearn.inner import InnerLoop
-from metalearn.recipes.driving import MetaTraining, drive, restore_for_all
-from metalearn.runs.folder import Run
+from metalearn.recipes.driving import MetaTraining, drive
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.processes import add_up, agree_on, all_do, check_folder, exchange, share_out
 from metalearn.runs.progress import Silent
@@ -131,11 +130,10 @@ def worker(process: int) -> dict[str, Any]:
         except (RunError, OSError, SystemExit, ArithmeticError) as error:
             found["errors"][name] = f"{type(error).__name__}: {error}"
 
-    for estimator in ("nres", "pes"):
+    for estimator in ("pes", "nres"):
         _, state = run(shared / estimator, estimator=estimator)
         found[estimator] = np.asarray(state.theta).tolist()
     found["said"] = said_by_the_command(shared / "command")
-    found["damaged"] = said_by_a_damaged_run(shared / "pes", state, process)
     refuses("stop", lambda: run(shared / "stopped", Interrupting(2) if process == 1 else None))
     refuses("failed", lambda: run(shared / "failed", Failing(4) if process == 1 else None))
 
@@ -182,17 +180,6 @@ def said_by_the_command(folder: Path) -> list[str]:
     return said.getvalue().splitlines()
 
 
-def said_by_a_damaged_run(folder: Path, state: Any, process: int) -> list[Any]:
-    """What this process prints when the newest checkpoint is damaged, and the step that it goes back to."""
-    if process == 0:
-        (folder / "checkpoints" / f"{STEPS:08d}" / "manifest.json").write_text("{")
-    exchange("damaged")
-    own, said = training(), io.StringIO()
-    with contextlib.redirect_stderr(said):
-        restored = restore_for_all(Run(folder, own.config, own.free), state)
-    return [int(restored.step), said.getvalue().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """The findings of both processes; their folder is removed at the end."""
@@ -221,9 +208,6 @@ def test_only_process_0_prints_and_first_how_many_have_met(found):
     first, second = (f["said"] for f in found)
     assert first[0] == "2 processes, 4 devices" and "the warm-up is 2 outer steps" in first[1], first
     assert second == []
-    assert [f["damaged"][0] for f in found] == [STEPS - 4] * 2
-    [note] = found[0]["damaged"][1]
-    assert note.startswith(f"checkpoint of step {STEPS} is damaged") and found[1]["damaged"][1] == []
 
 
 def test_a_signal_to_one_stops_both_at_one_step_which_one_process_continues(found, tmp_path):
