@@ -174,6 +174,7 @@ def test_help_tells_what_a_field_is(capsys):
         "Learners: transformer, lstm,",
         "--learner.hidden INT",
         "--storage {None}|STR",
+        "grpc://HOST:PORT for optuna's proxy of a database",
     ):
         assert words in text, words
 
