@@ -245,7 +245,7 @@ def test_processes_that_differ_are_refused_by_name_before_a_folder_is_made(found
         assert f["errors"]["config"].endswith("same configuration and versions: seed: 0 in process 0, 1 in process 1")
         assert f["errors"]["versions"].endswith("learner.width: 8 in process 0, 9 in process 1")
         for name in OTHERS:
-            assert f"{name}: 1.0 in process 0, 1.1 in process 1" in f["errors"]["packages"]
+            assert f'{name}: "1.0" in process 0, "1.1" in process 1' in f["errors"]["packages"]
         assert "process 1 does not see what process 0 writes there" in f["errors"]["folder"]
         assert f["there"] == ["diverged", "evaluated", "failed", "here", *NAMES]
 
