@@ -1,8 +1,8 @@
 """Read a table of any size with the Transformer for tables, and answer for new rows.
 
 A view is one reading of the table. Views differ in the codes of the classes and of the categories. Where a table has
-more rows than a context holds they also differ in the rows, a stratified sample each. Where it has more columns than
-the network was trained for, there are kinds of views (`views.py`).
+more rows than a context holds, they share out its rows (`rows.py`). Where it has more columns than the network was
+trained for, there are kinds of views (`views.py`).
 
 Rows, columns and classes are padded to a few sizes, so that few programs are compiled; padding changes no answer.
 Attention over rows goes through the rows in chunks, so memory grows with the number of training rows and not with its

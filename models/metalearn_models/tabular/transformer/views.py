@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from metalearn_models.tabular.transformer.profiles import PROFILED, profile, says_more
+from metalearn_models.tabular.transformer.rows import deal_rows
 from metalearn_models.tabular.transformer.screening import most_relevant
-from metalearn_models.tabular.views import CLIP, leading_axes, stratified_order
+from metalearn_models.tabular.views import CLIP, leading_axes
 
 __all__ = ["AT_RANDOM", "COMPONENTS", "TELLING", "View", "class_codes", "draw_table_views", "show_columns"]
 
@@ -76,6 +77,8 @@ def draw_table_views(
 ) -> list[View]:
     """Draw views of a table; columns that are constant or empty in the training rows are shown by none.
 
+    Of more rows than a view shows, the views share out all, see `rows.py`.
+
     Views of principal components see what columns say together:
 
     - Columns in one unit: every second view has components of the columns as they are, in turn one per three rows and
@@ -107,8 +110,8 @@ def draw_table_views(
     turned = turned and len(useful) >= TURNED and not categorical[useful].any()
     alike = turned and _share_a_unit((high - low)[useful])
     views, components, profiled = [], None, False
-    for number in range(first, first + count):
-        shown = _choose_rows(ys, rows, rng) if len(ys) > rows else np.arange(len(ys))
+    dealt = deal_rows(ys, rows, rng) if len(ys) > rows else itertools.repeat(np.arange(len(ys)))
+    for number, shown in zip(range(first, first + count), dealt, strict=False):
         kind, chosen, axes, names, more = TELLING, useful, None, categorical[useful], 0
         if (number % 2 and (wide or alike)) or (number % 4 == 1 and turned):
             if components is None:
@@ -191,14 +194,6 @@ def class_codes(classes: int, codes: int, rng: np.random.Generator) -> Float[np.
     table = np.zeros((classes, codes), np.float32)
     np.put_along_axis(table, sums[rng.permutation(len(sums))[:classes]], parts**-0.5, 1)
     return table
-
-
-def _choose_rows(ys: Int[np.ndarray, " n"], rows: int, rng: np.random.Generator) -> Int[np.ndarray, " m"]:
-    """A random choice in which classes have about their shares, and each has a row."""
-    order = stratified_order(ys, rng)
-    first = np.unique(ys[order], return_index=True)[1]
-    rest = np.delete(order, first)
-    return np.sort(np.concatenate([order[first], rest[: max(0, rows - len(first))]]))
 
 
 def _share_a_unit(ranges: Float[np.ndarray, " c"]) -> bool:
