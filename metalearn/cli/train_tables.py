@@ -14,9 +14,11 @@ from metalearn.cli.arguments import run_folder, take
 from metalearn.cli.processes import connect, help_for
 from metalearn.errors import UsageError
 from metalearn.ranges import PathName
+from metalearn.recipes.kinds import TABLES
 from metalearn.recipes.options import read
 from metalearn.recipes.tables.config import TrainTablesConfig
-from metalearn.recipes.tables.run import KIND, from_json, is_tables_run, meta_train_tables, table
+from metalearn.recipes.tables.feed import SHAPES
+from metalearn.recipes.tables.run import from_json, is_tables_run, meta_train_tables, table
 from metalearn.runs.folder import open_run
 from metalearn.runs.processes import all_do, is_first
 from metalearn.runs.progress import Quiet, Silent, default_progress
@@ -28,7 +30,8 @@ __all__ = ["TrainTablesCommand", "is_meant", "main"]
 class TrainTablesCommand:
     """Meta-train a Transformer for tables on synthetic tables.
 
-    It is scored on scikit-learn's bundled sets while it trains. The run's folder can be given to
+    These have {shapes} and 2 to --prior.classes classes. It is
+    scored on scikit-learn's bundled sets while it trains. The run's folder can be given to
     InContextClassifier(weights=RUN). --resume RUN continues a run; --steps may change then as long as the learning rate
     has not begun to fall.
 
@@ -49,7 +52,7 @@ class TrainTablesCommand:
 def is_meant(argv: Sequence[str]) -> bool:
     """Whether the words after `metalearn train` begin such a run, or resume one."""
     words = list(argv)
-    if words[:1] == [KIND]:
+    if words[:1] == [TABLES]:
         return True
     if not any(word.partition("=")[0] == "--resume" for word in words):
         return False
@@ -72,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
     command, folder = all_do(lambda: _parse(words))
     progress = Quiet() if command.quiet else default_progress()
     progress = progress if is_first() else Silent()
-    with run_folder(folder or command.run, KIND) as place:
+    with run_folder(folder or command.run, TABLES) as place:
         result, scores = meta_train_tables(
             command.config, place, resume=folder is not None, overwrite=command.overwrite, progress=progress
         )
@@ -87,13 +90,18 @@ def main(argv: Sequence[str]) -> None:
 def _parse(words: list[str]) -> tuple[TrainTablesCommand, Path | None]:
     """The parsed command and the run to resume, from the words after `metalearn train`."""
     resume = take(words, "--resume")
-    if words[:1] == [KIND]:
+    if words[:1] == [TABLES]:
         words.pop(0)
     folder = None if resume is None else Path(resume).expanduser()
     config = TrainTablesConfig() if folder is None else from_json(open_run(folder).config)
-    description = str(TrainTablesCommand.__doc__).replace("{processes}", help_for())
+    description = str(TrainTablesCommand.__doc__).replace("{processes}", help_for()).replace("{shapes}", _shapes())
     usage = "[options]\n--resume RUN [options]"
     command = read(TrainTablesCommand(config), words, "metalearn train tables", usage, description)
     if folder is not None and (command.run is not None or command.overwrite):
         raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
     return command, folder
+
+
+def _shapes() -> str:
+    rows, columns = [shape.train for shape in SHAPES], [shape.columns for shape in SHAPES]
+    return f"{min(rows)} to {max(rows)} training rows, {min(columns)} to {max(columns)} columns"

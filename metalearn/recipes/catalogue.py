@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from metalearn.recipes.gpt.config import PRESETS as GENERATOR_PRESETS
 from metalearn.recipes.in_context.presets import PRESETS
+from metalearn.recipes.kinds import TABLES
 from metalearn.recipes.learned_loss.describe import list_losses
-from metalearn.recipes.tables.run import KIND
 from metalearn_models.architectures.registry import SPACES
 from metalearn_models.epistemic import AGENTS
 from metalearn_models.learners import library as learners
@@ -16,23 +16,27 @@ from metalearn_models.optimizers.registry import OPTIMIZERS
 from metalearn_models.sparsity.names import DISTRIBUTIONS, RULES
 from metalearn_models.tabular.transformer import library as tables
 from metalearn_tasks import datasets, objectives
-from metalearn_tasks.families.registry import FAMILIES
+from metalearn_tasks.families.registry import FAMILIES, entry_of
 
 __all__ = ["catalogue"]
 
 
 def catalogue() -> dict[str, dict[str, str]]:
     """All names with a line of text each, by section; the title of a section says where its names are used."""
+    in_presets = sorted({entry_of(config.family).name for _, config in PRESETS.values()})
     return {
         "presets (metalearn train NAME)": {
             **{name: text for name, (text, _) in PRESETS.items()},
-            KIND: "a Transformer that reads whole tables, cell by cell, on synthetic tables; has options of its own",
+            TABLES: "a Transformer that reads whole tables, cell by cell, on synthetic tables; has options of its own",
         },
         "learners (--learner NAME)": {n: e.description for n, e in LEARNERS.items() if e.meta_learned},
         "reference learners (metalearn evaluate RUN --references NAME ...)": {
             n: e.description for n, e in LEARNERS.items() if not e.meta_learned
         },
-        "families of tasks (the presets' --family options)": {n: e.description for n, e in FAMILIES.items()},
+        "families of tasks (the presets' --family options)": {n: FAMILIES[n].description for n in in_presets},
+        "families of tasks for Python alone (metalearn_tasks.families.registry.family_entry(NAME))": {
+            n: e.description for n, e in FAMILIES.items() if n not in in_presets
+        },
         "learned optimizers (metalearn train-optimizer NAME)": {
             n: e.description for n, e in OPTIMIZERS.items() if n not in HANDMADE
         },

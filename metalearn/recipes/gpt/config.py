@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from metalearn.errors import RunError
 from metalearn.ranges import Count, Decay, Place, Positive, Seed, Share, Size, Steps, Within, check
+from metalearn.recipes.kinds import GENERATOR, refuse_other_kinds
 from metalearn.recipes.outer_optimizer import OptimizerConfig
 from metalearn.zoo import ZooConfig
 from metalearn_models.optimizers.gpt import GeneratorConfig, TransformerConfig
@@ -100,7 +101,7 @@ PRESETS: dict[str, tuple[TrainGPTConfig, str]] = {
 def to_json(config: TrainGPTConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
     outer = config.outer_optimizer.to_json()
-    return {"kind": "train-gpt", **dataclasses.asdict(config), "outer_optimizer": outer}
+    return {"kind": GENERATOR, **dataclasses.asdict(config), "outer_optimizer": outer}
 
 
 def from_json(values: Mapping[str, Any]) -> TrainGPTConfig:
@@ -109,8 +110,7 @@ def from_json(values: Mapping[str, Any]) -> TrainGPTConfig:
     Raises:
         RunError: another command or another version wrote it.
     """
-    if values.get("kind") != "train-gpt":
-        raise RunError("the run is not one of metalearn train-gpt: resume it with the command that began it")
+    refuse_other_kinds(values, GENERATOR)
     try:
         fields = {name: value for name, value in values.items() if name != "kind"}
         inner = dict(fields.pop("generator"))

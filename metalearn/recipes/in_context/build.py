@@ -27,6 +27,7 @@ from metalearn.recipes.in_context.config import (
     to_json,
     validate,
 )
+from metalearn.recipes.kinds import LEARNER, refuse_other_kinds
 from metalearn.recipes.outer_optimizer import outer_optimizer
 from metalearn.recipes.streams import stream
 from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
@@ -187,9 +188,10 @@ def read_theta(folder: Path, recipe: Recipe | None = None) -> Any:
             which left no weights beside their checkpoints.
 
     Raises:
-        RunError: no run, no checkpoint, none readable, or of another configuration.
+        RunError: no run, one of another kind, no checkpoint, none readable, or of another configuration.
     """
     run = open_run(folder, rename_old_fields)
+    refuse_other_kinds(run.config, LEARNER)
     if (folder / WEIGHTS).exists():
         return library.load(folder).theta
     if not checkpoint_steps(run):

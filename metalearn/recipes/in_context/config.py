@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from metalearn.errors import RunError, UnknownNameError, unknown_name
 from metalearn.ranges import Count, Existing, Named, Place, Seed, Size, Steps, check
 from metalearn.recipes.gradient import GradientConfig
+from metalearn.recipes.kinds import LEARNER, refuse_other_kinds
 from metalearn.recipes.outer_optimizer import OptimizerConfig, check_warmup
 from metalearn_models.learners.registry import LEARNERS, learner_entry, learner_name
 from metalearn_models.learners.transformer import TransformerConfig
@@ -158,9 +159,11 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
     """The configuration that `to_json` wrote.
 
     Raises:
-        RunError: fields are missing, unknown or out of range, as when another version wrote it.
+        RunError: another command wrote it; or fields are missing, unknown or out of range, as when another version
+            did.
         UnknownNameError: an unknown learner or family of tasks.
     """
+    refuse_other_kinds(values, LEARNER)
     try:
         values = {name: value for name, value in rename_old_fields(values).items() if name != DATA_HASH}
         family, learner = dict(values.pop("family")), dict(values.pop("learner"))
@@ -178,8 +181,6 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
     except UnknownNameError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if "objective" in values:
-            raise RunError("this is a run of `metalearn train-optimizer`, and no in-context learner's") from error
         raise RunError(f"the run's configuration was written by another version of metalearn: {error}") from error
     return config
 

@@ -23,6 +23,7 @@ from metalearn.ranges import (
     check,
 )
 from metalearn.recipes.gradient import GradientConfig
+from metalearn.recipes.kinds import OPTIMIZER, refuse_other_kinds
 from metalearn.recipes.learned_optimizer.settings import settings_of
 from metalearn.recipes.outer_optimizer import OptimizerConfig
 from metalearn_models.optimizers.handmade.table import handmade_names
@@ -228,7 +229,7 @@ def to_json(config: TrainOptimizerConfig) -> dict[str, Any]:
     if not config.second_order:
         del values["second_order"]
     values["settings"] = dataclasses.asdict(config.settings or settings_of(config.optimizer))
-    return {"kind": "train-optimizer", **values}
+    return {"kind": OPTIMIZER, **values}
 
 
 def from_json(values: Mapping[str, Any]) -> TrainOptimizerConfig:
@@ -237,8 +238,7 @@ def from_json(values: Mapping[str, Any]) -> TrainOptimizerConfig:
     Raises:
         RunError: another command or another version wrote it.
     """
-    if values.get("kind") != "train-optimizer":
-        raise RunError("the run is not one of metalearn train-optimizer: resume it with the command that began it")
+    refuse_other_kinds(values, OPTIMIZER)
     try:
         values = rename_old_fields(values)
         del values["kind"]

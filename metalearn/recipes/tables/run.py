@@ -16,6 +16,7 @@ from metalearn.errors import RunError
 from metalearn.pictures import new_figure, save_or_note
 from metalearn.ranges import check
 from metalearn.recipes.driving import begin_run, restore_for_all
+from metalearn.recipes.kinds import TABLES, refuse_other_kinds
 from metalearn.recipes.streams import stream
 from metalearn.recipes.tables.config import TableOptimizerConfig, TrainTablesConfig
 from metalearn.recipes.tables.evaluation import Score, baseline_scores, learner_scores
@@ -32,10 +33,8 @@ from metalearn_models.tabular.transformer.config import TableTransformerConfig
 from metalearn_models.tabular.transformer.library import TrainedTables, save
 from metalearn_tasks.families.tables import TablesConfig
 
-__all__ = ["KIND", "from_json", "is_tables_run", "meta_train_tables", "table", "to_json", "validate"]
+__all__ = ["from_json", "is_tables_run", "meta_train_tables", "table", "to_json", "validate"]
 
-KIND = "tables"
-"""Under `"kind"` in the configuration of a run of this recipe."""
 FREE = ("steps", "evaluate_every", "checkpoint_every")
 WEIGHTS = "theta.safetensors"
 
@@ -177,20 +176,21 @@ def _check_length(before: int, config: TrainTablesConfig, done: int) -> None:
 
 def to_json(config: TrainTablesConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
-    return {"kind": KIND, **dataclasses.asdict(config)}
+    return {"kind": TABLES, **dataclasses.asdict(config)}
 
 
 def is_tables_run(values: Mapping[str, Any]) -> bool:
     """Whether the configuration of a run is one of this recipe."""
-    return values.get("kind") == KIND
+    return values.get("kind") == TABLES
 
 
 def from_json(values: Mapping[str, Any]) -> TrainTablesConfig:
     """The configuration that `to_json` wrote.
 
     Raises:
-        RunError: fields are missing, unknown or out of range, as when another version wrote it.
+        RunError: another command or another version wrote it.
     """
+    refuse_other_kinds(values, TABLES)
     values = {name: value for name, value in values.items() if name != "kind"}
     try:
         config = TrainTablesConfig(

@@ -222,6 +222,8 @@ def test_list_names_everything(capsys):
     status, out, _ = run(capsys, "list", "--json")
     names = json.loads(out.splitlines()[-1])
     assert status == 0 and "digits" in names["presets"] and "vsml" in names["learners"] and "1nn" in out
+    assert names["families of tasks"] == ["projected", "regression", "testbed"]
+    assert names["families of tasks for Python alone"] == ["synthetic", "tables"]
 
 
 def test_evaluation_uses_held_out_examples_only():

@@ -100,3 +100,5 @@ def test_help(capsys):
         main(["train", "tables", "--help"])
     text = capsys.readouterr().out
     assert all(option in text for option in ("--learner.width", "--prior.causal", "--optimizer.decay", "--resume"))
+    said = " ".join(text.split())
+    assert "40 to 400 training rows, 5 to 56 columns and 2 to --prior.classes classes" in said
