@@ -41,13 +41,15 @@ class InContextClassifier(ClassifierMixin, TableEstimator):
     the weights.
 
     A Transformer for tables, whose tokens are cells, takes categories and missing values as such. A view holds up to
-    1,024 rows, a stratified sample of larger tables, and up to 64 columns. Of wider tables, views have in turn the
-    columns that say most about the classes by themselves, leading principal components, columns at random, components.
-    Where all columns share a unit, as pixels do, components may have statistics of each row's values beside them.
+    1,024 rows and up to 64 columns. Views of a longer table share out its rows, the classes in proportion: eight views
+    read all of up to 8,192 rows, and 8,192 of more. Of wider tables, views have in turn the columns that say most about
+    the classes by themselves, leading principal components, columns at random, components. Where all columns share a
+    unit, as pixels do, components may have statistics of each row's values beside them.
     From 100 rows on, rows that a view does not hold (if all hold all, a quarter at a time is left out of one more
     reading) calibrate the prediction: a temperature and a bias per class, and of wide tables a weight per kind of view.
     A view keeps about 1.6 kB per cell of its context: 26 MB for 1,000 rows of 16 columns. Time grows with these cells:
-    `fit` of 200 rows of 16 columns takes .4 s of one core, of 2,000 rows of 3,000 columns 6 s.
+    `fit` of 200 rows of 16 columns takes .4 s of one core, of 2,000 rows of 3,000 columns 6 s, of 10,000 rows of 16
+    columns 4.9 s and .8 GB in all.
 
     A learner that reads sequences knows the shapes that it was meta-trained for. A category of 3 to 30
     levels becomes a column per level, and is none of them where it is missing or was not met in `fit`. Other categories
