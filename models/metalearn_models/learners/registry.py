@@ -19,6 +19,7 @@ from metalearn_models.learners.online.optimizer import (
     online_pretrained_optimizer,
 )
 from metalearn_models.learners.outer_lstm import OuterLSTMConfig, outer_lstm
+from metalearn_models.learners.reference.kernel import KernelRidgeConfig, kernel_ridge
 from metalearn_models.learners.reference.logistic import LogisticConfig, logistic
 from metalearn_models.learners.reference.neighbours import (
     NearestCentroidConfig,
@@ -69,6 +70,7 @@ LEARNERS: dict[str, Entry] = {
     "1nn": Entry(NearestNeighbourConfig, nearest_neighbour, "1-nearest neighbour", False),
     "centroid": Entry(NearestCentroidConfig, nearest_centroid, "nearest class mean", False),
     "ridge": Entry(RidgeConfig, ridge, "ridge regression on one-hot labels", False),
+    "kernel": Entry(KernelRidgeConfig, kernel_ridge, "kernel ridge regression, Gaussian, on one-hot labels", False),
     "epistemic": Entry(
         EpistemicConfig, epistemic, "an epinet, ensemble or other agent, retrained at every example", False
     ),

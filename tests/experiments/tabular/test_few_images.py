@@ -6,6 +6,8 @@ from experiments.suite.command_line import run_command
 from experiments.tabular import few_images
 from experiments.tabular._image_sets import BUNDLED, load_images
 from experiments.tabular.few_images import LEARNERS, OURS, compare, judge
+from metalearn.learner import Signature
+from metalearn_models.learners.reference.kernel import kernel_ridge
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -45,6 +47,16 @@ def test_other_weights_take_the_place_of_the_default_ones_and_no_others(monkeypa
     ours, ridge = compare(load_images("digits"), (20,), 3, False, "runs/mine")
     assert made == [(("runs/mine",), {"n_estimators": 32})] and (ours["learner"], ridge["learner"]) == (OURS, "ridge")
     assert few_images.LEARNERS[OURS](5) and made[1:] == [((), {})]
+
+
+def test_kernel_ridge_regression_is_our_reference_learner():
+    pixels, labels = load_images("digits")
+    examples, queries = np.arange(30), np.arange(30, 90)
+    guessed = LEARNERS["kernel ridge"](1).fit(pixels[:30], labels[:30]).predict(pixels[queries])
+    learner = kernel_ridge(Signature(pixels.shape[1], 10, 31))
+    rows = np.stack([np.append(examples, query) for query in queries])
+    logits = learner.run((), pixels[rows].astype(np.float32), labels[rows].astype(np.int32))[:, -1]
+    np.testing.assert_array_equal(guessed, np.argmax(logits, 1))
 
 
 def _rows(ours: list[float], others: float) -> list[dict]:

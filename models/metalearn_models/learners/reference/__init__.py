@@ -1,5 +1,7 @@
 """Reference learners, in which nothing is meta-learned: what a meta-trained learner is compared with."""
 
+from metalearn_models.learners.reference.kernel import KernelRidgeConfig as KernelRidgeConfig
+from metalearn_models.learners.reference.kernel import kernel_ridge as kernel_ridge
 from metalearn_models.learners.reference.logistic import LogisticConfig as LogisticConfig
 from metalearn_models.learners.reference.logistic import logistic as logistic
 from metalearn_models.learners.reference.neighbours import NearestCentroidConfig as NearestCentroidConfig
@@ -10,10 +12,12 @@ from metalearn_models.learners.reference.ridge import RidgeConfig as RidgeConfig
 from metalearn_models.learners.reference.ridge import ridge as ridge
 
 __all__ = [
+    "KernelRidgeConfig",
     "LogisticConfig",
     "NearestCentroidConfig",
     "NearestNeighbourConfig",
     "RidgeConfig",
+    "kernel_ridge",
     "logistic",
     "nearest_centroid",
     "nearest_neighbour",
