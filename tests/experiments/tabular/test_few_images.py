@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -55,7 +56,7 @@ def test_kernel_ridge_regression_is_our_reference_learner():
     guessed = LEARNERS["kernel ridge"](1).fit(pixels[:30], labels[:30]).predict(pixels[queries])
     learner = kernel_ridge(Signature(pixels.shape[1], 10, 31))
     rows = np.stack([np.append(examples, query) for query in queries])
-    logits = learner.run((), pixels[rows].astype(np.float32), labels[rows].astype(np.int32))[:, -1]
+    logits = learner.run((), jnp.asarray(pixels[rows], jnp.float32), jnp.asarray(labels[rows], jnp.int32))[:, -1]
     np.testing.assert_array_equal(guessed, np.argmax(logits, 1))
 
 

@@ -78,7 +78,7 @@ def kernel_ridge(signature: Signature, config: KernelRidgeConfig = KernelRidgeCo
 
     def fit(squared: Float[Array, "T T"], known: Bool[Array, "T"], targets: Float[Array, "T C"]) -> _Fit:
         pairs = known[:, None] & known[None, :]
-        n = known.sum()
+        n = known.sum(dtype=jnp.float32)
         # A single example has no distance to another, and all may be the same: then any scale will do.
         scale = jnp.where(pairs, squared, 0).sum() / jnp.maximum(n * (n - 1), 1) * config.width
         scale = jnp.where(scale > 0, scale, 1.0)
@@ -86,7 +86,7 @@ def kernel_ridge(signature: Signature, config: KernelRidgeConfig = KernelRidgeCo
         # Rows that are not known are those of the identity, with targets 0: their dual variables are 0.
         kernel = jnp.where(pairs, jnp.exp(-squared / scale), 0) + jnp.diag(jnp.where(known, config.penalty, 1.0))
         factor = jax.scipy.linalg.cho_factor(kernel, lower=True)
-        dual = jax.scipy.linalg.cho_solve(factor, jnp.where(known[:, None], targets - mean, 0))
+        dual = jax.scipy.linalg.cho_solve(factor, jnp.where(known[:, None], targets - mean[None], 0))
         return _Fit(mean, dual, scale)
 
     def answer(fitted: _Fit, squared: Float[Array, "T"]) -> Float[Array, "C"]:
@@ -100,7 +100,7 @@ def kernel_ridge(signature: Signature, config: KernelRidgeConfig = KernelRidgeCo
 
     def predict(theta: Any, state: KernelRidgeState, x: Float[Array, "D"]) -> Float[Array, "C"]:
         del theta
-        return answer(state.fit, jnp.square(state.xs - x).sum(1))
+        return answer(state.fit, jnp.square(state.xs - x[None]).sum(1))
 
     def observe(theta: Any, state: KernelRidgeState, x: Float[Array, "D"], y: Labels) -> KernelRidgeState:
         del theta

@@ -47,10 +47,11 @@ def test_the_memory_is_as_long_as_a_sequence():
     xs, ys = rng.normal(size=(9, 3)).astype(np.float32), rng.integers(2, size=9).astype(np.int32)
     short, long = (kernel_ridge(Signature(3, 2, length)) for length in (6, 9))
     loop = jax.jit(lambda xs, ys: predictions_in_order(short, (), xs, ys, jax.random.key(0)))(xs, ys)
-    last = long.run((), np.concatenate([xs[:6], xs[8:]]), np.concatenate([ys[:6], ys[8:]]))[-1]
+    run = jax.jit(lambda xs, ys: long.run((), xs, ys)[-1])
+    last = run(np.concatenate([xs[:6], xs[8:]]), np.concatenate([ys[:6], ys[8:]]))
     np.testing.assert_allclose(loop[8], last, atol=2e-5)
     with pytest.raises(ValueError, match="the memory holds 6 examples, got a sequence of 9"):
-        short.run((), xs, ys)
+        short.run((), jnp.asarray(xs), jnp.asarray(ys))
 
 
 def test_state_size_counts_the_numbers_kept_but_their_count():
