@@ -106,7 +106,7 @@ class _KernelRidge:
         config, (self.classes, index) = KernelRidgeConfig(), np.unique(labels, return_inverse=True)
         targets = np.eye(len(self.classes))[index]
         self.mean, scale = targets.mean(0), config.width * pdist(x, "sqeuclidean").mean()
-        model = KernelRidge(kernel="rbf", gamma=1 / scale, alpha=config.penalty)
+        model = KernelRidge(kernel="rbf", gamma=1 / scale).set_params(alpha=config.penalty)
         self.model = model.fit(x, targets - self.mean)
         return self
 

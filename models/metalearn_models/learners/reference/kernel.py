@@ -106,7 +106,7 @@ def kernel_ridge(signature: Signature, config: KernelRidgeConfig = KernelRidgeCo
         del theta
         xs = state.xs.at[state.stored].set(x, mode="drop")
         targets = state.targets.at[state.stored].set(encode_label(y, outputs), mode="drop")
-        stored = jnp.minimum(state.stored + 1, length)
+        stored = state.stored + 1
         return KernelRidgeState(xs, targets, stored, fit(_distances(xs), jnp.arange(length) < stored, targets))
 
     def run(theta: Any, xs: Float[Array, "T D"], ys: Labels) -> Float[Array, "T C"]:
