@@ -38,13 +38,11 @@ class _Call(NamedTuple):
         done: outer steps done after it.
         metrics: arrays [k].
         copy: of its state, if that will be saved or evaluated.
-        shared: what the processes of the run tell each other beside it; None if there is only one.
     """
 
     done: int
     metrics: dict[str, Array]
     copy: Any
-    shared: Any
 
 
 def train(
@@ -180,23 +178,24 @@ def train(
         try:
             call, stopping = None, 0
             while True:
-                previous, call = call, None
-                if done < steps and not (stopping or (several is None and stop.signal)):
+                previous, call, shared = call, None, None
+                if done < steps and not stopping:
+                    shared = share()  # before the call, so that it need not end before the others can hear it
                     state, metrics = step(state, data)
                     done += steps_per_call
                     wanted = due(done, checkpoint_every) or (evaluate is not None and due(done, evaluate_every))
-                    call = _Call(done, metrics, copy_state(state) if wanted else None, share())
+                    call = _Call(done, metrics, copy_state(state) if wanted else None)
                 if previous is not None:
                     attempt(finish, previous)
-                    stopping = stopping or hear(previous.shared)
                 if call is None:
                     break
+                stopping = hear(shared)
             if stopping and last_taken != done:
                 kept = take(done, state)
                 if failure is None:
                     attempt(save, done, kept)
-            if several is not None:
-                several.hear(share(), failure)  # no process leaves before all are done, or know why not
+            hear(share())  # no process leaves before all are done, or know why not
+            stopping = hear(share())  # also to a signal that came to one of them while it waited for the others
             if stopping:
                 message = f"stopped at step {done} of {steps}, saved in {run.folder}; continue with --resume"
                 if stopping != signal.SIGTERM:

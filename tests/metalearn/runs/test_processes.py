@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,30 @@ class Failing(Silent):
             raise OSError("no space left on the screen")
 
 
+def signalling(request: Path, process: int) -> Any:
+    """An evaluation by process 0, the last of which asks process 1 for a signal to itself and waits until it came."""
+
+    def wait_for_request() -> None:
+        while not request.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        request.unlink()
+
+    if process == 1:
+        threading.Thread(target=wait_for_request, daemon=True).start()
+    evaluations = []
+
+    def evaluate(theta):
+        evaluations.append(theta)
+        if len(evaluations) == 3:
+            request.touch()
+            while request.exists():
+                time.sleep(0.01)
+        return {"norm": 0.0}
+
+    return evaluate
+
+
 def run(
     folder: Path, progress: Any = None, evaluate=lambda theta: {"norm": float(abs(theta).sum())}, **more: Any
 ) -> Any:
@@ -136,6 +161,7 @@ def worker(process: int) -> dict[str, Any]:
     found["said"] = said_by_the_command(shared / "command")
     refuses("stop", lambda: run(shared / "stopped", Interrupting(2) if process == 1 else None))
     refuses("failed", lambda: run(shared / "failed", Failing(4) if process == 1 else None))
+    refuses("stop at the end", lambda: run(shared / "ended", evaluate=signalling(shared / "signal it", process)))
 
     def out_of_order(theta):
         raise ZeroDivisionError("nothing to divide by")
@@ -215,9 +241,15 @@ def test_a_signal_to_one_stops_both_at_one_step_which_one_process_continues(foun
     assert [f["errors"]["stop"] for f in found] == ["SystemExit: 143"] * 2
     assert (stopped / "checkpoints").exists()
     at = max(int(path.name) for path in (stopped / "checkpoints").iterdir())
-    assert 2 < at < STEPS  # two calls after the one in which the signal came
+    assert at == 6  # calls have two steps: the one that ran when step 2 was shown, and one more
     _, state = run(shutil.copytree(stopped, tmp_path / "stopped"), resume=True)
     np.testing.assert_allclose(state.theta, found[0]["pes"], atol=1e-6)
+
+
+def test_a_signal_to_one_while_the_other_evaluates_the_last_time_ends_both(found):
+    assert [f["errors"].get("stop at the end") for f in found] == ["SystemExit: 143"] * 2
+    ended = Path(found[0]["folder"]) / "ended"
+    assert (ended / "checkpoints" / f"{STEPS:08d}").exists() and _metrics(ended)[-1] == {"step": STEPS, "eval/norm": 0}
 
 
 def test_what_ends_one_process_ends_the_other_with_its_words(found):
@@ -247,7 +279,7 @@ def test_processes_that_differ_are_refused_by_name_before_a_folder_is_made(found
         for name in OTHERS:
             assert f'{name}: "1.0" in process 0, "1.1" in process 1' in f["errors"]["packages"]
         assert "process 1 does not see what process 0 writes there" in f["errors"]["folder"]
-        assert f["there"] == ["diverged", "evaluated", "failed", "here", *NAMES]
+        assert f["there"] == ["diverged", "ended", "evaluated", "failed", "here", *NAMES]
 
 
 def test_two_processes_search_as_one_does_and_share_the_trainings(found, tmp_path):
