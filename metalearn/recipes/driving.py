@@ -14,14 +14,12 @@ from jaxtyping import PRNGKeyArray
 
 from metalearn.gradients import Estimator
 from metalearn.outer import OuterLoop, OuterState, global_mesh, local_mesh, outer_loop
-from metalearn.runs.checkpoints import restore_checkpoint
+from metalearn.runs.checkpoints import restore_for_all
 from metalearn.runs.folder import Run, create_run, note_from_first, resume_run
 from metalearn.runs.json_values import as_json
 from metalearn.runs.processes import (
     agree_on,
-    all_do,
     check_folder,
-    check_same_step,
     exchange,
     first_does,
     is_first,
@@ -39,7 +37,6 @@ __all__ = [
     "compile_outer_loop",
     "drive",
     "initial_state",
-    "restore_for_all",
     "time_step",
 ]
 
@@ -150,13 +147,6 @@ def begin_run(
     run = first_does(begin)
     # Where process 0 alone has written it, the others see it.
     return run if run is not None else Run(Path(folder), as_json(config), tuple(sorted(free)), upgrade)
-
-
-def restore_for_all(run: Run, state: Any) -> Any:
-    """The state of the newest readable checkpoint, the same one in all processes; see `restore_checkpoint`."""
-    state = all_do(lambda: restore_checkpoint(run, state, note_from_first))
-    check_same_step(int(state.step))
-    return state
 
 
 def drive(

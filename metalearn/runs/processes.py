@@ -34,7 +34,6 @@ __all__ = [
     "agree_on",
     "all_do",
     "check_folder",
-    "check_same_step",
     "exchange",
     "first_does",
     "gather",
@@ -197,18 +196,6 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def check_same_step(step: int) -> None:
-    """Check that all processes read a checkpoint of the same step.
-
-    Raises:
-        RunError: on every process; says which step each has.
-    """
-    steps = exchange(str(step))
-    if len(set(steps)) > 1:
-        said = ", ".join(f"{text} in process {process}" for process, text in enumerate(steps))
-        raise RunError(f"the processes read checkpoints of different steps: {said}. Are all files where all see them?")
-
-
 def local(tree: Any) -> Any:
     """Arrays that every process holds whole, as arrays of this process alone."""
     remote = lambda x: isinstance(x, jax.Array) and not x.is_fully_addressable  # noqa: E731
@@ -251,10 +238,12 @@ def add_up() -> Callable[[Any], Any]:
 
 
 def put_on_all(tree: Any, mesh: Mesh | None) -> Any:
-    """Copy arrays that all processes have alike to all devices of the mesh, once."""
-    if jax.process_count() == 1 or mesh is None:
-        return tree
-    return jax.device_put(jax.tree.map(np.asarray, tree), NamedSharding(mesh, PartitionSpec()))
+    """Copy arrays that all processes have alike to all devices of the mesh, once; without one, to the first device."""
+    if mesh is None:
+        return jax.device_put(tree)
+    if jax.process_count() > 1:  # an array that is committed to a device of one process cannot go to those of others
+        tree = jax.tree.map(np.asarray, tree)
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 class Several:

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from metalearn.runs.checkpoints import copy_state, describe_last_checkpoint, save_checkpoint
+from metalearn.runs.checkpoint_files import copy_state
+from metalearn.runs.checkpoints import describe_last_checkpoint, save_checkpoint
 from metalearn.runs.folder import Run
 from metalearn.runs.lock import only_writer
 from metalearn.runs.metrics import MetricsWriter

@@ -15,14 +15,14 @@ from jaxtyping import Array
 from metalearn.errors import RunError
 from metalearn.pictures import new_figure, save_or_note
 from metalearn.ranges import check
-from metalearn.recipes.driving import begin_run, restore_for_all
+from metalearn.recipes.driving import begin_run
 from metalearn.recipes.kinds import TABLES, refuse_other_kinds
 from metalearn.recipes.streams import stream
 from metalearn.recipes.tables.config import TableOptimizerConfig, TrainTablesConfig
 from metalearn.recipes.tables.evaluation import Score, baseline_scores, learner_scores
 from metalearn.recipes.tables.feed import SHAPES, Feed, feed, tables_of
 from metalearn.recipes.tables.step import State, decay_begin, init_state, make_step
-from metalearn.runs.checkpoints import checkpoint_steps
+from metalearn.runs.checkpoints import checkpoint_steps, restore_for_all
 from metalearn.runs.folder import Run, note_from_first, open_run, write_result
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.processes import add_up, agree_on, is_first

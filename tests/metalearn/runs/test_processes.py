@@ -24,7 +24,9 @@ from metalearn.cli.processes import connect
 from metalearn.errors import RunError, UsageError
 from metalearn.gradients import nres, pes
 from metalearn.inner import InnerLoop
-from metalearn.recipes.driving import MetaTraining, drive
+from metalearn.recipes.driving import MetaTraining, compile_outer_loop, drive, initial_state
+from metalearn.runs.checkpoints import restore_for_all
+from metalearn.runs.folder import Run
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.processes import add_up, agree_on, all_do, check_folder, exchange, share_out
 from metalearn.runs.progress import Silent
@@ -144,6 +146,26 @@ def as_numbers(found: SearchResult) -> list[Any]:
     return json.loads(json.dumps([*rows, *[(g.rejected, g.known, g.trained, g.best) for g in found.generations]]))
 
 
+def restore_what_differs(process: int, whole: Path) -> tuple[list[Any], str]:
+    """The step and theta that a process restores where checkpoint 12 is damaged for process 1; then 4 and 8 for 0."""
+    own = training("nres")
+    loop, _ = compile_outer_loop(own, STEPS)
+    with tempfile.TemporaryDirectory() as place:
+        seen = Run(Path(shutil.copytree(whole, f"{place}/run")), own.config, own.free, own.upgrade)
+
+        def damage(*steps: int) -> None:
+            for step in steps:
+                (seen.checkpoints / f"{step:08d}" / "manifest.json").unlink()
+
+        damage(*[12] * (process == 1))
+        notes: list[str] = []
+        state = restore_for_all(seen, initial_state(own, loop), notes.append)
+        damage(*[4, 8] * (process == 0))
+        with pytest.raises(RunError) as refused:
+            restore_for_all(seen, initial_state(own, loop))
+    return [int(state.step), np.asarray(state.theta).tolist(), notes], str(refused.value)
+
+
 def worker(process: int) -> dict[str, Any]:
     """What each process finds in a folder that both see."""
     shared = Path(exchange(tempfile.mkdtemp())[0])
@@ -181,6 +203,7 @@ def worker(process: int) -> dict[str, Any]:
         patch.setattr(importlib.metadata, "version", lambda name: f"1.{process}" if name in OTHERS else "1")
         refuses("packages", lambda: agree_on({}))
     refuses("folder", lambda: check_folder(shared / ("here" if process == 0 else "elsewhere") / "run"))
+    found["restored"], found["errors"]["nothing common"] = restore_what_differs(process, shared / "nres")
     found["sum"] = jax.tree.map(
         lambda x: x.tolist(), add_up()([np.float32([process, 1 + process]), np.int32(2 + process)])
     )
@@ -252,6 +275,23 @@ def test_a_signal_to_one_while_the_other_evaluates_the_last_time_ends_both(found
     assert (ended / "checkpoints" / f"{STEPS:08d}").exists() and _metrics(ended)[-1] == {"step": STEPS, "eval/norm": 0}
 
 
+def test_processes_go_on_from_the_newest_checkpoint_that_all_can_read(found, tmp_path):
+    whole = Path(found[0]["folder"]) / "nres"
+    own = training("nres")
+    before = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("00000012"))
+    run = Run(before, own.config, own.free, own.upgrade)
+    state = restore_for_all(run, initial_state(own, compile_outer_loop(own, STEPS)[0]))
+    (step, theta, notes), second = (f["restored"] for f in found)
+    assert step == int(state.step) == 8 and theta == np.asarray(state.theta).tolist()
+    who = "process 0 reads 4, 8, 12; process 1 reads 4, 8, not 12 (manifest.json is missing)"
+    assert notes == [f"going on from step 8, the newest checkpoint that all processes can read: {who}"]
+    assert second == [step, theta, []]
+    for f in found:
+        said = f["errors"]["nothing common"]
+        assert "can be read by all processes: process 0 reads 12, not 4 (manifest.json is missing), 8 (man" in said
+        assert "process 1 reads 4, 8, not 12 (manifest.json is missing). Are all files where" in said
+
+
 def test_what_ends_one_process_ends_the_other_with_its_words(found):
     first, second = (f["errors"] for f in found)
     assert second["failed"] == "OSError: no space left on the screen"
@@ -311,6 +351,33 @@ def test_every_command_of_meta_training_needs_a_folder_for_several_processes(com
 
 def test_arrays_of_all_processes_are_added_up(found):
     assert [f["sum"] for f in found] == [[[1.0, 3.0], 5]] * 2
+
+
+ONCE = """
+import sys; sys.path[:0] = ["tests/metalearn/runs"]
+import pathlib, tempfile
+import jax, pytest
+import test_processes as t
+from metalearn.recipes import driving
+
+def two_steps(step, state, data, *_, **__):
+    assert len(data.sharding.device_set) == 8 and data.is_fully_replicated
+    with jax.transfer_guard("disallow"):
+        for _ in range(2):
+            state, _ = step(state, data)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+            step(state, t.training("nres").data)
+    return state
+
+with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+    patch.setattr(driving, "train", two_steps)
+    t.run(pathlib.Path(place, "run"), estimator="nres")
+print("once")
+"""
+
+
+def test_one_process_copies_its_data_to_all_devices_once(on_eight_devices):
+    assert on_eight_devices(ONCE) == "once"
 
 
 @pytest.mark.parametrize(
