@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from jax.tree_util import tree_flatten_with_path
 
-import metalearn.runs.checkpoints
+import metalearn.runs.checkpoint_files
 import metalearn.runs.folder
 from metalearn.errors import RunError
 from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint, save_checkpoint
@@ -288,7 +288,7 @@ def test_a_whole_checkpoint_that_cannot_be_read_is_not_called_damaged(run: Run, 
             restore_checkpoint(run, {"x": jnp.int32(0)}, notes.append)
     with monkeypatch.context() as patch:  # as of another user's file; the tests may run as root, who may read all
         patch.setattr(
-            metalearn.runs.checkpoints, "file_sha256", lambda path: (_ for _ in ()).throw(OSError(13, "no", path))
+            metalearn.runs.checkpoint_files, "file_sha256", lambda path: (_ for _ in ()).throw(OSError(13, "no", path))
         )
         with pytest.raises(RunError, match=r"cannot read .*: no\. Nothing is lost"):
             restore_checkpoint(run, {"x": jnp.int32(0)}, notes.append)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import metalearn.runs.checkpoint_files as files_module
 import metalearn.runs.checkpoints as checkpoints_module
 from metalearn.errors import RunError
 from metalearn.runs.checkpoints import checkpoint_steps, restore_checkpoint
@@ -92,7 +93,7 @@ def die_when(moment: str) -> None:
     """Arrange the death of this process at a moment inside the library."""
     from orbax.checkpoint import Checkpointer
 
-    rename, save, append = Path.rename, Checkpointer.save, checkpoints_module.write_atomically
+    rename, save, append = Path.rename, Checkpointer.save, files_module.write_atomically
 
     def renaming(self: Path, target: Path) -> Path:
         if moment == "before the rename" and self.name == "saving-40":
@@ -122,7 +123,7 @@ def die_when(moment: str) -> None:
                 die()
             super().write(lines)
 
-    Path.rename, Checkpointer.save, checkpoints_module.write_atomically = renaming, saving, manifest  # pyright: ignore
+    Path.rename, Checkpointer.save, files_module.write_atomically = renaming, saving, manifest  # pyright: ignore
     sys.modules["metalearn.runs.training"].MetricsWriter = Writer  # pyright: ignore
 
 
@@ -404,7 +405,7 @@ def test_a_full_disk_while_saving_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: tuple[str, bytes]
 ):
     resource = pytest.importorskip("resource")
-    run, real = create_run(tmp_path / "run", CONFIG), checkpoints_module._write
+    run, real = create_run(tmp_path / "run", CONFIG), checkpoints_module.write_arrays
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def write(folder: Path, run: Run, step: int, state: Any) -> None:
@@ -415,7 +416,7 @@ def test_a_full_disk_while_saving_keeps_the_last_checkpoint(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    monkeypatch.setattr(checkpoints_module, "_write", write)
+    monkeypatch.setattr(checkpoints_module, "write_arrays", write)
     with pytest.raises(RunError, match=r"could not save step 30 .*last good checkpoint is step 20"):
         go(run)
     assert sorted(p.name for p in run.checkpoints.iterdir()) == ["00000010", "00000020"]
