@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import re
 import shutil
 import textwrap
 import typing
@@ -50,8 +51,19 @@ def read(default: Command, words: Sequence[str], prog: str, usage: str = "[optio
     text = inspect.cleandoc(description or str(type(default).__doc__))
     if any(word in ("-h", "--help") for word in words):
         _print_help(default, prog, usage, text)
-    checked = check_words(default, words, prog)
-    return tyro.cli(type(default), default=default, args=checked, prog=prog, description=text)
+    checked, said = check_words(default, words, prog), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(type(default), default=default, args=checked, prog=prog, description=text)
+    except SystemExit:  # each value is right by itself, and a configuration refuses them together
+        raise UsageError(_without_frame(said.getvalue())) from None
+
+
+def _without_frame(text: str) -> str:
+    """What tyro says in a frame of several lines, as one sentence that names the options' common beginning."""
+    words = " ".join(line.strip(" │|") for line in text.splitlines())
+    found = re.search(r"Error parsing (?:config\.)?([\w.]+): (.*?)\s*(?:[─-]{9}|$)", words)
+    return f"--{found[1].replace('_', '-')}: {found[2]}" if found else words
 
 
 def check_words(command: Any, words: Sequence[str], prog: str) -> list[str]:

@@ -4,13 +4,26 @@ The cases come from the configurations themselves, so an option that is added la
 compiled: what a command does once its words are read is replaced by an error.
 """
 
+import dataclasses
+import importlib
 import re
 from pathlib import Path
 from typing import get_args, get_origin
 
 import pytest
 
-from metalearn.cli import catalogue, evaluate, loss, plot, search_loss, sweep, train, train_gpt, train_optimizer
+from metalearn.cli import (
+    catalogue,
+    evaluate,
+    loss,
+    plot,
+    search_loss,
+    sweep,
+    train,
+    train_gpt,
+    train_optimizer,
+    train_tables,
+)  # fmt: skip
 from metalearn.cli.main import COMMANDS, main
 from metalearn.errors import UsageError
 from metalearn.ranges import Existing, Within, allows, check, describe, fields_of, members
@@ -24,6 +37,7 @@ from metalearn_models.learners.registry import LEARNERS
 from metalearn_models.optimizers.handmade.table import HANDMADE
 from metalearn_tasks.families.registry import FAMILIES
 
+CLI = Path(train.__file__).parent
 VALUES = {
     "zero": "0", "minus one": "-1", "nan": "nan", "empty": "", "far too large": "1" + "0" * 400, "misspelt": "mispelt",
 }  # fmt: skip
@@ -51,7 +65,8 @@ COMMANDS_BY_WORDS = {
         f"train-optimizer {name}": train_optimizer.TrainOptimizerCommand(recommended(name))
         for name in (*(n for n in optimizer_names() if n not in HANDMADE), *WITH_SETTINGS_OF_THEIR_OWN)
     },
-    "train-gpt": train_gpt.TrainGPTCommand(GENERATORS["mlp"][0]),
+    "train tables": train_tables.TrainTablesCommand(),
+    **{f"train-gpt {name}": train_gpt.TrainGPTCommand(config) for name, (config, _) in GENERATORS.items()},
     "evaluate RUN": evaluate.EvaluateCommand(),
     "plot RUN": plot.PlotCommand(),
     "search-loss": search_loss.SearchLossCommand(),
@@ -67,7 +82,8 @@ def _nothing_is_done(monkeypatch):
 
     for module, name in [
         (train, "meta_train"), (sweep, "run"), (train_optimizer, "meta_train"), (train_gpt, "train_gpt"),
-        (evaluate, "evaluate"), (search_loss, "search_loss"), (plot, "open_run"), (catalogue, "catalogue"),
+        (train_tables, "meta_train_tables"), (evaluate, "evaluate"),
+        (search_loss, "search_loss"), (plot, "open_run"), (catalogue, "catalogue"),
         (loss, "list_losses"),
     ]:  # fmt: skip
         monkeypatch.setattr(module, name, begin)
@@ -96,6 +112,13 @@ def is_right(field, text):
 
 def test_every_command_is_there():
     assert {words.split()[0] for words in COMMANDS_BY_WORDS} == set(COMMANDS)
+    commands = {type(command) for command in COMMANDS_BY_WORDS.values()}
+    assert commands == {
+        found
+        for module in map(importlib.import_module, (f"metalearn.cli.{path.stem}" for path in CLI.glob("*.py")))
+        for name, found in vars(module).items()
+        if name.endswith("Command") and dataclasses.is_dataclass(found)
+    }
 
 
 @pytest.mark.parametrize("words", COMMANDS_BY_WORDS)
@@ -113,6 +136,8 @@ def test_wrong_values_are_refused_in_one_line_and_right_ones_are_taken(words, ca
             assert any(said in err for said in ("takes no value", describe(item_of(field)), "on this machine")), err
     while right:  # as many options at once as there are, each with one of its right values
         now = dict(right)
+        if words == "train tables":  # mechanisms whose weights are all 0 are refused together
+            now.pop("--prior.causal", None)
         right = [case for case in right if case not in now.items()]
         given = [f"{option}={text}" for option, text in now.items()]
         found = read(command, ["RUN", *given] if "RUN" in words else given, "metalearn")
@@ -200,6 +225,14 @@ def test_the_home_folder_is_expanded_in_every_path(monkeypatch, tmp_path):
         for option, field in options_of(command).items():
             if field.name.endswith(("data_dir", "start", "source", "run", "out", "picture")):
                 assert check_words(command, [*positional, f"{option}=~/x"], "metalearn")[-1] == str(tmp_path / "x")
+
+
+def test_right_values_that_a_configuration_refuses_together_give_one_line(capsys):
+    assert main("train tables --prior.causal 0 --prior.direct 0 --prior.clusters 0".split()) == 2
+    said = (
+        "--prior: causal, direct and clusters are the weights of the three mechanisms and must not all be 0, got 0.0, "
+    )
+    assert capsys.readouterr().err == f"metalearn: {said}0.0 and 0.0\n"
 
 
 def test_a_switch_takes_no_value_and_has_an_opposite(capsys):
