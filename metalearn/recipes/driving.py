@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from metalearn.gradients import Estimator
 from metalearn.outer import OuterLoop, OuterState, global_mesh, local_mesh, outer_loop
-from metalearn.runs.checkpoints import restore_for_all
+from metalearn.runs.checkpoints import describe_last_checkpoint, restore_for_all
 from metalearn.runs.folder import Run, create_run, note_from_first, resume_run
 from metalearn.runs.json_values import as_json
 from metalearn.runs.processes import (
@@ -42,6 +42,8 @@ __all__ = [
 
 LONG = 5_000
 """Steps from which a run is timed before it begins: the presets of images and of the paper have so many."""
+PATIENCE = 20.0
+"""Seconds that a call of the outer step may take in a long run: a signal to stop waits for the end of the call."""
 WEIGHTS = "theta.safetensors"
 """The file of a run's meta-parameters, that of its newest checkpoint."""
 
@@ -116,7 +118,17 @@ def _is_free(folder: Path, overwrite: bool) -> bool:
     return not any(exchange("used" if used else ""))
 
 
-def _announce_time(training: MetaTraining, progress: Progress | None) -> None:
+def _with_short_calls(training: MetaTraining, seconds: float) -> MetaTraining:
+    """The same meta-training in calls that end soon, where a step takes so many seconds.
+
+    Two steps stay together: a single one is compiled without a loop, which may add in another order, while the number
+    of turns of a loop changes no number. All processes take the time of the slowest.
+    """
+    slowest = max(map(float, exchange(repr(seconds))))
+    return training._replace(steps_per_call=min(training.steps_per_call, max(2, int(PATIENCE / slowest))))
+
+
+def _announce_time(training: MetaTraining, progress: Progress | None) -> float:
     note = note_from_first if progress is None else progress.note
     note(f"{training.steps:,} steps: timing one first, which compiles it")
     seconds = time_step(training)
@@ -125,6 +137,7 @@ def _announce_time(training: MetaTraining, progress: Progress | None) -> None:
         f"a step takes {seconds:.2g} s on {devices}: about {whole} in all, "
         "without evaluations. Nothing is written yet: Ctrl-C ends it here, and --steps N makes it shorter"
     )
+    return seconds
 
 
 def begin_run(
@@ -187,11 +200,14 @@ def drive(
     loop, _ = compile_outer_loop(training, training.steps)
     if training.steps >= LONG and not resume and _is_free(folder, overwrite):
         with name_the_lost(lambda: "Nothing was written yet"):
-            _announce_time(training, progress)
+            training = _with_short_calls(training, _announce_time(training, progress))
     state = initial_state(training, loop)
     run = begin_run(folder, training.config, training.free, training.upgrade, resume=resume, overwrite=overwrite)
     if resume:
         state = restore_for_all(run, state)
+        if training.steps >= LONG and int(state.step) < training.steps:
+            with name_the_lost(lambda: describe_last_checkpoint(run)):
+                training = _with_short_calls(training, time_step(training))
     if progress is not None:
         progress.note(f"meta-training in {run.folder}")
     loop, per_call = compile_outer_loop(training, training.steps - int(state.step))

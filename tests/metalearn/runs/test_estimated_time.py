@@ -14,7 +14,10 @@ class Noting(Silent):
     """Keeps notes, each with whether the run's folder was there, and may interrupt at the first estimate."""
 
     def __init__(self, folder, interrupt=False):
-        self.folder, self.interrupt, self.notes = folder, interrupt, []
+        self.folder, self.interrupt, self.notes, self.done = folder, interrupt, [], []
+
+    def update(self, done, metrics):
+        self.done.append(done)
 
     def note(self, text):
         self.notes.append((text, self.folder.exists()))
@@ -22,9 +25,9 @@ class Noting(Silent):
             raise KeyboardInterrupt
 
 
-def run(folder, progress, **more):
-    kept = {"evaluate": lambda theta: {"norm": 0.0}, "evaluate_every": 0, "checkpoint_every": 6}
-    return drive(training("nres"), folder, progress=progress, **kept, **more)[1]
+def run(folder, progress, steps_per_call=2, **more):
+    kept = {"evaluate": lambda theta: {"norm": 0.0}, "evaluate_every": 0, "checkpoint_every": 6, **more}
+    return drive(training("nres")._replace(steps_per_call=steps_per_call), folder, progress=progress, **kept)[1]
 
 
 def test_a_long_run_says_how_long_it_takes_before_it_writes(tmp_path, monkeypatch):
@@ -40,6 +43,26 @@ def test_a_long_run_says_how_long_it_takes_before_it_writes(tmp_path, monkeypatc
     again = Noting(tmp_path / "long")
     run(again.folder, again, resume=True)  # it was told at the beginning
     assert not any("a step takes" in text for text, _ in again.notes)
+
+
+@pytest.mark.parametrize(("seconds", "in_a_call"), [(3600.0, 2), (6.0, 3), (0.01, 6)])
+def test_calls_of_a_long_run_are_short_enough_to_be_stopped(tmp_path, monkeypatch, seconds, in_a_call):
+    """The first half and, resumed, the second: as many steps in a call as 20 seconds allow, and two at least."""
+    expected = run(tmp_path / "short", Noting(tmp_path / "short"))
+    monkeypatch.setattr(driving, "LONG", STEPS)
+    monkeypatch.setattr(driving, "time_step", lambda training: seconds)
+    folder = tmp_path / "long"
+
+    def stop(step, numbers):
+        raise OSError("stopped in the middle")
+
+    first, second = Noting(folder), Noting(folder)
+    with pytest.raises(OSError, match="in the middle"):
+        run(folder, first, steps_per_call=6, evaluate_every=STEPS // 2, evaluated=stop)
+    theta = run(folder, second, steps_per_call=6, resume=True).theta
+    assert first.done == list(range(in_a_call, STEPS // 2 + 1, in_a_call))
+    assert second.done == list(range(STEPS // 2 + in_a_call, STEPS + 1, in_a_call))
+    np.testing.assert_array_equal(theta, expected.theta)
 
 
 def test_ctrl_c_at_the_estimate_leaves_nothing(tmp_path, monkeypatch):
