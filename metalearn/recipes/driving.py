@@ -27,7 +27,7 @@ from metalearn.runs.processes import (
     name_the_lost,
     put_on_all,
 )
-from metalearn.runs.progress import Progress, duration
+from metalearn.runs.progress import Progress, Silent, duration
 from metalearn.runs.training import train
 
 __all__ = [
@@ -118,6 +118,11 @@ def _is_free(folder: Path, overwrite: bool) -> bool:
     return not any(exchange("used" if used else ""))
 
 
+def _is_watched(progress: Progress | None) -> bool:
+    """Whether a person may wait for this run: not for a cell of a sweep, but for any run of several processes."""
+    return jax.process_count() > 1 or type(progress) is not Silent
+
+
 def _with_short_calls(training: MetaTraining, seconds: float) -> MetaTraining:
     """The same meta-training in calls that end soon, where a step takes so many seconds.
 
@@ -198,14 +203,15 @@ def drive(
     # What can be refused is refused before a folder is made or an older run is removed.
     agree_on(training.config)
     loop, _ = compile_outer_loop(training, training.steps)
-    if training.steps >= LONG and not resume and _is_free(folder, overwrite):
+    is_timed = training.steps >= LONG and _is_watched(progress)
+    if is_timed and not resume and _is_free(folder, overwrite):
         with name_the_lost(lambda: "Nothing was written yet"):
             training = _with_short_calls(training, _announce_time(training, progress))
     state = initial_state(training, loop)
     run = begin_run(folder, training.config, training.free, training.upgrade, resume=resume, overwrite=overwrite)
     if resume:
         state = restore_for_all(run, state)
-        if training.steps >= LONG and int(state.step) < training.steps:
+        if is_timed and int(state.step) < training.steps:
             with name_the_lost(lambda: describe_last_checkpoint(run)):
                 training = _with_short_calls(training, time_step(training))
     if progress is not None:

@@ -80,5 +80,13 @@ def test_a_used_folder_is_refused_before_anything_is_timed(tmp_path, monkeypatch
         run(tmp_path, Noting(tmp_path))
 
 
+def test_a_cell_of_a_sweep_is_not_timed(tmp_path, monkeypatch):
+    """Nobody would read how long it takes, and nobody waits for it to stop."""
+    monkeypatch.setattr(driving, "LONG", STEPS)
+    monkeypatch.setattr(driving, "time_step", lambda training: pytest.fail("a step was timed"))
+    run(tmp_path / "cell", Silent())
+    run(tmp_path / "cell", Silent(), resume=True)
+
+
 def test_a_step_is_timed_by_itself():
     assert 0 < driving.time_step(training("nres")) < 1
