@@ -36,6 +36,8 @@ from metalearn.recipes.in_context.scoring import (
 from metalearn.runs.folder import note_on_stderr, open_run, write_result
 from metalearn_models.learners import library
 from metalearn_models.learners.averaged import averaged
+from metalearn_models.learners.mixed import mixed
+from metalearn_models.learners.reference import kernel_ridge
 from metalearn_models.learners.registry import build_learner
 from metalearn_tasks.datasets import Dataset, absolute, content_sha256
 from metalearn_tasks.families.registry import FamilyEntry, entry_of
@@ -68,6 +70,8 @@ class EvaluationConfig:
     """Sequences per task."""
     seed: Seed = 0
     """Names the episodes."""
+    mix_kernel: bool = False
+    """Average probabilities, half and half, with those of kernel ridge regression on the same examples."""
 
 
 class Evaluation(NamedTuple):
@@ -143,6 +147,10 @@ def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
     if options.average > 1:
         classes = None if entry.regression else tasks.family.signature.outputs
         learner = averaged(learner, options.average, options.seed, classes)
+    if options.mix_kernel:
+        if entry.regression:
+            raise ValueError("--mix-kernel averages probabilities of classes, and the run's tasks are of real numbers")
+        learner = mixed(learner, kernel_ridge(learner.signature), classes=tasks.family.signature.outputs)
     shape = (options.tasks, options.sequences, options.seed)
     scores = score_learner(learner, theta, tasks.family, tasks.kinds, *shape)
     scores |= score_references(options.references, tasks.family, tasks.kinds["unseen"][1], *shape)
@@ -157,7 +165,7 @@ def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
         "run": str(folder),
         **{
             name: getattr(options, name)
-            for name in ("size", "pca", "identity", "average", "tasks", "sequences", "seed")
+            for name in ("size", "pca", "identity", "average", "tasks", "sequences", "seed", "mix_kernel")
         },
         "last_positions": summary,
     }
@@ -203,7 +211,7 @@ def _stem(options: EvaluationConfig, title: str) -> str:
     """The name of an evaluation's files; evaluations with other options have other names."""
     # Not every file system and no path with a drive takes a colon, as FILE.csv:LABEL has.
     defaults, parts = EvaluationConfig(), [f"evaluate-{Path(title).name.replace(':', '-')}"]
-    for name in ("size", "pca", "identity", "average", "tasks", "sequences", "seed"):
+    for name in ("size", "pca", "identity", "average", "tasks", "sequences", "seed", "mix_kernel"):
         value = getattr(options, name)
         if value != getattr(defaults, name):
             parts.append(name if value is True else f"{name}{value}")

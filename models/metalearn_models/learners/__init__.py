@@ -17,6 +17,7 @@ from metalearn_models.learners.library import save as save
 from metalearn_models.learners.library import shipped as shipped
 from metalearn_models.learners.lstm import LSTMConfig as LSTMConfig
 from metalearn_models.learners.lstm import lstm as lstm
+from metalearn_models.learners.mixed import mixed as mixed
 from metalearn_models.learners.online import MAMLConfig as MAMLConfig
 from metalearn_models.learners.online import OnlineConfig as OnlineConfig
 from metalearn_models.learners.online import OnlineOptimizerConfig as OnlineOptimizerConfig
@@ -33,10 +34,12 @@ from metalearn_models.learners.online import online_with_loss as online_with_los
 from metalearn_models.learners.online import online_with_optimizer as online_with_optimizer
 from metalearn_models.learners.outer_lstm import OuterLSTMConfig as OuterLSTMConfig
 from metalearn_models.learners.outer_lstm import outer_lstm as outer_lstm
+from metalearn_models.learners.reference import KernelRidgeConfig as KernelRidgeConfig
 from metalearn_models.learners.reference import LogisticConfig as LogisticConfig
 from metalearn_models.learners.reference import NearestCentroidConfig as NearestCentroidConfig
 from metalearn_models.learners.reference import NearestNeighbourConfig as NearestNeighbourConfig
 from metalearn_models.learners.reference import RidgeConfig as RidgeConfig
+from metalearn_models.learners.reference import kernel_ridge as kernel_ridge
 from metalearn_models.learners.reference import logistic as logistic
 from metalearn_models.learners.reference import nearest_centroid as nearest_centroid
 from metalearn_models.learners.reference import nearest_neighbour as nearest_neighbour
@@ -48,6 +51,7 @@ from metalearn_models.learners.vsml import VSMLConfig as VSMLConfig
 from metalearn_models.learners.vsml import vsml as vsml
 
 __all__ = [
+    "KernelRidgeConfig",
     "LSTMConfig",
     "LogisticConfig",
     "MAMLConfig",
@@ -65,12 +69,14 @@ __all__ = [
     "attention_weights",
     "averaged",
     "build_learner",
+    "kernel_ridge",
     "load",
     "logistic",
     "lstm",
     "make",
     "maml",
     "maml_network",
+    "mixed",
     "mlp",
     "names",
     "nearest_centroid",

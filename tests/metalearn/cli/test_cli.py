@@ -92,6 +92,16 @@ def test_evaluate_on_other_data_with_fewer_features_and_classes(trained, capsys)
     assert options.items() <= written.items() and options.items() <= result.items()
 
 
+def test_evaluate_mixes_the_learner_with_kernel_ridge_regression(trained, capsys):
+    """A learner of a few steps knows little, so that the mixture is nearer to kernel ridge regression than it is."""
+    words = ("--data", "wine", "--tasks", 8, "--sequences", 4, "--references", "kernel", "--json")
+    answers = [run(capsys, "evaluate", trained, *words, *more)[1] for more in ((), ("--mix-kernel",))]
+    plain, mixed = (json.loads(out.splitlines()[-1]) for out in answers)
+    alone, together = (found["last_positions"]["unseen"]["mean"] for found in (plain, mixed))
+    assert alone + 0.1 < together <= mixed["last_positions"]["reference: kernel"]["mean"] + 0.05
+    assert mixed["mix_kernel"] and mixed["picture"].endswith("-mix_kernel.png")
+
+
 def test_copies_belong_to_the_images_of_meta_training_alone(trained, capsys, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     values = json.loads((folder / "config.json").read_text())

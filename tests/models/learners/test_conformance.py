@@ -16,6 +16,7 @@ from metalearn.learner import Signature, prediction_loss, predictions_in_order, 
 from metalearn.ranges import fields_of
 from metalearn_models.learners import library
 from metalearn_models.learners.averaged import averaged
+from metalearn_models.learners.mixed import mixed
 from metalearn_models.learners.registry import LEARNERS, build_learner
 
 SIGNATURE = Signature(inputs=3, outputs=4, length=6)
@@ -42,7 +43,8 @@ NAMED = (
 )
 """Learners to which names of classes matter: each output has weights of its own, which are drawn or meta-learned."""
 CLASSES_ONLY = ("centroid", "logistic", "epistemic")
-CASES = (*LEARNERS, "averaged transformer")
+COMPOSED = ("averaged transformer", "mixed transformer")
+CASES = (*LEARNERS, *COMPOSED)
 RENAMED = jnp.array([2, 0, 3, 1])
 CHANGED_FROM = 3
 
@@ -59,6 +61,8 @@ class Found(NamedTuple):
 def build(name, signature=SIGNATURE):
     if name == "averaged transformer":
         return averaged(build("transformer", signature), 3)
+    if name == "mixed transformer":
+        return mixed(build("transformer", signature), build("kernel", signature))
     return build_learner(signature, LEARNERS[name].config(**SMALL.get(name, {})))
 
 
@@ -108,7 +112,7 @@ def test_the_parallel_run_or_the_loop_without_vmap_gives_the_same(found):
 
 def test_names_of_classes_do_not_matter_unless_outputs_have_weights_of_their_own(found, request):
     name = request.node.callspec.params["found"]
-    if name in NAMED or name == "averaged transformer":
+    if name in (*NAMED, *COMPOSED):
         pytest.skip("outputs have weights of their own")
     # A tie goes to the lowest name, so rows whose class is tied are left out.
     plain, renamed = found.logits["plain"], found.logits["renamed"][:, RENAMED]
@@ -145,7 +149,7 @@ def test_a_state_has_no_empty_leaf_and_can_be_donated_without_losing_theta(found
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("regression", [False, True])
 def test_with_64_bits_enabled_everything_stays_in_32(name, regression):
-    if regression and name in (*CLASSES_ONLY, "averaged transformer"):
+    if regression and name in (*CLASSES_ONLY, *COMPOSED):
         pytest.skip("for classes only")
     signature = Signature(3, 1, 6, True) if regression else SIGNATURE
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
