@@ -42,8 +42,8 @@ __all__ = [
 
 LONG = 5_000
 """Steps from which a run is timed before it begins: the presets of images and of the paper have so many."""
-PATIENCE = 20.0
-"""Seconds that a call of the outer step may take in a long run: a signal to stop waits for the end of the call."""
+PATIENCE = 10.0
+"""Seconds that a call of the outer step may take in a long run: a signal to stop waits for the end of two calls."""
 WEIGHTS = "theta.safetensors"
 """The file of a run's meta-parameters, that of its newest checkpoint."""
 
@@ -83,9 +83,13 @@ def compile_outer_loop(training: MetaTraining, steps_left: int) -> tuple[OuterLo
 
     That number divides the steps that are left, so that a run ends on the step it was asked to.
     """
-    wish = range(1, training.steps_per_call + 1)
-    per_call = max(d for d in wish if max(steps_left, 1) % d == 0 and training.steps % d == 0)
+    per_call = _steps_in_a_call(training, steps_left)
     return outer_loop(training.estimator, training.optimizer, per_call, _mesh(training)), per_call
+
+
+def _steps_in_a_call(training: MetaTraining, steps_left: int) -> int:
+    wish = range(1, training.steps_per_call + 1)
+    return max(d for d in wish if max(steps_left, 1) % d == 0 and training.steps % d == 0)
 
 
 def _mesh(training: MetaTraining) -> Mesh | None:
@@ -123,14 +127,16 @@ def _is_watched(progress: Progress | None) -> bool:
     return jax.process_count() > 1 or type(progress) is not Silent
 
 
-def _with_short_calls(training: MetaTraining, seconds: float) -> MetaTraining:
+def _with_short_calls(training: MetaTraining, seconds: float, steps_left: int) -> MetaTraining:
     """The same meta-training in calls that end soon, where a step takes so many seconds.
 
-    Two steps stay together: a single one is compiled without a loop, which may add in another order, while the number
-    of turns of a loop changes no number. All processes take the time of the slowest.
+    A call is cut into equal parts, so that evaluations and checkpoints come after the same steps. Two steps at least
+    stay together: a single one is compiled without a loop, which may add in another order, while the number of turns of
+    a loop changes no number. All processes take the time of the slowest.
     """
-    slowest = max(map(float, exchange(repr(seconds))))
-    return training._replace(steps_per_call=min(training.steps_per_call, max(2, int(PATIENCE / slowest))))
+    slowest, whole = max(map(float, exchange(repr(seconds)))), _steps_in_a_call(training, steps_left)
+    parts = [d for d in range(2, whole + 1) if whole % d == 0] or [whole]
+    return training._replace(steps_per_call=max((d for d in parts if d * slowest <= PATIENCE), default=parts[0]))
 
 
 def _announce_time(training: MetaTraining, progress: Progress | None) -> float:
@@ -206,14 +212,16 @@ def drive(
     is_timed = training.steps >= LONG and _is_watched(progress)
     if is_timed and not resume and _is_free(folder, overwrite):
         with name_the_lost(lambda: "Nothing was written yet"):
-            training = _with_short_calls(training, _announce_time(training, progress))
+            training = _with_short_calls(training, _announce_time(training, progress), training.steps)
     state = initial_state(training, loop)
     run = begin_run(folder, training.config, training.free, training.upgrade, resume=resume, overwrite=overwrite)
     if resume:
         state = restore_for_all(run, state)
-        if is_timed and int(state.step) < training.steps:
+        if is_timed and (left := training.steps - int(state.step)) > 0:
+            if progress is not None:
+                progress.note("timing a step, by which calls are made short enough to be stopped")
             with name_the_lost(lambda: describe_last_checkpoint(run)):
-                training = _with_short_calls(training, time_step(training))
+                training = _with_short_calls(training, time_step(training), left)
     if progress is not None:
         progress.note(f"meta-training in {run.folder}")
     loop, per_call = compile_outer_loop(training, training.steps - int(state.step))

@@ -51,7 +51,7 @@ def refuse_other_kinds(values: Mapping[str, Any], wanted: str | None) -> None:
     kind = values.get("kind")
     if kind == wanted:
         return
-    if kind not in _KINDS:
+    if not isinstance(kind, str | None) or kind not in _KINDS:
         raise RunError(f"this version of metalearn knows no runs of kind {kind!r}: another version wrote it")
     command, use = _KINDS[kind]
     found = f"this is a run of `{command}`, not of `{_KINDS[wanted].command}`"

@@ -1,6 +1,7 @@
-"""A warning once a meta-trained optimizer is used for more steps than it was meta-trained for.
+"""A warning once a meta-trained optimizer is used for more steps than it is known to be of use for.
 
-Past that number of steps its updates come from inputs that it never met, and may undo what was reached.
+That is the length of the runs of its meta-training, or of longer ones that it was measured on. Past it, its updates
+come from inputs that it never met, and may undo what was reached.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ __all__ = ["LoadedOptimizer", "watch_horizon"]
 
 
 class LoadedOptimizer(optax.GradientTransformationExtraArgs):
-    """An optax transformation that says how far it was meta-trained.
+    """An optax transformation that says how far it is known to be of use.
 
     Attributes:
-        horizon: number of steps of the training runs that it was meta-trained on. None: not known.
+        horizon: number of steps of the training runs that it was meta-trained on, or of longer ones that it was
+            measured on. None: not known.
     """
 
     horizon: int | None = None
@@ -40,7 +42,7 @@ def watch_horizon(
     Args:
         transform: the transformation.
         name: what the warning calls it.
-        horizon: number of steps it was meta-trained for. None: not known, and nothing is watched.
+        horizon: number of steps it is known to be of use for. None: not known, and nothing is watched.
         num_steps: number of steps to come, if it is known; a traced number is not compared.
     """
     text = (

@@ -1,5 +1,7 @@
 """Every command that takes a run says what a run of another kind is, and what to do with it."""
 
+import re
+
 import pytest
 
 from metalearn.cli.main import main
@@ -51,5 +53,6 @@ def test_a_run_of_another_kind_is_refused_with_what_it_is_for(command, tmp_path,
 def test_each_recipe_reads_its_own_runs_and_a_kind_of_tomorrow_is_refused():
     for recipe, kind in ((in_context, "train"), (tables, "train tables"), (gpt, "train-gpt")):
         assert recipe.to_json(recipe.from_json(CONFIGURATIONS[kind])) == CONFIGURATIONS[kind]
-    with pytest.raises(RunError, match="knows no runs of kind 'spline'"):
-        refuse_other_kinds({"kind": "spline"}, LEARNER)
+    for kind in ("spline", [], {}):
+        with pytest.raises(RunError, match=re.escape(f"knows no runs of kind {kind!r}")):
+            refuse_other_kinds({"kind": kind}, LEARNER)

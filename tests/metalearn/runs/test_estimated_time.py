@@ -45,9 +45,9 @@ def test_a_long_run_says_how_long_it_takes_before_it_writes(tmp_path, monkeypatc
     assert not any("a step takes" in text for text, _ in again.notes)
 
 
-@pytest.mark.parametrize(("seconds", "in_a_call"), [(3600.0, 2), (6.0, 3), (0.01, 6)])
+@pytest.mark.parametrize(("seconds", "in_a_call"), [(3600.0, 2), (3.0, 3), (0.01, 6)])
 def test_calls_of_a_long_run_are_short_enough_to_be_stopped(tmp_path, monkeypatch, seconds, in_a_call):
-    """The first half and, resumed, the second: as many steps in a call as 20 seconds allow, and two at least."""
+    """The first half and, resumed, the second: as many steps in a call as 10 seconds allow, and two at least."""
     expected = run(tmp_path / "short", Noting(tmp_path / "short"))
     monkeypatch.setattr(driving, "LONG", STEPS)
     monkeypatch.setattr(driving, "time_step", lambda training: seconds)
@@ -63,6 +63,24 @@ def test_calls_of_a_long_run_are_short_enough_to_be_stopped(tmp_path, monkeypatc
     assert first.done == list(range(in_a_call, STEPS // 2 + 1, in_a_call))
     assert second.done == list(range(STEPS // 2 + in_a_call, STEPS + 1, in_a_call))
     np.testing.assert_array_equal(theta, expected.theta)
+
+
+@pytest.mark.parametrize(
+    ("steps", "left", "in_a_call", "seconds", "found"),
+    [
+        (50_000, 50_000, 25, 17.0, 5),  # the preset `paper`: the fewest that 25 can be cut into
+        (6_000, 5_975, 25, 5.0, 5),
+        (6_000, 6_000, 24, 1.0, 8),
+        (6_000, 5_975, 24, 1e-3, 5),  # the whole call, which divides what is left
+        (5_001, 5_001, 2, 0.1, 1),  # it was 1 before
+    ],
+)
+def test_calls_are_parts_of_what_they_were(steps, left, in_a_call, seconds, found):
+    """So that evaluations come after the same steps; one step alone is another program than a loop of them."""
+    whole = training("nres")._replace(steps=steps, steps_per_call=in_a_call)
+    short = driving._with_short_calls(whole, seconds, left)
+    before = driving._steps_in_a_call(whole, left)
+    assert driving._steps_in_a_call(short, left) == found and before % found == 0
 
 
 def test_ctrl_c_at_the_estimate_leaves_nothing(tmp_path, monkeypatch):
