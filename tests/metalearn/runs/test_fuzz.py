@@ -104,7 +104,7 @@ def test_mutated_configurations(configurations, module):
             assert json.loads(json.dumps(module.to_json(module.from_json(again)))) == again
 
     read()
-    assert refused > 40
+    assert refused > 100
     for values in wholes:
         assert json.loads(json.dumps(module.to_json(module.from_json(values)))) == values
 
