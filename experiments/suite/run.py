@@ -17,7 +17,7 @@ from experiments.suite.experiment import Experiment, Trained, load, read_evaluat
 from experiments.suite.results import make_result, read_result
 from metalearn.errors import RunError
 from metalearn.recipes.in_context.config import TrainConfig, free_fields, rename_old_fields, to_json
-from metalearn.recipes.in_context.fits import check_largest
+from metalearn.recipes.in_context.fits import announce_time, check_largest
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.runs.files import write_atomically
 from metalearn.runs.folder import open_run
@@ -101,6 +101,7 @@ def run(
     done = set() if old is None else {cell_name({k: row[k] for k in cells[0]}) for row in old["rows"]}
     if remaining := {name: config for name, config in configs.items() if name not in done}:
         check_largest(remaining, workers)
+        announce_time(remaining, workers)
     plan = Plan(
         out.name if out.name.startswith(experiment.name) else f"{experiment.name}-{out.name}",
         {"experiment": experiment.name, "settings": settings},

@@ -1,4 +1,4 @@
-"""Whether a configuration fits into this machine's memory, and how large a batch would fit.
+"""Whether a configuration fits into this machine's memory, how large a batch would fit, and how long a sweep will take.
 
 `metalearn.costs.memory` measures one outer step; here it is asked about a `TrainConfig`. Of many configurations only
 the largest are checked: those with the most parameters and those with the largest state, each times the examples per
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -18,12 +18,14 @@ import jax
 from metalearn.costs.memory import PROBES, available_bytes, bound_bytes, check_memory, format_bytes
 from metalearn.errors import NotEnoughMemoryError
 from metalearn.outer import local_mesh, outer_loop
-from metalearn.recipes.driving import compile_outer_loop, initial_state
+from metalearn.recipes.driving import LONG, compile_outer_loop, initial_state, time_step
 from metalearn.recipes.in_context.build import load_data, prepare
 from metalearn.recipes.in_context.config import TrainConfig
+from metalearn.runs.folder import note_on_stderr
+from metalearn.runs.progress import duration
 from metalearn_tasks.datasets import Dataset
 
-__all__ = ["check_fits", "check_largest", "largest"]
+__all__ = ["announce_time", "check_fits", "check_largest", "largest"]
 
 
 def check_fits(config: TrainConfig, dataset: Dataset | None = None, available: int | None = None) -> int | None:
@@ -89,14 +91,43 @@ def check_largest(configs: Mapping[str, TrainConfig], workers: int) -> None:
     """
     shapes = {_shape(config): name for name, config in configs.items()}  # one of several that differ in data alone
     distinct = {name: configs[name] for name in shapes.values()}
-    if workers == 0:
-        found = _misfit(distinct, 1)
-    else:  # in a process of its own, so that no memory of an accelerator is kept from the workers
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            found = pool.submit(_misfit, distinct, workers).result()
+    found = _apart(workers, _misfit, distinct, max(workers, 1))
     if found is not None:
         message, numbers = found
         raise NotEnoughMemoryError(message, **numbers)
+
+
+def announce_time(configs: Mapping[str, TrainConfig], workers: int, seeds: int = 1) -> None:
+    """Say how long the cells of a sweep will take, if a cell has `LONG` steps or more: a step of the longest is timed.
+
+    Args:
+        configs: of the cells that are to be run, by name.
+        workers: processes that run cells at the same time; 0: this process.
+        seeds: for so many cells, which differ in their seeds alone, stands each of `configs`.
+    """
+    name, longest = max(configs.items(), key=lambda item: item[1].steps, default=("", None))
+    if longest is None or longest.steps < LONG:
+        return
+    note_on_stderr(f"cells of up to {longest.steps:,} steps: timing one step first, which compiles it")
+    seconds, cells = _apart(workers, _time, longest), seeds * len(configs)
+    steps, together = seeds * sum(config.steps for config in configs.values()), max(1, min(workers, cells))
+    note_on_stderr(
+        f"a step of {name} takes {seconds:.2g} s: about {duration(seconds * steps / together)} for {cells} cells, "
+        f"{together} at a time, if each step of each takes as long, without evaluations. Nothing is written yet: "
+        "Ctrl-C ends it here"
+    )
+
+
+def _apart(workers: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a process of its own, so that no memory of an accelerator is kept from the workers."""
+    if workers == 0:
+        return function(*arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _time(config: TrainConfig) -> float:
+    return time_step(prepare(dataclasses.replace(config, start=None)).training)
 
 
 def largest(configs: Mapping[str, TrainConfig]) -> list[str]:

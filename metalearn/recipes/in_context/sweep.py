@@ -16,7 +16,7 @@ from metalearn.pictures import draw_sweep, new_figure, save_or_note
 from metalearn.ranges import Steps, Within
 from metalearn.recipes.in_context.build import prepare
 from metalearn.recipes.in_context.config import TrainConfig, from_json, predicts_numbers, to_json, validate
-from metalearn.recipes.in_context.fits import check_largest
+from metalearn.recipes.in_context.fits import announce_time, check_largest
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.recipes.options import read
 from metalearn.runs.addresses import hide_password
@@ -132,6 +132,7 @@ def run(config: TrainConfig, options: SweepConfig, out: Path) -> SweepResult:
             raise ValueError(f"the cell {name} cannot be run: {error}") from error
     prepare(configure_cell(config, cells[0]))
     check_largest(unfinished, worker_count(options.workers))
+    announce_time(unfinished, worker_count(options.workers), len({cell["seed"] for cell in cells}))
     plan = Plan(out.resolve().name, {"command": "metalearn sweep", "config": to_json(config)}, cells)
     trial = partial(run_trial, to_json(config), out)
     halving = Halving(max(1, config.steps // 9)) if options.halving else None

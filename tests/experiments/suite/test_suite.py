@@ -401,3 +401,17 @@ def test_accuracies_at_both_ends_of_a_sequence():
     found = measure_ends({"unseen": np.stack([curve - 0.05, curve + 0.05])})
     last = float(np.mean(curve[-10:]))
     assert found == pytest.approx({"unseen_first": 0.1, "unseen_last": last, "unseen_improvement": last - 0.1})
+
+
+def test_long_cells_are_timed_before_anything_is_run(no_training, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(fits, "LONG", 4)
+    monkeypatch.setattr(fits, "time_step", lambda training: 1800.0)
+    with pytest.raises(RunError, match="something was meta-trained"):
+        run(TWO, tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "cells of up to 4 steps: timing one step first" in said
+    assert "takes 1.8e+03 s: about 4h00m for 2 cells, 1 at a time" in said
+    monkeypatch.setattr(fits, "LONG", 5)
+    with pytest.raises(RunError, match="something was meta-trained"):
+        run(TWO, tmp_path / "other")
+    assert "step" not in capsys.readouterr().err
