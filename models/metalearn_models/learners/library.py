@@ -86,6 +86,8 @@ def load(source: str | os.PathLike[str]) -> TrainedLearner:
         raise unknown_name("weights", "", shipped(), or_path=True)
     if path.is_dir():
         weights = path / "theta.safetensors"
+        if not weights.exists() and not (path / "config.json").exists():
+            raise RunError(f"{path} is not the folder of a run: it has neither theta.safetensors nor config.json")
         if not weights.exists():
             raise RunError(
                 f"{path} holds no theta.safetensors: it is no run of `metalearn train`, has no checkpoint yet, or was "

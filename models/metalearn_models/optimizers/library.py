@@ -116,6 +116,10 @@ def load(source: str | os.PathLike[str], num_steps: int | None = None, **setting
     trained = read(source)
     optimizer = trained.optimizer
     if settings:
+        defaults = setting_defaults(trained.name)
+        if unknown := settings.keys() - defaults.keys():
+            named = f"{trained.name} has no setting {', '.join(sorted(unknown))}, only {', '.join(defaults)}"
+            raise TypeError(f"{named}: chain others, such as the decay of weights, with optax")
         optimizer = make(trained.name, **(_lists_to_tuples(trained.card["optimizer"]["settings"]) | settings))
     transform = optimizer.transform(trained.theta, num_steps)
     return watch_horizon(transform, os.fspath(source), trained.horizon, num_steps)
@@ -148,6 +152,8 @@ def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
     elif path.is_dir():
         path = path / "theta.safetensors"
         if not path.exists():
+            if not (path.parent / "config.json").exists():
+                raise RunError(f"{source} is not the folder of a run: it has no config.json")
             raise RunError(f"{source} has no theta.safetensors: its run has not finished, resume it first")
     elif path.suffix != ".safetensors" and not path.is_file():
         if str(source) in names():
@@ -162,7 +168,12 @@ def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
     try:
         name, settings = card["optimizer"]["name"], _lists_to_tuples(card["optimizer"]["settings"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} has no learned optimizer: its metadata lacks a name or settings") from error
+        other = {
+            "learner": "; it holds a learner, for metalearn_models.learners.load",
+            "table_transformer": "; it holds a Transformer for tables, for InContextClassifier(weights=...)",
+        }
+        found = "".join(text for key, text in other.items() if key in card)
+        raise RunError(f"{path} has no learned optimizer: its metadata lacks a name or settings{found}") from error
     _check_card(path, name, settings, card)
     try:
         optimizer = make(name, **settings)

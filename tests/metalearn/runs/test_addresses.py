@@ -98,6 +98,13 @@ def test_a_storage_that_is_refused_is_named_without_its_password(address):
         error = error.__cause__
 
 
+def test_a_port_that_is_no_number_is_not_quoted():
+    """It may hold the end of a password, which was not written as an address wants it."""
+    with pytest.raises(RunError, match=r"its port is no number; in a user or a password, write @") as caught:
+        open_sweep(cells.plan(1), "postgresql://me:s3@cret:x@h:notaport/db")
+    assert "'x" not in str(caught.value) and "cret" not in str(caught.value)
+
+
 def test_a_drivers_error_is_shown_without_the_password():
     with pytest.raises(RunError) as caught, storage_errors("postgresql://me:secret@host/x"):
         raise ConnectionRefusedError("no answer from postgresql://me:secret@host:5432/x")

@@ -86,6 +86,9 @@ def test_damaged_or_unknown_weights_are_refused(tmp_path):
         learners.load("")
     with pytest.raises(FileNotFoundError):
         learners.load(str(tmp_path / "none.safetensors"))
+    with pytest.raises(RunError, match="is not the folder of a run"):
+        learners.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(RunError, match=r"holds no theta\.safetensors.*train --resume"):
         learners.load(tmp_path)
     theta, card = load_weights(SHIPPED / f"{NAME}.safetensors")

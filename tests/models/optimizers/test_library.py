@@ -1,6 +1,7 @@
 """Learned optimizers by name, in files and in the package."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+import metalearn_models
 from metalearn.errors import RunError, UnknownNameError
 from metalearn.runs.weights import save_weights
 from metalearn_models import optimizers
@@ -144,6 +146,25 @@ def test_learning_rates_that_are_none_are_refused_by_name(wrong):
         optimizers.load("compass", 10, learning_rate=wrong)
 
 
+def test_what_is_no_meta_trained_optimizer_says_what_it_is(tmp_path):
+    with pytest.raises(RunError, match=r"is not the folder of a run: it has no config\.json"):
+        optimizers.load(tmp_path)
+    weights = Path(metalearn_models.__file__).parent
+    for file, use in (
+        ("learners/weights/digits-synthetic-16x10.safetensors", "a learner, for metalearn_models.learners.load"),
+        ("tabular/transformer/weights/tables.safetensors", "a Transformer for tables, for InContextClassifier"),
+    ):
+        with pytest.raises(RunError, match=f"has no learned optimizer.*; it holds {use}"):
+            optimizers.load(weights / file)
+
+
+def test_a_setting_that_an_optimizer_does_not_have_is_named_with_those_it_has():
+    with pytest.raises(
+        TypeError, match="compass has no setting weight_decay, only units, learning_rate, orthogonalise: "
+    ):
+        optimizers.load("compass", 10, weight_decay=0.1)
+
+
 def test_an_empty_name_is_a_name_and_no_place():
     with pytest.raises(UnknownNameError, match="meta-trained optimizer ''"):
         optimizers.load("")
@@ -208,6 +229,7 @@ def test_files_of_other_things_are_refused(tmp_path):
         optimizers.load(tmp_path / "bad.safetensors")
     with pytest.raises(FileNotFoundError):
         optimizers.load(tmp_path / "none.safetensors")
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(RunError, match="not finished"):
         optimizers.load(tmp_path)
     with pytest.raises(UnknownNameError, match="meta-trained optimizer"):
