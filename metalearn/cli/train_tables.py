@@ -16,8 +16,8 @@ from metalearn.errors import UsageError
 from metalearn.ranges import PathName
 from metalearn.recipes.kinds import TABLES
 from metalearn.recipes.options import read
+from metalearn.recipes.tables import feed
 from metalearn.recipes.tables.config import TrainTablesConfig
-from metalearn.recipes.tables.feed import SHAPES
 from metalearn.recipes.tables.run import from_json, is_tables_run, meta_train_tables, table
 from metalearn.runs.folder import open_run
 from metalearn.runs.processes import all_do, is_first
@@ -103,5 +103,5 @@ def _parse(words: list[str]) -> tuple[TrainTablesCommand, Path | None]:
 
 
 def _shapes() -> str:
-    rows, columns = [shape.train for shape in SHAPES], [shape.columns for shape in SHAPES]
+    rows, columns = [shape.train for shape in feed.SHAPES], [shape.columns for shape in feed.SHAPES]
     return f"{min(rows)} to {max(rows)} training rows, {min(columns)} to {max(columns)} columns"
