@@ -17,6 +17,7 @@ from metalearn._jax_versions import is_traced
 __all__ = ["LESS_EFFORT", "QuicklyCompiled", "jit_quickly", "may_choose"]
 
 LESS_EFFORT: Mapping[str, Any] = {"xla_backend_optimization_level": 1}
+"""Options of XLA's compiler for CPUs: level 1 of 3 compiles sooner, and programs that run a few times lose little."""
 
 
 def jit_quickly(function: Callable[..., Any], options: Mapping[str, Any] = LESS_EFFORT, **settings: Any) -> Any:

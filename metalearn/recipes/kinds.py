@@ -9,8 +9,14 @@ from metalearn.errors import RunError
 
 __all__ = ["GENERATOR", "LEARNER", "OPTIMIZER", "TABLES", "refuse_other_kinds"]
 
-LEARNER, TABLES, OPTIMIZER, GENERATOR = None, "tables", "train-optimizer", "train-gpt"
-"""What stands under `"kind"` in the configuration of a run; nothing in that of an in-context learner."""
+LEARNER = None
+"""An in-context learner: nothing stands under `"kind"` in the configuration of its run."""
+TABLES = "tables"
+"""What stands there in a run of `metalearn train tables`."""
+OPTIMIZER = "train-optimizer"
+"""In one of `metalearn train-optimizer`."""
+GENERATOR = "train-gpt"
+"""In one of `metalearn train-gpt`."""
 
 
 class _Kind(NamedTuple):
