@@ -79,10 +79,11 @@ def open_storage(url: str, heartbeat: int, grace: int) -> Any:
                 raise
             time.sleep(random.uniform(0.05, 0.3))
         except (RuntimeError, ValueError, LookupError) as error:  # another version of optuna; no port; braces
-            reason = hide_in_text(str(error), url)
+            reason, cause = hide_in_text(str(error), url), _harmless(error, url)
             if "invalid literal" in reason:  # it quotes what stands behind the last colon, perhaps part of a password
                 reason = "its port is no number; in a user or a password, write @, : and / as %40, %3A and %2F"
-            raise RunError(f"the storage {hide_password(url)} cannot be used: {reason}") from _harmless(error, url)
+                cause = None
+            raise RunError(f"the storage {hide_password(url)} cannot be used: {reason}") from cause
     if sqlite:
         _lock_from_first_read(storage.engine)
         return storage

@@ -74,6 +74,10 @@ class EvaluationConfig:
     """Average probabilities, half and half, with those of kernel ridge regression on the same examples."""
 
 
+_IN_RESULT = ("size", "pca", "identity", "average", "tasks", "sequences", "seed", "mix_kernel")
+"""The options that decide an evaluation's numbers, beside its data; they are in its result and in its files' names."""
+
+
 class Evaluation(NamedTuple):
     """What an evaluation found.
 
@@ -163,10 +167,7 @@ def evaluate(folder: Path, options: EvaluationConfig) -> Evaluation:
         "unseen_error" if entry.regression else "unseen_accuracy": summary["unseen"]["mean"],
         "data": tasks.title,
         "run": str(folder),
-        **{
-            name: getattr(options, name)
-            for name in ("size", "pca", "identity", "average", "tasks", "sequences", "seed", "mix_kernel")
-        },
+        **{name: getattr(options, name) for name in _IN_RESULT},
         "last_positions": summary,
     }
     name = tasks.title if Path(tasks.title).name == tasks.title else f".../{Path(tasks.title).name}"
@@ -211,7 +212,7 @@ def _stem(options: EvaluationConfig, title: str) -> str:
     """The name of an evaluation's files; evaluations with other options have other names."""
     # Not every file system and no path with a drive takes a colon, as FILE.csv:LABEL has.
     defaults, parts = EvaluationConfig(), [f"evaluate-{Path(title).name.replace(':', '-')}"]
-    for name in ("size", "pca", "identity", "average", "tasks", "sequences", "seed", "mix_kernel"):
+    for name in _IN_RESULT:
         value = getattr(options, name)
         if value != getattr(defaults, name):
             parts.append(name if value is True else f"{name}{value}")

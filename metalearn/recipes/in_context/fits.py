@@ -110,10 +110,12 @@ def announce_time(configs: Mapping[str, TrainConfig], workers: int, seeds: int =
         return
     note_on_stderr(f"cells of up to {longest.steps:,} steps: timing one step first, which compiles it")
     seconds, cells = _apart(workers, _time, longest), seeds * len(configs)
+    if seconds is None:
+        return
     steps, together = seeds * sum(config.steps for config in configs.values()), max(1, min(workers, cells))
     note_on_stderr(
         f"a step of {name} takes {seconds:.2g} s: about {duration(seconds * steps / together)} for {cells} cells, "
-        f"{together} at a time, if each step of each takes as long, without evaluations. Nothing is written yet: "
+        f"{together} at a time, if each step of each takes as long, without evaluations. No cell has begun: "
         "Ctrl-C ends it here"
     )
 
@@ -126,8 +128,12 @@ def _apart(workers: int, function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def _time(config: TrainConfig) -> float:
-    return time_step(prepare(dataclasses.replace(config, start=None)).training)
+def _time(config: TrainConfig) -> float | None:
+    """Seconds of an outer step; None if the cell cannot be prepared: it will fail, and say why."""
+    try:
+        return time_step(prepare(dataclasses.replace(config, start=None)).training)
+    except ValueError:
+        return None
 
 
 def largest(configs: Mapping[str, TrainConfig]) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metalearn.learner import Labels, Learner, select_classes
+from metalearn_models.learners._common import competing_outputs
 
 __all__ = ["averaged"]
 
@@ -45,9 +46,7 @@ def averaged(learner: Learner, members: int, seed: int = 0, classes: int | None 
     if learner.signature.regression:
         raise ValueError("averaging permutes class labels: it needs a learner of classes, not of real labels")
     inputs, outputs = learner.signature.inputs, learner.signature.outputs
-    if classes is not None and not 1 <= classes <= outputs:
-        raise ValueError(f"classes must be between 1 and the learner's {outputs} outputs, got {classes}")
-    compete = None if classes is None or classes == outputs else jnp.arange(outputs) < classes
+    compete = competing_outputs(learner.signature, classes)
     rng = np.random.default_rng(seed)
     # Q of the QR decomposition of a Gaussian matrix, with the signs of R's diagonal removed, is uniform over rotations
     # (Mezzadri 2007).

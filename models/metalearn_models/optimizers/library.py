@@ -116,10 +116,8 @@ def load(source: str | os.PathLike[str], num_steps: int | None = None, **setting
     trained = read(source)
     optimizer = trained.optimizer
     if settings:
-        defaults = setting_defaults(trained.name)
-        if unknown := settings.keys() - defaults.keys():
-            named = f"{trained.name} has no setting {', '.join(sorted(unknown))}, only {', '.join(defaults)}"
-            raise TypeError(f"{named}: chain others, such as the decay of weights, with optax")
+        if wrong := _name_unknown(trained.name, settings):
+            raise TypeError(f"{wrong}: chain others, such as the decay of weights, with optax")
         optimizer = make(trained.name, **(_lists_to_tuples(trained.card["optimizer"]["settings"]) | settings))
     transform = optimizer.transform(trained.theta, num_steps)
     return watch_horizon(transform, os.fspath(source), trained.horizon, num_steps)
@@ -239,8 +237,8 @@ def _check_card(path: Path, name: str, settings: Mapping[str, Any], card: Mappin
     if not isinstance(name, str):
         raise RunError(f"{path}: the name of a learned optimizer must be a text, got {name!r}")
     defaults = setting_defaults(name)
-    if unknown := settings.keys() - defaults.keys():
-        raise RunError(f"{path}: {name} has no setting {', '.join(sorted(unknown))}, only {', '.join(defaults)}")
+    if wrong := _name_unknown(name, settings):
+        raise RunError(f"{path}: {wrong}")
     for setting, value in settings.items():
         if not _is_like(defaults[setting], value):
             raise RunError(f"{path}: the setting {setting} of {name} is like {defaults[setting]!r}, got {value!r}")
@@ -250,6 +248,13 @@ def _check_card(path: Path, name: str, settings: Mapping[str, Any], card: Mappin
     for key, steps in (*((key, card.get(key)) for key in ("horizon", "measured_to")), ("length", config.get("length"))):
         if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
             raise RunError(f"{path}: {key} must be a whole number of steps from 1, got {steps!r}")
+
+
+def _name_unknown(name: str, settings: Mapping[str, Any]) -> str:
+    """Which settings an optimizer does not have, and those that it has; empty if it has all."""
+    defaults = setting_defaults(name)
+    unknown = sorted(settings.keys() - defaults.keys())
+    return f"{name} has no setting {', '.join(unknown)}, only {', '.join(defaults)}" if unknown else ""
 
 
 def _is_like(default: Any, value: Any) -> bool:

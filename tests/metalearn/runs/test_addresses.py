@@ -103,6 +103,7 @@ def test_a_port_that_is_no_number_is_not_quoted():
     with pytest.raises(RunError, match=r"its port is no number; in a user or a password, write @") as caught:
         open_sweep(cells.plan(1), "postgresql://me:s3@cret:x@h:notaport/db")
     assert "'x" not in str(caught.value) and "cret" not in str(caught.value)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__  # a trace would show it
 
 
 def test_a_drivers_error_is_shown_without_the_password():

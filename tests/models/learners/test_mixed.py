@@ -52,7 +52,7 @@ def test_only_outputs_that_are_classes_compete_within_each(found):
         (SIGNATURE._replace(outputs=2), {}, "two learners of the same classes"),
         (SIGNATURE, {"sharpness": 0.0}, "sharpness must be positive and finite, got 0.0"),
         (SIGNATURE, {"sharpness": float("nan")}, "sharpness must be positive and finite, got nan"),
-        (SIGNATURE, {"classes": 4}, "classes must be between 1 and the learners' 3 outputs, got 4"),
+        (SIGNATURE, {"classes": 4}, "classes must be between 1 and the learner's 3 outputs, got 4"),
     ],
 )
 def test_wrong_arguments_are_named(other, options, message):
