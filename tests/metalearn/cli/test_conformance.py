@@ -121,6 +121,7 @@ def test_every_command_is_there():
     }
 
 
+@pytest.mark.unchecked_types
 @pytest.mark.parametrize("words", COMMANDS_BY_WORDS)
 def test_wrong_values_are_refused_in_one_line_and_right_ones_are_taken(words, capsys):
     command, right = COMMANDS_BY_WORDS[words], []
