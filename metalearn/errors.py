@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from typing import Any, TypeGuard
 
 __all__ = [
     "DataNotPreparedError",
@@ -13,6 +15,7 @@ __all__ = [
     "RunLockedError",
     "UnknownNameError",
     "UsageError",
+    "is_name_or_path",
     "unknown_name",
 ]
 
@@ -55,16 +58,24 @@ class NotEnoughMemoryError(MetalearnError, MemoryError):
         self.needed, self.available, self.largest = needed, available, largest
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], or_path: bool = False) -> UnknownNameError:
+def is_name_or_path(source: Any) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether `source` can name something or be the path of it; the empty string, the present folder's, cannot."""
+    return isinstance(source, str | os.PathLike) and isinstance(os.fspath(source), str) and bool(str(source))
+
+
+def unknown_name(kind: str, name: Any, known: Iterable[str], or_path: bool = False) -> UnknownNameError:
     """The error for a name that is not among `known`; it names what was got, the nearest names, then all of them.
 
     Args:
         kind: what the name should be of.
-        name: what was got.
+        name: what was got, which may be no string.
         known: all names.
         or_path: a path would have been right too.
     """
     names = sorted(known)
+    if not isinstance(name, str):
+        right = "a name or a path" if or_path else "a name"
+        return UnknownNameError(f"{kind}: {right} is needed, got {name!r}. Known: {', '.join(names)}.")
     spelt = {known.casefold(): known for known in names}
     near = [spelt[match] for match in difflib.get_close_matches(name.casefold(), spelt, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from metalearn.errors import RunError, unknown_name
+from metalearn.errors import RunError, is_name_or_path, unknown_name
 from metalearn.learner import Learner, Signature
 from metalearn.runs.weights import load_weights, save_weights
 from metalearn_models.learners.registry import LEARNERS, build_learner, learner_entry, learner_name
@@ -79,11 +79,11 @@ def load(source: str | os.PathLike[str]) -> TrainedLearner:
         RunError: the file or folder is damaged, or does not say which learner its weights belong to.
         FileNotFoundError: a path ending in `.safetensors` that does not exist.
     """
+    if not is_name_or_path(source):
+        raise unknown_name("weights", source, shipped(), or_path=True)
     path = Path(source).expanduser()
     if str(source) in shipped():
         return _read(_SHIPPED / f"{source}.safetensors")
-    if not str(source):  # the path of nothing is the present folder
-        raise unknown_name("weights", "", shipped(), or_path=True)
     if path.is_dir():
         weights = path / "theta.safetensors"
         if not weights.exists() and not (path / "config.json").exists():

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from metalearn.errors import unknown_name
+from metalearn.errors import is_name_or_path, unknown_name
 from metalearn_models.losses.handmade import HANDMADE, HandmadeLoss
 from metalearn_models.losses.symbolic_loss import SymbolicLoss
 
@@ -49,6 +49,8 @@ def load(source: str | os.PathLike[str], **parameters: float | str) -> SymbolicL
         TypeError: a parameter that the loss does not have; the message names those that it has.
         ValueError: a parameter out of range, or a file that does not hold a loss.
     """
+    if not is_name_or_path(source):
+        raise unknown_name("loss", source, names(), or_path=True)
     name = str(source)
     if name.startswith("~"):
         name = str(Path(name).expanduser())
@@ -57,7 +59,7 @@ def load(source: str | os.PathLike[str], **parameters: float | str) -> SymbolicL
         return HANDMADE[name](**parameters)
     if name in shipped():
         file = SHIPPED / f"{name}.json"
-    elif name and (name.endswith(".json") or Path(name).exists()):
+    elif name.endswith(".json") or Path(name).exists():
         file = Path(name) / "loss.json" if Path(name).is_dir() else Path(name)
     else:
         raise unknown_name("loss", name, names(), or_path=True)

@@ -20,7 +20,7 @@ import jax
 from jax.core import Tracer
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from metalearn.errors import RunError, UnknownNameError, unknown_name
+from metalearn.errors import RunError, UnknownNameError, is_name_or_path, unknown_name
 from metalearn.runs.weights import load_weights, save_weights
 from metalearn_models.optimizers.contract import LearnedOptimizer
 from metalearn_models.optimizers.horizon import LoadedOptimizer, watch_horizon
@@ -142,9 +142,9 @@ def read(source: str | os.PathLike[str]) -> TrainedOptimizer:
         FileNotFoundError: the source ends in `.safetensors` and does not exist.
         RunError: the file is damaged or holds something else, or the run has not finished.
     """
+    if not is_name_or_path(source):
+        raise unknown_name("meta-trained optimizer", source, shipped(), or_path=True)
     path = Path(source).expanduser()
-    if not str(source):
-        raise unknown_name("meta-trained optimizer", "", shipped(), or_path=True)
     if str(source) in shipped():
         path = SHIPPED / f"{source}.safetensors"
     elif path.is_dir():

@@ -161,7 +161,7 @@ def setting_descriptions(name: str) -> dict[str, str]:
 
 def _entry(name: str) -> OptimizerEntry:
     entries = OPTIMIZERS | GENERATORS
-    if name not in entries:
+    if not isinstance(name, str) or name not in entries:
         raise unknown_name("learned optimizer", name, entries)
     return entries[name]
 

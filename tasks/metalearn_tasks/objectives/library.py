@@ -63,6 +63,8 @@ def load(name: str, size: int | None = None, data_dir: str | None = None) -> Nam
         ValueError: a data set, or an option for one, where the objective needs none; or none where it needs one.
         DataNotPreparedError: the data set is not on this machine.
     """
+    if not isinstance(name, str):
+        raise unknown_name("objective", name, names())
     if name in _OBJECTIVES:
         if size is not None or data_dir is not None:
             raise ValueError(f"size and data_dir must be None for {name}, which has no data set")

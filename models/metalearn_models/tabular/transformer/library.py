@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from metalearn.errors import RunError, unknown_name
+from metalearn.errors import RunError, is_name_or_path, unknown_name
 from metalearn.runs.weights import load_weights, save_weights
 from metalearn_models.tabular.transformer.config import TableTransformerConfig
 from metalearn_models.tabular.transformer.learner import network
@@ -50,11 +50,11 @@ def load(source: str | os.PathLike[str]) -> TrainedTables:
         UnknownNameError: no such name is shipped, and no such path exists.
         RunError: the file or folder is damaged, or holds something else.
     """
+    if not is_name_or_path(source):
+        raise unknown_name("weights", source, shipped(), or_path=True)
     path = Path(source).expanduser()
     if str(source) in shipped():
         path = _SHIPPED / f"{source}.safetensors"
-    elif not str(source):  # the path of nothing is the present folder
-        raise unknown_name("weights", "", shipped(), or_path=True)
     elif path.is_dir():
         path = path / "theta.safetensors"
         if not path.exists():
