@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from metalearn.ranges import PathName
 from metalearn.recipes.in_context.config import TrainConfig, with_absolute_places
 from metalearn.recipes.in_context.sweep import SweepConfig, run
 from metalearn.recipes.options import read
+from metalearn.recipes.outer_optimizer import with_short_warmup
+from metalearn.runs.folder import note_on_stderr
 
 __all__ = ["SweepCommand", "main", "table"]
 
@@ -62,8 +65,10 @@ def main(argv: Sequence[str]) -> None:
             raise UsageError(f"{option} is there twice: name all its fields behind one, {option} FIELD=... FIELD=...")
     usage = "[PRESET] [--learner NAME] --grid FIELD=VALUE,VALUE,... [options]"
     command = read(SweepCommand(config), words, "metalearn sweep", usage, describe(SweepCommand))
+    base = with_absolute_places(command.config)
+    optimizer = with_short_warmup(base.outer_optimizer, config.outer_optimizer, base.steps, note_on_stderr)
     with run_folder(command.out, f"sweep-{preset}") as out:
-        found = run(with_absolute_places(command.config), command.sweep, out)
+        found = run(dataclasses.replace(base, outer_optimizer=optimizer), command.sweep, out)
     print(table(found.rows))
     print(f"\npicture: {found.picture}\nsweep:   {out}")
     if command.json:

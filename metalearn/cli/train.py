@@ -27,6 +27,7 @@ from metalearn.recipes.in_context.config import (
 from metalearn.recipes.in_context.run import meta_train
 from metalearn.recipes.in_context.scoring import table
 from metalearn.recipes.options import read
+from metalearn.recipes.outer_optimizer import with_short_warmup
 from metalearn.runs.folder import note_from_first, note_on_stderr, open_run
 from metalearn.runs.processes import all_do, is_first
 from metalearn.runs.progress import Quiet, Silent, default_progress
@@ -93,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
 def parse(argv: list[str], note: Callable[[str], None] = note_on_stderr) -> tuple[str, TrainCommand, Path | None]:
     """The preset's name, the parsed command and the run to resume, from the words after `metalearn train`.
 
-    `note` is called with a sentence where the preset's warm-up does not fit.
+    `note` is called with a sentence where the usual warm-up does not fit.
 
     Raises:
         UnknownNameError: there is no such preset or learner.
@@ -113,7 +114,10 @@ def parse(argv: list[str], note: Callable[[str], None] = note_on_stderr) -> tupl
         TrainCommand(config), argv, "metalearn train", usage, describe(TrainCommand).replace("{processes}", help_for())
     )
     if resume is None:
-        command = dataclasses.replace(command, config=_with_short_warmup(config, command.config, note))
+        optimizer = with_short_warmup(
+            command.config.outer_optimizer, config.outer_optimizer, command.config.steps, note
+        )
+        command = dataclasses.replace(command, config=dataclasses.replace(command.config, outer_optimizer=optimizer))
     if resume is not None and command.config.steps != config.steps and "steps" not in free_fields(config):
         raise UsageError(
             f"--steps must stay {config.steps}: --outer-optimizer.schedule {config.outer_optimizer.schedule} is "
@@ -124,16 +128,3 @@ def parse(argv: list[str], note: Callable[[str], None] = note_on_stderr) -> tupl
         raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
     command = dataclasses.replace(command, config=with_absolute_places(command.config))
     return name, command, None if resume is None else Path(resume)
-
-
-def _with_short_warmup(preset: TrainConfig, config: TrainConfig, note: Callable[[str], None]) -> TrainConfig:
-    """The configuration with a tenth of the run as warm-up, where that of the preset would not fit into fewer steps.
-
-    A warm-up that differs from the preset's was asked for, and stays.
-    """
-    warmup = config.outer_optimizer.warmup
-    if warmup != preset.outer_optimizer.warmup or not 0 < config.steps <= warmup:
-        return config
-    shorter = config.steps // 10
-    note(f"the warm-up is {shorter} outer steps, since the preset's {warmup} do not fit into {config.steps}")
-    return dataclasses.replace(config, outer_optimizer=dataclasses.replace(config.outer_optimizer, warmup=shorter))

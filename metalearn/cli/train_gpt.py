@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from metalearn.ranges import PathName
 from metalearn.recipes.gpt.config import PRESETS, TrainGPTConfig, from_json
 from metalearn.recipes.gpt.run import table, train_gpt
 from metalearn.recipes.options import read
-from metalearn.runs.folder import open_run
+from metalearn.recipes.outer_optimizer import with_short_warmup
+from metalearn.runs.folder import note_from_first, open_run
 from metalearn.runs.json_values import finite_or_null
 from metalearn.runs.processes import all_do, is_first
 from metalearn.runs.progress import Quiet, Silent, default_progress
@@ -90,6 +92,11 @@ def parse(argv: list[str]) -> tuple[str, TrainGPTCommand, Path | None]:
     description = description.replace("{processes}", help_for())
     usage = "[PRESET] [options]\n--resume RUN [options]"
     command = read(TrainGPTCommand(config), argv, "metalearn train-gpt", usage, description)
+    if resume is None:
+        optimizer = with_short_warmup(
+            command.config.outer_optimizer, config.outer_optimizer, command.config.steps, note_from_first
+        )
+        command = dataclasses.replace(command, config=dataclasses.replace(command.config, outer_optimizer=optimizer))
     if resume is not None and (command.run is not None or command.overwrite):
         raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
     return name, command, Path(resume) if resume is not None else None

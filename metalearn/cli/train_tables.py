@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,15 @@ from metalearn.errors import UsageError
 from metalearn.ranges import PathName
 from metalearn.recipes.kinds import TABLES
 from metalearn.recipes.options import read
+from metalearn.recipes.outer_optimizer import with_short_warmup
 from metalearn.recipes.tables import feed
 from metalearn.recipes.tables.config import TrainTablesConfig
 from metalearn.recipes.tables.run import from_json, is_tables_run, meta_train_tables, table
-from metalearn.runs.folder import open_run
+from metalearn.runs.folder import note_from_first, open_run
 from metalearn.runs.processes import all_do, is_first
 from metalearn.runs.progress import Quiet, Silent, default_progress
 
-__all__ = ["TrainTablesCommand", "is_meant", "main"]
+__all__ = ["TrainTablesCommand", "is_meant", "main", "parse"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
     """
     words = list(argv)
     connect(words)
-    command, folder = all_do(lambda: _parse(words))
+    command, folder = all_do(lambda: parse(words))
     progress = Quiet() if command.quiet else default_progress()
     progress = progress if is_first() else Silent()
     with run_folder(folder or command.run, TABLES) as place:
@@ -87,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(result))
 
 
-def _parse(words: list[str]) -> tuple[TrainTablesCommand, Path | None]:
+def parse(words: list[str]) -> tuple[TrainTablesCommand, Path | None]:
     """The parsed command and the run to resume, from the words after `metalearn train`."""
     resume = take(words, "--resume")
     if words[:1] == [TABLES]:
@@ -97,6 +99,9 @@ def _parse(words: list[str]) -> tuple[TrainTablesCommand, Path | None]:
     description = str(TrainTablesCommand.__doc__).replace("{processes}", help_for()).replace("{shapes}", _shapes())
     usage = "[options]\n--resume RUN [options]"
     command = read(TrainTablesCommand(config), words, "metalearn train tables", usage, description)
+    if folder is None:
+        optimizer = with_short_warmup(command.config.optimizer, config.optimizer, command.config.steps, note_from_first)
+        command = dataclasses.replace(command, config=dataclasses.replace(command.config, optimizer=optimizer))
     if folder is not None and (command.run is not None or command.overwrite):
         raise UsageError("--resume continues in the run's own folder: remove --run and --overwrite")
     return command, folder

@@ -55,7 +55,14 @@ class GradientConfig:
 
 
 def make_estimator(
-    loop: InnerLoop, config: GradientConfig, batch: int, *, horizon: Any = None, remat: bool = False
+    loop: InnerLoop,
+    config: GradientConfig,
+    batch: int,
+    *,
+    longest: int,
+    length_option: str,
+    horizon: Any = None,
+    remat: bool = False,
 ) -> Estimator:
     """The estimator of a configuration.
 
@@ -63,6 +70,8 @@ def make_estimator(
         loop: the inner loop that is unrolled.
         config: which estimator, and its numbers.
         batch: trajectories per outer step; with evolution strategies they are divided among the pairs.
+        longest: inner steps of the longest trajectory.
+        length_option: the option that this length is given by.
         horizon: length of a trajectory, or a schedule of lengths; None: the loop's own length.
         remat: with backpropagation through whole trajectories, keep one state per step; see `scan_steps`.
 
@@ -70,6 +79,11 @@ def make_estimator(
         ValueError: the method needs a window and has none, or has one and takes none; or numbers do not fit.
     """
     method, window = config.method, config.window
+    if window is not None and window > longest:
+        raise ValueError(
+            f"--gradient.window must be at most the length of a trajectory, got {window} and {longest}: give "
+            f"--gradient.window {longest}, or a greater {length_option}"
+        )
     if method == "backprop" and config.shaping != "none":
         raise ValueError(f"--gradient.shaping {config.shaping} is for evolution strategies: choose none with backprop")
     if method == "backprop":

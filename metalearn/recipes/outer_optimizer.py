@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import optax
 
 from metalearn.ranges import Count, Decay, NonNegative, Positive
 
-__all__ = ["OptimizerConfig", "check_warmup", "outer_optimizer", "rate_at"]
+__all__ = ["OptimizerConfig", "check_warmup", "outer_optimizer", "rate_at", "with_short_warmup"]
+
+T = TypeVar("T")
 
 RMS = 0.2
 """Root mean square of a full step of Muon over its learning rate, about that of Adam's steps over theirs."""
@@ -72,6 +75,24 @@ def check_warmup(config: OptimizerConfig, steps: int) -> None:
             f"--outer-optimizer.warmup must be shorter than the run: it is {config.warmup} and --steps is {steps}. "
             f"Raise --steps, or give --outer-optimizer.warmup {steps // 10}"
         )
+
+
+def with_short_warmup(config: T, usual: T, steps: int, note: Callable[[str], None]) -> T:
+    """The configuration with a tenth of the run as warm-up, where the usual one would not fit into so few steps.
+
+    A warm-up that differs from the usual one was asked for, and stays.
+
+    Args:
+        config: of an outer optimizer, a frozen dataclass with the field `warmup`, in outer steps.
+        usual: the one that it was made from, of the same class.
+        steps: outer steps of the whole run.
+        note: called with a sentence if the warm-up is shortened.
+    """
+    warmup = config.warmup  # type: ignore[attr-defined]
+    if warmup != usual.warmup or not 0 < steps <= warmup:  # type: ignore[attr-defined]
+        return config
+    note(f"the warm-up is {steps // 10} outer steps, since the usual {warmup} do not fit into {steps}")
+    return dataclasses.replace(config, warmup=steps // 10)  # type: ignore[type-var]
 
 
 def rate_at(config: OptimizerConfig, peak: float, steps: int) -> Any:

@@ -157,10 +157,11 @@ def _follow_data(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 def _estimator(loop: InnerLoop, config: TrainConfig) -> Estimator:
     first, steps, length = config.curriculum.first, config.curriculum.steps, config.family.length
-    if not steps:
-        return make_estimator(loop, config.gradient, config.batch)
-    growth = linear_growth(first, length, steps)
-    return with_curriculum(loop, lambda weighted: make_estimator(weighted, config.gradient, config.batch), growth)
+
+    def estimator(loop: InnerLoop) -> Estimator:
+        return make_estimator(loop, config.gradient, config.batch, longest=length, length_option="--family.length")
+
+    return with_curriculum(loop, estimator, linear_growth(first, length, steps)) if steps else estimator(loop)
 
 
 def _initial_theta(learner: Learner, config: TrainConfig) -> Any:

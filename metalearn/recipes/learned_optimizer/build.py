@@ -128,10 +128,15 @@ def _estimator(problem: NamedObjective, optimizer: LearnedOptimizer, config: Tra
         loop = log_transform_losses(loop, FLOOR)
     if config.measure == "late-log-loss":
         loop = weigh_late_losses(loop)
+    if config.shortest is not None and config.shortest > problem.length:
+        raise ValueError(f"--shortest must be at most --length, got {config.shortest} and {problem.length}")
     lengths = problem.length if config.shortest is None else log_uniform_horizon(config.shortest, problem.length)
     # Whole runs have no window: the default one is for all other methods.
     gradient = dataclasses.replace(config.gradient, window=None) if config.gradient.method == "es" else config.gradient
-    return make_estimator(loop, gradient, config.batch, horizon=lengths, remat=config.second_order)
+    remat = config.second_order
+    return make_estimator(
+        loop, gradient, config.batch, longest=problem.length, length_option="--length", horizon=lengths, remat=remat
+    )
 
 
 def _only(parts: dict[str, Any], several: Callable[[dict[str, Any]], Any]) -> Any:

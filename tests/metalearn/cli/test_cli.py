@@ -327,7 +327,7 @@ def test_a_run_shorter_than_the_warm_up_of_its_preset_gets_a_shorter_one(preset,
     usual = PRESETS[preset][1].outer_optimizer.warmup
     for steps, warmup in ((50, 5), (usual, usual // 10), (1, 0), (usual + 1, usual)):
         assert parse([preset, "--steps", str(steps)])[1].config.outer_optimizer.warmup == warmup
-        said = f"the warm-up is {warmup} outer steps, since the preset's {usual} do not fit into {steps}\n"
+        said = f"the warm-up is {warmup} outer steps, since the usual {usual} do not fit into {steps}\n"
         assert capsys.readouterr().err == (said if steps <= usual else "")
 
 

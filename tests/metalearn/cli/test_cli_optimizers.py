@@ -106,7 +106,13 @@ def test_the_same_command_gives_the_same_theta(trained, capsys, tmp_path):
         (["star", "--objective", "mlp-digit"], "Did you mean 'digits'"),
         (["star", "--objective", "mlp"], "mlp-DATA, sigmoid-mlp-DATA"),
         (["star", "--objective", "rosenbrok"], "Did you mean 'rosenbrock'"),
-        (["star", "--length", "10", "--gradient.window", "20"], "at most the length of a trajectory"),
+        (
+            ["star", "--length", "10", "--gradient.window", "20"],
+            "--gradient.window must be at most the length of a trajectory, got 20 and 10: give --gradient.window "
+            "10, or a greater --length",
+        ),
+        (["star", "--length", "20"], "got 50 and 20: give --gradient.window 20, or a greater --length"),
+        (["star", "--length", "60", "--shortest", "70"], "--shortest must be at most --length, got 70 and 60"),
         (["star", "--steps", "0"], "--steps must be a whole number from 1"),
         (["star", "--objective", "conv-wine"], "images"),
         (["star", "--ceiling", "nan"], "--ceiling must be a number above 0 and at most 1000000000000, got 'nan'"),

@@ -138,7 +138,7 @@ def test_wrong_values_are_refused_in_one_line_and_right_ones_are_taken(words, ca
     mechanisms = {"--prior.causal", "--prior.direct", "--prior.clusters"}
     while right:  # as many options at once as there are, each with one of its right values
         now = dict(right)
-        if mechanisms <= now.keys():  # weights that are all 0 are refused together: one of them waits for the next round
+        if mechanisms <= now.keys():  # weights that are all 0 are refused together: one waits for the next round
             now.pop("--prior.causal")
         right = [case for case in right if case not in now.items()]
         given = [f"{option}={text}" for option, text in now.items()]

@@ -69,7 +69,7 @@ def test_the_shares_of_several_processes_are_the_tables_of_one():
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("--steps 50", ("--optimizer.warmup", "100", "50")),
+        ("--steps 50 --optimizer.warmup 60", ("--optimizer.warmup", "60", "50")),
         ("--prior.classes 40", ("--prior.classes", "--learner.codes", "40", "16")),
         ("--learner.layers 1", ("--learner.cell-layers", "--learner.layers", "2")),
         ("--learner.width 0", ("--learner.width", "0")),

@@ -126,4 +126,4 @@ def test_configurations_name_a_shaping_and_those_without_one_are_those_of_before
     assert from_json(to_json(config)) == config
     assert "shaping" not in to_json(TrainConfig())["gradient"] and from_json(to_json(TrainConfig())) == TrainConfig()
     with pytest.raises(ValueError, match=r"--gradient.shaping z-scores is for evolution strategies"):
-        make_estimator(loop(), GradientConfig(shaping="z-scores"), 4)
+        make_estimator(loop(), GradientConfig(shaping="z-scores"), 4, longest=9, length_option="--length")
