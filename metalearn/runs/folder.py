@@ -229,7 +229,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise RunError(f"{folder} is not a run folder: there is no {path}") from error
+        raise RunError(f"{folder} is not a run folder: {_describe_other(folder)}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict) or not {"config", "free", "environments"} <= content.keys():
@@ -244,6 +244,21 @@ def _read_config(folder: Path) -> dict[str, Any]:
     ):
         raise RunError(f"{path} is not as metalearn wrote it: config, free or environments have other types")
     return content
+
+
+def _describe_other(folder: Path) -> str:
+    """What a folder without a `config.json` is, and which command reads it."""
+    if (folder / "search.json").exists() or (folder / "loss.json").exists():
+        return (
+            f"it is the search of `metalearn search-loss --out {folder}`; `metalearn loss show {folder}` shows the "
+            "loss that it found"
+        )
+    if (folder / "sweep.db").exists() or (folder / "sweep.json").exists():
+        return (
+            f"it is the sweep of `metalearn sweep --out {folder}`, whose table is in sweep.json; its runs are the "
+            f"folders in {folder / 'cells'}"
+        )
+    return f"there is no {folder / 'config.json'}"
 
 
 def _belongs_to_run(path: Path) -> bool:

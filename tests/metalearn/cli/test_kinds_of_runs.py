@@ -1,6 +1,7 @@
 """Every command that takes a run says what a run of another kind is, and what to do with it."""
 
 import re
+import shutil
 
 import pytest
 
@@ -48,6 +49,26 @@ def test_a_run_of_another_kind_is_refused_with_what_it_is_for(command, tmp_path,
         said = capsys.readouterr().err
         assert f"this is a run of `metalearn {kind}`, not of `metalearn {own}`: " in said and USES[kind] in said
         assert f"`metalearn {kind.removesuffix(' tables')} --resume RUN` continues it" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["evaluate"], ["plot"], *(COMMANDS[name][1] for name in COMMANDS if name != "evaluate")]
+)
+def test_a_search_and_a_sweep_are_told_apart_from_runs_with_what_reads_them(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = {
+        "search.json": "is the search of `metalearn search-loss --out it`; `metalearn loss show it` shows the loss",
+        "loss.json": "is the search of `metalearn search-loss",
+        "sweep.db": "is the sweep of `metalearn sweep --out it`",
+        "sweep.json": "its runs are the folders in it/cells",
+    }
+    for name, reason in said.items():
+        (tmp_path / "it").mkdir()
+        (tmp_path / "it" / name).touch()
+        assert main([*words, "it"]) == 1
+        err = capsys.readouterr().err.replace(f"{tmp_path}/", "")
+        assert reason in err and err.count("\n") == 1
+        shutil.rmtree(tmp_path / "it")
 
 
 def test_each_recipe_reads_its_own_runs_and_a_kind_of_tomorrow_is_refused():
