@@ -45,14 +45,25 @@ class SweepCommand:
     """Print one JSON object as the last line."""
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as text: one per configuration."""
-    width = max(len("configuration"), *(len(row["name"]) for row in rows))
-    lines = [f"{'configuration':<{width}} {'value':>8} {'from':>8} {'to':>8} {'done':>5} {'early':>6} {'failed':>7}"]
+def table(rows: Sequence[Mapping[str, Any]], regression: bool) -> str:
+    """The rows as text, one per configuration: the mean score on unseen tasks, and the least and greatest of a seed.
+
+    Args:
+        rows: as `metalearn.recipes.in_context.sweep.summarise` makes them.
+        regression: whether the scores are squared errors, which the rows have with a minus.
+    """
+    measure, sign = ("squared error", -1.0) if regression else ("accuracy", 1.0)
+    width, first = max(len("configuration"), *(len(row["name"]) for row in rows)), max(8, len(measure))
+    head = f"{'configuration':<{width}} {measure:>{first}} {'from':>8} {'to':>8} {'done':>5} {'early':>6} {'failed':>7}"
+    lines = [head]
     for row in rows:
-        numbers = [row["mean"], min(row["values"], default=None), max(row["values"], default=None)]
-        cells = "".join(f"{'' if v is None else format(v, '.4f'):>9}" for v in numbers)
-        lines.append(f"{row['name']:<{width}}{cells} {row['done']:>5} {row['stopped early']:>6} {row['failed']:>7}")
+        values = [sign * value for value in row["values"]]
+        mean = None if row["mean"] is None else sign * row["mean"]
+        mean, low, high = (
+            "" if v is None else f"{v:.4f}" for v in (mean, min(values, default=None), max(values, default=None))
+        )
+        ends = f"{row['done']:>5} {row['stopped early']:>6} {row['failed']:>7}"
+        lines.append(f"{row['name']:<{width}} {mean:>{first}} {low:>8} {high:>8} {ends}")
     return "\n".join(lines)
 
 
@@ -69,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     optimizer = with_short_warmup(base.outer_optimizer, config.outer_optimizer, base.steps, note_on_stderr)
     with run_folder(command.out, f"sweep-{preset}") as out:
         found = run(dataclasses.replace(base, outer_optimizer=optimizer), command.sweep, out)
-    print(table(found.rows))
+    print(table(found.rows, found.regression))
     print(f"\npicture: {found.picture}\nsweep:   {out}")
     if command.json:
         print(json.dumps(found.values))

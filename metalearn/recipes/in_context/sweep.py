@@ -100,12 +100,15 @@ class SweepResult(NamedTuple):
         values: JSON values, those of sweep.json.
         failed: the records of cells that failed.
         picture: the file of the picture.
+        regression: whether the values are squared errors with a minus, so that more is better; they are accuracies
+            otherwise.
     """
 
     rows: list[dict[str, Any]]
     values: dict[str, Any]
     failed: list[Record]
     picture: Path
+    regression: bool
 
 
 def run(config: TrainConfig, options: SweepConfig, out: Path) -> SweepResult:
@@ -151,7 +154,7 @@ def run(config: TrainConfig, options: SweepConfig, out: Path) -> SweepResult:
         points = [(r.cell.get(field), sign * r.value, r.state) for r in records if r.value is not None]
         draw_sweep(ax, field, points, measure)
     save_or_note(figure, out / "sweep.png", note_on_stderr)
-    return SweepResult(rows, values, [r for r in records if r.state == "failed"], out / "sweep.png")
+    return SweepResult(rows, values, [r for r in records if r.state == "failed"], out / "sweep.png", regression)
 
 
 def axes(grid_words: Sequence[str], random_words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -86,11 +86,17 @@ def test_the_best_configuration_is_first_and_seeds_are_told_together():
         ("w-2", 1, 0, 1), ("w-1", 2, 0, 0), ("w-3", 0, 1, 1),
     ]  # fmt: skip
     assert rows[1]["mean"] == pytest.approx(0.3) and rows[2]["mean"] is None
-    assert table(rows).splitlines() == [
-        "configuration    value     from       to  done  early  failed",
+    assert table(rows, regression=False).splitlines() == [
+        "configuration accuracy     from       to  done  early  failed",
         "w-2             0.5000   0.5000   0.5000     1      0       1",
         "w-1             0.3000   0.2000   0.4000     2      0       0",
         "w-3                                          0      1       1",
+    ]
+    errors = [record._replace(value=None if record.value is None else -record.value) for record in found]
+    assert table(summarise(errors), regression=True).splitlines()[:3] == [
+        "configuration squared error     from       to  done  early  failed",
+        "w-1                  0.3000   0.2000   0.4000     2      0       0",
+        "w-2                  0.5000   0.5000   0.5000     1      0       1",
     ]
     assert [row["name"] for row in summarise([Record("", {"seed": 3}, "done", 0.2)])] == ["as configured"]
 
