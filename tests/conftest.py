@@ -24,6 +24,8 @@ jax.config.update("jax_disable_most_optimizations", True)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 TESTS = Path(__file__).parent
+OLDER = ("docs", "experiments", "metalearn")
+"""Folders whose programs are compiled in the quicker way, but for those of files marked `newer_loops`."""
 KEPT_SECONDS = 0.1
 """A program that took less time to compile is not kept for other processes."""
 
@@ -58,9 +60,10 @@ def fused_loops():
 def _few_programs(request, fused_loops):
     """Programs are forgotten after a file of tests, once there are very many.
 
-    Those of experiments and examples are many and small, and are compiled in the quicker way.
+    Where numbers are compared up to rounding, or runs of one program, they are compiled in the quicker way.
     """
-    fused_loops.choose(older=not {"experiments", "docs"}.isdisjoint(request.path.relative_to(TESTS).parts[:1]))
+    in_folder = request.path.relative_to(TESTS).parts[0] in OLDER
+    fused_loops.choose(older=in_folder and request.node.get_closest_marker("newer_loops") is None)
     yield
     forget_programs()
 

@@ -1,5 +1,7 @@
 """The two ways in which tests compile fused loops."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 from jax._src import compiler
 
 from tests.programs import OPTION, FusedLoops, has_older_generator
+
+pytestmark = pytest.mark.newer_loops  # what the other way changes is seen from here
 
 
 @pytest.fixture
@@ -28,16 +32,18 @@ def options_of(monkeypatch):
 def test_programs_are_compiled_in_the_way_that_was_chosen_last(options_of):
     loops = FusedLoops()
     newer, options = options_of()
+    flags = os.environ.get("XLA_FLAGS")
     assert OPTION not in options
     loops.choose(older=True)
     try:
         older, options = options_of()
         assert loops.older == has_older_generator()
         assert options.get(OPTION) == ("False" if loops.older else None)
+        assert (f"--{OPTION}=false" in os.environ.get("XLA_FLAGS", "")) == loops.older
         np.testing.assert_allclose(older, newer, rtol=1e-6)
     finally:
         loops.choose(older=False)
-    assert OPTION not in options_of()[1] and not loops.older
+    assert OPTION not in options_of()[1] and not loops.older and os.environ.get("XLA_FLAGS") == flags
 
 
 def test_a_way_that_this_jax_does_not_have_changes_nothing(monkeypatch, options_of):

@@ -104,7 +104,7 @@ class Interrupting(Quiet):
         (with_window(tiny("es"), 5), "es updates after whole trajectories"),
         (with_window(tiny("nres"), None), "say after how many with --gradient.window"),
         (dataclasses.replace(tiny("pes"), batch=7), "a batch of 7 cannot be divided evenly among 4 pairs"),
-        (with_window(tiny("pes"), 21), "window must be at most the length of a trajectory, 20 steps, got 21"),
+        (with_window(tiny("pes"), 21), "window must be at most the length of a trajectory, got 21 and 20"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(config, message):
