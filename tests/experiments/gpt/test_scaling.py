@@ -12,7 +12,11 @@ def test_it_runs_and_leaves_table_and_picture(tmp_path, monkeypatch, fit_only):
         beyond=(1.0, 0.5), out=tmp_path,
     )  # fmt: skip
     result = scaling.run(config)
-    assert [row["runs"] for row in result["rows"]] == [8]
+    [row] = result["rows"]
+    assert row["runs"] == 8 and row["steps"] % 20 == 0
+    # The generator stays the identity: each network is left where it was, whatever is wished, and no wish is met.
+    assert row["beyond"] == pytest.approx([row["loss"]] * 2) and row["loss"] > result["least"]
+    assert max(row["r2"]) <= 0 and row["r2_seen"] <= 0
     assert (tmp_path / "gpt_scaling.png").stat().st_size > 5_000
     text = scaling.format_result(result)
     assert "more runs: " in text and "beyond the best: not reproduced" in text

@@ -8,12 +8,23 @@ from experiments.gpt._rows import gradient_steps
 
 
 def test_it_runs_and_leaves_table_and_picture(tmp_path, monkeypatch, fit_only):
-    monkeypatch.setattr(tables, "fit", fit_only())
+    trained_on, fit = [], fit_only()
+
+    def spy(generator, params, losses, fitting, *rest):
+        trained_on.append((params, losses, fitting.steps))
+        return fit(generator, params, losses, fitting, *rest)
+
+    monkeypatch.setattr(tables, "fit", spy)
     config = tables.TablesConfig(
         tables=("wine",), methods=("regression",), seeds=1, runs=20, train_steps=12, steps=4, width=8, prompts=3,
         out=tmp_path,
     )  # fmt: skip
     result = tables.run(config)
+    [(params, losses, steps)] = trained_on
+    wine = tables.record(config, "wine", None)
+    np.testing.assert_array_equal(params, wine.params)  # nothing of the table that is never used
+    np.testing.assert_array_equal(losses, wine.losses)
+    assert steps == 4
     assert set(result["start_loss"]) == {"wine", "iris"} and set(result["rows"]) >= {
         "regression",
         "single gradient step",
