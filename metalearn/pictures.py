@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from einops import reduce
@@ -13,11 +14,12 @@ from metalearn.curves import Curve
 from metalearn.errors import RunError
 
 __all__ = [
+    "LossCurve",
     "draw_learning_curves",
     "draw_loss_curves",
     "draw_meta_loss",
-    "draw_sweep",
     "draw_training",
+    "loss_curve",
     "new_figure",
     "save",
     "save_or_note",
@@ -25,7 +27,13 @@ __all__ = [
 ]
 
 _LOSS = "#B45309"  # an axis and what belongs to it share a color
-_SCORES = ("#0072B2", "#009E73", "#CC79A7")
+_SCORES = {"unseen": "#0072B2", "seen": "#009E73", "training": "#CC79A7"}  # the same in every picture
+_OTHERS = ("#E69F00", "#000000", "#9467BD", "#8C564B", "#7F7F7F", "#BCBD22", "#17BECF", "#D62728")
+_NAMES = {
+    "seen": "seen tasks, held-out examples",
+    "training": "training examples",
+    "unseen": "unseen tasks, held-out examples",
+}
 
 STYLE: Any = {
     "figure.dpi": 150,
@@ -77,12 +85,31 @@ def save(figure: Any, path: Path) -> Path:
     known = sorted(figure.canvas.get_supported_filetypes())
     if path.suffix[1:].lower() not in known:
         raise ValueError(f"a picture must end in one of .{', .'.join(known)}, got {path}")
+    for ax in figure.axes:
+        _label_logarithms(ax.xaxis, ax.get_xlim())
+        _label_logarithms(ax.yaxis, ax.get_ylim())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     except OSError as error:
         raise RunError(f"cannot write the picture {path}: {error}; all numbers are safe") from error
     return path
+
+
+def _label_logarithms(axis: Any, limits: Sequence[float]) -> None:
+    """Plain numbers on a decimal logarithmic axis that is too short for two powers of ten, or has ticks of its own."""
+    from matplotlib.ticker import AutoLocator, FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
+
+    if axis.get_scale() != "log" or axis.get_transform().base != 10:
+        return
+    own = isinstance(axis.get_major_locator(), FixedLocator)
+    decades = abs(np.log10(limits[1] / limits[0]))
+    if own or decades < 2:
+        axis.set_minor_formatter(NullFormatter())
+    if not own and decades < 2:
+        # Of 1, 2 and 5 in each decade at least two are within .7 decades, wherever these begin.
+        axis.set_major_locator(AutoLocator() if decades < 0.7 else LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def save_or_note(figure: Any, path: Path, note: Callable[[str], None]) -> None:
@@ -95,12 +122,7 @@ def save_or_note(figure: Any, path: Path, note: Callable[[str], None]) -> None:
 
 def with_readable_names(curves: Mapping[str, Curve]) -> dict[str, Curve]:
     """The same curves under names for readers, instead of the names of the evaluations."""
-    names = {
-        "seen": "seen tasks, held-out examples",
-        "training": "training examples",
-        "unseen": "unseen tasks, held-out examples",
-    }
-    return {names.get(name, name): curve for name, curve in curves.items()}
+    return {_NAMES.get(name, name): curve for name, curve in curves.items()}
 
 
 def draw_learning_curves(ax: Any, curves: Mapping[str, Curve], chance: float | None = None) -> None:
@@ -111,10 +133,12 @@ def draw_learning_curves(ax: Any, curves: Mapping[str, Curve], chance: float | N
         curves: curves by label; those whose label starts with "reference: " are thin and dashed.
         chance: the accuracy of guessing, marked by a horizontal line; None: regression, the score is a squared error.
     """
-    for number, (label, curve) in enumerate(curves.items()):
+    known = {_NAMES[name]: color for name, color in _SCORES.items()}
+    others = itertools.cycle(_OTHERS)
+    for label, curve in curves.items():
         n = np.arange(len(curve.mean))
         reference = label.startswith("reference: ")
-        color = f"C{number % 10}"
+        color = known.get(label) or next(others)
         ax.plot(
             n,
             curve.mean,
@@ -135,25 +159,48 @@ def draw_learning_curves(ax: Any, curves: Mapping[str, Curve], chance: float | N
     ax.legend(fontsize=8, frameon=False)
 
 
-def draw_loss_curves(ax: Any, curves: Mapping[str, np.ndarray]) -> None:
+class LossCurve(NamedTuple):
+    """Training losses of several runs, as they are drawn.
+
+    Attributes:
+        steps: middle of each window of steps [S].
+        low: first quartile over runs [S]; infinite where that run's loss is not finite.
+        middle: median over runs [S].
+        high: third quartile over runs [S].
+    """
+
+    steps: np.ndarray
+    low: np.ndarray
+    middle: np.ndarray
+    high: np.ndarray
+
+
+def loss_curve(losses: np.ndarray) -> LossCurve:
+    """Quartiles over runs of losses [runs, T], which are averaged over windows of a 50th of T to be readable."""
+    window = max(1, losses.shape[1] // 50)
+    steps = losses.shape[1] // window
+    means = reduce(losses[:, : steps * window], "run (step window) -> run step", "mean", window=window)
+    finite = np.where(np.isfinite(means), means, np.inf)
+    return LossCurve(
+        window * (np.arange(steps) + 0.5) + 0.5, *np.quantile(finite, [0.25, 0.5, 0.75], 0, method="nearest")
+    )
+
+
+def draw_loss_curves(ax: Any, curves: Mapping[str, np.ndarray | LossCurve]) -> None:
     """Draw the training loss against steps on logarithmic axes: the median of several runs, their quartiles as a band.
 
     Args:
         ax: matplotlib axes.
-        curves: losses [runs, T] by label; those whose label starts with "reference: " are thin and dashed. Non-finite
-            losses count as infinite. To be readable, curves are averaged over windows of a 50th of their length.
+        curves: losses [runs, T], or what `loss_curve` makes of them, by label; those whose label starts with
+            "reference: " are thin and dashed.
     """
     for number, (label, losses) in enumerate(curves.items()):
-        window = max(1, losses.shape[1] // 50)
-        steps = losses.shape[1] // window
-        means = reduce(losses[:, : steps * window], "run (step window) -> run step", "mean", window=window)
-        finite = np.where(np.isfinite(means), means, np.inf)
-        low, middle, high = np.quantile(finite, [0.25, 0.5, 0.75], 0, method="nearest")
+        curve = losses if isinstance(losses, LossCurve) else loss_curve(losses)
         reference, color = label.startswith("reference: "), f"C{number % 10}"
-        t = window * (np.arange(steps) + 0.5) + 0.5
         style, width = ("--", 1.2) if reference else ("-", 2.2)
-        ax.plot(t, middle, style, color=color, linewidth=width, label=label.removeprefix("reference: "))
-        ax.fill_between(t, low, high, color=color, alpha=0.12 if reference else 0.2, linewidth=0)
+        ax.plot(curve.steps, curve.middle, style, color=color, linewidth=width, label=label.removeprefix("reference: "))
+        band = 0.12 if reference else 0.2
+        ax.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=band, linewidth=0)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("training step")
@@ -208,11 +255,12 @@ def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float |
     names = sorted({name for r in records for name in r if name.startswith("eval/") and name.endswith("_score")})
     right = ax.twinx()
     right.grid(False)
-    for number, name in enumerate(names):
+    others = itertools.cycle(_OTHERS)
+    for name in names:
         points = [(r["step"], r[name]) for r in records if name in r]
         label = name.removeprefix("eval/").removesuffix("_score").replace("_", " ")
+        color = _SCORES.get(label) or next(others)
         label = f"{measure}, {label} tasks" if label in ("seen", "unseen") else f"{measure}, {label}"
-        color = _SCORES[number % len(_SCORES)]
         right.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=f"{label}, last {last}", zorder=3)
     each = [(r["step"], r["score"]) for r in records if "score" in r]
     if each:
@@ -227,68 +275,3 @@ def draw_training(ax: Any, records: Sequence[Mapping[str, Any]], chance: float |
     # Above the axes, where no curve is.
     labels = [str(line.get_label()) for line in lines]
     ax.legend(lines, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=6.5, frameon=False)
-
-
-def draw_sweep(ax: Any, field: str, points: Sequence[tuple[Any, float, str]], measure: str = "value") -> None:
-    """Draw the value of each run of a sweep against one of the swept fields, and a line through the means.
-
-    Args:
-        ax: matplotlib axes.
-        field: name of the field.
-        points: for each run its value of the field, the value that it reached, and its state. Runs whose state is not
-            "done" are drawn hollow. Runs with the same value of the field are drawn side by side.
-        measure: what the values are, such as "accuracy on unseen tasks".
-    """
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    numbers = [x for x in (_number(p[0]) for p in points) if x is not None]
-    texts = list(dict.fromkeys(str(x) for x, _, _ in points))
-    numeric = bool(points) and len(numbers) == len(points)
-    xs = numbers if numeric else [float(texts.index(str(p[0]))) for p in points]
-    logarithmic = numeric and bool(xs) and min(xs) > 0 and max(xs) >= 8 * min(xs)
-    side_by_side = _spread(xs, logarithmic)
-    done_at = [(x, p[1]) for x, p in zip(xs, points, strict=True) if p[2] == "done"]
-    means = {x: float(np.mean([y for at, y in done_at if at == x])) for x in sorted({x for x, _ in done_at})}
-    if numeric and 1 < len(means) < len(done_at):
-        ax.plot(
-            list(means), list(means.values()), color="#0072B2", linewidth=1, alpha=0.5, label="mean of complete runs"
-        )
-    for done, face in ((True, "#0072B2"), (False, "none")):
-        group = [(x, p[1]) for x, p in zip(side_by_side, points, strict=True) if (p[2] == "done") is done]
-        if group:
-            label = "complete" if done else "stopped early, running or failed"
-            ax.scatter(
-                *zip(*group, strict=True), s=16, facecolors=face, edgecolors="#0072B2", linewidths=0.8, label=label
-            )
-    if logarithmic:
-        ax.set_xscale("log")
-        few = max(xs) < 40 * min(xs)  # one label per decade would be one or none
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    if numeric and len(texts) <= 6:  # a grid: label its values as they were written
-        ax.set_xticks([float(text) for text in texts], texts)
-    elif not numeric:
-        ax.set_xticks(range(len(texts)), texts)
-    ax.set_xlabel(field)
-    ax.set_ylabel(measure)
-    if points:  # above the axes, where no run is
-        ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
-
-
-def _spread(xs: Sequence[float], logarithmic: bool) -> list[float]:
-    """The places of points, those that share one moved apart by at most a twentieth of the way to the next place."""
-    places = np.log(sorted(set(xs))) if logarithmic else np.array(sorted(set(xs)))
-    gap = float(np.diff(places).min()) if len(places) > 1 else 1.0
-    moved, met = [], dict[float, int]()
-    for x in xs:
-        count, met[x] = xs.count(x), met.get(x, 0) + 1
-        shift = gap * 0.1 * ((met[x] - 0.5) / count - 0.5) if count > 1 else 0.0
-        moved.append(float(x * np.exp(shift)) if logarithmic else x + shift)
-    return moved
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None

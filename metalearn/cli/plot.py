@@ -7,32 +7,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
 import tyro
 
-from metalearn.curves import Curve
 from metalearn.errors import RunError
-from metalearn.pictures import (
-    draw_learning_curves,
-    draw_meta_loss,
-    draw_training,
-    new_figure,
-    save,
-    with_readable_names,
-)
+from metalearn.pictures import save
 from metalearn.ranges import PathName
-from metalearn.recipes.in_context.config import from_json
-from metalearn.recipes.in_context.run import what_scores_are
+from metalearn.recipes.gpt import run as gpt
+from metalearn.recipes.in_context import run as in_context
+from metalearn.recipes.kinds import GENERATOR, LEARNER, OPTIMIZER, TABLES, refuse_other_kinds
+from metalearn.recipes.learned_optimizer import run as learned_optimizer
 from metalearn.recipes.options import read
+from metalearn.recipes.tables import run as tables
 from metalearn.runs.folder import open_run
 from metalearn.runs.metrics import read_metrics
 
 __all__ = ["PlotCommand", "main"]
 
 
+_PICTURES = {
+    LEARNER: in_context.picture_of,
+    TABLES: tables.picture_of,
+    OPTIMIZER: learned_optimizer.picture_of,
+    GENERATOR: gpt.picture_of,
+}
+
+
 @dataclass(frozen=True)
 class PlotCommand:
-    """Draw a run from its files: its meta-training so far and, of a learner that has ended, its learning curves."""
+    """Draw a run from its files, as it draws itself when it ends: its meta-training so far and what it has reached."""
 
     run: Annotated[PathName, tyro.conf.Positional] = tyro.MISSING
     """Folder of the run."""
@@ -49,20 +51,10 @@ def main(argv: Sequence[str]) -> None:
     records = read_metrics(run)
     if not records:
         raise RunError(f"{command.run} has no metrics yet: nothing to draw")
-    if "kind" in run.config:  # an optimizer, a learner of tables or a generator: no learning curves
-        figure, (ax,) = new_figure()
-        draw_meta_loss(ax, records)
-    elif run.result.exists():  # finished: its learning curves are known
-        result = json.loads(run.result.read_text())
-        figure, (left, right) = new_figure(columns=2)
-        found = {
-            name: Curve(*(np.asarray(c[f], np.float64) for f in Curve._fields)) for name, c in result["curves"].items()
-        }
-        draw_learning_curves(left, with_readable_names(found), result["chance"])
-        draw_training(right, records, result["chance"], *what_scores_are(from_json(run.config)))
-    else:
-        figure, (right,) = new_figure()
-        draw_training(right, records, None, *what_scores_are(from_json(run.config)))
+    kind = run.config.get("kind")
+    if not isinstance(kind, str | None) or kind not in _PICTURES:
+        refuse_other_kinds(run.config, LEARNER)
+    figure = _PICTURES[kind](run)
     path = save(figure, command.out or command.run / "training.png")
     print(f"picture: {path}")
     if command.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from metalearn.recipes.driving import WEIGHTS, drive
 from metalearn.recipes.gpt.build import GPTRecipe, align, prepare
 from metalearn.recipes.gpt.config import TrainGPTConfig, to_json
 from metalearn.recipes.streams import stream
-from metalearn.runs.folder import note_on_stderr, write_result
+from metalearn.runs.folder import Run, note_on_stderr, write_result
 from metalearn.runs.metrics import read_metrics
 from metalearn.runs.processes import agree_on, is_first, local
 from metalearn.runs.progress import Progress
@@ -25,7 +26,7 @@ from metalearn_models.optimizers.gpt import average_of
 from metalearn_models.optimizers.gpt.jumping import pack_theta
 from metalearn_models.optimizers.gpt.training import Pairs, measure_errors
 
-__all__ = ["table", "train_gpt"]
+__all__ = ["picture_of", "table", "train_gpt"]
 
 
 def train_gpt(
@@ -97,18 +98,31 @@ def train_gpt(
         {**card, "alignment": result["alignment_unseen"]},
     )
     result["seconds"] = round(time.monotonic() - began, 1)
-    write_result(run, result)
-    figure, (left, right) = new_figure(columns=2)
-    for name, (wished, achieved, score) in parts.items():
-        left.plot(wished.mean(0), achieved.mean(0), "o-", markersize=3, label=f"{name} runs, $R^2$ {score.mean():.3f}")
-    ends = [0.0, float(parts["unseen"][0].max())]
-    left.plot(ends, ends, "k:", linewidth=1, label="as wished")
-    left.set_xlabel("wished training loss")
-    left.set_ylabel("achieved in one jump")
-    left.legend(fontsize=8)
-    draw_meta_loss(right, read_metrics(run))
-    save_or_note(figure, run.folder / "alignment.png", note_on_stderr if progress is None else progress.note)
+    means = {name: {"wished": part[0].mean(0), "achieved": part[1].mean(0)} for name, part in parts.items()}
+    write_result(run, {**result, "curves": means})
+    save_or_note(picture_of(run), run.folder / "alignment.png", note_on_stderr if progress is None else progress.note)
     return result
+
+
+def picture_of(run: Run) -> Any:
+    """A figure of a run, from its files: wished and achieved losses if it has ended, and meta-training so far.
+
+    Runs of earlier versions left no such losses.
+    """
+    result = json.loads(run.result.read_text()) if run.result.exists() else {}
+    parts = result.get("curves", {})
+    figure, (*lefts, right) = new_figure(columns=1 + bool(parts))
+    for left in lefts:
+        for name, part in parts.items():
+            label = f"{name} runs, $R^2$ {result[f'alignment_{name}']:.3f}"
+            left.plot(part["wished"], part["achieved"], "o-", markersize=3, label=label)
+        ends = [0.0, max(parts["unseen"]["wished"])]
+        left.plot(ends, ends, "k:", linewidth=1, label="as wished")
+        left.set_xlabel("wished training loss")
+        left.set_ylabel("achieved in one jump")
+        left.legend(fontsize=8)
+    draw_meta_loss(right, read_metrics(run))
+    return figure
 
 
 def table(result: dict[str, Any]) -> str:

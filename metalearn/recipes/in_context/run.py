@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from metalearn.curves import last_positions
+import numpy as np
+
+from metalearn.curves import Curve, last_positions
 from metalearn.errors import DataNotPreparedError
 from metalearn.pictures import draw_learning_curves, draw_training, new_figure, save_or_note, with_readable_names
 from metalearn.recipes.driving import drive
@@ -16,7 +19,6 @@ from metalearn.recipes.in_context.config import DATA_HASH, TrainConfig, from_jso
 from metalearn.recipes.in_context.scoring import (
     LAST,
     check_references,
-    curves,
     curves_as_json,
     learner_scorers,
     score_references,
@@ -27,7 +29,7 @@ from metalearn.runs.processes import is_first
 from metalearn.runs.progress import Progress
 from metalearn.runs.weights import theta_sha256
 
-__all__ = ["draw_run", "meta_train", "what_scores_are"]
+__all__ = ["meta_train", "picture_of", "what_scores_are"]
 
 
 def meta_train(
@@ -96,7 +98,7 @@ def meta_train(
         "run": str(run.folder),
     }
     write_result(run, {**result, "chance": recipe.chance, "curves": curves_as_json(scores)})
-    draw_run(recipe, run, scores, note)
+    save_or_note(picture_of(run), run.folder / "learning_curves.png", note)
     return result, scores
 
 
@@ -117,9 +119,20 @@ def what_scores_are(config: TrainConfig) -> tuple[str, int]:
     return "squared error" if predicts_numbers(config) else "accuracy", min(LAST, config.family.length)
 
 
-def draw_run(recipe: Recipe, run: Run, scores: dict[str, Any], note: Callable[[str], None]) -> None:
-    """Draw a run, learning curves on the left and meta-training on the right, or note why it cannot be written."""
+def picture_of(run: Run) -> Any:
+    """A figure of a run, from its files: learning curves on the left if it has ended, and meta-training so far.
+
+    Raises:
+        RunError: the run is of another kind.
+    """
+    measured, records = what_scores_are(from_json(run.config)), read_metrics(run)
+    if not run.result.exists():
+        figure, (right,) = new_figure()
+        draw_training(right, records, None, *measured)
+        return figure
+    result = json.loads(run.result.read_text())
+    found = {n: Curve(*(np.asarray(c[f], np.float64) for f in Curve._fields)) for n, c in result["curves"].items()}
     figure, (left, right) = new_figure(columns=2)
-    draw_learning_curves(left, with_readable_names(curves(scores)), recipe.chance)
-    draw_training(right, read_metrics(run), recipe.chance, *what_scores_are(recipe.config))
-    save_or_note(figure, run.folder / "learning_curves.png", note)
+    draw_learning_curves(left, with_readable_names(found), result["chance"])
+    draw_training(right, records, result["chance"], *measured)
+    return figure

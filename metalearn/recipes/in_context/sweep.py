@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from metalearn.pictures import draw_sweep, new_figure, save_or_note
+from metalearn.pictures import new_figure, save_or_note
 from metalearn.ranges import Steps, Within
 from metalearn.recipes.in_context.build import prepare
 from metalearn.recipes.in_context.config import TrainConfig, from_json, predicts_numbers, to_json, validate
@@ -25,6 +25,7 @@ from metalearn.runs.folder import note_on_stderr
 from metalearn.runs.json_values import as_json, finite_or_null
 from metalearn.runs.progress import Silent
 from metalearn.sweeps import Cell, Halving, Plan, Range, Record, Report, cell_name, grid, random_search, run_sweep
+from metalearn.sweeps.picture import draw_sweep
 from metalearn.sweeps.storage import storage_url
 from metalearn.sweeps.workers import worker_count
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from metalearn.pictures import draw_loss_curves, draw_meta_loss, new_figure, save_or_note
+from metalearn.pictures import LossCurve, draw_loss_curves, draw_meta_loss, loss_curve, new_figure, save_or_note
 from metalearn.recipes.driving import WEIGHTS, drive
 from metalearn.recipes.learned_optimizer.build import FLOOR, OptimizerRecipe, horizon, prepare
 from metalearn.recipes.learned_optimizer.config import TrainOptimizerConfig, to_json
@@ -30,7 +30,7 @@ from metalearn_tasks.objectives import (
     tune_learning_rate,
 )
 
-__all__ = ["RATES", "baselines", "curves_of", "draw", "meta_train", "table"]
+__all__ = ["RATES", "baselines", "curves_of", "meta_train", "picture_of", "table"]
 
 RATES = learning_rates(1e-4, 3.16, per_decade=2)
 """Learning rates on which a baseline is tuned."""
@@ -101,8 +101,9 @@ def meta_train(
             for name in described
         }
     result["seconds"] = round(time.monotonic() - began, 1)
-    write_result(run, result)
-    draw(run, recipe, curves, rivals, note_on_stderr if progress is None else progress.note)
+    write_result(run, {**result, "curves": _drawn(config.optimizer, curves, rivals)})
+    note = note_on_stderr if progress is None else progress.note
+    save_or_note(picture_of(run), run.folder / "training_curves.png", note)
     return result
 
 
@@ -128,22 +129,38 @@ def baselines(recipe: OptimizerRecipe) -> dict[str, dict[str, TunedLearningRate]
     }
 
 
-def draw(
-    run: Run,
-    recipe: OptimizerRecipe,
-    curves: dict[str, np.ndarray],
-    rivals: dict[str, dict[str, TunedLearningRate]],
-    note: Callable[[str], None],
-) -> None:
-    """Draw a run, training losses on each objective and then meta-training, or note why it cannot be written."""
+def picture_of(run: Run) -> Any:
+    """A figure of a run, from its files: training losses on each objective if it has ended, and meta-training so far.
+
+    Runs of earlier versions left no training losses.
+    """
+    result = json.loads(run.result.read_text()) if run.result.exists() else {}
+    curves = result.get("curves", {})
     figure, (*axes, last) = new_figure(columns=len(curves) + 1)
-    for axis, (name, own) in zip(axes, curves.items(), strict=True):
-        lines = {recipe.config.optimizer: own}
-        lines |= {f"reference: {rival}, {t.rate:g}": t.curves for rival, t in rivals[name].items()}
-        draw_loss_curves(axis, lines)
+    for axis, (name, lines) in zip(axes, curves.items(), strict=True):
+        draw_loss_curves(
+            axis,
+            {
+                label: LossCurve(*(np.asarray(line[field], np.float64) for field in LossCurve._fields))
+                for label, line in lines.items()
+            },
+        )
         axis.set_title(name, fontsize=9)
     draw_meta_loss(last, read_metrics(run))
-    save_or_note(figure, run.folder / "training_curves.png", note)
+    return figure
+
+
+def _drawn(
+    name: str, curves: dict[str, np.ndarray], rivals: dict[str, dict[str, TunedLearningRate]]
+) -> dict[str, dict[str, Any]]:
+    """The training losses of the optimizer of that name and of its rivals, by objective, as they are drawn."""
+    return {
+        objective: {
+            name: loss_curve(own)._asdict(),
+            **{f"reference: {n}, {t.rate:g}": loss_curve(t.curves)._asdict() for n, t in rivals[objective].items()},
+        }
+        for objective, own in curves.items()
+    }
 
 
 def table(result: dict[str, Any], name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ from metalearn_models.tabular.transformer.config import TableTransformerConfig
 from metalearn_models.tabular.transformer.library import TrainedTables, save
 from metalearn_tasks.families.tables import TablesConfig
 
-__all__ = ["from_json", "is_tables_run", "meta_train_tables", "table", "to_json", "validate"]
+__all__ = ["from_json", "is_tables_run", "meta_train_tables", "picture_of", "table", "to_json", "validate"]
 
 FREE = ("steps", "evaluate_every", "checkpoint_every")
 WEIGHTS = "theta.safetensors"
@@ -146,7 +147,7 @@ def meta_train_tables(
         "run": str(run.folder),
     }
     write_result(run, {**result, "scores": scores})
-    _draw(run, scores, note)
+    save_or_note(picture_of(run), run.folder / "tables.png", note)
     return result, scores
 
 
@@ -216,25 +217,32 @@ def table(scores: Mapping[str, Mapping[str, Score]]) -> str:
     return "\n".join(lines)
 
 
-def _draw(run: Run, scores: Mapping[str, Mapping[str, Score]], note: Callable[[str], None]) -> None:
-    """Draw the meta-training of a run: the loss on synthetic tables, and the log loss on real ones beside baselines."""
+def picture_of(run: Run) -> Any:
+    """A figure of a run, from its files: the loss on synthetic tables, and that on real ones beside baselines.
+
+    The baselines are those of the result, which a run has when it has ended.
+    """
     records = read_metrics(run)
+    result = json.loads(run.result.read_text()) if run.result.exists() else {}
     figure, (left, right) = new_figure(columns=2)
-    steps, losses = zip(*[(r["step"], r["loss"]) for r in records if "loss" in r], strict=True)
-    window = max(1, len(losses) // 50)
-    means = np.convolve(losses, np.ones(window) / window, "valid")
-    left.plot(steps, losses, color="0.8", linewidth=0.7, label="each step")
-    left.plot(steps[window - 1 :], means, color="#0072B2", label=f"mean of {window} logged steps")
+    steps, losses = (np.array([r[name] for r in records if "loss" in r]) for name in ("step", "loss"))
+    if len(losses):
+        window = max(1, len(losses) // 50)
+        means = np.convolve(losses, np.ones(window) / window, "valid")
+        left.plot(steps, losses, color="0.8", linewidth=0.7, label="each step")
+        left.plot(steps[window - 1 :], means, color="#0072B2", label=f"mean of {window} logged steps")
+        left.legend(fontsize=8, frameon=False)
     left.set_xlabel("step")
     left.set_ylabel("log loss on synthetic tables")
-    left.legend(fontsize=8, frameon=False)
     points = [(r["step"], r["eval/real_log_loss"]) for r in records if "eval/real_log_loss" in r]
-    right.plot(*zip(*points, strict=True), "o-", markersize=3, color="#0072B2", label="this learner")
-    for number, (name, found) in enumerate(scores.items()):
+    if points:
+        right.plot(*zip(*points, strict=True), "o-", markersize=3, color="#0072B2", label="this learner")
+    for number, (name, found) in enumerate(result.get("scores", {}).items()):
         if number:
             level = float(np.mean([loss for _, loss in found.values()]))
             right.axhline(level, linestyle=("--", ":")[number % 2], color="0.3", linewidth=1, label=name)
     right.set_xlabel("step")
     right.set_ylabel("mean log loss on real tables")
-    right.legend(fontsize=8, frameon=False)
-    save_or_note(figure, run.folder / "tables.png", note)
+    if right.get_lines():
+        right.legend(fontsize=8, frameon=False)
+    return figure

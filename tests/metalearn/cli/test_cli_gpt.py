@@ -42,6 +42,8 @@ def test_a_run_leaves_an_optimizer_for_its_network(trained):
     result = json.loads((trained / "result.json").read_text())
     assert result["steps"] == 4 and result["diverged"] == 0 and np.isfinite(result["alignment_unseen"])
     assert (trained / "alignment.png").stat().st_size > 10_000
+    assert main(["plot", str(trained)]) == 0  # draws what the run drew
+    assert (trained / "training.png").read_bytes() == (trained / "alignment.png").read_bytes()
     found = library.read(trained)
     assert found.name == "gpt" and found.card["alignment"] == result["alignment_unseen"]
     assert (np.asarray(found.theta["errors"]) > 0).all()  # they were measured

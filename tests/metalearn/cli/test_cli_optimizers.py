@@ -57,6 +57,10 @@ def test_a_run_leaves_weights_that_train_a_network(trained):
     result = json.loads((trained / "result.json").read_text())
     assert result["steps"] == 6 and set(result["baselines"]) == {"adam"}
     assert (trained / "training_curves.png").stat().st_size > 10_000
+    assert set(result["curves"]["mlp-iris"]) == {
+        "learnable-adam",
+        f"reference: adam, {result['baselines']['adam']['learning_rate']:g}",
+    }
     found = library.read(trained)
     assert found.name == "learnable-adam" and found.card["objective"] == "mlp-iris"
     params = {"w": jnp.array([1.0, -2.0])}
@@ -65,6 +69,11 @@ def test_a_run_leaves_weights_that_train_a_network(trained):
     # The first update of Adam is its learning rate times the sign.
     rate = float(jnp.exp(found.theta.log_learning_rate))
     np.testing.assert_allclose(updates["w"], [-rate, rate], rtol=1e-3)
+
+
+def test_plot_draws_what_the_run_drew(trained, capsys, tmp_path):
+    assert run(capsys, "plot", trained, "--out", tmp_path / "p.png")[0] == 0
+    assert (tmp_path / "p.png").read_bytes() == (trained / "training_curves.png").read_bytes()
 
 
 def test_a_run_of_version_0_1_is_read_under_todays_names(trained):

@@ -10,12 +10,13 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from metalearn.cli.main import main
 from metalearn.cli.sweep import table
-from metalearn.pictures import draw_sweep, new_figure
+from metalearn.pictures import new_figure
 from metalearn.recipes.in_context import sweep as sweep_recipe
 from metalearn.recipes.in_context.config import to_json
 from metalearn.recipes.in_context.presets import PRESETS
 from metalearn.recipes.in_context.sweep import SweepConfig, axes, configure_cell, list_cells, run_trial, summarise
 from metalearn.sweeps import Range, Record
+from metalearn.sweeps.picture import draw_sweep
 from metalearn.sweeps.work import Report
 
 DIGITS = PRESETS["digits"][1]

@@ -29,7 +29,10 @@ def test_a_run_resumes_to_the_same_bits(small, tmp_path, capsys):
     def train(folder, *words):
         assert main(["train", *words]) == 0
         out = capsys.readouterr().out.splitlines()
-        assert "random forest" in out[0] and (folder / "tables.png").exists()
+        assert "random forest" in out[0]
+        assert main(["plot", str(folder)]) == 0  # draws what the run drew
+        capsys.readouterr()
+        assert (folder / "training.png").read_bytes() == (folder / "tables.png").read_bytes()
         return json.loads(out[-1])
 
     whole = train(tmp_path / "a", "tables", "--run", str(tmp_path / "a"), "--steps", "4", *RUN)
