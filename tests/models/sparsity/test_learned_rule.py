@@ -16,6 +16,8 @@ from metalearn_models.sparsity.rules import (
 )
 from tests.models.sparsity import cases
 
+pytestmark = pytest.mark.newer_loops
+
 
 @pytest.fixture(scope="module")
 def program():

@@ -4,9 +4,12 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from metalearn_models.sparsity import gradual_pruning, rigl, set_rule, snfs, sparse_with_masks, static
 from tests.models.sparsity import cases
+
+pytestmark = pytest.mark.newer_loops
 
 
 def test_set_steps_first_then_drops_the_smallest_and_grows_at_random():

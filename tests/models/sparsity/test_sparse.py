@@ -21,6 +21,8 @@ from metalearn_models.sparsity import (
 )
 from tests.models.sparsity import cases
 
+pytestmark = pytest.mark.newer_loops
+
 
 @pytest.fixture(scope="module")
 def moved():

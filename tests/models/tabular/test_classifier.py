@@ -79,7 +79,7 @@ def test_a_single_view_predicts_what_the_learner_does_in_one_pass_over_context_a
         weights = NAME
     else:
         signature = Signature(16, 4, 64)
-        theta = build_learner(signature, config).init(jax.random.key(0))
+        theta = jax.jit(build_learner(signature, config).init)(jax.random.key(0))
         save(tmp_path / "theta.safetensors", config, signature, jax.tree.map(lambda a: 2 * a, theta))
     classifier = _classifier(n_estimators=1, weights=weights).fit(X, y)
     learner, theta, signature, _, card = load(weights)
@@ -94,7 +94,7 @@ def test_a_single_view_predicts_what_the_learner_does_in_one_pass_over_context_a
     xs = np.concatenate([features_of(features, X[rows]), features_of(features, X_test[:1])]) @ views.projection[0].T
     ys = np.append(labels[y[rows]], 0)
     assert learner.run is not None
-    logits = learner.run(theta, jnp.asarray(xs, jnp.float32), jnp.asarray(ys, jnp.int32))[-1]
+    logits = jax.jit(learner.run)(theta, jnp.asarray(xs, jnp.float32), jnp.asarray(ys, jnp.int32))[-1]
     expected = jax.nn.softmax(logits[labels])
     assert np.ptp(expected) > 1e-3
     np.testing.assert_allclose(classifier.predict_proba(X_test[:1])[0], expected, atol=1e-5)

@@ -27,7 +27,7 @@ from metalearn_models.tabular.views import fit_standardiser, standardise
 def weights(tmp_path_factory):
     config = TableTransformerConfig(width=8, layers=1, cell_layers=1, key_size=4, hidden=8, frequencies=2)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save(path, config, network(config).init(jax.random.key(0)), {"note": "never trained"})
+    save(path, config, jax.jit(network(config).init)(jax.random.key(0)), {"note": "never trained"})
     return str(path)
 
 

@@ -9,6 +9,8 @@ from scipy.integrate import solve_ivp
 from metalearn.inner import scan_steps, start, unroll
 from metalearn_tasks.systems import lorenz
 
+pytestmark = pytest.mark.newer_loops
+
 KEY = jax.random.key(0)
 
 

@@ -10,6 +10,8 @@ from metalearn.learner import Signature, predictions_in_order
 from metalearn_models.learners.reference.logistic import LogisticConfig, logistic
 from metalearn_models.learners.reference.neighbours import UNSEEN
 
+pytestmark = pytest.mark.newer_loops
+
 
 def _episodes(sequences, length, inputs, classes, seed=0):
     """Overlapping classes with means of their own, under a random linear map."""

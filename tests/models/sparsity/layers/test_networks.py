@@ -111,7 +111,7 @@ def test_a_module_of_blocks_is_a_dense_layer_with_zeros():
 def network():
     """12 inputs, two hidden layers, a dense output; and one step of both forms."""
     network = sparse_mlp(12, (10, 8), 3, eps=2.0)
-    return network, *network.init(jax.random.key(0))
+    return network, *jax.jit(network.init)(jax.random.key(0))
 
 
 def dense_apply(params, topologies, x):
@@ -122,10 +122,15 @@ def dense_apply(params, topologies, x):
     return x
 
 
-def test_pruned_neurons_lose_their_incoming_connections_and_no_other(network):
+@pytest.fixture(scope="module")
+def prune():
+    return jax.jit(prune_neurons, static_argnums=2)
+
+
+def test_pruned_neurons_lose_their_incoming_connections_and_no_other(network, prune):
     _, params, topologies = network
     values, connections = params[0]["values"], topologies[0]
-    new, left = jax.jit(prune_neurons, static_argnums=2)(values, connections, 30.0)
+    new, left = prune(values, connections, 30.0)
     dense, after = np.asarray(to_dense(values, connections)), np.asarray(to_dense(new, left))
     sizes = np.abs(dense).sum(0)
     pruned = sizes <= np.percentile(sizes, 30)
@@ -133,18 +138,19 @@ def test_pruned_neurons_lose_their_incoming_connections_and_no_other(network):
     np.testing.assert_array_equal(after, np.where(pruned, 0, dense))
     right = connect(left.indices, 12, left.positions.shape[0])
     np.testing.assert_array_equal(np.sort(left.positions, 0), np.sort(right.positions, 0))
-    again, _ = prune_neurons(new, left, 30.0)
+    again, _ = prune(new, left, 30.0)
     assert (np.asarray(again) != 0).any(0).sum() < (~pruned).sum()
     with pytest.raises(ValueError, match="between 0 and 100, got 101"):
         prune_neurons(values, connections, 101.0)
 
 
-def test_removing_pruned_neurons_leaves_the_outputs_alone(network):
+def test_removing_pruned_neurons_leaves_the_outputs_alone(network, prune):
     model, params, topologies = network
     first, second, last = params
     first = {"values": first["values"], "bias": jnp.linspace(-1.0, 1.0, 10)}
-    values, connections = prune_neurons(first["values"], topologies[0], 40.0)
-    before = model.apply(({**first, "values": values}, second, last), (connections, *topologies[1:]), X[0])
+    values, connections = prune(first["values"], topologies[0], 30.0)
+    apply = jax.jit(model.apply)
+    before = apply(({**first, "values": values}, second, last), (connections, *topologies[1:]), X[0])
 
     def activation(b):
         return all_relu(b, 1)
@@ -153,7 +159,7 @@ def test_removing_pruned_neurons_leaves_the_outputs_alone(network):
         values, first["bias"], connections, second["values"], second["bias"], topologies[1], activation
     )
     assert small.values.shape[1] == small.kept.sum() < 10
-    after = model.apply(
+    after = apply(
         ({"values": small.values, "bias": small.bias}, {**second, "bias": small.next_bias}, last),
         (small.connections, small.next_connections, None),
         X[0],

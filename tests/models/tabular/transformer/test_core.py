@@ -15,7 +15,7 @@ CONFIG = TableTransformerConfig(width=8, layers=1, cell_layers=1, key_size=4, hi
 
 @pytest.fixture(scope="module")
 def trained():
-    return library.TrainedTables(network(CONFIG).init(jax.random.key(0)), CONFIG, {})
+    return library.TrainedTables(jax.jit(network(CONFIG).init)(jax.random.key(0)), CONFIG, {})
 
 
 @pytest.fixture(scope="module")

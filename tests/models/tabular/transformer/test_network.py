@@ -19,12 +19,9 @@ S, N, F, C = 12, 5, 4, 3
 @pytest.fixture(scope="module")
 def theta():
     """Weights that are large enough for every part to matter."""
-    theta = network(CONFIG).init(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(theta)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(
-        tree, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
+    leaves, tree = jax.tree.flatten(jax.jit(network(CONFIG).init)(jax.random.key(0)))
+    rng = np.random.default_rng(1)
+    return jax.tree.unflatten(tree, [x + 0.1 * rng.normal(size=x.shape).astype(np.float32) for x in leaves])
 
 
 @pytest.fixture(scope="module")
