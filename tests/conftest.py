@@ -24,7 +24,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 TESTS = Path(__file__).parent
-OLDER = ("docs", "experiments", "metalearn")
+OLDER = ("docs", "experiments", "metalearn", "models", "tasks")
 """Folders whose programs are compiled in the quicker way, but for those of files marked `newer_loops`."""
 KEPT_SECONDS = 0.1
 """A program that took less time to compile is not kept for other processes."""
