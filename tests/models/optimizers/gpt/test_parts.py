@@ -15,7 +15,7 @@ from metalearn_models.optimizers.gpt.diffusion import respace
 from metalearn_models.optimizers.gpt.training import Pairs, measure_errors
 
 NETWORK = mlp(3, (5,), 2)
-PARAMS = NETWORK.init(jax.random.key(0))
+PARAMS = jax.jit(NETWORK.init)(jax.random.key(0))
 FLAT = ravel_pytree(PARAMS)[0]
 UNITS = gpt.hidden_unit_tokens(PARAMS)
 SCHEDULE = gpt.linear_schedule()
@@ -72,13 +72,14 @@ def test_a_network_without_tokeniser_is_named():
 def test_prediction_is_the_identity_at_initialisation(method):
     made = generator(method)
     present, noisy = made.scaled(FLAT), jnp.ones_like(FLAT)
-    found = made.predict(made.init(jax.random.key(2)), noisy, present, jnp.float32(0.3), jnp.array([2.0, 0.1]))
+    theta = jax.jit(made.init)(jax.random.key(2))
+    found = jax.jit(made.predict)(theta, noisy, present, jnp.float32(0.3), jnp.array([2.0, 0.1]))
     np.testing.assert_array_equal(found, present)
 
 
 def test_permuting_units_permutes_the_prediction():
     made, order = generator(), np.array([3, 0, 4, 1, 2])
-    theta = moved(made.init(jax.random.key(2)))
+    theta = moved(jax.jit(made.init)(jax.random.key(2)))
     losses = jnp.array([2.0, 0.1])
     _, unflatten = ravel_pytree(PARAMS)
 
@@ -208,7 +209,7 @@ def test_scales_are_shared_by_units_and_fitted_to_the_runs():
 
 def test_what_a_jump_refuses_and_what_it_warns_of():
     made = generator("regression")
-    theta = made.init(jax.random.key(2))
+    theta = jax.jit(made.init)(jax.random.key(2))
     key = jax.random.key(0)
     # The identity at initialisation, in the units of the parameters.
     found = gpt.jump(made, theta, FLAT, jnp.float32(1.0), jnp.float32(0.5), key)
@@ -231,7 +232,7 @@ def test_training_learns_where_all_runs_end():
     data = Pairs(jnp.asarray(made.scaled(params)), jnp.asarray(losses))
     loop = gpt.pairs_loop(made)
     optimizer = gpt.with_average(optax.adam(1e-2), 0.9)
-    theta = made.init(jax.random.key(0))
+    theta = jax.jit(made.init)(jax.random.key(0))
 
     @jax.jit
     def step(theta, state, key):
