@@ -91,7 +91,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(trained, capsys, tmp_path, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(library, "save", killed)
-    assert run(capsys, *TINY[:-4], "--checkpoint-every", 2, "--steps", 4, "--run", folder)[0] == 130
+    assert run(capsys, *TINY, "--steps", 4, "--run", folder)[0] == 130
     monkeypatch.undo()
     status, _, err = run(capsys, "train-optimizer", "--resume", folder, "--quiet")
     assert status == 0, err
@@ -179,18 +179,18 @@ def test_weight_decay_is_adamw():
 
 def test_a_run_on_two_objectives_reports_both_and_resumes_to_the_same_bytes(tmp_path, capsys):
     words = [
-        *("train-optimizer", "compass", "--objective", "mlp-iris+noisy-regression", "--length", "8"),
+        *("train-optimizer", "learnable-adam", "--objective", "mlp-iris+noisy-regression", "--length", "8"),
         *("--rescale", "0.5", "2", "--gradient.window", "4", "--batch", "2", "--eval-runs", "2", "--quiet"),
-        *("--steps-per-call", "2", "--evaluate-every", "2", "--checkpoint-every", "2", "--baselines", "adam"),
+        *("--steps-per-call", "2", "--evaluate-every", "2", "--checkpoint-every", "2"),
         *("--outer-optimizer.schedule", "constant", "--gradient.method", "nres", "--no-second-order"),
     ]
-    status, out, err = run(capsys, *words, "--steps", 4, "--run", tmp_path / "whole")
+    status, out, err = run(capsys, *words, "--baselines", "adam", "--steps", 4, "--run", tmp_path / "whole")
     assert status == 0, err
     assert "on mlp-iris" in out and "on noisy-regression" in out and "geometric mean of all" in out
     result = json.loads((tmp_path / "whole" / "result.json").read_text())
     finals = [part["final_loss"] for part in result["objectives"].values()]
     np.testing.assert_allclose(result["final_loss"], np.sqrt(finals[0] * finals[1]), rtol=1e-5)
-    assert run(capsys, *words, "--steps", 2, "--run", tmp_path / "parts")[0] == 0
+    assert run(capsys, *words, "--baselines", "--steps", 2, "--run", tmp_path / "parts")[0] == 0
     status, _, err = run(capsys, "train-optimizer", "--resume", tmp_path / "parts", "--steps", 4, "--quiet")
     assert status == 0, err
     parts, whole = (library.read(tmp_path / name).theta for name in ("parts", "whole"))
