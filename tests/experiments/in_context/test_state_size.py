@@ -30,8 +30,9 @@ def test_controls_vary_state_or_parameters_alone(preset):
     settings = PRESETS[preset]
     sizes = {group: [] for group in ("families", "window", "key size", "width")}
     for member in members(settings).values():
+        found = state_and_parameters(SIGNATURES[settings.size], member.learner)
         for group in member.groups:
-            sizes[group].append(state_and_parameters(SIGNATURES[settings.size], member.learner))
+            sizes[group].append(found)
     windows, keys, widths = (np.asarray(sizes[group]) for group in state_size.CONTROLS)
     assert windows[-1, 0] == 16 * windows[0, 0] and np.ptp(windows[:, 1]) == 0
     assert keys[-1, 0] == 16 * keys[0, 0] and keys[:, 1].max() < 1.01 * keys[:, 1].min()
@@ -67,7 +68,7 @@ def test_cells_and_configurations():
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     """The rules do not depend on the last digits of intervals."""
-    monkeypatch.setattr("experiments.suite.intervals.DRAWS", 300)
+    monkeypatch.setattr("experiments.suite.intervals.DRAWS", 100)
 
 
 def row(learner, family, groups, state, parameters, accuracy, seed=0):
