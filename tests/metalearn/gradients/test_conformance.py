@@ -16,17 +16,17 @@ from metalearn.outer import outer_loop
 LENGTH, WINDOW = 3, 2  # the second window of a trajectory goes beyond its end
 SHORT = 100  # from this outer step on, the first two steps of a trajectory count
 ESTIMATORS = {
-    "backprop": lambda loop: gradients.backprop(loop, 4),
-    "truncated_backprop": lambda loop: gradients.truncated_backprop(loop, 4, WINDOW),
-    "rtrl": lambda loop: gradients.rtrl(loop, 4, WINDOW),
-    "dodge": lambda loop: gradients.dodge(loop, 4, WINDOW),
-    "full_es": lambda loop: gradients.full_es(loop, 0.1, 4),
-    "truncated_es": lambda loop: gradients.truncated_es(loop, 0.1, 4, WINDOW),
-    "pes": lambda loop: gradients.pes(loop, 0.1, 4, WINDOW),
-    "nres": lambda loop: gradients.nres(loop, 0.1, 4, WINDOW),
-    "gpes": lambda loop: gradients.gpes(loop, 0.1, 4, WINDOW, WINDOW),
-    "pes_a": lambda loop: gradients.pes_a(loop, 0.1, 4, WINDOW),
-    "nres_a": lambda loop: gradients.nres_a(loop, 0.1, 4, WINDOW),
+    "backprop": lambda loop, n=4: gradients.backprop(loop, n),
+    "truncated_backprop": lambda loop, n=4: gradients.truncated_backprop(loop, n, WINDOW),
+    "rtrl": lambda loop, n=4: gradients.rtrl(loop, n, WINDOW),
+    "dodge": lambda loop, n=4: gradients.dodge(loop, n, WINDOW),
+    "full_es": lambda loop, n=4: gradients.full_es(loop, 0.1, n),
+    "truncated_es": lambda loop, n=4: gradients.truncated_es(loop, 0.1, n, WINDOW),
+    "pes": lambda loop, n=4: gradients.pes(loop, 0.1, n, WINDOW),
+    "nres": lambda loop, n=4: gradients.nres(loop, 0.1, n, WINDOW),
+    "gpes": lambda loop, n=4: gradients.gpes(loop, 0.1, n, WINDOW, WINDOW),
+    "pes_a": lambda loop, n=4: gradients.pes_a(loop, 0.1, n, WINDOW),
+    "nres_a": lambda loop, n=4: gradients.nres_a(loop, 0.1, n, WINDOW),
 }
 OTHERS = {"Estimator", "Horizon", "Noise", "constant_horizon", "dense", "growing_horizon", "linear_growth"}
 OTHERS |= {
@@ -112,6 +112,26 @@ def test_what_a_curriculum_does_not_count_may_be_nan(name):
         found, bad = run(name, jax.random.key(1), data=wrong, calls=4, first_call=SHORT)
         np.testing.assert_allclose(found.theta["w"], expected.theta["w"], rtol=1e-6)
         np.testing.assert_allclose(bad["loss"], good["loss"], rtol=1e-6)
+
+
+SPREAD = """
+import sys; sys.path[:0] = ["tests/metalearn/gradients"]
+import jax, numpy as np, optax
+import test_conformance as t
+from metalearn.outer import local_mesh, outer_loop
+assert len(jax.devices()) == 8
+for name, make in t.ESTIMATORS.items():
+    each = [outer_loop(make(t.LOOP, 8), optax.sgd(0.1), 1, mesh) for mesh in (None, local_mesh(8))]
+    (one, few), (eight, many) = (t.run(name, jax.random.key(2), outer, calls=3) for outer in each)
+    np.testing.assert_allclose(eight.theta["w"], one.theta["w"], rtol=1e-6, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(many["loss"], few["loss"], rtol=1e-5, err_msg=name)
+    assert np.abs(one.theta["w"] - t.theta()["w"]).min() > 1e-4, name
+print("equal")
+"""
+
+
+def test_eight_devices_give_the_numbers_of_one(on_eight_devices):
+    assert on_eight_devices(SPREAD) == "equal"
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -167,6 +167,26 @@ def test_with_64_bits_enabled_everything_stays_in_32(name, regression):
     assert not {kind for kind in kinds if kind in (jnp.float64, jnp.int64)}, kinds
 
 
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name not in CLASSES_ONLY])
+def test_with_numbers_to_predict_a_row_depends_on_what_came_before_it_alone(name):
+    rng = np.random.default_rng(0)
+    xs, ys = (np.repeat(rng.standard_normal(shape).astype(np.float32), 2, 0) for shape in ((1, 6, 3), (1, 6)))
+    xs[1, CHANGED_FROM + 1 :], ys[1, CHANGED_FROM:] = 7.0, 2.0
+    with jax.numpy_dtype_promotion("standard"):
+        learner = build(name, Signature(3, 1, 6, True))
+
+        def predict(key, xs, ys):
+            theta = learner.init(key)
+            if learner.run is not None:
+                return learner.run(theta, xs, ys)
+            return jax.vmap(lambda x, y: predictions_in_order(learner, theta, x, y, key))(xs, ys)
+
+        plain, later = np.asarray(jax.jit(predict)(jax.random.key(0), xs, ys))
+    rows = slice(CHANGED_FROM + 1)
+    np.testing.assert_allclose(plain[rows], later[rows], rtol=0, atol=1e-6)  # sums may be taken in another order
+    assert not np.allclose(plain[CHANGED_FROM + 1 :], later[CHANGED_FROM + 1 :], atol=1e-6)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_sequence_of_one_example_is_predicted(name):
     with jax.numpy_dtype_promotion("standard"):

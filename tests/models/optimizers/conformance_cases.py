@@ -8,13 +8,16 @@ import numpy as np
 import optax
 
 from metalearn_models import optimizers
-from metalearn_models.optimizers import first_order, gl2o, guard_optimizer, lgl2o
+from metalearn_models.optimizers import first_order, gl2o, guard_optimizer, lgl2o, lookahead
 from metalearn_models.optimizers.curvature.layers import LayerStatistics, standard_layout
 from metalearn_models.sparsity import snfs, sparse
 
 WRAPPERS = {
     "lgl2o": guard_optimizer(optimizers.make("learnable-sgd"), lambda tx: lgl2o(tx, optax.adam(0.1))),
     "gl2o": guard_optimizer(optimizers.make("learnable-adam"), lambda tx: gl2o(tx, optax.sgd(0.1, 0.9))),
+    "lookahead": guard_optimizer(
+        optimizers.make("learnable-momentum"), lambda tx: lookahead(tx, sync_period=2, on_sync="pull-back")
+    ),
     "compass-orthogonal": optimizers.make("compass", orthogonalise=True),
     "first_order": first_order(optimizers.make("learnable-momentum")),
     "sparse": guard_optimizer(

@@ -64,8 +64,8 @@ def test_64_bits_change_the_dtype_of_updates_and_of_no_state(name):
         assert {x.dtype for x in jax.tree.leaves(fresh)} == {jnp.dtype(jnp.float32)}
 
 
-FOLLOWS_PARAMETERS = ("schedule", "lgl2o", "gl2o")
-"""They keep the state of an optimizer of optax, whose dtype is that of the parameters."""
+FOLLOWS_PARAMETERS = ("schedule", "lgl2o", "gl2o", "lookahead")
+"""They keep the state of an optimizer of optax, or slow weights, whose dtype is that of the parameters."""
 
 
 @pytest.mark.parametrize("name", NAMES)
