@@ -23,6 +23,12 @@ from metalearn_models.tabular.transformer.library import load, save
 from metalearn_models.tabular.views import fit_standardiser, standardise
 
 
+@pytest.fixture(scope="module", autouse=True)
+def optimized():
+    """Without the optimizations of the folder's other files: these programs are many, and each runs a few times."""
+    yield
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     config = TableTransformerConfig(width=8, layers=1, cell_layers=1, key_size=4, hidden=8, frequencies=2)
