@@ -18,8 +18,10 @@ def take(argv: list[str], option: str) -> str | None:
     """Remove `option VALUE` or `option=VALUE` from the words and return the value; None if it is not there.
 
     Raises:
-        UsageError: the option has no value.
+        UsageError: the option has no value, or is there twice.
     """
+    if sum(word.partition("=")[0] == option for word in argv) > 1:
+        raise UsageError(f"{option} is there twice: give it once")
     for i, word in enumerate(argv):
         name, equals, value = word.partition("=")
         if name != option:
