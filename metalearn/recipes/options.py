@@ -51,7 +51,7 @@ def read(default: Command, words: Sequence[str], prog: str, usage: str = "[optio
     text = inspect.cleandoc(description or str(type(default).__doc__))
     if any(word in ("-h", "--help") for word in words):
         _print_help(default, prog, usage, text)
-    checked, said = check_words(default, words, prog), io.StringIO()
+    checked, said = check_words(default, words, prog, re.findall(r"--[a-z-]+", usage)), io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(type(default), default=default, args=checked, prog=prog, description=text)
@@ -66,8 +66,14 @@ def _without_frame(text: str) -> str:
     return f"--{found[1].replace('_', '-')}: {found[2]}" if found else words
 
 
-def check_words(command: Any, words: Sequence[str], prog: str) -> list[str]:
+def check_words(command: Any, words: Sequence[str], prog: str, taken: Sequence[str] = ()) -> list[str]:
     """The same words in the form that tyro reads: `none` as `None`, and the home folder for `~`.
+
+    Args:
+        command: a command, a dataclass with the options as fields.
+        words: the words after the command's name.
+        prog: the command's name.
+        taken: options that were read before, and may be meant by a word that is spelt alike.
 
     Raises:
         UsageError: a word that is no option, a value that an option does not take, or no value where one is needed.
@@ -88,7 +94,7 @@ def check_words(command: Any, words: Sequence[str], prog: str) -> list[str]:
         name = name.replace("_", "-")
         field = options.get(name)
         if field is None:
-            raise UsageError(_unknown_option(name, options, prog))
+            raise UsageError(_unknown_option(name, [*taken, *options], prog))
         if bool in members(field.hint):
             if equals:
                 raise UsageError(f"{name} takes no value, got {value!r}: write {name} or {_negated(name)}")
@@ -192,7 +198,7 @@ def _negated(option: str) -> str:
     return f"--{head}{dot}no-{last}"
 
 
-def _unknown_option(name: str, options: dict[str, Field], prog: str) -> str:
+def _unknown_option(name: str, options: Sequence[str], prog: str) -> str:
     near = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
     # Options whose last part is the same are meant more often than those that are spelt alike.
     near = list(dict.fromkeys([*(o for o in options if o.rpartition(".")[2] == name.lstrip("-")), *near]))[:3]

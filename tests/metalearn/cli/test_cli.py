@@ -268,6 +268,8 @@ def test_every_preset_survives_its_json_form(preset):
         (["train", "--steps", "500", "digits"], "unexpected word 'digits': the preset comes first"),
         (["train", "--data.source", "iris", "--run", "{tmp}"], "--data.source iris: --data.pca 16, but 117 training"),
         (["train", "digits", "--learner.widht", "8"], "unknown option --learner.widht. Did you mean --learner.width"),
+        (["train", "--resum", "x"], "unknown option --resum. Did you mean --resume or --run?"),
+        (["sweep", "--learnr", "x"], "unknown option --learnr. Did you mean --learner or "),
         (["evaluate", "--tasks", "3"], "metalearn evaluate needs RUN"),
         (["evaluate", "{tmp}", "{tmp}"], "unexpected word"),
         (
