@@ -3,7 +3,6 @@
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
 import jax
 import jaxtyping
@@ -23,9 +22,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
-TESTS = Path(__file__).parent
-OLDER = ("docs", "experiments", "metalearn", "models", "tasks")
-"""Folders whose programs are compiled in the quicker way, but for those of files marked `newer_loops`."""
 KEPT_SECONDS = 0.1
 """A program that took less time to compile is not kept for other processes."""
 
@@ -60,10 +56,9 @@ def fused_loops():
 def _few_programs(request, fused_loops):
     """Programs are forgotten after a file of tests, once there are very many.
 
-    Where numbers are compared up to rounding, or runs of one program, they are compiled in the quicker way.
+    They are compiled in the quicker way, but for those of files marked `newer_loops`.
     """
-    in_folder = request.path.relative_to(TESTS).parts[0] in OLDER
-    fused_loops.choose(older=in_folder and request.node.get_closest_marker("newer_loops") is None)
+    fused_loops.choose(older=request.node.get_closest_marker("newer_loops") is None)
     yield
     forget_programs()
 
