@@ -52,7 +52,7 @@ class FusedLoops:
         if older:  # XLA reads the environment once: this is for processes that start from here on
             os.environ["XLA_FLAGS"] = f"{self._flags_before or ''} --{OPTION}=false".strip()
         elif self._flags_before is None:
-            del os.environ["XLA_FLAGS"]
+            os.environ.pop("XLA_FLAGS", None)
         else:
             os.environ["XLA_FLAGS"] = self._flags_before
         jax.clear_caches()

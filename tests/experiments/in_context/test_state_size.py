@@ -68,7 +68,7 @@ def test_cells_and_configurations():
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     """The rules do not depend on the last digits of intervals."""
-    monkeypatch.setattr("experiments.suite.intervals.DRAWS", 100)
+    monkeypatch.setattr("experiments.suite.intervals.DRAWS", 300)
 
 
 def row(learner, family, groups, state, parameters, accuracy, seed=0):
